@@ -1,0 +1,1 @@
+"""resnext_hub: the root of the repository is the package. Imports nothing: tools meet this file under other names."""

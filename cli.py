@@ -1,0 +1,151 @@
+"""The command ``resnext-hub``: parses, calls, prints. Starts without torch; a subcommand imports what it needs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .models.manifest import Manifest, UnknownVariantError, default_manifest
+
+__all__ = ["main"]
+
+# What a shell script can tell apart (also in the README).
+EXIT_OK, EXIT_IMAGE, EXIT_USAGE, EXIT_WEIGHTS = 0, 1, 2, 3
+DEFAULT_VARIANT = "resnext50_32x4d"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="resnext-hub",
+        description="ResNeXt networks and their published weights.",
+        epilog="Exit status: 0 all well; 1 an image could not be used; 2 wrong arguments; 3 no weights.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    listing = commands.add_parser("list", help="the variants, from the manifest; needs no network")
+    listing.add_argument("--json", action="store_true", help="as a JSON array")
+    listing.set_defaults(run=_list)
+
+    classify = commands.add_parser("classify", help="name what is in photos")
+    classify.add_argument("photos", nargs="+", metavar="PHOTO", help="path or URL")
+    classify.add_argument("--variant", default=DEFAULT_VARIANT, metavar="V", help=f"default {DEFAULT_VARIANT}")
+    classify.add_argument("--top", type=_positive, default=5, metavar="K", help="how many classes (default 5)")
+    classify.add_argument("--json", action="store_true", help="one JSON object a photo, a line each")
+    classify.add_argument("--picture", type=Path, metavar="FILE", help="save image and bars (one photo only)")
+    classify.add_argument("--allow-private", action="store_true", help="fetch URLs at private addresses too")
+    classify.set_defaults(run=_classify)
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def _list(arguments: argparse.Namespace, manifest: Manifest) -> int:
+    checkpoints = manifest.checkpoints.values()
+    if arguments.json:
+        rows = [
+            {
+                "name": c.name,
+                "entrypoint": c.entrypoint,
+                "params": c.params,
+                "gmacs": c.gmacs,
+                "dataset": c.published.dataset,
+                "top1": c.published.top1,
+                "top5": c.published.top5,
+                "measured": [dataclasses.asdict(row) for row in c.measured],
+                "license": c.license_id,
+                "known_issues": list(c.known_issues),
+            }
+            for c in checkpoints
+        ]
+        print(json.dumps(rows, indent=1))
+        return EXIT_OK
+    print(f"{'name':31}{'params':>8}{'GMACs':>8}{'top-1':>8}{'measured':>10}  licence")
+    for c in checkpoints:
+        measured = c.measured_on(c.published.dataset)
+        print(
+            f"{c.name:31}{c.params / 1e6:7.1f}M{c.gmacs:8.2f}{c.published.top1:7.2f}"
+            f"{' ' if c.published.dataset == 'imagenet' else '*'}"
+            f"{f'{measured.top1:.2f}' if measured else '-':>10}  {c.license_id or 'not stated'}"
+        )
+    print(
+        "\nTop-1 in %, as published and as measured by others, on ImageNet (* on Tiny\n"
+        "ImageNet: 200 classes, 64x64). --json has top-5, sources and known issues."
+    )
+    return EXIT_OK
+
+
+def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
+    if arguments.picture is not None and len(arguments.photos) > 1:
+        return _fail("--picture takes one photo.", EXIT_USAGE)
+    try:
+        checkpoint = manifest.resolve(arguments.variant)
+    except UnknownVariantError as error:
+        return _fail(str(error), EXIT_USAGE)
+    if arguments.top > checkpoint.num_classes:
+        return _fail(f"--top {arguments.top}: {checkpoint.name} has {checkpoint.num_classes} classes.", EXIT_USAGE)
+
+    from .inference.classifier import classifier
+    from .models.download import CheckpointError
+    from .processing_utils import ImageError, plot_predictions
+
+    try:
+        classify = classifier(checkpoint.name, allow_private=arguments.allow_private)
+    except CheckpointError as error:
+        return _fail(f"{error}\nTry --variant resnext_tiny.", EXIT_WEIGHTS)
+    status = EXIT_OK
+    for photo in arguments.photos:
+        try:
+            predictions = classify(photo, arguments.top)
+        except (ImageError, OSError) as error:
+            status = EXIT_IMAGE
+            if arguments.json:
+                print(json.dumps({"image": photo, "error": str(error)}, ensure_ascii=False), flush=True)
+            _fail(f"{photo}: {error}", status)
+            continue
+        if arguments.json:
+            found = [dataclasses.asdict(p) for p in predictions]
+            print(json.dumps({"image": photo, "predictions": found}, ensure_ascii=False), flush=True)
+        else:
+            print(photo)
+            width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
+            for p in predictions:
+                print(f"  {100 * p.probability:5.1f}%  {p.label}"[:width], flush=True)
+        if arguments.picture is not None:
+            figure = plot_predictions(
+                photo, predictions, title=checkpoint.name, allow_private=arguments.allow_private
+            )
+            arguments.picture.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(arguments.picture, dpi=150)
+            print(f"saved {arguments.picture}", file=sys.stderr)
+    return status
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"resnext-hub: {message}", file=sys.stderr)
+    return status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments, default_manifest())
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        sys.stderr.close()
+        return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""A name -> a ready network: what the three signatures of hubconf.py have behind them."""
+
+from __future__ import annotations
+
+import enum
+import logging
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..mount import register
+from .checkpoints import load_into, read_state_dict
+from .download import CheckpointError, local_file
+from .manifest import Architecture, Checkpoint, Manifest, default_manifest
+from .resnext import BasicBlock, Bottleneck, ResNeXt, SqueezeExcite, Stage
+
+__all__ = ["CheckpointError", "build", "facebook", "load", "nvidia", "require_torch", "torchvision"]
+
+log = logging.getLogger("resnext_hub")
+register(ResNeXt, Stage, BasicBlock, Bottleneck, SqueezeExcite)
+
+TORCH_FLOOR = (2, 10)
+#: Arguments of `ResNeXt` that a caller may choose; the others are the variant.
+NETWORK_OPTIONS = ("zero_init_residual", "replace_stride_with_dilation", "norm_layer")
+
+
+def require_torch(version: str) -> None:
+    """Raise ImportError where ``torch.load(weights_only=True)`` is not safe (CVE-2025-32434, CVE-2026-24747)."""
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < TORCH_FLOOR:
+        raise ImportError(
+            f"resnext-hub needs torch {'.'.join(map(str, TORCH_FLOOR))} or newer, where loading weights runs no code "
+            f"(CVE-2025-32434, CVE-2026-24747), and found {version}: pip install --upgrade torch"
+        )
+
+
+require_torch(torch.__version__)
+
+
+@cache
+def _say_license(license_id: str, name: str, url: str) -> None:
+    log.warning("These weights are licensed under %s (%s): no commercial use. %s", license_id, name, url)
+
+
+def build(architecture: Architecture, num_classes: int = 1000, **network_options: Any) -> ResNeXt:
+    """A freshly initialised network, in training mode.
+
+    Raises:
+        TypeError: an option that no network has, or that would make it another variant.
+    """
+    if wrong := sorted(network_options.keys() - set(NETWORK_OPTIONS)):
+        fixed = sorted(set(wrong) & set(Architecture.__dataclass_fields__))
+        reason = f"{fixed} are what makes the variant; choose another variant" if fixed else "no network has them"
+        raise TypeError(f"Unexpected network options {wrong}: {reason}. Allowed: {list(NETWORK_OPTIONS)}.")
+    block = {"BasicBlock": BasicBlock, "Bottleneck": Bottleneck}[architecture.block]
+    return ResNeXt(
+        block,
+        architecture.layers,
+        num_classes,
+        groups=architecture.groups,
+        width_per_group=architecture.width_per_group,
+        se_channels=architecture.se_channels,
+        planes=architecture.planes,
+        stem_pool=architecture.stem_pool,
+        **network_options,
+    )
+
+
+def _build_to_fill(architecture: Architecture, num_classes: int, options: Mapping[str, Any], head: bool) -> ResNeXt:
+    """A network whose weights are about to be overwritten: 17 s of random initialisation saved on the 32x48d."""
+    if options.get("norm_layer") is not None:  # may hold state that no checkpoint fills
+        return build(architecture, num_classes, **options)
+    with torch.device("meta"):
+        network = build(architecture, num_classes, **options)
+    network.to_empty(device=torch.get_default_device())
+    if not head:
+        network.reset_classifier(num_classes)
+    return network
+
+
+def load(
+    checkpoint: Checkpoint,
+    num_classes: int | None = None,
+    progress: bool = True,
+    *,
+    file: str | Path | None = None,
+    key_map: Callable[[str], str] | None = None,
+    **network_options: Any,
+) -> ResNeXt:
+    """A network with a checkpoint's weights, in training mode, on the default device and in the default dtype.
+
+    Args:
+        num_classes: None for the checkpoint's own. Another number puts a new, initialised head on the pretrained
+            features (torchvision raises there); 0 leaves the head out.
+        progress: show a bar while the file is fetched.
+        file: take the weights from this file instead of the published one; its head must be ``num_classes`` wide.
+        key_map: rename the file's keys first.
+
+    Raises:
+        FileNotFoundError: no ``file``.
+        CheckpointError: the weights cannot be fetched, verified or fitted.
+    """
+    num_classes = checkpoint.num_classes if num_classes is None else num_classes
+    head = num_classes > 0 and (file is not None or num_classes == checkpoint.num_classes)
+    path = local_file(checkpoint, progress) if file is None else file
+    state = read_state_dict(path)
+    network = _build_to_fill(checkpoint.architecture, num_classes, network_options, head)
+    load_into(network, state, head=head, key_map=key_map, origin=str(path))
+    if file is None and checkpoint.license is not None and not checkpoint.license.commercial_use:
+        _say_license(checkpoint.license_id or "", checkpoint.license.name, checkpoint.license.url)
+    return network
+
+
+def facebook(
+    name: str, progress: bool, pretrained: bool, num_classes: int, options: Mapping[str, Any], manifest: Manifest | None = None
+) -> ResNeXt:
+    """The signature of WSL-Images and semi-supervised-ImageNet1K-models."""
+    checkpoint = (manifest or default_manifest()).resolve(name)
+    if not pretrained:
+        return build(checkpoint.architecture, num_classes, **options)
+    return load(checkpoint, num_classes, progress, **options)
+
+
+def _torchvision_tag(name: str, weights: object, tags: list[str]) -> str:
+    """The tag that a ``weights=`` argument means: a tag, "DEFAULT", or either qualified, or torchvision's enum member."""
+    text = f"{type(weights).__name__}.{weights.name}" if isinstance(weights, enum.Enum) else weights
+    if not isinstance(text, str):
+        raise TypeError(f"weights= takes a string or a member of torchvision's enum, not {type(weights).__name__}.")
+    owner, _, tag = text.rpartition(".")
+    expected = f"{name}_Weights"
+    if owner and owner.lower() != expected.lower():
+        raise ValueError(f"{text} are weights of another network; {name} takes {expected}.")
+    tag = tags[-1] if tag == "DEFAULT" else tag
+    if tag not in tags:
+        raise ValueError(f"{name} has no weights {tag!r}; there are {', '.join(tags)} and DEFAULT.")
+    return tag
+
+
+def torchvision(
+    name: str,
+    pretrained: object,
+    progress: bool,
+    weights: object,
+    num_classes: int,
+    options: Mapping[str, Any],
+    manifest: Manifest | None = None,
+) -> ResNeXt:
+    """torchvision's signature: no weights by default; ``pretrained=True`` means IMAGENET1K_V1, as it did there."""
+    if not isinstance(pretrained, bool) and pretrained is not None:
+        # torchvision's builders take ``weights`` as the first positional argument too.
+        if weights is not None:
+            raise ValueError(f"Two answers to which weights: {pretrained!r} and weights={weights!r}; give one.")
+        pretrained, weights = None, pretrained
+    checkpoints = (manifest or default_manifest()).of_entrypoint(name)
+    tags = list(checkpoints)
+    tag = None if weights is None else _torchvision_tag(name, weights, tags)
+    if pretrained is True:
+        if tag not in (None, tags[0]):
+            raise ValueError(f"pretrained=True means {tags[0]}, weights= says {tag}; give weights= alone.")
+        tag = tags[0]
+    elif pretrained is False and tag is not None:
+        raise ValueError(f"pretrained=False contradicts weights={tag}; give weights= alone.")
+    if tag is None:
+        return build(checkpoints[tags[0]].architecture, num_classes, **options)
+    return load(checkpoints[tag], num_classes, progress, **options)
+
+
+def nvidia(
+    name: str,
+    pretrained: bool,
+    pretrained_from_file: str | None,
+    state_dict_key_map_fn: Callable[[str], str] | None,
+    options: Mapping[str, Any],
+    manifest: Manifest | None = None,
+) -> ResNeXt:
+    """NVIDIA's signature: ``pretrained_from_file`` excludes ``pretrained``; a missing file is an error."""
+    checkpoint = (manifest or default_manifest()).resolve(name)
+    options = dict(options)
+    num_classes = options.pop("num_classes", checkpoint.num_classes)
+    if pretrained and pretrained_from_file is not None:
+        raise ValueError("pretrained_from_file= names the weights: give pretrained=False with it.")
+    if not pretrained and pretrained_from_file is None:
+        return build(checkpoint.architecture, num_classes, **options)
+    return load(checkpoint, num_classes, file=pretrained_from_file, key_map=state_dict_key_map_fn, **options)

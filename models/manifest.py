@@ -1,0 +1,265 @@
+"""The typed view of weights_manifest.json: what every published checkpoint is, where it lies and how to feed it.
+
+Needs no torch: the command line lists and checks variants before it pays for one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "Accuracy",
+    "Architecture",
+    "Checkpoint",
+    "Hash",
+    "LabelSet",
+    "License",
+    "Manifest",
+    "ManifestError",
+    "Paper",
+    "Preprocessing",
+    "Source",
+    "System",
+    "UnknownVariantError",
+    "default_manifest",
+    "load_manifest",
+]
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class ManifestError(ValueError):
+    """The manifest does not say what it must."""
+
+
+class UnknownVariantError(ValueError):
+    """No checkpoint and no entrypoint of that name; the message suggests near ones."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The arguments of `models.resnext.ResNeXt` that make a network what its name says."""
+
+    block: str
+    layers: tuple[int, ...]
+    groups: int
+    width_per_group: int
+    se_channels: int | None
+    planes: int
+    stem_pool: bool
+
+
+@dataclass(frozen=True)
+class Hash:
+    """``kind`` is "sha256" (the whole digest) or "sha256-prefix" (its first hex digits, as torch.hub names files:
+    they tell a broken file from a whole one, not an honest one from a forged one)."""
+
+    kind: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place that has the checkpoint: a URL, or a path inside this repository. Unknown facts are None.
+
+    ``format`` is "pth-legacy" (torch.save before 1.6), "pth-zip", "safetensors", or None where nobody has said.
+    """
+
+    url: str | None
+    path: str | None
+    format: str | None
+    bytes: int | None
+    hash: Hash | None
+
+    @property
+    def filename(self) -> str:
+        return (self.url or self.path or "").rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 and top-5 in percent on the validation set of ``dataset``, and who says so."""
+
+    dataset: str
+    top1: float
+    top5: float
+    image_size: int | None
+    crop_pct: float | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a checkpoint's images are made: sizes in pixels; mean and std per RGB channel of values in 0..1."""
+
+    resize_size: int
+    crop_size: int
+    interpolation: str
+    antialias: bool
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    source: str
+
+
+@dataclass(frozen=True)
+class License:
+    name: str
+    url: str
+    commercial_use: bool
+
+
+@dataclass(frozen=True)
+class Paper:
+    title: str
+    url: str
+    citation: str
+
+
+@dataclass(frozen=True)
+class System:
+    """One of the published families: what it was trained on and by whom."""
+
+    title: str
+    repository: str | None
+    training_data: str
+    paper: Paper
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """A file of (index, synset, names), tab-separated, in the order of the logits."""
+
+    file: str
+    classes: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One set of weights. ``entrypoint`` is the torch.hub name; ``tag`` tells several checkpoints of one apart."""
+
+    name: str
+    entrypoint: str
+    tag: str | None
+    system: System
+    architecture: Architecture
+    architecture_name: str
+    num_classes: int
+    labels: str
+    params: int
+    gmacs: float
+    license_id: str | None
+    license: License | None
+    license_source: str
+    sources: tuple[Source, ...]
+    published: Accuracy
+    measured: tuple[Accuracy, ...]
+    preprocessing: Preprocessing
+    known_issues: tuple[str, ...]
+    made_by: str | None
+
+    def measured_on(self, dataset: str) -> Accuracy | None:
+        """The first independent measurement on a dataset, None where there is none."""
+        return next((row for row in self.measured if row.dataset == dataset), None)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All checkpoints, in the order of the README's table."""
+
+    path: Path
+    checkpoints: Mapping[str, Checkpoint]
+    architectures: Mapping[str, Architecture]
+    label_sets: Mapping[str, LabelSet]
+    aliases: Mapping[str, str]
+
+    @property
+    def entrypoints(self) -> tuple[str, ...]:
+        """Every name that torch.hub serves a network under, aliases included."""
+        return (*dict.fromkeys(c.entrypoint for c in self.checkpoints.values()), *self.aliases)
+
+    def of_entrypoint(self, entrypoint: str) -> dict[str, Checkpoint]:
+        """The checkpoints of one entrypoint, oldest first, by tag ("" where there is only one, untagged)."""
+        entrypoint = self.aliases.get(entrypoint, entrypoint)
+        return {c.tag or "": c for c in self.checkpoints.values() if c.entrypoint == entrypoint}
+
+    def resolve(self, name: str) -> Checkpoint:
+        """The checkpoint that a name means: its own name, or an entrypoint's (the newest of several).
+
+        Raises:
+            UnknownVariantError: no such name.
+        """
+        if name in self.checkpoints:
+            return self.checkpoints[name]
+        if found := self.of_entrypoint(name):
+            return list(found.values())[-1]
+        names = [*self.entrypoints, *self.checkpoints]
+        near = difflib.get_close_matches(name, dict.fromkeys(names), n=3, cutoff=0.5)
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(self.entrypoints)}."
+        raise UnknownVariantError(f"There is no variant {name!r}. {hint}")
+
+
+def _checkpoint(name: str, data: Mapping[str, Any], shared: Mapping[str, Any]) -> Checkpoint:
+    values = dict(data)
+    preprocessing = dict(values["preprocessing"])
+    preprocessing |= {"mean": tuple(preprocessing["mean"]), "std": tuple(preprocessing["std"])}
+    license_id = values["license"]
+    values |= {
+        "system": shared["systems"][values["system"]],
+        "architecture_name": values["architecture"],
+        "architecture": shared["architectures"][values["architecture"]],
+        "license_id": license_id,
+        "license": None if license_id is None else shared["licenses"][license_id],
+        "sources": tuple(
+            Source(**(source | {"hash": source["hash"] and Hash(**source["hash"])})) for source in values["sources"]
+        ),
+        "published": Accuracy(**values["published"]),
+        "measured": tuple(Accuracy(**row) for row in values["measured"]),
+        "preprocessing": Preprocessing(**preprocessing),
+        "known_issues": tuple(values["known_issues"]),
+    }
+    if values["labels"] not in shared["label_sets"]:
+        raise KeyError(values["labels"])
+    return Checkpoint(name=name, **values)
+
+
+def load_manifest(path: str | Path) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        ManifestError: the file is not JSON, lacks a key, has one too many, or refers to something it does not define.
+    """
+    path = Path(path)
+    where = "top level"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        papers = {key: Paper(**value) for key, value in data["papers"].items()}
+        shared: dict[str, Any] = {
+            "licenses": {key: License(**value) for key, value in data["licenses"].items()},
+            "label_sets": {key: LabelSet(**value) for key, value in data["label_sets"].items()},
+            "systems": {
+                key: System(**(value | {"paper": papers[value["paper"]]})) for key, value in data["systems"].items()
+            },
+            "architectures": {
+                key: Architecture(**(value | {"layers": tuple(value["layers"])}))
+                for key, value in data["architectures"].items()
+            },
+        }
+        checkpoints = {}
+        for where, value in data["checkpoints"].items():
+            checkpoints[where] = _checkpoint(where, value, shared)
+        aliases = dict(data["aliases"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ManifestError(f"{path}: {where}: {type(error).__name__}: {error}") from error
+    return Manifest(path, checkpoints, shared["architectures"], shared["label_sets"], aliases)
+
+
+@cache
+def default_manifest() -> Manifest:
+    """The manifest of this checkout."""
+    return load_manifest(ROOT / "weights_manifest.json")

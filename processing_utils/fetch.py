@@ -1,0 +1,322 @@
+"""A URI -> bytes. The URI may come from a stranger, and the machine may stand inside a private network.
+
+So: schemes from a short list; the host's every address looked up and checked; the connection made to the address that
+was checked, not to the name again (a second lookup may answer differently: DNS rebinding); redirects checked hop by hop;
+bytes, time and hops limited. Behind an HTTP proxy (``http_proxy``, ``https_proxy``, ``no_proxy``) it is the proxy that
+looks names up and connects, so its rules hold for names; addresses written out are still refused here.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import http.client
+import ipaddress
+import re
+import socket
+import ssl
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import validators
+
+__all__ = ["MAX_BYTES", "FetchError", "fetch", "scheme_of"]
+
+MAX_BYTES = 64 * 2**20
+MAX_REDIRECTS = 5
+SCHEMES = ("http", "https", "data", "file")
+USER_AGENT = "resnext-hub (image fetcher; +https://github.com/org/resnext-hub)"
+
+Resolver = Callable[[str, int], Sequence[str]]
+Connector = Callable[[tuple[str, int], float], socket.socket]
+
+
+class FetchError(OSError):
+    """A URI that was refused or could not be fetched; the message says why."""
+
+
+def scheme_of(uri: str) -> str | None:
+    """The lower-case scheme of a URI, None for a path. One letter is a Windows drive, not a scheme."""
+    match = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):", uri)
+    return match[1].lower() if match else None
+
+
+def fetch(
+    uri: str,
+    *,
+    allow_private: bool = False,
+    max_bytes: int = MAX_BYTES,
+    timeout: float = 20.0,
+    resolver: Resolver | None = None,
+    connector: Connector | None = None,
+) -> bytes:
+    """The content behind an http, https, data or file URI.
+
+    Args:
+        allow_private: connect to private, loopback and link-local addresses too.
+        max_bytes: refuse more than this.
+        timeout: seconds for the whole of it, redirects included.
+        resolver: (host, port) -> addresses; the system's by default.
+        connector: ((address, port), seconds) -> connected socket.
+
+    Raises:
+        FetchError: refused, unreachable, too big, too slow, or a status other than 200.
+    """
+    scheme = scheme_of(uri)
+    if scheme == "data":
+        return _decode_data_uri(uri, max_bytes)
+    if scheme == "file":
+        return _read_file_uri(uri, max_bytes)
+    deadline = time.monotonic() + timeout
+    for _ in range(MAX_REDIRECTS + 1):
+        answer = _get(uri, deadline, max_bytes, allow_private, resolver or _resolve, connector or _connect)
+        if isinstance(answer, bytes):
+            return answer
+        if scheme_of(uri) == "https" and scheme_of(answer) != "https":
+            raise FetchError(f"{uri} redirects from https to {answer}, which is not encrypted: refused.")
+        uri = answer
+    raise FetchError(f"More than {MAX_REDIRECTS} redirects, the last to {uri}.")
+
+
+def _decode_data_uri(uri: str, max_bytes: int) -> bytes:
+    header, comma, body = uri.partition(",")
+    if not comma:
+        raise FetchError("A data: URI has a comma between its type and its content; this one has none.")
+    if len(body) > 3 * max_bytes:  # percent-encoding, its longest form
+        raise FetchError(f"The data: URI holds more than {max_bytes:,} bytes.")
+    content = urllib.parse.unquote_to_bytes(body)
+    if header.lower().endswith(";base64"):
+        try:
+            content = base64.b64decode(re.sub(rb"\s", b"", content), validate=True)
+        except binascii.Error as error:
+            raise FetchError(f"The data: URI is not valid base64: {error}.") from error
+    if len(content) > max_bytes:
+        raise FetchError(f"The data: URI holds {len(content):,} bytes, more than {max_bytes:,}.")
+    return content
+
+
+def _read_file_uri(uri: str, max_bytes: int) -> bytes:
+    parts = urllib.parse.urlsplit(uri)
+    if parts.netloc not in ("", "localhost"):
+        raise FetchError(f"{uri}: a file: URI names a file of this machine, not of {parts.netloc!r}.")
+    return read_file(Path(urllib.request.url2pathname(parts.path)), max_bytes)
+
+
+def read_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """The content of a regular file of at most ``max_bytes``.
+
+    Raises:
+        FileNotFoundError, FetchError: it is not there; it is a folder or a device; it is too big.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path}.")
+    if not path.is_file():
+        raise FetchError(f"{path} is not a file.")
+    if (size := path.stat().st_size) > max_bytes:
+        raise FetchError(f"{path} has {size:,} bytes, more than {max_bytes:,}.")
+    return path.read_bytes()
+
+
+def _get(
+    url: str, deadline: float, max_bytes: int, allow_private: bool, resolver: Resolver, connector: Connector
+) -> bytes | str:
+    """One request: the body, or where it redirects to."""
+    scheme, host, port, target = _split(url)
+    proxy = _proxy_of(scheme, host, port)
+    if proxy is None:
+        addresses = _checked(url, host, _lookup(url, host, port, resolver), allow_private)
+        connection = _connection(scheme, host, port, deadline)
+        _pin(connection, url, addresses, port, connector, deadline)
+    else:
+        if _literal(host) is not None:
+            _checked(url, host, [host], allow_private)
+        proxy_host, proxy_port, headers = proxy
+        connection = _connection(scheme, proxy_host, proxy_port, deadline)
+        _pin(connection, url, [proxy_host], proxy_port, connector, deadline)
+        if scheme == "https":
+            connection.set_tunnel(host, port, headers)
+        else:
+            target = url
+    try:
+        request_headers = {"User-Agent": USER_AGENT, "Accept": "image/*", "Accept-Encoding": "identity"}
+        if proxy is not None and scheme == "http":
+            request_headers |= {**proxy[2], "Host": host if port == 80 else f"{host}:{port}"}
+        connection.request("GET", target, headers=request_headers)
+        response = connection.getresponse()
+        if response.status in (301, 302, 303, 307, 308):
+            location = response.getheader("Location")
+            if not location:
+                raise FetchError(f"{url} redirects ({response.status}) to nowhere.")
+            return urllib.parse.urljoin(url, location)
+        if response.status != 200:
+            raise FetchError(f"{url} answered {response.status} {response.reason}.")
+        return _read_body(url, response, connection, max_bytes, deadline)
+    except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, FetchError):
+            raise
+        raise FetchError(f"{url} could not be fetched: {type(error).__name__}: {error}") from error
+    finally:
+        connection.close()
+
+
+def _split(url: str) -> tuple[str, str, int, str]:
+    """(scheme, host, port, request target) of a URL that may be fetched."""
+    scheme = scheme_of(url)
+    if scheme not in ("http", "https"):
+        raise FetchError(
+            f"{url[:200]!r}: the scheme {scheme!r} is not one of {', '.join(SCHEMES)}"
+            + ("; a redirect must lead to http or https." if scheme in SCHEMES else ".")
+            + (" For a file of that name write ./ before it." if scheme not in SCHEMES else "")
+        )
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, port = parts.hostname or "", parts.port or {"http": 80, "https": 443}[scheme]
+        ascii_host = host if ":" in host else host.encode("idna").decode("ascii")
+    except ValueError as error:
+        raise FetchError(f"{url[:200]!r} is not a well-formed URL: {error}.") from error
+    if parts.username is not None:
+        raise FetchError(f"{url[:200]!r} carries a user name; fetch it yourself and pass the bytes.")
+    path = urllib.parse.quote(parts.path or "/", safe="/%:=&~+!$,;'@()*[]")
+    query = urllib.parse.quote(parts.query, safe="/%:=&?~+!$,;'@()*[]")
+    target = path + (f"?{query}" if query else "")
+    netloc = f"[{ascii_host}]" if ":" in ascii_host else ascii_host
+    if not validators.url(f"{scheme}://{netloc}:{port}{target}", simple_host=True, strict_query=False):
+        raise FetchError(f"{url[:200]!r} is not a well-formed URL.")
+    return scheme, ascii_host, port, target
+
+
+def _lookup(url: str, host: str, port: int, resolver: Resolver) -> Sequence[str]:
+    try:
+        addresses = list(dict.fromkeys(resolver(host, port)))
+    except (OSError, UnicodeError) as error:
+        raise FetchError(f"{url}: no address is known for {host}: {error}") from error
+    if not addresses:
+        raise FetchError(f"{url}: no address is known for {host}.")
+    return addresses
+
+
+def _resolve(host: str, port: int) -> Sequence[str]:
+    return [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+
+def _literal(host: str) -> str | None:
+    """The address that a host spells out, in any of the forms that the C library takes (0x7f.1, 2130706433, …)."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except OSError:
+        return None
+
+
+def _is_public(address: str) -> bool:
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo and ip.teredo[1])
+        if inner is None and ip in ipaddress.ip_network("64:ff9b::/96"):  # NAT64, RFC 6052
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is None and int(ip) < 2**32:  # IPv4-compatible, RFC 4291: deprecated and never public
+            return False
+        if inner:
+            return _is_public(str(inner))
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+def _checked(url: str, host: str, addresses: Sequence[str], allow_private: bool) -> Sequence[str]:
+    if allow_private:
+        return addresses
+    for address in addresses:
+        if not _is_public(_literal(address) or address):
+            raise FetchError(
+                f"{url}: {host} is at {address}, which is not a public address: refused. If you trust where the URL "
+                "comes from, pass allow_private=True."
+            )
+    return addresses
+
+
+def _proxy_of(scheme: str, host: str, port: int) -> tuple[str, int, dict[str, str]] | None:
+    """(host, port, headers) of the proxy that the environment names for this host, None for a direct connection."""
+    address = urllib.request.getproxies().get(scheme)
+    if not address or urllib.request.proxy_bypass(f"{host}:{port}"):
+        return None
+    parts = urllib.parse.urlsplit(address if "://" in address else f"http://{address}")
+    if not parts.hostname:
+        raise FetchError(f"The {scheme}_proxy {address!r} names no host.")
+    headers = {}
+    if parts.username is not None:
+        pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+        headers["Proxy-Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+    return parts.hostname, parts.port or 80, headers
+
+
+def _connection(scheme: str, host: str, port: int, deadline: float) -> http.client.HTTPConnection:
+    timeout = max(0.01, deadline - time.monotonic())
+    if scheme == "https":
+        return http.client.HTTPSConnection(host, port, timeout=timeout, context=ssl.create_default_context())
+    return http.client.HTTPConnection(host, port, timeout=timeout)
+
+
+def _connect(address: tuple[str, int], timeout: float) -> socket.socket:
+    return socket.create_connection(address, timeout)
+
+
+def _pin(
+    connection: http.client.HTTPConnection,
+    url: str,
+    addresses: Sequence[str],
+    port: int,
+    connector: Connector,
+    deadline: float,
+) -> None:
+    """Make the connection go to the addresses that were checked; TLS still verifies the host's name."""
+
+    def create(*_: object) -> socket.socket:
+        errors = []
+        for address in addresses:
+            seconds = deadline - time.monotonic()
+            if seconds <= 0:
+                break
+            try:
+                return connector((address, port), seconds)
+            except OSError as error:
+                errors.append(f"{address}: {error}")
+        raise FetchError(f"{url} could not be reached ({'; '.join(errors) or 'out of time'}).")
+
+    # The one hook that http.client has for this; plain and TLS connections and proxy tunnels all go through it.
+    setattr(connection, "_create_connection", create)  # noqa: B010
+
+
+def _read_body(
+    url: str,
+    response: http.client.HTTPResponse,
+    connection: http.client.HTTPConnection,
+    max_bytes: int,
+    deadline: float,
+) -> bytes:
+    if response.getheader("Content-Encoding", "identity").lower() != "identity":
+        raise FetchError(f"{url} answered compressed content, which was not asked for.")
+    too_big = FetchError(f"{url} is bigger than {max_bytes:,} bytes.")
+    if response.length is not None and response.length > max_bytes:
+        raise too_big
+    expected = response.length
+    body = bytearray()
+    while True:
+        seconds = deadline - time.monotonic()
+        if seconds <= 0:
+            raise FetchError(f"{url} did not answer in time.")
+        if connection.sock is not None:
+            connection.sock.settimeout(seconds)
+        chunk = response.read1(65536)
+        if not chunk:
+            break
+        body += chunk
+        if len(body) > max_bytes:
+            raise too_big
+    if expected is not None and len(body) != expected:
+        raise FetchError(f"{url} was cut off after {len(body):,} of {expected:,} bytes.")
+    return bytes(body)

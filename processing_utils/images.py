@@ -1,0 +1,137 @@
+"""Whatever holds an image -> an RGB PIL image, or one sentence that says why not."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .fetch import MAX_BYTES, fetch, read_file, scheme_of
+
+__all__ = ["MAX_PIXELS", "ImageError", "ImageSource", "open_image"]
+
+#: str (path or URI), PathLike, bytes, a binary file object, PIL image, numpy array or tensor.
+ImageSource = Any
+
+MAX_PIXELS = 89_478_485  # Pillow's own threshold for a decompression bomb
+# No format that runs a program (EPS), refers to other files or has no use for photographs.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+
+
+class ImageError(ValueError):
+    """Not an image that can be used; the message says why."""
+
+
+def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, **fetch_options: Any) -> Image.Image:
+    """An upright 8-bit RGB image.
+
+    EXIF orientation is applied; transparent pixels come to lie on white; 16-bit gray is scaled to 8 bits; of an
+    animation the first frame is taken; embedded colour profiles are ignored, as torchvision ignores them.
+
+    Args:
+        source: a path, an http(s), data or file URI, encoded bytes, a binary file object, a PIL image, a uint8 array
+            (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a tensor (1, H, W) or (3, H, W), uint8 or float in 0..1.
+        max_pixels: refuse more than this before decoding.
+        fetch_options: see `fetch.fetch`.
+
+    Raises:
+        ImageError: not an image, broken, too big, or of a kind that has no plain RGB form.
+        FileNotFoundError, FetchError: it cannot be read.
+    """
+    if isinstance(source, Image.Image):
+        return _to_rgb(source)
+    if isinstance(source, np.ndarray):
+        return _to_rgb(_from_array(source))
+    torch = sys.modules.get("torch")  # a tensor can only come from a torch that is already imported
+    if torch is not None and isinstance(source, torch.Tensor):
+        return _to_rgb(_from_array(_channels_last(source.detach().cpu().numpy())))
+    return _decode(_read(source, fetch_options), max_pixels)
+
+
+def _read(source: ImageSource, fetch_options: dict[str, Any]) -> bytes:
+    max_bytes = fetch_options.get("max_bytes", MAX_BYTES)
+    if isinstance(source, str) and scheme_of(source) is not None:
+        return fetch(source, **fetch_options)
+    if isinstance(source, (str, os.PathLike)):
+        return read_file(Path(source), max_bytes)
+    data = source.read(max_bytes + 1) if hasattr(source, "read") else source
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise ImageError(
+            f"An image is a path, URI, bytes, PIL image, numpy array or tensor, not {type(source).__name__}."
+        )
+    if len(data) > max_bytes:
+        raise ImageError(f"The image has more than {max_bytes:,} bytes.")
+    return bytes(data)
+
+
+def _decode(data: bytes, max_pixels: int) -> Image.Image:
+    if not data:
+        raise ImageError("The image is empty: 0 bytes.")
+    Image.init()
+    try:
+        with Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f in Image.OPEN]) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ImageError(f"The image has {width} x {height} pixels, more than {max_pixels:,}.")
+            image.load()
+            return _to_rgb(image)
+    except UnidentifiedImageError as error:
+        start = data[:64].lstrip().lower()
+        hint = "It looks like a web page." if start.startswith((b"<!doctype", b"<html")) else f"It starts {data[:8]!r}."
+        raise ImageError(f"Not an image in one of the formats {', '.join(FORMATS)}. {hint}") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"The image has more than {max_pixels:,} pixels.") from error
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
+        raise ImageError(f"The image is broken or cut short: {type(error).__name__}: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if min(image.size) < 1:
+        raise ImageError(f"The image has no pixels: {image.width} x {image.height}.")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = _from_array(_sixteen_bits(np.asarray(image)))
+    if image.mode == "F":
+        raise ImageError("A floating-point image has no defined white; convert it to 8 bits first.")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    try:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except ValueError as error:
+        raise ImageError(f"An image of mode {image.mode} has no plain RGB form: {error}") from error
+
+
+def _sixteen_bits(values: np.ndarray) -> np.ndarray:
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError(f"Integer pixels of {values.min()} to {values.max()} are not 16-bit; convert them to 8 bits.")
+    return np.rint(values / 257).astype(np.uint8)
+
+
+def _channels_last(values: np.ndarray) -> np.ndarray:
+    if values.ndim != 3 or values.shape[0] not in (1, 3):
+        raise ImageError(f"An image tensor is (1, H, W) or (3, H, W), got {tuple(values.shape)}.")
+    return values.transpose(1, 2, 0)
+
+
+def _from_array(values: np.ndarray) -> Image.Image:
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (3, 4)) or values.size == 0:
+        raise ImageError(f"An image array is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {values.shape}.")
+    if np.issubdtype(values.dtype, np.floating):
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+            raise ImageError(
+                "Floating-point pixels must be in 0..1. These are not: already normalised? Then call the network itself."
+            )
+        values = np.rint(values * 255).astype(np.uint8)
+    if values.dtype != np.uint8:
+        raise ImageError(f"Pixels are uint8 (0..255) or floating point (0..1), not {values.dtype}.")
+    return Image.fromarray(np.ascontiguousarray(values))

@@ -1,0 +1,77 @@
+"""Images from anywhere -> a batch for a network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..models.manifest import Preprocessing, default_manifest
+from .images import ImageError, ImageSource, open_image
+from .preprocess import preprocess
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["prepare_batch", "prepare_input_from_uri", "prepare_inputs"]
+
+WORKERS = 8  # fetching waits for the network, decoding and resizing release the interpreter's lock
+
+
+def prepare_batch(images: Sequence[ImageSource], preset: Preprocessing, **options: Any) -> np.ndarray:
+    """N images -> (N, 3, crop, crop) float32, normalised; fetched and decoded in parallel. No torch.
+
+    ``options`` are those of `images.open_image`.
+
+    Raises:
+        ImageError: an image cannot be used; the message says which. The others are not returned.
+    """
+
+    def one(image: ImageSource) -> np.ndarray:
+        return preprocess(open_image(image, **options), preset)
+
+    with ThreadPoolExecutor(max_workers=max(1, min(WORKERS, len(images)))) as pool:
+        futures = [pool.submit(one, image) for image in images]
+        arrays = []
+        for i, (image, future) in enumerate(zip(images, futures, strict=True)):
+            try:
+                arrays.append(future.result())
+            except (ImageError, OSError) as error:
+                for later in futures[i + 1 :]:
+                    later.cancel()
+                if len(images) == 1:
+                    raise
+                what = f" ({str(image)[:200]})" if isinstance(image, (str, os.PathLike)) else ""
+                raise ImageError(f"Image {i} of {len(images)}{what}: {error}") from error
+    crop = preset.crop_size
+    return np.stack(arrays) if arrays else np.empty((0, 3, crop, crop), np.float32)
+
+
+def prepare_inputs(
+    images: Iterable[ImageSource], *, variant: str = "nvidia_resneXt", cuda: bool = False, **options: Any
+) -> torch.Tensor:
+    """N images -> (N, 3, crop, crop) float32 tensor, as the checkpoint ``variant`` takes them.
+
+    Args:
+        images: paths, URIs, bytes, PIL images, arrays or tensors; see `images.open_image`.
+        cuda: put the batch on the GPU.
+        options: allow_private, max_bytes, max_pixels, timeout.
+
+    Raises:
+        ImageError: an image cannot be used; the message says which.
+        UnknownVariantError: no such variant.
+    """
+    import torch
+
+    batch = torch.from_numpy(prepare_batch(list(images), default_manifest().resolve(variant).preprocessing, **options))
+    return batch.cuda() if cuda else batch
+
+
+def prepare_input_from_uri(
+    uri: ImageSource, cuda: bool = False, *, variant: str = "nvidia_resneXt", **options: Any
+) -> torch.Tensor:
+    """One image -> (1, 3, 224, 224) float32 tensor, as NVIDIA's function of this name; see `prepare_inputs`."""
+    return prepare_inputs([uri], variant=variant, cuda=cuda, **options)

@@ -1,0 +1,1 @@
+"""Recipes as data, and the loop that runs them."""
