@@ -17,7 +17,14 @@ def _module(name):
     spec = _util.spec_from_file_location("resnext_hub_mount", _os.path.join(_os.path.dirname(__file__), "mount.py"))
     mount = _util.module_from_spec(spec)
     spec.loader.exec_module(mount)
-    return _importlib.import_module(f".{name}", mount.mount(_os.path.dirname(__file__)).__name__)
+    package = mount.mount(_os.path.dirname(__file__)).__name__
+    try:
+        return _importlib.import_module(f".{name}", package)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith(package):
+            raise
+        missing = {"PIL": "pillow"}.get(error.name, error.name)
+        raise ImportError(f"This entrypoint needs the package {missing}: pip install {missing}") from error
 
 
 def resnext101_32x8d_wsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
@@ -472,6 +479,24 @@ def nvidia_se_resnext101_32x4d(pretrained=True, pretrained_from_file=None, state
     return _module("models.entrypoints").nvidia(
         "nvidia_se_resnext101_32x4d", pretrained, pretrained_from_file, state_dict_key_map_fn, network_options
     )
+
+
+def resnext_tiny(progress=True, *, pretrained=True, num_classes=200, **network_options):
+    """A small ResNeXt whose weights are in this repository; images (N, 3, 64, 64) -> logits (N, num_classes).
+
+    Architecture: ResNeXt-32 (groups 8, width 4), 1,262,232 parameters, 0.068 GMACs at 64x64.
+    Training data: Tiny ImageNet (Stanford CS231n): 100,000 images of 200 ImageNet classes at 64x64.
+    Accuracy, measured by this project on Tiny ImageNet's validation images: 19.72 / 44.12 % top-1 / top-5.
+    Licence of the weights: research use only (trained on images derived from ImageNet).
+    Paper: Aggregated Residual Transformations for Deep Neural Networks, https://arxiv.org/abs/1611.05431
+
+    Args:
+        progress: nothing is fetched; taken so that every entrypoint takes it.
+        pretrained: False for a freshly initialised network.
+        num_classes: other than 200 puts a new head on the pretrained features; 0 leaves the head out.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer.
+    """
+    return _module("models.entrypoints").facebook("resnext_tiny", progress, pretrained, num_classes, network_options)
 
 
 def nvidia_convnets_processing_utils():

@@ -157,13 +157,16 @@ class Bottleneck(nn.Module):
 def _frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Keep BatchNorm from counting a batch a second time while checkpointing recomputes it."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0  # new statistics = old ones; what autograd saves stays the same
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.sub_(1)
 
 
 @torch.jit.unused

@@ -28,7 +28,7 @@ class Recipe:
     biases. ``ema_decay`` is per step (0: no average).
     """
 
-    variant: str
+    architecture: str
     phases: tuple[Phase, ...]
     batch_size: int = 128
     lr: float = 0.1

@@ -1,0 +1,40 @@
+# make demo: set up, then name what is in a photo. make test: set up, then run the tests.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: setup demo test lint types notebooks docs check clean
+
+setup: .venv/.done
+
+# constraints.txt holds the versions that the checks are run with; users are free within pyproject.toml's ranges.
+.venv/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	mkdir -p build/types && ln -sfn "$(CURDIR)" build/types/resnext_hub
+	touch $@
+
+demo: setup
+	@photo=$$($(BIN)/python -c "import matplotlib; print(matplotlib.get_data_path() + '/sample_data/grace_hopper.jpg')") && \
+	$(BIN)/resnext-hub classify "$$photo" --variant resnext_tiny --picture demo_out/grace_hopper.png
+
+test: setup
+	$(BIN)/pytest -n 2
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/pyright
+
+notebooks: setup
+	$(BIN)/pytest -n 2 --nbmake --nbmake-timeout=300 notebooks
+	$(BIN)/jupytext --test --from ipynb --to py:percent notebooks/*.ipynb
+
+docs: setup
+	$(BIN)/python docs/tables.py --check
+
+check: lint types docs test notebooks
+
+clean:
+	rm -rf .venv build demo_out

@@ -1,0 +1,208 @@
+"""What several test files share: fresh processes, copies of the repository, made-up checkpoints on loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+
+#: Prepended to a script: as if resnext_hub were not installed (make setup installs it editable).
+UNINSTALLED = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'Editable' not in getattr(f, '__name__', '')]\n"
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Photos and Tiny ImageNet; users do not have them."""
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared/data, which is not part of the repository")
+    return SHARED
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a script in a fresh process, in an empty folder, with a TORCH_HOME of its own; fail with its output."""
+
+    def run(script: str, *, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+        home = tmp_path / "torch_home"
+        here = tmp_path / "cwd"
+        here.mkdir(exist_ok=True)
+        path = here / "script.py"
+        path.write_text(script)
+        env = os.environ | {"TORCH_HOME": str(home), "PYTHONPATH": "", "OMP_NUM_THREADS": "1"} | environment
+        done = subprocess.run(
+            [sys.executable, str(path)], cwd=here, env=env, capture_output=True, text=True, timeout=300, check=False
+        )
+        if check and done.returncode:
+            pytest.fail(f"exit {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    return run
+
+
+def tracked_files() -> list[str]:
+    """What a clone would hold of the working tree: tracked files and new ones that git does not ignore."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs a git checkout")
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [name for name in listed if (ROOT / name).is_file()]
+
+
+def exported_files() -> list[str]:
+    """What GitHub's zip archive, and so torch.hub, would hold: without what .gitattributes says export-ignore to."""
+    names = tracked_files()
+    query = subprocess.run(
+        ["git", "check-attr", "--stdin", "export-ignore"],
+        cwd=ROOT, input="\n".join(names), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    ignored = {line.rsplit(": ", 2)[0] for line in query.stdout.splitlines() if line.endswith(": set")}
+    folders = set(ignored)
+    tops = subprocess.run(
+        ["git", "check-attr", "--stdin", "export-ignore"],
+        cwd=ROOT, input="\n".join({n.split("/")[0] for n in names}), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    folders |= {line.rsplit(": ", 2)[0] for line in tops.stdout.splitlines() if line.endswith(": set")}
+    return [n for n in names if n not in folders and n.split("/")[0] not in folders]
+
+
+@pytest.fixture
+def copy_repository(tmp_path: Path) -> Callable[..., Path]:
+    """A copy of what the hub archive holds, in a folder of any name, with another manifest if one is given."""
+
+    def copy(name: str = "checkout", manifest: dict[str, Any] | None = None) -> Path:
+        target = tmp_path / name
+        for file in exported_files():
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / file, target / file)
+        if manifest is not None:
+            (target / "weights_manifest.json").write_text(json.dumps(manifest))
+        return target
+
+    return copy
+
+
+@pytest.fixture
+def hub_archive(tmp_path: Path) -> Callable[[Path], Path]:
+    """A GitHub-style zip of a copy: everything below one folder named repository-branch."""
+
+    def archive(checkout: Path) -> Path:
+        path = tmp_path / f"{checkout.name}.zip"
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("resnext-hub-main/", "")  # torch.hub takes the first entry for the folder
+            for member in sorted(checkout.rglob("*")):
+                if member.is_file() and "__pycache__" not in member.parts:
+                    file.write(member, Path("resnext-hub-main") / member.relative_to(checkout))
+        return path
+
+    return archive
+
+
+@pytest.fixture
+def put_where_hub_fetches(
+    copy_repository: Callable[..., Path], hub_archive: Callable[[Path], Path], tmp_path: Path
+) -> Callable[..., Path]:
+    """torch.hub's cache as it is after it has fetched GitHub's archive of org/resnext-hub:main and was told to trust it."""
+
+    def put(manifest: dict[str, Any] | None = None) -> Path:
+        archive = hub_archive(copy_repository("original", manifest))
+        hub = tmp_path / "torch_home" / "hub"
+        shutil.unpack_archive(archive, hub)
+        (hub / "resnext-hub-main").rename(hub / "org_resnext-hub_main")
+        (hub / "trusted_list").write_text("org_resnext-hub\n")
+        return hub / "org_resnext-hub_main"
+
+    return put
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """(folder, URL) of a web server on loopback."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def publish(served: tuple[Path, str]) -> Callable[..., dict[str, Any]]:
+    """Serve a state_dict as a checkpoint's published file; return a manifest copy that says where and its hash.
+
+    The hash stays as short as the real manifest's is (a prefix), and there is none where it has none.
+    """
+    folder, url = served
+
+    def publish_one(manifest: dict[str, Any], name: str, state: dict[str, Any], legacy: bool = True) -> dict[str, Any]:
+        manifest = json.loads(json.dumps(manifest))
+        source = manifest["checkpoints"][name]["sources"][0]
+        path = folder / "unnamed"
+        torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        filename = source["url"].rsplit("/", 1)[1]
+        if source["hash"] is not None:
+            filename = filename.replace(source["hash"]["value"], digest[:8])
+            source["hash"]["value"] = digest[:8]
+        path.rename(folder / filename)
+        source |= {"url": f"{url}/{filename}", "bytes": (folder / filename).stat().st_size}
+        return manifest
+
+    return publish_one
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A real photo that every installation of matplotlib has."""
+    import matplotlib
+
+    path = tmp_path / "photo.jpg"
+    shutil.copy(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg", path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def manifest_json() -> dict[str, Any]:
+    return json.loads((ROOT / "weights_manifest.json").read_text())
+
+
+def randomise(network: torch.nn.Module, seed: int = 0) -> None:
+    """Give every parameter and statistic a value of its own, so that a swap or an omission shows."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in network.state_dict().items():
+        if not tensor.is_floating_point():
+            tensor.fill_(7)
+        elif name.endswith(("running_var", "bn1.weight", "bn2.weight", "bn3.weight", "downsample.1.weight")):
+            tensor.uniform_(0.5, 1.0, generator=generator)
+        elif tensor.ndim == 1:
+            tensor.uniform_(-0.1, 0.1, generator=generator)
+        else:
+            tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5, generator=generator)
