@@ -3,13 +3,13 @@
 What torch.hub's ``nvidia_convnets_processing_utils`` returns. Importing it needs Pillow, numpy and validators, no torch.
 """
 
-from .fetch import FetchError, fetch
+from .uris import FetchError, fetch
 from .images import ImageError, open_image
 from .inputs import prepare_batch, prepare_input_from_uri, prepare_inputs
 from .labels import Label, read_labels
 from .plot import plot_predictions
 from .predictions import Prediction, pick_n_best, top_predictions
-from .preprocess import preprocess
+from .preprocessing import preprocess
 
 __all__ = [
     "FetchError",

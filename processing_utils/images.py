@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .fetch import MAX_BYTES, fetch, read_file, scheme_of
+from .uris import MAX_BYTES, fetch, read_file, scheme_of
 
 __all__ = ["MAX_PIXELS", "ImageError", "ImageSource", "open_image"]
 
@@ -37,7 +37,7 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, **fetch_opt
         source: a path, an http(s), data or file URI, encoded bytes, a binary file object, a PIL image, a uint8 array
             (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a tensor (1, H, W) or (3, H, W), uint8 or float in 0..1.
         max_pixels: refuse more than this before decoding.
-        fetch_options: see `fetch.fetch`.
+        fetch_options: see `uris.fetch`.
 
     Raises:
         ImageError: not an image, broken, too big, or of a kind that has no plain RGB form.

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..models.manifest import Preprocessing, default_manifest
 from .images import ImageError, ImageSource, open_image
-from .preprocess import preprocess
+from .preprocessing import preprocess
 
 if TYPE_CHECKING:
     import torch

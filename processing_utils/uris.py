@@ -140,20 +140,22 @@ def _get(
             connection.set_tunnel(host, port, headers)
         else:
             target = url
+    request_headers = {"User-Agent": USER_AGENT, "Accept": "image/*", "Accept-Encoding": "identity"}
+    if proxy is not None and scheme == "http":
+        request_headers |= {**proxy[2], "Host": host if port == 80 else f"{host}:{port}"}
     try:
-        request_headers = {"User-Agent": USER_AGENT, "Accept": "image/*", "Accept-Encoding": "identity"}
-        if proxy is not None and scheme == "http":
-            request_headers |= {**proxy[2], "Host": host if port == 80 else f"{host}:{port}"}
+        connection.connect()
+        sock = connection.sock  # http.client lets go of it before the body is read
         connection.request("GET", target, headers=request_headers)
-        response = connection.getresponse()
-        if response.status in (301, 302, 303, 307, 308):
-            location = response.getheader("Location")
-            if not location:
-                raise FetchError(f"{url} redirects ({response.status}) to nowhere.")
-            return urllib.parse.urljoin(url, location)
-        if response.status != 200:
-            raise FetchError(f"{url} answered {response.status} {response.reason}.")
-        return _read_body(url, response, connection, max_bytes, deadline)
+        with connection.getresponse() as response:
+            if response.status in (301, 302, 303, 307, 308):
+                location = response.getheader("Location")
+                if not location:
+                    raise FetchError(f"{url} redirects ({response.status}) to nowhere.")
+                return urllib.parse.urljoin(url, location)
+            if response.status != 200:
+                raise FetchError(f"{url} answered {response.status} {response.reason}.")
+            return _read_body(url, response, sock, max_bytes, deadline)
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, FetchError):
             raise
@@ -214,6 +216,13 @@ def _literal(host: str) -> str | None:
         return None
 
 
+# Ranges that `ipaddress` of some supported Python versions still calls global (IANA special-purpose registries); a cloud's
+# metadata service answers at 192.0.0.192.
+_SPECIAL = tuple(
+    ipaddress.ip_network(range_) for range_ in ("192.0.0.0/24", "64:ff9b:1::/48", "3fff::/20", "5f00::/16", "fec0::/10")
+)
+
+
 def _is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
@@ -224,7 +233,8 @@ def _is_public(address: str) -> bool:
             return False
         if inner:
             return _is_public(str(inner))
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+    special = any(ip.version == network.version and ip in network for network in _SPECIAL)
+    return ip.is_global and not special and not ip.is_multicast and not ip.is_reserved
 
 
 def _checked(url: str, host: str, addresses: Sequence[str], allow_private: bool) -> Sequence[str]:
@@ -292,25 +302,21 @@ def _pin(
 
 
 def _read_body(
-    url: str,
-    response: http.client.HTTPResponse,
-    connection: http.client.HTTPConnection,
-    max_bytes: int,
-    deadline: float,
+    url: str, response: http.client.HTTPResponse, sock: socket.socket, max_bytes: int, deadline: float
 ) -> bytes:
     if response.getheader("Content-Encoding", "identity").lower() != "identity":
         raise FetchError(f"{url} answered compressed content, which was not asked for.")
-    too_big = FetchError(f"{url} is bigger than {max_bytes:,} bytes.")
-    if response.length is not None and response.length > max_bytes:
-        raise too_big
     expected = response.length
+    too_big = FetchError(f"{url} is bigger than {max_bytes:,} bytes.")
+    if expected is not None and expected > max_bytes:
+        raise too_big
     body = bytearray()
     while True:
         seconds = deadline - time.monotonic()
         if seconds <= 0:
             raise FetchError(f"{url} did not answer in time.")
-        if connection.sock is not None:
-            connection.sock.settimeout(seconds)
+        if sock.fileno() != -1:
+            sock.settimeout(seconds)
         chunk = response.read1(65536)
         if not chunk:
             break

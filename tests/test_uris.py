@@ -1,0 +1,327 @@
+"""Fetching a URI: hostile ground. Nothing is ever sent to a private or public address: resolver and connector record."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from resnext_hub.processing_utils.uris import FetchError, _is_public, fetch, scheme_of
+
+
+class Refuser:
+    """A connector that notes where it was sent and goes nowhere."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int]] = []
+
+    def __call__(self, address: tuple[str, int], timeout: float) -> socket.socket:
+        self.calls.append(address)
+        raise OSError("not connected: this is a test")
+
+
+def at(*addresses: str) -> Callable[[str, int], list[str]]:
+    return lambda host, port: list(addresses)
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+PRIVATE = [
+    "http://127.0.0.1/", "http://127.1/", "http://127.255.255.254/", "http://2130706433/", "http://0x7f000001/",
+    "http://0177.0.0.1/", "http://0x7f.1/", "http://0/", "http://0.0.0.0/", "http://[::1]/", "http://[::]/",
+    "http://[::ffff:127.0.0.1]/", "http://[::ffff:7f00:1]/", "http://[::127.0.0.1]/", "http://[64:ff9b::7f00:1]/",
+    "http://[2002:7f00:1::]/", "http://10.0.0.1/", "http://10.255.255.255/", "http://172.16.0.1/",
+    "http://172.31.255.255/", "http://192.168.0.1/", "http://192.168.1.1:8080/", "http://169.254.169.254/latest/",
+    "http://2852039166/", "http://0251.0376.0251.0376/", "http://[::ffff:169.254.169.254]/", "http://[fd00:ec2::254]/",
+    "http://[fe80::1]/", "http://[fc00::1]/", "http://100.64.0.1/", "http://100.100.100.200/", "http://192.0.0.192/",
+    "http://198.18.0.1/", "http://224.0.0.1/", "http://240.0.0.1/", "http://255.255.255.255/", "http://[ff02::1]/",
+    "http://[2001:db8::1]/", "https://127.0.0.1/", "https://[::1]:8443/", "http://192.168.0.1.:80/",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", PRIVATE)
+def test_private_addresses_written_out_are_refused(url: str) -> None:
+    connector = Refuser()
+    host = url.split("//")[1].split("/")[0].rsplit(":", 1)[0] if "[" not in url else url.split("[")[1].split("]")[0]
+
+    def resolver(host_: str, port: int) -> list[str]:
+        # As the C library does it: every spelling of an IPv4 address, and IPv6.
+        return [socket.inet_ntoa(socket.inet_aton(host.rstrip(".")))] if ":" not in host else [host]
+
+    with pytest.raises(FetchError):
+        fetch(url, resolver=resolver, connector=connector)
+    assert connector.calls == []
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:10.0.0.1", "fe80::1%eth0"])
+def test_names_that_resolve_to_private_addresses_are_refused(address: str) -> None:
+    connector = Refuser()
+    with pytest.raises(FetchError, match="which is not a public address: refused.*allow_private=True"):
+        fetch("http://photos.example.org/a.jpg", resolver=at(address), connector=connector)
+    with pytest.raises(FetchError, match="not a public address"):
+        fetch("http://photos.example.org/a.jpg", resolver=at("93.184.216.34", address), connector=connector)
+    assert connector.calls == []
+
+
+def test_the_connection_goes_to_the_address_that_was_checked() -> None:
+    """DNS rebinding: the second lookup would answer with a private address; there is no second lookup."""
+    answers = [["93.184.216.34"], ["127.0.0.1"]]
+    connector = Refuser()
+    with pytest.raises(FetchError, match="could not be reached"):
+        fetch("http://photos.example.org/a.jpg", resolver=lambda h, p: answers.pop(0), connector=connector)
+    assert connector.calls == [("93.184.216.34", 80)]
+    assert len(answers) == 1
+
+
+def test_every_checked_address_is_tried() -> None:
+    connector = Refuser()
+    with pytest.raises(FetchError, match=r"93\.184\.216\.34: .*2606:2800:220:1::1: "):
+        fetch("https://a.example.org:8443/", resolver=at("93.184.216.34", "2606:2800:220:1::1"), connector=connector)
+    assert connector.calls == [("93.184.216.34", 8443), ("2606:2800:220:1::1", 8443)]
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("ftp://example.org/a.jpg", "the scheme 'ftp' is not one of http, https, data, file"),
+        ("gopher://example.org/", "scheme 'gopher'"),
+        ("javascript:alert(1)", "scheme 'javascript'"),
+        ("http:///a.jpg", "not a well-formed URL"),
+        ("http://", "not a well-formed URL"),
+        ("http://exa mple.org/", "not a well-formed URL"),
+        ("http://example.org:99999/", "not a well-formed URL"),
+        ("http://example.org\r\nHost: evil/", "not a well-formed URL"),
+        ("http://[::1/", "not a well-formed URL"),
+        ("http://user:secret@example.org/", "carries a user name"),
+        ("data:image/png;base64", "has none"),
+        ("data:image/png;base64,@@@@", "not valid base64"),
+        ("file://server/share/a.jpg", "not of 'server'"),
+    ],
+)
+def test_malformed_uris_are_refused(url: str, message: str) -> None:
+    connector = Refuser()
+    with pytest.raises(FetchError, match=message):
+        fetch(url, resolver=at("93.184.216.34"), connector=connector)
+    assert connector.calls == []
+
+
+def test_a_name_that_does_not_resolve() -> None:
+    def resolver(host: str, port: int) -> list[str]:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    with pytest.raises(FetchError, match=r"no address is known for nowhere\.example"):
+        fetch("http://nowhere.example/", resolver=resolver)
+
+
+class Server(ThreadingHTTPServer):
+    """Answers as the path says, on loopback."""
+
+    seen: list[tuple[str, dict[str, str]]]
+
+
+class Answers(BaseHTTPRequestHandler):
+    server: Server  # type: ignore[assignment]
+
+    def do_GET(self) -> None:
+        self.server.seen.append((self.path, dict(self.headers)))
+        kind, _, argument = self.path.lstrip("/").partition("/")
+        if kind == "status":
+            self.send_response(int(argument))
+            self.end_headers()
+        elif kind == "redirect":
+            self.send_response(302)
+            self.send_header("Location", argument)
+            self.end_headers()
+        elif kind == "nowhere":
+            self.send_response(301)
+            self.end_headers()
+        elif kind == "loop":
+            self.send_response(302)
+            self.send_header("Location", f"/loop/{int(argument or 0) + 1}")
+            self.end_headers()
+        elif kind == "big":
+            self.send_response(200)
+            self.end_headers()
+            for _ in range(100):
+                self.wfile.write(b"x" * 1000)
+        elif kind == "slow":
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            for _ in range(100):
+                self.wfile.write(b"x")
+                self.wfile.flush()
+                time.sleep(0.05)
+        elif kind == "gzip":
+            self.send_response(200)
+            self.send_header("Content-Encoding", "gzip")
+            self.end_headers()
+            self.wfile.write(b"\x1f\x8b")
+        else:
+            body = b"content of " + self.path.encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body) + (10 if kind == "cut" else 0)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the client hung up, as it should
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server(("127.0.0.1", 0), Answers) as server:
+        server.seen = []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def get(server: Server) -> Callable[..., bytes]:
+    """Fetch from a public name whose connection is led to the loopback server."""
+
+    def connector(address: tuple[str, int], timeout: float) -> socket.socket:
+        assert address[0] == "93.184.216.34"
+        return socket.create_connection(server.server_address[:2], timeout)
+
+    def get_path(path: str, **options: object) -> bytes:
+        resolver = options.pop("resolver", at("93.184.216.34"))
+        return fetch(f"http://photos.example.org/{path}", resolver=resolver, connector=connector, **options)  # type: ignore[arg-type]
+
+    return get_path
+
+
+def test_a_good_answer(get: Callable[..., bytes], server: Server) -> None:
+    assert get("a b/ü.jpg?x=1&y=ü#part") == b"content of /a%20b/%C3%BC.jpg?x=1&y=%C3%BC"
+    _, headers = server.seen[0]
+    assert headers["Host"] == "photos.example.org"
+    assert headers["User-Agent"].startswith("resnext-hub")
+    assert headers["Accept-Encoding"] == "identity"
+
+
+def test_loopback_with_leave(server: Server) -> None:
+    url = f"http://127.0.0.1:{server.server_port}/a.jpg"
+    assert fetch(url, allow_private=True) == b"content of /a.jpg"
+    with pytest.raises(FetchError, match="refused"):
+        fetch(url)
+
+
+def test_redirects_are_followed_and_checked(get: Callable[..., bytes], server: Server) -> None:
+    assert get("redirect//there.jpg") == b"content of /there.jpg"
+    assert get("redirect/http://other.example.org/x") == b"content of /x"
+    seen = len(server.seen)
+    hosts = {"photos.example.org": ["93.184.216.34"], "inside.example.org": ["10.0.0.1"]}
+    with pytest.raises(FetchError, match=r"inside\.example\.org is at 10\.0\.0\.1"):
+        get("redirect/http://inside.example.org/", resolver=lambda host, port: hosts[host])
+    assert len(server.seen) == seen + 1
+    for target in ("file:///etc/passwd", "ftp://example.org/", "data:,x", "gopher://x/"):
+        with pytest.raises(FetchError, match="scheme"):
+            get(f"redirect/{target}")
+    with pytest.raises(FetchError, match="More than 5 redirects"):
+        get("loop")
+    with pytest.raises(FetchError, match="redirects .301. to nowhere"):
+        get("nowhere")
+
+
+def test_no_way_from_https_to_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{fetch.__module__}._get", lambda url, *_: "http://a.example.org/")
+    with pytest.raises(FetchError, match="not encrypted: refused"):
+        fetch("https://a.example.org/")
+
+
+@pytest.mark.parametrize("status", [204, 304, 403, 404, 429, 500, 503])
+def test_a_status_other_than_200(get: Callable[..., bytes], status: int) -> None:
+    with pytest.raises(FetchError, match=f"answered {status}"):
+        get(f"status/{status}")
+
+
+def test_limits(get: Callable[..., bytes]) -> None:
+    with pytest.raises(FetchError, match="bigger than 5,000 bytes"):
+        get("big", max_bytes=5000)
+    with pytest.raises(FetchError, match="bigger than 5 bytes"):
+        get("announced", max_bytes=5)
+    with pytest.raises(FetchError, match=r"cut off after 15 of 25 bytes|IncompleteRead"):
+        get("cut")
+    with pytest.raises(FetchError, match="compressed"):
+        get("gzip")
+    with pytest.raises(FetchError, match=r"in time|timed out"):
+        get("slow", timeout=0.5)
+
+
+def test_a_proxy_is_used_and_its_rules_hold(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy looks names up, so they are not resolved here; addresses written out are still refused."""
+    monkeypatch.setenv("http_proxy", f"http://me:secret@127.0.0.1:{server.server_port}")
+
+    def resolver(host: str, port: int) -> list[str]:
+        raise AssertionError("resolved behind a proxy")
+
+    assert fetch("http://photos.example.org/a.jpg", resolver=resolver) == b"content of http://photos.example.org/a.jpg"
+    _, headers = server.seen[0]
+    assert headers["Host"] == "photos.example.org"
+    assert headers["Proxy-Authorization"] == "Basic " + base64.b64encode(b"me:secret").decode()
+    for url in ("http://10.0.0.1/", "http://2130706433/", "http://[::1]/"):
+        with pytest.raises(FetchError, match="refused"):
+            fetch(url, resolver=resolver)
+    assert len(server.seen) == 1
+    monkeypatch.setenv("no_proxy", "direct.example.org")
+    with pytest.raises(AssertionError, match="resolved"):
+        fetch("http://direct.example.org/", resolver=resolver)
+
+
+def test_data_uris() -> None:
+    assert fetch("data:image/png;base64," + base64.b64encode(b"\x00\xff").decode()) == b"\x00\xff"
+    assert fetch("data:text/plain,a%20b") == b"a b"
+    with pytest.raises(FetchError, match="more than 3"):
+        fetch("data:,abcd", max_bytes=3)
+
+
+def test_file_uris(tmp_path: Path) -> None:
+    path = tmp_path / "a b.jpg"
+    path.write_bytes(b"123")
+    assert fetch(path.as_uri()) == b"123"
+    with pytest.raises(FetchError, match="more than 2"):
+        fetch(path.as_uri(), max_bytes=2)
+    with pytest.raises(FileNotFoundError):
+        fetch((tmp_path / "none").as_uri())
+    with pytest.raises(FetchError, match="not a file"):
+        fetch(tmp_path.as_uri())
+
+
+@pytest.mark.parametrize(("uri", "scheme"), [("a.jpg", None), ("C:\\a.jpg", None), ("/x:y", None), ("HTTPS://a", "https")])
+def test_what_is_a_path(uri: str, scheme: str | None) -> None:
+    assert scheme_of(uri) == scheme
+
+
+@given(st.ip_addresses())
+def test_no_address_is_public_that_python_calls_private(address: object) -> None:
+    if _is_public(str(address)):
+        assert address.is_global  # type: ignore[attr-defined]
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_fetched_from_nowhere(text: str) -> None:
+    connector = Refuser()
+    for uri in (text, f"http://{text}", f"https://example.org/{text}", f"http://example.org:{text}/"):
+        if scheme_of(uri) in ("http", "https"):
+            with pytest.raises(FetchError):
+                fetch(uri, resolver=at("10.0.0.1"), connector=connector)
+    assert connector.calls == []
