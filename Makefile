@@ -2,11 +2,11 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup demo test lint types notebooks docs check clean
+.PHONY: setup demo test soak lint types docs notebooks check clean
 
 setup: .venv/.done
 
-# constraints.txt holds the versions that the checks are run with; users are free within pyproject.toml's ranges.
+# constraints.txt holds the versions that the checks run with; users are free within pyproject.toml's ranges.
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
@@ -14,11 +14,14 @@ setup: .venv/.done
 	touch $@
 
 demo: setup
-	@photo=$$($(BIN)/python -c "import matplotlib; print(matplotlib.get_data_path() + '/sample_data/grace_hopper.jpg')") && \
+	@photo="$$($(BIN)/python -c 'import matplotlib; print(matplotlib.get_data_path())')/sample_data/grace_hopper.jpg" && \
 	$(BIN)/resnext-hub classify "$$photo" --variant resnext_tiny --picture demo_out/grace_hopper.png
 
 test: setup
 	$(BIN)/pytest -n 2
+
+soak: setup
+	$(BIN)/pytest -m soak
 
 lint: setup
 	$(BIN)/ruff check .
@@ -27,14 +30,13 @@ lint: setup
 types: setup
 	$(BIN)/pyright
 
-notebooks: setup
-	$(BIN)/pytest -n 2 --nbmake --nbmake-timeout=300 notebooks
-	$(BIN)/jupytext --test --from ipynb --to py:percent notebooks/*.ipynb
-
 docs: setup
 	$(BIN)/python docs/tables.py --check
 
-check: lint types docs test notebooks
+notebooks: setup
+	$(BIN)/pytest --nbmake --nbmake-timeout=300 notebooks
+
+check: lint types docs notebooks test
 
 clean:
 	rm -rf .venv build demo_out

@@ -121,9 +121,7 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
             for p in predictions:
                 print(f"  {100 * p.probability:5.1f}%  {p.label}"[:width], flush=True)
         if arguments.picture is not None:
-            figure = plot_predictions(
-                photo, predictions, title=checkpoint.name, allow_private=arguments.allow_private
-            )
+            figure = plot_predictions(photo, predictions, title=checkpoint.name, allow_private=arguments.allow_private)
             arguments.picture.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(arguments.picture, dpi=150)
             print(f"saved {arguments.picture}", file=sys.stderr)

@@ -5,21 +5,20 @@
 Everything behind it is imported when an entrypoint is called, through the checkout mounted as a package (mount.py).
 """
 
-import importlib as _importlib
-import importlib.util as _util
-import os as _os
+from importlib import import_module as _import_module
+from os.path import dirname as _dirname
+from os.path import join as _join
+from runpy import run_path as _run_path
 
 dependencies = ["torch"]
 
 
 def _module(name):
     """A module of this checkout, by its dotted name inside the package."""
-    spec = _util.spec_from_file_location("resnext_hub_mount", _os.path.join(_os.path.dirname(__file__), "mount.py"))
-    mount = _util.module_from_spec(spec)
-    spec.loader.exec_module(mount)
-    package = mount.mount(_os.path.dirname(__file__)).__name__
+    root = _dirname(__file__)
+    package = _run_path(_join(root, "mount.py"))["mount"](root).__name__
     try:
-        return _importlib.import_module(f".{name}", package)
+        return _import_module(f".{name}", package)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith(package):
             raise
@@ -43,7 +42,9 @@ def resnext101_32x8d_wsl(progress=True, *, pretrained=True, num_classes=1000, **
         num_classes: other than 1000 puts a new head on the pretrained features; 0 leaves the head out.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer.
     """
-    return _module("models.entrypoints").facebook("resnext101_32x8d_wsl", progress, pretrained, num_classes, network_options)
+    return _module("models.entrypoints").facebook(
+        "resnext101_32x8d_wsl", progress, pretrained, num_classes, network_options
+    )
 
 
 def resnext101_32x16d_wsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
@@ -62,7 +63,9 @@ def resnext101_32x16d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
         num_classes: other than 1000 puts a new head on the pretrained features; 0 leaves the head out.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer.
     """
-    return _module("models.entrypoints").facebook("resnext101_32x16d_wsl", progress, pretrained, num_classes, network_options)
+    return _module("models.entrypoints").facebook(
+        "resnext101_32x16d_wsl", progress, pretrained, num_classes, network_options
+    )
 
 
 def resnext101_32x32d_wsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
@@ -81,7 +84,9 @@ def resnext101_32x32d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
         num_classes: other than 1000 puts a new head on the pretrained features; 0 leaves the head out.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer.
     """
-    return _module("models.entrypoints").facebook("resnext101_32x32d_wsl", progress, pretrained, num_classes, network_options)
+    return _module("models.entrypoints").facebook(
+        "resnext101_32x32d_wsl", progress, pretrained, num_classes, network_options
+    )
 
 
 def resnext101_32x48d_wsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
@@ -100,7 +105,9 @@ def resnext101_32x48d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
         num_classes: other than 1000 puts a new head on the pretrained features; 0 leaves the head out.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer.
     """
-    return _module("models.entrypoints").facebook("resnext101_32x48d_wsl", progress, pretrained, num_classes, network_options)
+    return _module("models.entrypoints").facebook(
+        "resnext101_32x48d_wsl", progress, pretrained, num_classes, network_options
+    )
 
 
 def resnet18_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
@@ -157,7 +164,9 @@ def resnext50_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **n
         num_classes: other than 1000 puts a new head on the pretrained features; 0 leaves the head out.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer.
     """
-    return _module("models.entrypoints").facebook("resnext50_32x4d_ssl", progress, pretrained, num_classes, network_options)
+    return _module("models.entrypoints").facebook(
+        "resnext50_32x4d_ssl", progress, pretrained, num_classes, network_options
+    )
 
 
 def resnext101_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
@@ -176,7 +185,9 @@ def resnext101_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **
         num_classes: other than 1000 puts a new head on the pretrained features; 0 leaves the head out.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer.
     """
-    return _module("models.entrypoints").facebook("resnext101_32x4d_ssl", progress, pretrained, num_classes, network_options)
+    return _module("models.entrypoints").facebook(
+        "resnext101_32x4d_ssl", progress, pretrained, num_classes, network_options
+    )
 
 
 def resnext101_32x8d_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
@@ -195,7 +206,9 @@ def resnext101_32x8d_ssl(progress=True, *, pretrained=True, num_classes=1000, **
         num_classes: other than 1000 puts a new head on the pretrained features; 0 leaves the head out.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer.
     """
-    return _module("models.entrypoints").facebook("resnext101_32x8d_ssl", progress, pretrained, num_classes, network_options)
+    return _module("models.entrypoints").facebook(
+        "resnext101_32x8d_ssl", progress, pretrained, num_classes, network_options
+    )
 
 
 def resnext101_32x16d_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
@@ -214,7 +227,9 @@ def resnext101_32x16d_ssl(progress=True, *, pretrained=True, num_classes=1000, *
         num_classes: other than 1000 puts a new head on the pretrained features; 0 leaves the head out.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer.
     """
-    return _module("models.entrypoints").facebook("resnext101_32x16d_ssl", progress, pretrained, num_classes, network_options)
+    return _module("models.entrypoints").facebook(
+        "resnext101_32x16d_ssl", progress, pretrained, num_classes, network_options
+    )
 
 
 def resnet18_swsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
@@ -271,7 +286,9 @@ def resnext50_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, **
         num_classes: other than 1000 puts a new head on the pretrained features; 0 leaves the head out.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer.
     """
-    return _module("models.entrypoints").facebook("resnext50_32x4d_swsl", progress, pretrained, num_classes, network_options)
+    return _module("models.entrypoints").facebook(
+        "resnext50_32x4d_swsl", progress, pretrained, num_classes, network_options
+    )
 
 
 def resnext101_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
@@ -290,7 +307,9 @@ def resnext101_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, *
         num_classes: other than 1000 puts a new head on the pretrained features; 0 leaves the head out.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer.
     """
-    return _module("models.entrypoints").facebook("resnext101_32x4d_swsl", progress, pretrained, num_classes, network_options)
+    return _module("models.entrypoints").facebook(
+        "resnext101_32x4d_swsl", progress, pretrained, num_classes, network_options
+    )
 
 
 def resnext101_32x8d_swsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
@@ -309,7 +328,9 @@ def resnext101_32x8d_swsl(progress=True, *, pretrained=True, num_classes=1000, *
         num_classes: other than 1000 puts a new head on the pretrained features; 0 leaves the head out.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer.
     """
-    return _module("models.entrypoints").facebook("resnext101_32x8d_swsl", progress, pretrained, num_classes, network_options)
+    return _module("models.entrypoints").facebook(
+        "resnext101_32x8d_swsl", progress, pretrained, num_classes, network_options
+    )
 
 
 def resnext101_32x16d_swsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
@@ -329,7 +350,9 @@ def resnext101_32x16d_swsl(progress=True, *, pretrained=True, num_classes=1000, 
         num_classes: other than 1000 puts a new head on the pretrained features; 0 leaves the head out.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer.
     """
-    return _module("models.entrypoints").facebook("resnext101_32x16d_swsl", progress, pretrained, num_classes, network_options)
+    return _module("models.entrypoints").facebook(
+        "resnext101_32x16d_swsl", progress, pretrained, num_classes, network_options
+    )
 
 
 def resnext50_32x4d(pretrained=None, progress=True, *, weights=None, num_classes=1000, **network_options):
@@ -457,7 +480,9 @@ def nvidia_resnext101_32x4d(pretrained=True, pretrained_from_file=None, state_di
     )
 
 
-def nvidia_se_resnext101_32x4d(pretrained=True, pretrained_from_file=None, state_dict_key_map_fn=None, **network_options):
+def nvidia_se_resnext101_32x4d(
+    pretrained=True, pretrained_from_file=None, state_dict_key_map_fn=None, **network_options
+):
     """SE-ResNeXt-101 32x4d by NVIDIA; images (N, 3, H, W) -> logits (N, num_classes).
 
     Architecture: SE-ResNeXt-101 32x4d, 45,251,128 parameters, 7.971 GMACs at 224x224.

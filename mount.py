@@ -84,7 +84,8 @@ def mount(root: str | os.PathLike[str]) -> ModuleType:
             name = f"{NAME}_{hashlib.blake2b(key.encode(), digest_size=4).hexdigest()}"
 
     spec = importlib.util.spec_from_file_location(name, root / "__init__.py", submodule_search_locations=[str(root)])
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     package = importlib.util.module_from_spec(spec)
     setattr(package, _KEY, key)
     package.__dict__["__mounted__"] = True
@@ -105,8 +106,8 @@ _FIND = (
     "run_path(script)['locate'](module, name) if isfile(script) else "
     "resolve_name('resnext_hub.' + module + ':' + name) if find_spec('resnext_hub') else "
     "(_ for _ in ()).throw(ModuleNotFoundError("
-    "'This was pickled from the resnext-hub checkout at ' + dirname(script) + ', which is not there. Load it once with '"
-    "'torch.hub.load, or pip install resnext-hub; or share state_dict() instead of the whole network.'))"
+    "'This was pickled from the resnext-hub checkout at ' + dirname(script) + ', which is not there. Load it once '"
+    "'with torch.hub.load, or pip install resnext-hub; or share state_dict() instead of the whole network.'))"
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,18 +47,13 @@ class Classifier:
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         # NHWC is what GPU tensor cores and oneDNN's grouped convolutions work in.
-        self.network = network.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+        self.network = network.eval().requires_grad_(False).to(self.device)
+        self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.preset = preset
         self.labels = labels
         self._image_options = image_options
 
-    @overload
-    def __call__(self, images: str | bytes, top: int = 5, *, batch_size: int = 16) -> list[Prediction]: ...
-    @overload
-    def __call__(self, images: Sequence[Any], top: int = 5, *, batch_size: int = 16) -> list[list[Prediction]]: ...
-    @overload
-    def __call__(self, images: ImageSource, top: int = 5, *, batch_size: int = 16) -> Any: ...
-    def __call__(self, images: Any, top: int = 5, *, batch_size: int = 16) -> Any:
+    def __call__(self, images: Any, top: int = 5, *, batch_size: int = 16) -> list[Any]:
         """The ``top`` predictions of one image, best first; of many (a list, an iterator, a 4-d batch) a list of those.
 
         Raises:

@@ -115,7 +115,12 @@ def load(
 
 
 def facebook(
-    name: str, progress: bool, pretrained: bool, num_classes: int, options: Mapping[str, Any], manifest: Manifest | None = None
+    name: str,
+    progress: bool,
+    pretrained: bool,
+    num_classes: int,
+    options: Mapping[str, Any],
+    manifest: Manifest | None = None,
 ) -> ResNeXt:
     """The signature of WSL-Images and semi-supervised-ImageNet1K-models."""
     checkpoint = (manifest or default_manifest()).resolve(name)
@@ -125,7 +130,7 @@ def facebook(
 
 
 def _torchvision_tag(name: str, weights: object, tags: list[str]) -> str:
-    """The tag that a ``weights=`` argument means: a tag, "DEFAULT", or either qualified, or torchvision's enum member."""
+    """The tag that ``weights=`` means: a tag or "DEFAULT", plain or qualified, or a member of torchvision's enum."""
     text = f"{type(weights).__name__}.{weights.name}" if isinstance(weights, enum.Enum) else weights
     if not isinstance(text, str):
         raise TypeError(f"weights= takes a string or a member of torchvision's enum, not {type(weights).__name__}.")

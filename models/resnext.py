@@ -188,8 +188,9 @@ class Stage(nn.Sequential):
         super().__init__(*blocks)
         self.grad_checkpointing = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.grad_checkpointing and not torch.jit.is_scripting():
+    def forward(self, input: Tensor) -> Tensor:
+        x = input
+        if self.grad_checkpointing and not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
             for block in self:
                 x = _checkpointed(block, x)
         else:
@@ -243,9 +244,7 @@ class ResNeXt(nn.Module):
             raise ValueError(f"num_classes must be 0 (no head) or more; got {num_classes}.")
         dilate = (False, False, False) if replace_stride_with_dilation is None else tuple(replace_stride_with_dilation)
         if len(dilate) != 3:
-            raise ValueError(
-                f"replace_stride_with_dilation must be None or 3 booleans (stages 2, 3, 4); got {dilate}."
-            )
+            raise ValueError(f"replace_stride_with_dilation must be None or 3 booleans (stages 2, 3, 4); got {dilate}.")
         norm = nn.BatchNorm2d if norm_layer is None else norm_layer
 
         self.conv1 = nn.Conv2d(3, planes, 7, 2, padding=3, bias=False)

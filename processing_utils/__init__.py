@@ -1,15 +1,15 @@
 """A URI -> a batch; scores -> named predictions; predictions -> a picture.
 
-What torch.hub's ``nvidia_convnets_processing_utils`` returns. Importing it needs Pillow, numpy and validators, no torch.
+What torch.hub's ``nvidia_convnets_processing_utils`` returns. Importing it needs Pillow, numpy and validators.
 """
 
-from .uris import FetchError, fetch
 from .images import ImageError, open_image
 from .inputs import prepare_batch, prepare_input_from_uri, prepare_inputs
 from .labels import Label, read_labels
 from .plot import plot_predictions
 from .predictions import Prediction, pick_n_best, top_predictions
 from .preprocessing import preprocess
+from .uris import FetchError, fetch
 
 __all__ = [
     "FetchError",

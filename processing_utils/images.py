@@ -129,7 +129,7 @@ def _from_array(values: np.ndarray) -> Image.Image:
     if np.issubdtype(values.dtype, np.floating):
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise ImageError(
-                "Floating-point pixels must be in 0..1. These are not: already normalised? Then call the network itself."
+                "Floating-point pixels must be in 0..1, and these are not. Already normalised? Call the network itself."
             )
         values = np.rint(values * 255).astype(np.uint8)
     if values.dtype != np.uint8:

@@ -1,9 +1,9 @@
 """A URI -> bytes. The URI may come from a stranger, and the machine may stand inside a private network.
 
-So: schemes from a short list; the host's every address looked up and checked; the connection made to the address that
-was checked, not to the name again (a second lookup may answer differently: DNS rebinding); redirects checked hop by hop;
-bytes, time and hops limited. Behind an HTTP proxy (``http_proxy``, ``https_proxy``, ``no_proxy``) it is the proxy that
-looks names up and connects, so its rules hold for names; addresses written out are still refused here.
+So: schemes from a short list; every address of the host looked up and checked; the connection made to the address
+that was checked, not to the name again (a second lookup may answer differently: DNS rebinding); redirects checked hop
+by hop; bytes, time and hops limited. Behind an HTTP proxy (``http_proxy``, ``https_proxy``, ``no_proxy``) it is the
+proxy that looks names up and connects, so its rules hold for names; addresses written out are still refused here.
 """
 
 from __future__ import annotations
@@ -216,8 +216,8 @@ def _literal(host: str) -> str | None:
         return None
 
 
-# Ranges that `ipaddress` of some supported Python versions still calls global (IANA special-purpose registries); a cloud's
-# metadata service answers at 192.0.0.192.
+# Ranges that `ipaddress` of some supported Python versions still calls global (IANA special-purpose registries); a
+# cloud's metadata service answers at 192.0.0.192.
 _SPECIAL = tuple(
     ipaddress.ip_network(range_) for range_ in ("192.0.0.0/24", "64:ff9b:1::/48", "3fff::/20", "5f00::/16", "fec0::/10")
 )

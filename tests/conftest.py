@@ -23,7 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
 #: Prepended to a script: as if resnext_hub were not installed (make setup installs it editable).
-UNINSTALLED = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'Editable' not in getattr(f, '__name__', '')]\n"
+UNINSTALLED = (
+    "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'Editable' not in getattr(f, '__name__', '')]\n"
+)
 
 torch.set_num_threads(1)
 
@@ -74,18 +76,11 @@ def tracked_files() -> list[str]:
 def exported_files() -> list[str]:
     """What GitHub's zip archive, and so torch.hub, would hold: without what .gitattributes says export-ignore to."""
     names = tracked_files()
-    query = subprocess.run(
-        ["git", "check-attr", "--stdin", "export-ignore"],
-        cwd=ROOT, input="\n".join(names), capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    ignored = {line.rsplit(": ", 2)[0] for line in query.stdout.splitlines() if line.endswith(": set")}
-    folders = set(ignored)
-    tops = subprocess.run(
-        ["git", "check-attr", "--stdin", "export-ignore"],
-        cwd=ROOT, input="\n".join({n.split("/")[0] for n in names}), capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    folders |= {line.rsplit(": ", 2)[0] for line in tops.stdout.splitlines() if line.endswith(": set")}
-    return [n for n in names if n not in folders and n.split("/")[0] not in folders]
+    tops = sorted({name.split("/")[0] for name in names})
+    command = ["git", "check-attr", "export-ignore", "--", *tops]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    ignored = {line.split(":")[0] for line in listed if line.endswith(": set")}
+    return [name for name in names if name.split("/")[0] not in ignored]
 
 
 @pytest.fixture
@@ -124,7 +119,7 @@ def hub_archive(tmp_path: Path) -> Callable[[Path], Path]:
 def put_where_hub_fetches(
     copy_repository: Callable[..., Path], hub_archive: Callable[[Path], Path], tmp_path: Path
 ) -> Callable[..., Path]:
-    """torch.hub's cache as it is after it has fetched GitHub's archive of org/resnext-hub:main and was told to trust it."""
+    """torch.hub's cache after it has fetched GitHub's archive of org/resnext-hub:main and was told to trust it."""
 
     def put(manifest: dict[str, Any] | None = None) -> Path:
         archive = hub_archive(copy_repository("original", manifest))

@@ -153,7 +153,12 @@ def test_torchvision_weights(pretrained: object, weights: object, seed: int, two
 @pytest.mark.parametrize(
     ("pretrained", "weights", "error", "message"),
     [
-        (None, "IMAGENET1K_V3", ValueError, "no weights 'IMAGENET1K_V3'; there are IMAGENET1K_V1, IMAGENET1K_V2 and DEFAULT"),
+        (
+            None,
+            "IMAGENET1K_V3",
+            ValueError,
+            "no weights 'IMAGENET1K_V3'; there are IMAGENET1K_V1, IMAGENET1K_V2 and DEFAULT",
+        ),
         (None, tv.ResNet50_Weights.IMAGENET1K_V2, ValueError, "weights of another network"),
         (None, "ResNet50_Weights.IMAGENET1K_V2", ValueError, "weights of another network"),
         (True, "IMAGENET1K_V2", ValueError, "pretrained=True means IMAGENET1K_V1"),

@@ -31,7 +31,8 @@ def test_list_shows_exactly_the_entrypoints(run_python: Any, fetched: Path) -> N
         UNINSTALLED + "import torch\n"
         "print(torch.hub.list('org/resnext-hub:main', skip_validation=True, trust_repo=True, verbose=False))\n"
         "assert not [m for m in sys.modules if m.startswith('resnext_hub')], 'listing imports nothing'\n"
-        "text = torch.hub.help('org/resnext-hub:main', 'resnext101_32x48d_wsl', skip_validation=True, trust_repo=True)\n"
+        "hub = dict(skip_validation=True, trust_repo=True)\n"
+        "text = torch.hub.help('org/resnext-hub:main', 'resnext101_32x48d_wsl', **hub)\n"
         "assert '828,411,176 parameters' in text and 'CC-BY-NC' in text and '1805.00932' in text\n"
     )
     assert set(eval(done.stdout.splitlines()[0])) == ENTRYPOINTS
@@ -195,8 +196,7 @@ def test_a_torch_below_the_floor_is_refused_in_one_sentence() -> None:
 
 def test_a_missing_package_is_named(run_python: Any, root: Path) -> None:
     done = run_python(
-        "import sys\nsys.modules['validators'] = None\nimport torch\n"
-        + load(root, "nvidia_convnets_processing_utils"),
+        "import sys\nsys.modules['validators'] = None\nimport torch\n" + load(root, "nvidia_convnets_processing_utils"),
         check=False,
     )
     assert "ImportError: This entrypoint needs the package validators: pip install validators" in done.stderr

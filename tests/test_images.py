@@ -60,8 +60,8 @@ def test_every_kind_of_source_gives_the_same(picture: Image.Image, tmp_path: Pat
     array = np.asarray(picture)
     tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
     sources = [
-        str(path), path, path.as_uri(), data, bytearray(data), memoryview(data), io.BytesIO(data), picture, array, tensor,
-        tensor / 255, array / 255, "data:image/png;base64," + base64.b64encode(data).decode(),
+        str(path), path, path.as_uri(), data, bytearray(data), memoryview(data), io.BytesIO(data), picture, array,
+        tensor, tensor / 255, array / 255, "data:image/png;base64," + base64.b64encode(data).decode(),
     ]  # fmt: skip
     for source in sources:
         assert np.array_equal(np.asarray(open_image(source)), array), type(source)
@@ -100,7 +100,11 @@ def test_modes(picture: Image.Image, mode: str) -> None:
         top, bottom = image.getpixel((5, 5)), image.getpixel((5, 195))
         assert np.abs(np.subtract(top, RED)).max() < 5
         assert np.abs(np.subtract(bottom, GREEN)).max() < 5
-    assert open_image(encoded(source, "TIFF" if mode in ("CMYK", "YCbCr") else "PNG")).size == (300, 200) if mode != "PA" else True
+    assert (
+        open_image(encoded(source, "TIFF" if mode in ("CMYK", "YCbCr") else "PNG")).size == (300, 200)
+        if mode != "PA"
+        else True
+    )
 
 
 def test_transparent_pixels_lie_on_white() -> None:
@@ -140,8 +144,8 @@ def test_exif_orientation_is_applied(picture: Image.Image, orientation: int) -> 
 
 def test_an_animation_shows_its_first_frame(picture: Image.Image) -> None:
     blue = Image.new("RGB", picture.size, (0, 0, 255))
-    for format in ("GIF", "WEBP", "PNG"):
-        data = encoded(picture, format, save_all=True, append_images=[blue])
+    for kind in ("GIF", "WEBP", "PNG"):
+        data = encoded(picture, kind, save_all=True, append_images=[blue])
         assert np.abs(np.subtract(open_image(data).getpixel((150, 20)), RED)).max() < 12
 
 

@@ -1,6 +1,7 @@
-"""The four originals' documented snippets, with the repository's name changed and nothing else but what today's libraries
-forbid (NVIDIA's page uses Image.ANTIALIAS, which Pillow removed). Checkpoints of the right names, keys, shapes and legacy
-format are served on loopback; the photos' URLs are public ones and reach a loopback server as their HTTP proxy.
+"""The four originals' documented snippets, with the repository's name changed and nothing else but what today's
+libraries forbid (NVIDIA's page uses requests, and Image.ANTIALIAS, which Pillow removed). Checkpoints of the right
+names, keys, shapes and legacy format are served on loopback; the photos' URLs are public ones and reach a loopback
+server as their HTTP proxy.
 """
 
 from __future__ import annotations
@@ -181,9 +182,7 @@ def test_the_largest_variant(
     """829M parameters, a legacy file of 3.3 GB: fetched, verified, loaded, run."""
     network = random_network("resnext101_32x48d_wsl")
     put_where_hub_fetches(publish(manifest_json, "resnext101_32x48d_wsl", network.state_dict()))
-    run_python(
-        UNINSTALLED + HUB_PAGE.format(name="resnext101_32x48d_wsl", arguments=""), **environment(photo_proxy)
-    )
+    run_python(UNINSTALLED + HUB_PAGE.format(name="resnext101_32x48d_wsl", arguments=""), **environment(photo_proxy))
     batch, output = torch.load(tmp_path / "cwd" / "result.pt", weights_only=True)
     with torch.no_grad():
         assert torch.equal(network(batch), output)

@@ -95,7 +95,9 @@ def test_se_network_is_its_formula() -> None:
                 z = F.relu(bn(F.conv2d(z, state[f"{p}.conv2.weight"], None, stride, 1, 1, 32), f"{p}.bn2"))
                 z = bn(F.conv2d(z, state[f"{p}.conv3.weight"]), f"{p}.bn3")
                 assert state[f"{p}.squeeze.squeeze.weight"].shape[0] == 16
-                s = F.relu(F.linear(z.mean((2, 3)), state[f"{p}.squeeze.squeeze.weight"], state[f"{p}.squeeze.squeeze.bias"]))
+                s = F.relu(
+                    F.linear(z.mean((2, 3)), state[f"{p}.squeeze.squeeze.weight"], state[f"{p}.squeeze.squeeze.bias"])
+                )
                 g = torch.sigmoid(F.linear(s, state[f"{p}.squeeze.expand.weight"], state[f"{p}.squeeze.expand.bias"]))
                 z = z * g[:, :, None, None]
                 if block == 0:

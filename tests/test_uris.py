@@ -1,4 +1,4 @@
-"""Fetching a URI: hostile ground. Nothing is ever sent to a private or public address: resolver and connector record."""
+"""Fetching a URI is hostile ground. Nothing is sent to a private or public address: resolver and connector record."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def test_private_addresses_written_out_are_refused(url: str) -> None:
     assert connector.calls == []
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:10.0.0.1", "fe80::1%eth0"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:10.0.0.1", "fe80::1%eth0"]
+)
 def test_names_that_resolve_to_private_addresses_are_refused(address: str) -> None:
     connector = Refuser()
     with pytest.raises(FetchError, match="which is not a public address: refused.*allow_private=True"):
@@ -306,7 +308,9 @@ def test_file_uris(tmp_path: Path) -> None:
         fetch(tmp_path.as_uri())
 
 
-@pytest.mark.parametrize(("uri", "scheme"), [("a.jpg", None), ("C:\\a.jpg", None), ("/x:y", None), ("HTTPS://a", "https")])
+@pytest.mark.parametrize(
+    ("uri", "scheme"), [("a.jpg", None), ("C:\\a.jpg", None), ("/x:y", None), ("HTTPS://a", "https")]
+)
 def test_what_is_a_path(uri: str, scheme: str | None) -> None:
     assert scheme_of(uri) == scheme
 

@@ -19,7 +19,9 @@ from .recipe import load_recipe
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m resnext_hub.training", description=__doc__)
     parser.add_argument("recipe", help="a name in training/recipes, or a TOML file")
-    parser.add_argument("--data", type=Path, required=True, help="folder with train*.parquet, val*.parquet, classes.tsv")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with train*.parquet, val*.parquet, classes.tsv"
+    )
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, log and weights; a run there goes on")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--workers", type=int, default=1, help="processes that decode images")

@@ -25,11 +25,14 @@ __all__ = ["accuracy", "save_atomically", "train"]
 def save_atomically(state: Any, path: Path) -> None:
     """``torch.save`` that leaves either the old file or the whole new one."""
     temporary = path.with_name(path.name + ".part")
-    with open(temporary, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @torch.inference_mode()
@@ -38,7 +41,8 @@ def accuracy(network: nn.Module, loader: DataLoader[Any], prepare: Callable[[Ten
     network.eval()
     top1 = top5 = seen = 0
     for images, labels in loader:
-        ranked = network(prepare(images)).topk(5, dim=1).indices == labels[:, None]
+        scores = network(prepare(images))
+        ranked = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
         top1 += int(ranked[:, 0].sum())
         top5 += int(ranked.any(1).sum())
         seen += len(labels)

@@ -72,6 +72,7 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         raise ValueError(f"{path}: unknown recipe keys {unknown}; known are {sorted(known)}.")
     try:
         values["phases"] = tuple(Phase(**phase) for phase in values["phases"])
-        return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return Recipe(**arguments)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a recipe: {error}.") from error

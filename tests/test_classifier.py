@@ -1,0 +1,121 @@
+"""Any image, one or many -> predictions; and what the weights in the repository are worth."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from resnext_hub import hubconf
+from resnext_hub.inference.classifier import Classifier, classifier
+from resnext_hub.models.manifest import ROOT, UnknownVariantError, default_manifest
+from resnext_hub.processing_utils import ImageError, open_image, preprocess, read_labels
+
+TINY = default_manifest().resolve("resnext_tiny")
+
+
+@pytest.fixture(scope="module")
+def classify() -> Classifier:
+    return classifier("resnext_tiny")
+
+
+@pytest.fixture
+def image() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((90, 80))
+
+
+def test_the_numbers_are_the_networks(classify: Classifier, image: Image.Image) -> None:
+    network = hubconf.resnext_tiny().eval()
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(preprocess(image, TINY.preprocessing))[None]).softmax(1)[0]
+    got = classify(image, top=200)
+    assert [p.index for p in got[:3]] == expected.argsort(descending=True)[:3].tolist()
+    for p in got:
+        assert p.probability == pytest.approx(float(expected[p.index]), abs=1e-5)
+    labels = read_labels("tiny-imagenet-200")
+    assert all((p.synset, p.label) == (labels[p.index].synset, labels[p.index].name) for p in got)
+
+
+def test_one_or_many(classify: Classifier, image: Image.Image, tmp_path: Path) -> None:
+    image.save(tmp_path / "a.png")
+    one = classify(image)
+    assert len(one) == 5
+    array = np.asarray(image)
+    batch = torch.from_numpy(array.copy()).permute(2, 0, 1)[None].expand(3, -1, -1, -1)
+    singles = [tmp_path / "a.png", str(tmp_path / "a.png"), (tmp_path / "a.png").read_bytes(), array, batch[0]]
+    for source in singles:
+        assert [p.index for p in classify(source)] == [p.index for p in one], type(source)
+    many = [[image] * 3, (image,) * 3, (image for _ in range(3)), np.stack([array] * 3), batch]
+    for source in many:
+        results = classify(source, 2, batch_size=2)
+        assert [[p.index for p in r] for r in results] == [[p.index for p in one[:2]]] * 3, type(source)
+    assert classify([]) == []
+
+
+def test_it_is_ready_to_infer(classify: Classifier) -> None:
+    assert not classify.network.training
+    assert not any(p.requires_grad for p in classify.network.parameters())
+
+
+def test_it_travels(classify: Classifier, image: Image.Image) -> None:
+    assert pickle.loads(pickle.dumps(classify))(image) == classify(image)
+
+
+def test_errors(classify: Classifier, image: Image.Image) -> None:
+    with pytest.raises(UnknownVariantError, match="Did you mean resnext50_32x4d"):
+        classifier("resnext50_32x4")
+    with pytest.raises(ImageError, match="Not an image"):
+        classify(b"no image")
+    with pytest.raises(ImageError, match="Image 1 of 2"):
+        classify([image, b"no image"])
+    with pytest.raises(ValueError, match=r"n must be in 1\.\.200"):
+        classify(image, 201)
+    with pytest.raises(OSError, match="refused"):
+        classify("http://127.0.0.1/a.jpg")
+
+
+def test_own_network_and_labels(image: Image.Image) -> None:
+    network = hubconf.resnext_tiny(num_classes=2)
+    (best,) = Classifier(network, TINY.preprocessing, ["cat", "dog"])(image, 1)
+    assert best.label in ("cat", "dog")
+    assert best.synset is None
+    assert 0.5 <= best.probability <= 1
+
+
+def test_the_weights_in_the_repository_are_small() -> None:
+    (source,) = TINY.sources
+    assert source.path is not None
+    assert (ROOT / source.path).stat().st_size == source.bytes
+    assert (ROOT / source.path).stat().st_size <= 4 * 2**20
+    assert {t.dtype for t in torch.load(ROOT / source.path, weights_only=True).values()} == {torch.float16, torch.int64}
+    assert {p.dtype for p in hubconf.resnext_tiny().parameters()} == {torch.float32}
+
+
+def test_the_photo_of_the_demo(classify: Classifier, photo: Path) -> None:
+    """A real photo through the whole path; resnext_tiny knows 200 classes, "military uniform" among them."""
+    assert "military uniform" in [p.label for p in classify(photo)]
+
+
+def test_accuracy_is_what_the_manifest_says(classify: Classifier, shared: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = pq.read_table(shared / "tiny-imagenet-200" / "val.parquet")
+    synsets = [label.synset for label in read_labels("tiny-imagenet-200")]
+    images = [preprocess(open_image(jpeg), TINY.preprocessing) for jpeg in table["jpeg"].to_pylist()]
+    expected = torch.tensor([synsets.index(wnid) for wnid in table["wnid"].to_pylist()])
+    assert len(expected) == 5000
+    with torch.inference_mode():
+        best = torch.cat([classify.network(b).topk(5).indices for b in torch.from_numpy(np.stack(images)).split(250)])
+    hits = best == expected[:, None]
+    top1, top5 = 100 * hits[:, 0].float().mean().item(), 100 * hits.any(1).float().mean().item()
+    assert top1 >= 30
+    # Two of 5,000 images may fall otherwise where another processor rounds otherwise.
+    assert top1 == pytest.approx(TINY.published.top1, abs=0.05)
+    assert top5 == pytest.approx(TINY.published.top5, abs=0.05)
+
+
+def test_its_labels_are_those_it_was_trained_on(shared: Path) -> None:
+    lines = (shared / "tiny-imagenet-200" / "classes.tsv").read_text().splitlines()
+    assert [f"{label.synset}\t{label.name}" for label in read_labels("tiny-imagenet-200")] == lines

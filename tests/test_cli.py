@@ -1,0 +1,113 @@
+"""The command line as scripts and people use it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from resnext_hub import cli
+from resnext_hub.models.manifest import default_manifest
+
+
+def test_list_fits_a_terminal_and_names_everything(capsys: Any) -> None:
+    assert cli.main(["list"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert all(len(line) <= 80 for line in out.splitlines())
+    names = [line.split()[0] for line in out.splitlines()[1:] if line and line[0].islower()]
+    assert names[: len(default_manifest().checkpoints)] == list(default_manifest().checkpoints)
+    swsl = next(line for line in out.splitlines() if line.startswith("resnext101_32x16d_swsl"))
+    assert "84.80" in swsl
+    assert "83.34" in swsl
+
+
+def test_list_json(capsys: Any) -> None:
+    assert cli.main(["list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == list(default_manifest().checkpoints)
+    assert rows[0]["license"] == "CC-BY-NC-4.0"
+
+
+def test_classify(photo: Path, capsys: Any, tmp_path: Path) -> None:
+    picture = tmp_path / "new" / "picture.png"
+    command = ["classify", str(photo), "--variant", "resnext_tiny", "--top", "3", "--picture", str(picture)]
+    assert cli.main(command) == 0
+    out, _ = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0] == str(photo)
+    assert len(lines) == 4
+    shares = [float(line.split("%")[0]) for line in lines[1:]]
+    assert shares == sorted(shares, reverse=True)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_classify_json_and_a_broken_photo_among_good_ones(photo: Path, capsys: Any, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(photo.read_bytes()[:5000])
+    photos = [str(photo), str(tmp_path / "broken.jpg"), str(tmp_path / "none.jpg"), str(photo)]
+    assert cli.main(["classify", *photos, "--variant", "resnext_tiny", "--json"]) == 1
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["image"] for row in rows] == photos
+    assert ["predictions" in row for row in rows] == [True, False, False, True]
+    assert "broken or cut short" in rows[1]["error"]
+    assert "There is no file" in rows[2]["error"]
+    assert rows[0] == rows[3]
+    assert rows[0]["predictions"][0].keys() == {"index", "synset", "label", "probability"}
+    assert err.count("resnext-hub: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--variant", "resnext50"], 2, "Did you mean"),
+        (["--variant", "resnext_tiny", "--top", "201"], 2, "has 200 classes"),
+        (["b.jpg", "--variant", "resnext_tiny", "--picture", "p.png"], 2, "--picture takes one photo"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], status: int, message: str, capsys: Any) -> None:
+    assert cli.main(["classify", "a.jpg", *arguments]) == status
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["classify"], ["classify", "a.jpg", "--top", "0"], ["nonsense"]])
+def test_arguments_that_do_not_parse(arguments: list[str], capsys: Any) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+
+
+def test_no_weights_in_reach(run_python: Any, copy_repository: Any, manifest_json: Any, served: Any) -> None:
+    manifest = json.loads(json.dumps(manifest_json))
+    url = f"{served[1]}/none-12345678.pth"
+    for checkpoint in manifest["checkpoints"].values():
+        if checkpoint["entrypoint"] == "resnext50_32x4d":
+            checkpoint["sources"] = [checkpoint["sources"][0] | {"url": url}]
+    root = copy_repository("resnext_hub", manifest)
+    done = run_python(
+        f"import sys\nsys.path.insert(0, {str(root.parent)!r})\n"
+        "from resnext_hub import cli\nsys.exit(cli.main(['classify', 'a.jpg']))\n",
+        check=False,
+    )
+    assert done.returncode == 3
+    assert f"Tried: {url} (HTTP Error 404" in done.stderr
+    assert "--variant resnext_tiny" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_seen_enough() -> None:
+    command = f"{sys.executable} -m resnext_hub.cli list --json | head -c 10"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
+def test_help_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for arguments in (["--help"], ["classify", "--help"], ["list", "--help"]):
+        with pytest.raises(SystemExit):
+            cli.main(arguments)
+        assert all(len(line) <= 80 for line in capsys.readouterr().out.splitlines())

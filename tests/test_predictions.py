@@ -1,0 +1,104 @@
+"""Scores become named predictions; logits are not taken for probabilities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from resnext_hub.models.manifest import default_manifest
+from resnext_hub.processing_utils import Prediction, pick_n_best, plot_predictions, read_labels, top_predictions
+
+
+def softmax(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).softmax(1)
+
+
+def nvidias_pick_n_best(predictions: torch.Tensor, labels: list[str], n: int) -> list[list[tuple[str, str]]]:
+    """What NVIDIA's function of this name returns, written from its documentation."""
+    results = []
+    for sample in predictions.float().numpy():
+        best = sorted(range(len(sample)), key=lambda i: -sample[i])[:n]
+        results.append([(labels[i], f"{100 * sample[i]:.1f}%") for i in best])
+    return results
+
+
+def test_labels_are_the_published_ones(shared: Path) -> None:
+    rows = [line.split("\t") for line in (shared / "imagenet-1k-classes.tsv").read_text().splitlines()]
+    assert [[str(label.index), label.synset, label.name] for label in read_labels()] == rows
+
+
+def test_label_sets() -> None:
+    for name, label_set in default_manifest().label_sets.items():
+        labels = read_labels(name)
+        assert len(labels) == label_set.classes
+        assert [label.index for label in labels] == list(range(len(labels)))
+        assert len({label.synset for label in labels}) == len(labels)
+        assert all(label.synset.startswith("n") and label.name for label in labels)
+    assert read_labels()[0].name == "tench, Tinca tinca"
+    with pytest.raises(ValueError, match="no label set 'cats'; there are imagenet-1k, tiny-imagenet-200"):
+        read_labels("cats")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("n", [1, 5, 1000])
+def test_pick_n_best_is_nvidias(n: int, dtype: torch.dtype, capsys: Any) -> None:
+    probabilities = softmax(3, 1000).to(dtype)
+    got = pick_n_best(predictions=probabilities, n=n)
+    assert got == nvidias_pick_n_best(probabilities, [label.name for label in read_labels()], n)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_logits_are_asked_about() -> None:
+    logits = torch.randn(2, 1000) * 5
+    with pytest.raises(
+        ValueError, match=r"look like logits. Pass torch.nn.functional.softmax\(output, dim=1\), or from_logits=True"
+    ):
+        pick_n_best(logits)
+    assert pick_n_best(logits, from_logits=True) == pick_n_best(logits.softmax(1))
+    huge = top_predictions(torch.tensor([[1e4, -1e4]]), 1, from_logits=True, labels=["a", "b"])
+    assert huge == [[Prediction(0, None, "a", 1.0)]]
+
+
+@pytest.mark.parametrize(
+    ("scores", "n", "labels", "message"),
+    [
+        (softmax(1, 10), 5, "imagenet-1k", "10 scores a sample but 1000 labels in 'imagenet-1k'"),
+        (softmax(1, 3), 2, ["a", "b"], "3 scores a sample but 2 labels"),
+        (softmax(1, 3), 4, ["a", "b", "c"], r"n must be in 1\.\.3, got 4"),
+        (softmax(1, 3), 0, ["a", "b", "c"], r"n must be in 1\.\.3, got 0"),
+        (softmax(1, 3)[0], 1, ["a", "b", "c"], r"got shape \(3,\)"),
+        (torch.tensor([[float("nan"), 1.0]]), 1, ["a", "b"], "NaN"),
+        (torch.tensor([[0.5, 0.2]]), 1, ["a", "b"], "not probabilities"),
+        (torch.tensor([[1.5, -0.5]]), 1, ["a", "b"], "not probabilities"),
+    ],
+)
+def test_wrong_scores_are_refused(scores: torch.Tensor, n: int, labels: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pick_n_best(scores, n, labels=labels)
+
+
+def test_predictions_carry_index_synset_label_probability() -> None:
+    scores = np.full((1, 1000), 1e-4, np.float32)
+    scores[0, 652] = 1 - 999e-4
+    (best,) = top_predictions(scores, 1)[0]
+    assert (best.index, best.synset, best.label) == (652, "n03763968", "military uniform")
+    assert best.probability == pytest.approx(1 - 999e-4)
+    assert top_predictions(np.zeros((0, 1000), np.float32)) == []
+
+
+def test_equals_are_ordered_by_index() -> None:
+    assert [p.index for p in top_predictions([[0.25] * 4], 4, labels=list("abcd"))[0]] == [0, 1, 2, 3]
+
+
+def test_the_picture_shows_the_bars(photo: Path, tmp_path: Path) -> None:
+    predictions = [Prediction(0, None, "first, synonym", 0.7), Prediction(1, None, "second", 0.1)]
+    figure = plot_predictions(photo, predictions, title="resnext_tiny")
+    image, bars = figure.axes
+    assert image.images[0].get_array().shape == (600, 512, 3)  # type: ignore[union-attr]
+    assert [t.get_text() for t in bars.get_yticklabels()] == ["first", "second"]
+    assert [round(p.get_width()) for p in bars.patches] == [70, 10]  # type: ignore[attr-defined]
+    figure.savefig(tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
