@@ -162,12 +162,11 @@ def test_an_animation_shows_its_first_frame(picture: Image.Image) -> None:
         (np.zeros((4, 4, 2), np.uint8), r"got \(4, 4, 2\)"),
         (np.zeros((0, 4, 3), np.uint8), r"got \(0, 4, 3\)"),
         (np.zeros((4, 4, 3), np.int64), "not int64"),
-        (np.full((4, 4, 3), 2.0), "already normalised"),
+        (np.full((4, 4, 3), 2.0), "lready normalised"),
         (np.full((4, 4, 3), np.nan), "must be in 0..1"),
         (torch.zeros(4, 4, 3), r"got \(4, 4, 3\)"),
-        (torch.randn(3, 8, 8), "already normalised"),
+        (-torch.ones(3, 8, 8), "lready normalised"),
     ],
-    ids=lambda v: str(v)[:20],
 )
 def test_what_is_no_image_is_refused_in_one_sentence(source: Any, message: str) -> None:
     with pytest.raises(ImageError, match=message):
