@@ -39,6 +39,15 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument("--picture", type=Path, metavar="FILE", help="save image and bars (one photo only)")
     classify.add_argument("--allow-private", action="store_true", help="fetch URLs at private addresses too")
     classify.set_defaults(run=_classify)
+
+    cache = commands.add_parser("cache", help="the checkpoints on this machine")
+    actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, run, text in (
+        ("list", _cache_list, "files, sizes, dates, sources, and what can go"),
+        ("verify", _cache_verify, "hash every file again"),
+        ("prune", _cache_prune, "remove what can go"),
+    ):
+        actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.").set_defaults(run=run)
     return parser
 
 
@@ -95,7 +104,7 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
         return _fail(f"--top {arguments.top}: {checkpoint.name} has {checkpoint.num_classes} classes.", EXIT_USAGE)
 
     from .inference.classifier import classifier
-    from .models.download import CheckpointError
+    from .models.cache import CheckpointError
     from .processing_utils import ImageError, plot_predictions
 
     try:
@@ -126,6 +135,58 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
             figure.savefig(arguments.picture, dpi=150)
             print(f"saved {arguments.picture}", file=sys.stderr)
     return status
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"
+
+
+def _cache_list(arguments: argparse.Namespace, manifest: Manifest) -> int:
+    from .models.cache import checkpoints_folder, inventory
+
+    items = inventory(manifest)
+    print(checkpoints_folder())
+    for item in items:
+        print(f"{_size(item.bytes):>13}  {item.path.name}")
+        if item.removable:
+            print(f"{'':15}can go: {item.removable}")
+        elif item.source is None:
+            print(f"{'':15}{f'mapped copy of {item.checkpoint.name}' if item.checkpoint else 'under way'}")
+        elif item.record is None:
+            print(f"{'':15}{item.checkpoint.name if item.checkpoint else ''}, not hashed yet")
+        else:
+            known = "verified" if item.source.hash else "unverified: no hash is published"
+            print(f"{'':15}{item.checkpoint.name if item.checkpoint else ''}, {known}, {item.record.date[:10]}")
+            print(f"{'':15}sha256 {item.record.sha256[:16]}…  {item.record.source}")
+    removable = sum(item.bytes for item in items if item.removable)
+    print(
+        f"{_size(sum(item.bytes for item in items)):>13}  in all; {_size(removable)} can go (resnext-hub cache prune)"
+    )
+    return EXIT_OK
+
+
+def _cache_verify(arguments: argparse.Namespace, manifest: Manifest) -> int:
+    from .models.cache import CheckpointError, inventory, verify
+
+    status = EXIT_OK
+    for item in inventory(manifest):
+        if item.source is None:
+            continue
+        try:
+            print(f"{item.path.name}: sha256 {verify(item.path, item.source, again=True)}", flush=True)
+        except CheckpointError as error:
+            status = _fail(str(error), EXIT_WEIGHTS)
+    return status
+
+
+def _cache_prune(arguments: argparse.Namespace, manifest: Manifest) -> int:
+    from .models.cache import inventory
+
+    for item in inventory(manifest):
+        if item.removable:
+            item.path.unlink(missing_ok=True)
+            print(f"removed {item.path.name} ({_size(item.bytes)}): {item.removable}")
+    return EXIT_OK
 
 
 def _fail(message: str, status: int) -> int:

@@ -1,9 +1,22 @@
-"""A file of weights -> a state_dict with the network's own keys -> a network that has them."""
+"""A verified file -> tensors mapped, not copied -> a network that has them.
+
+A file of ``torch.save`` since 1.6 is a zip archive whose tensors lie aligned, and is mapped where it is. Older ones, and
+safetensors, are converted once to such an archive. A mapped tensor costs no memory until it is read, and then only page
+cache, which all processes share; it is private and writable: an optimizer's step copies the pages that it touches and
+never reaches the file.
+
+What mapping asks for: the file must not be truncated in place while a network uses it (the process would die of SIGBUS).
+This project only ever replaces files by renaming, which leaves a mapping its old file; so do pip, git and rsync.
+"""
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,15 +24,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .download import CheckpointError
+from .cache import CheckpointError, lock, mapped_copy
 
-__all__ = ["load_into", "normalise_keys", "read_state_dict"]
+__all__ = ["load_into", "mapped_state_dict", "normalise_keys", "read_state_dict"]
+
+log = logging.getLogger("resnext_hub")
+
+ALIGNMENT = 64  # bytes; torch.save's own. On unaligned tensors vector instructions round in another order.
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path, *, mmap: bool = False) -> dict[str, Tensor]:
     """The state_dict in a file of ``torch.save``, legacy or zip; a training checkpoint's ``state_dict`` entry too.
 
-    Nothing in the file is executed (``weights_only=True``).
+    Nothing in the file is executed (``weights_only=True``). ``mmap`` maps the tensors (zip only).
 
     Raises:
         FileNotFoundError: no such file.
@@ -29,7 +46,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint file {path}.")
     try:
-        data: Any = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        data: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than weights, and nothing in a checkpoint is executed: {str(error).splitlines()[0]}"
@@ -41,6 +62,39 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(data, dict) or not all(isinstance(v, Tensor) for v in data.values()):
         raise CheckpointError(f"{path} holds a {type(data).__name__}, expected a state_dict (name -> tensor).")
     return dict(data)
+
+
+def mapped_state_dict(path: Path, digest: str) -> dict[str, Tensor]:
+    """The state_dict in a verified file, its tensors mapped; ``digest`` names the converted copy that some files need."""
+    if zipfile.is_zipfile(path):
+        state = read_state_dict(path, mmap=True)
+        if all(tensor.data_ptr() % ALIGNMENT == 0 for tensor in state.values()):
+            return state
+    copy = mapped_copy(path, digest)
+    if not copy.exists():
+        with lock(path):
+            if not copy.exists() and not _convert(path, copy):
+                return read_state_dict(path)
+    return read_state_dict(copy, mmap=True)
+
+
+def _convert(path: Path, copy: Path) -> bool:
+    """Write a file's tensors anew as an aligned zip archive; False where the cache has no room or cannot be written."""
+    log.info("converting %s, once, so that it can be mapped", path.name)
+    part = copy.with_name(copy.name + ".part")
+    try:
+        torch.save(read_state_dict(path), part)
+        os.replace(part, copy)
+    except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError on a full disk
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        if isinstance(error, CheckpointError):
+            raise
+        log.warning("%s could not be converted and is read the slow way: %s", path.name, error)
+        return False
+    finally:
+        part.unlink(missing_ok=True)
+    return True
 
 
 def normalise_keys(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -69,7 +123,9 @@ def load_into(
     key_map: Callable[[str], str] | None = None,
     origin: str = "the checkpoint",
 ) -> None:
-    """Copy a state_dict into a network: every key must have its place; ``head=False`` leaves ``fc`` as it is.
+    """Put a state_dict's tensors into a network: every key must have its place; ``head=False`` leaves ``fc`` as it is.
+
+    The network takes the tensors themselves where they fit its dtype and lie on the default device, copies elsewhere.
 
     Raises:
         CheckpointError: keys are missing or too many, or shapes differ; the message names the first few.
@@ -77,12 +133,14 @@ def load_into(
     if key_map is not None:
         state_dict = {key_map(key.removeprefix("module.")): tensor for key, tensor in state_dict.items()}
     state = normalise_keys(state_dict)
+    own = network.state_dict()
     if not head:
-        own = network.state_dict()
         state = {k: v for k, v in state.items() if not k.startswith("fc.")}
         state |= {k: v for k, v in own.items() if k.startswith("fc.")}
+    device = torch.get_default_device()
+    state = {k: v.to(device, own[k].dtype) if k in own else v for k, v in state.items()}
     try:
-        network.load_state_dict(state)
+        network.load_state_dict(state, assign=True)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:]]
         shown = " ".join(line if len(line) < 300 else line[:300] + "…" for line in lines[:3])

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from ..mount import register
-from .checkpoints import load_into, read_state_dict
-from .download import CheckpointError, local_file
+from .cache import CheckpointError
+from .checkpoints import load_into, mapped_state_dict, read_state_dict
+from .download import local_file
 from .manifest import Architecture, Checkpoint, Manifest, default_manifest
 from .resnext import BasicBlock, Bottleneck, ResNeXt, SqueezeExcite, Stage
 
@@ -73,11 +74,12 @@ def _build_to_fill(architecture: Architecture, num_classes: int, options: Mappin
     """A network whose weights are about to be overwritten: 17 s of random initialisation saved on the 32x48d."""
     if options.get("norm_layer") is not None:  # may hold state that no checkpoint fills
         return build(architecture, num_classes, **options)
+    device = torch.get_default_device()
     with torch.device("meta"):
         network = build(architecture, num_classes, **options)
-    network.to_empty(device=torch.get_default_device())
-    if not head:
-        network.reset_classifier(num_classes)
+    if not head and num_classes:
+        with device:
+            network.fc = torch.nn.Linear(network.num_features, num_classes)
     return network
 
 
@@ -86,6 +88,7 @@ def load(
     num_classes: int | None = None,
     progress: bool = True,
     *,
+    verify: bool = False,
     file: str | Path | None = None,
     key_map: Callable[[str], str] | None = None,
     **network_options: Any,
@@ -96,6 +99,7 @@ def load(
         num_classes: None for the checkpoint's own. Another number puts a new, initialised head on the pretrained
             features (torchvision raises there); 0 leaves the head out.
         progress: show a bar while the file is fetched.
+        verify: hash the cached file again, though it is as it was when it was hashed before.
         file: take the weights from this file instead of the published one; its head must be ``num_classes`` wide.
         key_map: rename the file's keys first.
 
@@ -105,8 +109,11 @@ def load(
     """
     num_classes = checkpoint.num_classes if num_classes is None else num_classes
     head = num_classes > 0 and (file is not None or num_classes == checkpoint.num_classes)
-    path = local_file(checkpoint, progress) if file is None else file
-    state = read_state_dict(path)
+    if file is None:
+        path, digest = local_file(checkpoint, progress, again=verify)
+        state = mapped_state_dict(path, digest)
+    else:
+        path, state = file, read_state_dict(file)
     network = _build_to_fill(checkpoint.architecture, num_classes, network_options, head)
     load_into(network, state, head=head, key_map=key_map, origin=str(path))
     if file is None and checkpoint.license is not None and not checkpoint.license.commercial_use:

@@ -1,0 +1,225 @@
+"""What lies in the cache, and what is known of it.
+
+Published files lie in torch.hub's own ``checkpoints`` folder, where the original repositories leave theirs. Beside them, in
+``.resnext-hub``, lie this project's: what was found when a file was hashed (``*.json``), downloads under way (``*.part``),
+locks, and copies of old files in a format that can be memory-mapped (``*.mapped``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import torch
+
+from .manifest import ROOT, Checkpoint, Hash, Manifest, Source
+
+__all__ = [
+    "CheckpointError",
+    "Item",
+    "Record",
+    "checkpoints_folder",
+    "find",
+    "inventory",
+    "lock",
+    "mapped_copy",
+    "own_file",
+    "target",
+    "verify",
+]
+
+log = logging.getLogger("resnext_hub")
+
+BROKEN_OFF_AFTER = 600  # seconds that a part has not grown: no process is writing it any more
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A file's state when it was last hashed, and its sha256: the same state is not hashed again."""
+
+    bytes: int
+    mtime_ns: int
+    inode: int
+    sha256: str
+    source: str
+    date: str
+
+
+def checkpoints_folder() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def own_file(path: Path, suffix: str) -> Path:
+    """This project's file about a checkpoint file: its record, lock, part or mapped copy."""
+    return checkpoints_folder() / ".resnext-hub" / f"{path.name}{suffix}"
+
+
+def mapped_copy(path: Path, digest: str) -> Path:
+    """The copy of a file with this sha256 that can be memory-mapped."""
+    return own_file(path, f".{digest[:16]}.mapped")
+
+
+def target(checkpoint: Checkpoint, source: Source) -> Path:
+    """Where a source's file lies or will lie. Mirrors all name theirs "model.safetensors", so those are named here."""
+    if source.path is not None:
+        return ROOT / source.path
+    if source.format == "safetensors" and source.hash is not None:
+        return checkpoints_folder() / f"{checkpoint.name}-{source.hash.value[:8]}.safetensors"
+    return checkpoints_folder() / source.filename
+
+
+def find(checkpoint: Checkpoint) -> tuple[Path, Source] | None:
+    """The first source whose file is on this machine."""
+    for source in checkpoint.sources:
+        path = target(checkpoint, source)
+        if path.is_file():
+            return path, source
+    return None
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Let one process at a time fetch or convert a file; eight ranks fetch it once."""
+    file = own_file(path, ".lock")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    guard = filelock.FileLock(file)
+    try:
+        guard.acquire(timeout=1)
+    except filelock.Timeout:
+        log.info("waiting for another process that is fetching or converting %s", path.name)
+        guard.acquire()
+    try:
+        yield
+    finally:
+        guard.release()
+
+
+def read_record(path: Path) -> Record | None:
+    try:
+        return Record(**json.loads(own_file(path, ".json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # none, or one of another version: the file is hashed again
+        return None
+
+
+def _write_record(path: Path, record: Record) -> None:
+    file = own_file(path, ".json")
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(dataclasses.asdict(record), indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, file)
+    except OSError as error:  # a read-only cache: it is hashed at every load
+        log.debug("no record of %s could be kept: %s", path, error)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(path: Path, source: Source, *, again: bool = False, inside: Path | None = None) -> str:
+    """The file's sha256, once it is known to be the published file.
+
+    Known by what the manifest has: a length; a whole sha256, or the prefix in the file's name (8 hex digits: they tell a
+    broken file from a whole one, not an honest one from a forged one). Where a publisher states no hash, the digest found
+    at first use is held from then on. A state that was hashed before (length, modification time, inode) is not hashed
+    again unless ``again``.
+
+    Args:
+        inside: the file that the record is about, where ``path`` has not got its name yet.
+
+    Raises:
+        CheckpointError: it is another file; the message says what was expected.
+    """
+    status = path.stat()
+    if source.bytes is not None and status.st_size != source.bytes:
+        raise CheckpointError(
+            f"{path} has {status.st_size:,} bytes where {source.bytes:,} were published: it was cut short or replaced."
+        )
+    # A file of this repository is small and under version control: no record is kept of it.
+    record = None if source.path is not None else read_record(inside or path)
+    state = (status.st_size, status.st_mtime_ns, status.st_ino)
+    if record is not None and (record.bytes, record.mtime_ns, record.inode) == state and not again:
+        digest = record.sha256
+    else:
+        digest = sha256(path)
+    _compare(path, source.hash, digest, record)
+    if source.path is not None:
+        return digest
+    if record is None or (record.bytes, record.mtime_ns, record.inode, record.sha256) != (*state, digest):
+        if source.hash is None and record is None:
+            log.warning(
+                "%s: its publisher states no hash, so this first copy is unverified; held from now on.", path.name
+            )
+        date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        _write_record(inside or path, Record(*state, sha256=digest, source=source.url or "", date=date))
+    return digest
+
+
+def _compare(path: Path, expected: Hash | None, digest: str, record: Record | None) -> None:
+    if expected is not None and not digest.startswith(expected.value):
+        dots = "…" if expected.kind == "sha256-prefix" else ""
+        raise CheckpointError(
+            f"{path} is not the published file: its sha256 is {digest}, expected {expected.value}{dots}."
+        )
+    if expected is None and record is not None and record.sha256 != digest:
+        raise CheckpointError(
+            f"{path} has changed: its sha256 is {digest}, and was {record.sha256} when it was first used ({record.date}). "
+            f"If you replaced it yourself, delete {own_file(path, '.json')} too."
+        )
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file in the cache. ``removable`` says why it can go, None where it is of use; ``record`` what is known of it."""
+
+    path: Path
+    bytes: int
+    checkpoint: Checkpoint | None
+    source: Source | None
+    record: Record | None
+    removable: str | None
+
+
+def _own_item(path: Path, published: dict[str, Item]) -> Item | None:
+    """What a file in this project's own folder is: a mapped copy or what a broken-off download left."""
+    size = path.stat().st_size
+    if path.suffix == ".part":
+        idle = time.time() - path.stat().st_mtime > BROKEN_OFF_AFTER
+        return Item(path, size, None, None, None, "a download or conversion that was broken off" if idle else None)
+    if path.suffix == ".mapped":
+        name, digest, _ = path.name.rsplit(".", 2)
+        of = published.get(name)
+        current = of is not None and of.record is not None and of.record.sha256.startswith(digest)
+        why = None if current else "a mapped copy of a file that is no longer there"
+        return Item(path, size, of and of.checkpoint, None, None, why)
+    return None
+
+
+def inventory(manifest: Manifest) -> list[Item]:
+    """The manifest's files in the cache, their mapped copies, and what can go. Other projects' files are not looked at."""
+    published: dict[str, Item] = {}
+    for checkpoint in manifest.checkpoints.values():
+        for source in checkpoint.sources:
+            path = target(checkpoint, source)
+            if source.path is None and path.is_file():
+                published[path.name] = Item(path, path.stat().st_size, checkpoint, source, read_record(path), None)
+    own = checkpoints_folder() / ".resnext-hub"
+    found = sorted(own.iterdir()) if own.is_dir() else []
+    return [*published.values(), *(item for path in found if (item := _own_item(path, published)))]

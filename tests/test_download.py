@@ -1,0 +1,592 @@
+"""From URLs to one verified file, against a loopback server that misbehaves by script."""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from resnext_hub.models import cache, checkpoints, download
+from resnext_hub.models.cache import CheckpointError
+from resnext_hub.models.download import UnreachableError, local_file
+from resnext_hub.models.entrypoints import load
+from resnext_hub.models.manifest import Architecture, Checkpoint, Hash, Source, default_manifest
+
+from .conftest import ROOT, randomise
+
+CONTENT = os.urandom(400_000)
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+SMALL = Architecture("Bottleneck", (1, 1, 1, 1), 4, 16, None, 16, True)
+
+
+class Scripted(ThreadingHTTPServer):
+    """Answers each request with the next step of its script, then as a good server does."""
+
+    daemon_threads = True
+    content = CONTENT
+    etag = '"one"'
+    script: list[str]
+    seen: list[dict[str, str]]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Scripted  # type: ignore[assignment]
+
+    def do_GET(self) -> None:
+        server = self.server
+        server.seen.append({"path": self.path, **dict(self.headers)})
+        step, _, argument = (server.script.pop(0) if server.script else "good").partition(" ")
+        self.close_connection = True
+        content = server.content
+        start = 0
+        asked = self.headers.get("Range")
+        if asked and self.headers.get("If-Range", server.etag) == server.etag and step != "whole":
+            start = int(asked.removeprefix("bytes=").rstrip("-"))
+        if step.isdigit():
+            self.send_response(int(step))
+            if argument:
+                self.send_header("Retry-After", argument)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if step == "wrong":
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        body, kind = content[start:], "application/octet-stream"
+        if step == "html":
+            body, kind = b"<html>log in</html>", "text/html; charset=utf-8"
+        if step == "gzip":
+            body = gzip.compress(body)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Type", kind)
+        self.send_header("ETag", server.etag)
+        announced = len(body) + (int(argument) if step == "announce" else 0)
+        if step != "chunked":
+            self.send_header("Content-Length", str(announced))
+        if step == "gzip":
+            self.send_header("Content-Encoding", "gzip")
+        if start:
+            shown = 0 if step == "otherrange" else start
+            self.send_header("Content-Range", f"bytes {shown}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        if step == "cut":
+            body = body[: int(argument)]
+        for i in range(0, len(body), 20_000):
+            self.wfile.write(body[i : i + 20_000])
+            if step == "slow":
+                self.wfile.flush()
+                time.sleep(float(argument))
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+
+@pytest.fixture
+def server() -> Iterator[Scripted]:
+    with Scripted(("127.0.0.1", 0), Handler) as server:
+        server.script, server.seen = [], []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    for name in ("http_proxy", "https_proxy", "RESNEXT_HUB_MIRROR", "RESNEXT_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(download, "BACKOFF", 0.001)
+    return tmp_path / "home" / "hub" / "checkpoints"
+
+
+def described(*sources: Source) -> Checkpoint:
+    import dataclasses
+
+    return dataclasses.replace(default_manifest().resolve("resnet18_ssl"), sources=sources)
+
+
+def source_at(server: Scripted, **changes: Any) -> Source:
+    values = {"path": None, "format": "pth-legacy", "bytes": len(CONTENT), "hash": Hash("sha256-prefix", DIGEST[:8])}
+    return Source(**({"url": f"{server.url}/file-{DIGEST[:8]}.pth"} | values | changes))
+
+
+def left(home: Path) -> list[str]:
+    """Everything in the cache but locks and records."""
+    return sorted(
+        str(p.relative_to(home)) for p in home.rglob("*") if p.is_file() and not p.name.endswith((".lock", ".pth.json"))
+    )
+
+
+NAME = f"file-{DIGEST[:8]}.pth"
+
+
+def test_a_good_download(server: Scripted, home: Path, capfd: Any) -> None:
+    path, digest = local_file(described(source_at(server)), progress=False)
+    assert path.read_bytes() == CONTENT
+    assert digest == DIGEST
+    assert left(home) == [NAME]
+    assert server.seen[0]["User-Agent"].startswith("resnext-hub")
+    assert server.seen[0]["Accept-Encoding"] == "identity"
+    local_file(described(source_at(server)), progress=False)
+    assert len(server.seen) == 1, "fetched once"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_bar_is_on_stderr(server: Scripted, capfd: Any) -> None:
+    local_file(described(source_at(server)), progress=True)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "100" in err
+
+
+@pytest.mark.parametrize("share", range(1, 10))
+def test_cut_and_resumed(server: Scripted, home: Path, share: int) -> None:
+    at = len(CONTENT) * share // 10
+    server.script = [f"cut {at}"]
+    path, _ = local_file(described(source_at(server)), progress=False)
+    assert path.read_bytes() == CONTENT
+    assert [r.get("Range") for r in server.seen] == [None, f"bytes={at}-"]
+    assert server.seen[1]["If-Range"] == '"one"'
+    assert left(home) == [NAME]
+
+
+def test_cut_again_and_again_while_it_gets_on(server: Scripted) -> None:
+    server.script = ["cut 20000"] * 15
+    path, _ = local_file(described(source_at(server)), progress=False)
+    assert path.read_bytes() == CONTENT
+    assert len(server.seen) == 16
+
+
+def test_a_server_without_ranges_begins_anew(server: Scripted) -> None:
+    server.script = ["cut 100000", "whole"]
+    path, _ = local_file(described(source_at(server)), progress=False)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_file_that_changed_between_parts_begins_anew(server: Scripted) -> None:
+    other = os.urandom(len(CONTENT))
+    server.content, server.etag, server.script = other, '"old"', ["cut 100000"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(download, "ATTEMPTS", 1)
+        with pytest.raises(UnreachableError, match="cut off after 100,000 of 400,000"):
+            local_file(described(source_at(server)), progress=False)
+    server.content, server.etag = CONTENT, '"one"'
+    path, _ = local_file(described(source_at(server)), progress=False)
+    assert server.seen[-1]["If-Range"] == '"old"'
+    assert path.read_bytes() == CONTENT
+
+
+def test_another_range_than_asked_for_is_refused(server: Scripted, home: Path) -> None:
+    server.script = ["cut 100000", "otherrange"]
+    with pytest.raises(UnreachableError, match="another range than asked for"):
+        local_file(described(source_at(server)), progress=False)
+    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
+
+
+@pytest.mark.parametrize("extra", [-1000, 1000])
+def test_a_wrong_content_length(server: Scripted, home: Path, extra: int) -> None:
+    server.script = [f"announce {extra}"] * 10
+    with pytest.raises(UnreachableError, match=rf"it has {len(CONTENT) + extra:,} bytes where 400,000 were published"):
+        local_file(described(source_at(server)), progress=False)
+    # Where the manifest knows no length, the announced one must be kept.
+    server.script = [f"announce {extra}"] * 10
+    with pytest.raises(CheckpointError):
+        local_file(described(source_at(server, bytes=None)), progress=False)
+    assert NAME not in left(home)
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("404", "HTTP Error 404"),
+        ("403", "HTTP Error 403"),
+        ("html", "it answers a web page, not a file"),
+        ("gzip", "gzip content, which was not asked for"),
+        ("wrong", "is not the published file: its sha256 is"),
+    ],
+)
+def test_a_source_that_will_not_do_gives_way_to_the_mirror(
+    server: Scripted, home: Path, step: str, message: str
+) -> None:
+    mirror = source_at(server, url=f"{server.url}/mirror/{NAME}")
+    server.script = [step]
+    path, _ = local_file(described(source_at(server), mirror), progress=False)
+    assert path.read_bytes() == CONTENT
+    assert [r["path"] for r in server.seen] == [f"/{NAME}", f"/mirror/{NAME}"]
+    path.unlink()
+    server.script = [step, step]
+    with pytest.raises(UnreachableError, match=f"{NAME} .*{message}.*/mirror/.*{message}.*RESNEXT_HUB_MIRROR"):
+        local_file(described(source_at(server), mirror), progress=False)
+    assert left(home) == []
+
+
+def test_retry_after_is_heeded(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    server.script = ["429 7", f"503 {formatdate(time.time() + 30, usegmt=True)}", "429 100000", "500"]
+    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
+    assert waits[0] == 7
+    assert 25 < waits[1] <= 30
+    assert waits[2] == 60
+    assert waits[3] == pytest.approx(0.008)
+
+
+def test_a_server_that_keeps_failing_is_given_up(server: Scripted) -> None:
+    server.script = ["503"] * 50
+    with pytest.raises(UnreachableError, match="HTTP Error 503"):
+        local_file(described(source_at(server)), progress=False)
+    assert len(server.seen) == download.ATTEMPTS
+
+
+def test_a_trickle_is_given_up(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 100_000, 61))
+    monkeypatch.setattr(download, "SLOWEST", 10**9)
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    with pytest.raises(UnreachableError, match=r"only [\d,]+ bytes in the last"):
+        local_file(described(source_at(server)), progress=False)
+
+
+def test_nobody_at_home(home: Path) -> None:
+    checkpoint = described(Source("http://127.0.0.1:1/a-12345678.pth", None, None, None, None))
+    with pytest.raises(UnreachableError, match="Connection refused"):
+        local_file(checkpoint, progress=False)
+
+
+def test_offline(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESNEXT_HUB_OFFLINE", "1")
+    with pytest.raises(UnreachableError, match=rf"RESNEXT_HUB_OFFLINE is set. Put the file {NAME} into"):
+        local_file(described(source_at(server)), progress=False)
+    assert server.seen == []
+    monkeypatch.setenv("RESNEXT_HUB_OFFLINE", "0")
+    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
+
+
+def test_a_mirror_prefix(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESNEXT_HUB_MIRROR", f"{server.url}/inside/")
+    published = Source(f"http://127.0.0.1:1/x/{NAME}", None, None, None, Hash("sha256", DIGEST))
+    assert local_file(described(published), progress=False)[1] == DIGEST
+    assert server.seen[0]["path"] == f"/inside/{NAME}"
+
+
+def test_a_proxy_is_used(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", server.url)
+    url = f"http://weights.example.org/{NAME}"
+    assert local_file(described(source_at(server, url=url)), progress=False)[1] == DIGEST
+    assert server.seen[0]["path"] == url
+
+
+# What is known of a file, and when it is looked at again.
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    seen: list[Path] = []
+    original = cache.sha256
+    monkeypatch.setattr(cache, "sha256", lambda path: (seen.append(path), original(path))[1])
+    return seen
+
+
+def test_a_file_state_is_hashed_once(server: Scripted, hashed: list[Path]) -> None:
+    checkpoint = described(source_at(server))
+    path, _ = local_file(checkpoint, progress=False)
+    assert len(hashed) == 1
+    local_file(checkpoint, progress=False)
+    assert len(hashed) == 1
+    local_file(checkpoint, progress=False, again=True)
+    assert len(hashed) == 2
+    os.utime(path, ns=(1, 1))
+    local_file(checkpoint, progress=False)
+    assert len(hashed) == 3
+    cache.own_file(path, ".json").write_text('{"version": 99}')  # a later version's record
+    local_file(checkpoint, progress=False)
+    assert len(hashed) == 4
+
+
+def test_a_flipped_bit_is_found(server: Scripted) -> None:
+    checkpoint = described(source_at(server))
+    path, _ = local_file(checkpoint, progress=False)
+    before = path.stat()
+    path.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=r"is not the published file.*Delete it and load again"):
+        local_file(checkpoint, progress=False)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # rot on the disk: the state is as it was
+    local_file(checkpoint, progress=False)
+    with pytest.raises(CheckpointError, match="is not the published file"):
+        local_file(checkpoint, progress=False, again=True)
+
+
+def test_a_file_without_a_published_hash_is_held_to_its_first(server: Scripted, caplog: Any) -> None:
+    checkpoint = described(source_at(server, hash=None, bytes=None))
+    path, _ = local_file(checkpoint, progress=False)
+    assert caplog.text.count("publisher states no hash, so this first copy is unverified") == 1
+    local_file(checkpoint, progress=False)
+    assert caplog.text.count("unverified") == 1
+    path.write_bytes(b"another")
+    with pytest.raises(
+        CheckpointError, match=rf"has changed: its sha256 is .*, and was {DIGEST} when it was first used"
+    ):
+        local_file(checkpoint, progress=False)
+
+
+def test_a_file_left_by_the_originals_is_used(server: Scripted, home: Path) -> None:
+    home.mkdir(parents=True)
+    (home / NAME).write_bytes(CONTENT)
+    assert local_file(described(source_at(server)), progress=False) == (home / NAME, DIGEST)
+    assert server.seen == []
+
+
+# Processes: many at once, killed, out of room.
+
+FETCH = """
+import sys, dataclasses, logging
+from resnext_hub.models import download
+from resnext_hub.models.manifest import Hash, Source, default_manifest
+download.BACKOFF = 0.001
+source = Source(sys.argv[1], None, None, None, Hash("sha256", sys.argv[2]))
+checkpoint = dataclasses.replace(default_manifest().resolve("resnet18_ssl"), sources=(source,))
+print(download.local_file(checkpoint, progress=False)[1])
+"""
+
+
+def start(server: Scripted, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", FETCH, f"{server.url}/{NAME}", DIGEST],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment,
+    )  # fmt: skip
+
+
+def test_eight_processes_fetch_once(server: Scripted) -> None:
+    server.script = ["slow 0.05"]
+    processes = [start(server) for _ in range(8)]
+    for process in processes:
+        out, err = process.communicate(timeout=180)
+        assert out.strip() == DIGEST, err
+    assert len(server.seen) == 1
+
+
+def test_a_killed_process_is_carried_on_from(server: Scripted, home: Path) -> None:
+    server.script = ["slow 0.2"]
+    process = start(server)
+    part = home / ".resnext-hub" / f"{NAME}.part"
+    deadline = time.monotonic() + 60
+    while not (part.exists() and part.stat().st_size >= 40_000) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (home / NAME).exists()
+    size = part.stat().st_size
+    assert 0 < size < len(CONTENT)
+    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
+    assert server.seen[-1]["Range"] == f"bytes={size}-"
+    assert left(home) == [NAME]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """A file system of the size asked for."""
+    mounted = []
+
+    def mount(size: int) -> Path:
+        path = tmp_path / "disk"
+        path.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], capture_output=True)
+        if done.returncode:
+            pytest.skip("needs the right to mount a tmpfs")
+        mounted.append(path)
+        return path
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", "-l", path], check=True)
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["announced", "unannounced"])
+def test_a_full_disk_leaves_nothing_behind(
+    server: Scripted, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, announced: bool
+) -> None:
+    disk = small_disk(200_000)
+    monkeypatch.setenv("TORCH_HOME", str(disk))
+    server.script = [] if announced else ["chunked"]
+    source = source_at(server) if announced else source_at(server, bytes=None)
+    message = r"400,000 bytes are to be fetched and the disk .* has [\d,]+ left" if announced else "is full"
+    with pytest.raises(CheckpointError, match=message):
+        local_file(described(source), progress=False)
+    assert left(disk / "hub" / "checkpoints") == []
+
+
+# From the file to the network.
+
+
+def publish_small(
+    server: Scripted, legacy: bool, architecture: Architecture = SMALL
+) -> tuple[Checkpoint, dict[str, Any]]:
+    import dataclasses
+    import io
+
+    from resnext_hub.models.entrypoints import build
+
+    network = build(architecture, 1000)
+    randomise(network)
+    file = io.BytesIO()
+    torch.save(network.state_dict(), file, _use_new_zipfile_serialization=not legacy)
+    server.content = file.getvalue()
+    source = Source(f"{server.url}/w.pth", None, None, None, Hash("sha256", hashlib.sha256(server.content).hexdigest()))
+    checkpoint = dataclasses.replace(
+        default_manifest().resolve("resnet50_ssl"), architecture=architecture, sources=(source,)
+    )
+    return checkpoint, network.state_dict()
+
+
+@pytest.mark.parametrize("legacy", [True, False], ids=["legacy", "zip"])
+def test_networks_are_mapped_and_only_old_files_converted(server: Scripted, home: Path, legacy: bool) -> None:
+    checkpoint, expected = publish_small(server, legacy)
+    for _ in range(2):
+        network = load(checkpoint, progress=False)
+        assert all(torch.equal(v, expected[k]) for k, v in network.state_dict().items())
+        assert all(p.data_ptr() % 64 == 0 for p in network.parameters())
+    mapped = [name for name in left(home) if name.endswith(".mapped")]
+    assert len(mapped) == legacy
+    file = str(home / (mapped[0] if legacy else "w.pth"))
+    assert file in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize("legacy", [True, False], ids=["legacy", "zip"])
+def test_training_a_mapped_network_leaves_the_file_alone(server: Scripted, home: Path, legacy: bool) -> None:
+    checkpoint, expected = publish_small(server, legacy)
+    network = load(checkpoint, progress=False)
+    digests = {p: cache.sha256(p) for p in home.rglob("*") if p.is_file()}
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    network(torch.randn(2, 3, 64, 64)).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(network.fc.weight, expected["fc.weight"])
+    assert network.bn1.num_batches_tracked == 8
+    assert {p: cache.sha256(p) for p in home.rglob("*") if p.is_file()} == digests
+    again = load(checkpoint, progress=False, verify=True)
+    assert torch.equal(again.fc.weight, expected["fc.weight"])
+
+
+def test_headless_reads_nothing_of_the_head(server: Scripted) -> None:
+    checkpoint, expected = publish_small(server, False)
+    network = load(checkpoint, 0, progress=False)
+    assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 512)
+    assert "fc.weight" not in network.state_dict()
+    other = load(checkpoint, 3, progress=False)
+    assert other.fc.weight.shape == (3, 512)
+    assert 0 < other.fc.weight.abs().max() < 1
+    assert torch.equal(other.conv1.weight, expected["conv1.weight"])
+
+
+def test_an_unaligned_archive_is_converted(server: Scripted, tmp_path: Path) -> None:
+    import zipfile
+
+    checkpoint, expected = publish_small(server, False)
+    moved = tmp_path / "moved.zip"
+    (tmp_path / "plain.zip").write_bytes(server.content)
+    with zipfile.ZipFile(tmp_path / "plain.zip") as old, zipfile.ZipFile(moved, "w") as new:
+        for info in old.infolist():  # written anew without torch's padding
+            new.writestr(zipfile.ZipInfo(info.filename), old.read(info))
+    path = tmp_path / "w2.pth"
+    shutil.copy(moved, path)
+    state = checkpoints.mapped_state_dict(path, "0" * 64)
+    assert all(torch.equal(state[k], v) for k, v in expected.items())
+    assert all(v.data_ptr() % 64 == 0 for v in state.values())
+
+
+def test_no_room_for_the_conversion(
+    server: Scripted, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    checkpoint, expected = publish_small(server, True)
+    disk = small_disk(int(len(server.content) * 1.5))
+    monkeypatch.setenv("TORCH_HOME", str(disk))
+    network = load(checkpoint, progress=False)
+    assert torch.equal(network.fc.weight, expected["fc.weight"])
+    assert "could not be converted and is read the slow way" in caplog.text
+    assert left(disk / "hub" / "checkpoints") == ["w.pth"]
+
+
+def test_safetensors_mirrors(server: Scripted, home: Path) -> None:
+    import dataclasses
+
+    safetensors = pytest.importorskip("safetensors.torch")
+    checkpoint, expected = publish_small(server, True)
+    server.content = safetensors.save({k: v.contiguous() for k, v in expected.items()})
+    digest = hashlib.sha256(server.content).hexdigest()
+    mirror = Source(f"{server.url}/model.safetensors", None, "safetensors", None, Hash("sha256", digest))
+    server.script = ["404"]
+    network = load(dataclasses.replace(checkpoint, sources=(*checkpoint.sources, mirror)), progress=False)
+    assert all(torch.equal(v, expected[k]) for k, v in network.state_dict().items())
+    assert f"{checkpoint.name}-{digest[:8]}.safetensors" in left(home)
+
+
+def test_manifest_mirrors_have_hashes() -> None:
+    for checkpoint in json.loads((ROOT / "weights_manifest.json").read_text())["checkpoints"].values():
+        for source in copy.deepcopy(checkpoint["sources"])[1:]:
+            assert source["hash"]["kind"] == "sha256"
+
+
+def test_the_cache_on_the_command_line(
+    server: Scripted, home: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dataclasses
+
+    from resnext_hub import cli
+
+    checkpoint, _ = publish_small(server, True)
+    manifest = dataclasses.replace(default_manifest(), checkpoints={checkpoint.name: checkpoint})
+    monkeypatch.setattr(cli, "default_manifest", lambda: manifest)
+    load(checkpoint, progress=False)
+    own = home / ".resnext-hub"
+    (own / "other.pth.part").write_bytes(b"1" * 1000)
+    os.utime(own / "other.pth.part", (1, 1))
+    (own / "running.pth.part").write_bytes(b"1" * 1000)
+    (own / "gone.pth.0123456789abcdef.mapped").write_bytes(b"1" * 1000)
+    (home / "somebody_elses.pth").write_bytes(b"1")
+
+    assert cli.main(["cache", "list"]) == 0
+    out = capsys.readouterr().out
+    assert "resnet50_ssl, verified, 20" in out
+    assert "mapped copy of resnet50_ssl" in out
+    assert out.count("can go: ") == 2
+    assert "somebody_elses" not in out
+
+    assert cli.main(["cache", "verify"]) == 0
+    assert hashlib.sha256(server.content).hexdigest() in capsys.readouterr().out
+    (home / "w.pth").write_bytes(b"x")
+    assert cli.main(["cache", "verify"]) == 3
+    assert "is not the published file" in capsys.readouterr().err
+    (home / "w.pth").write_bytes(server.content)
+
+    assert cli.main(["cache", "prune"]) == 0
+    assert "removed other.pth.part" in capsys.readouterr().out
+    assert (home / "somebody_elses.pth").exists()
+    assert [name for name in left(home) if "resnext-hub" in name and name.endswith(".mapped")]
+    assert [p.name for p in own.glob("*.part")] == ["running.pth.part"]
+    (own / "running.pth.part").unlink()
+    (home / "w.pth").unlink()
+    assert cli.main(["cache", "prune"]) == 0
+    assert left(home) == ["somebody_elses.pth"]
