@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .models.manifest import Manifest, UnknownVariantError, default_manifest
+
+if TYPE_CHECKING:
+    from .processing_utils import Prediction
 
 __all__ = ["main"]
 
 # What a shell script can tell apart (also in the README).
 EXIT_OK, EXIT_IMAGE, EXIT_USAGE, EXIT_WEIGHTS = 0, 1, 2, 3
 DEFAULT_VARIANT = "resnext50_32x4d"
+PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     classify = commands.add_parser("classify", help="name what is in photos")
     classify.add_argument("photos", nargs="+", metavar="PHOTO", help="path or URL")
     classify.add_argument("--variant", default=DEFAULT_VARIANT, metavar="V", help=f"default {DEFAULT_VARIANT}")
-    classify.add_argument("--top", type=_positive, default=5, metavar="K", help="how many classes (default 5)")
+    classify.add_argument("--top", type=_positive_number, default=5, metavar="K", help="how many classes (default 5)")
     classify.add_argument("--json", action="store_true", help="one JSON object a photo, a line each")
     classify.add_argument("--picture", type=Path, metavar="FILE", help="save image and bars (one photo only)")
     classify.add_argument("--allow-private", action="store_true", help="fetch URLs at private addresses too")
@@ -51,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
+def _positive_number(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is less than 1")
@@ -94,8 +100,8 @@ def _list(arguments: argparse.Namespace, manifest: Manifest) -> int:
 
 
 def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
-    if arguments.picture is not None and len(arguments.photos) > 1:
-        return _fail("--picture takes one photo.", EXIT_USAGE)
+    if wrong := _wrong_picture(arguments.picture, arguments.photos):
+        return _fail(wrong, EXIT_USAGE)
     try:
         checkpoint = manifest.resolve(arguments.variant)
     except UnknownVariantError as error:
@@ -105,36 +111,63 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
 
     from .inference.classifier import classifier
     from .models.cache import CheckpointError
-    from .processing_utils import ImageError, plot_predictions
+    from .processing_utils import ImageError, open_image, plot_predictions
 
-    try:
-        classify = classifier(checkpoint.name, allow_private=arguments.allow_private)
-    except CheckpointError as error:
-        return _fail(f"{error}\nTry --variant resnext_tiny.", EXIT_WEIGHTS)
-    status = EXIT_OK
+    def failed(photo: str, error: Exception) -> int:
+        if arguments.json:
+            print(json.dumps({"image": photo, "error": str(error)}, ensure_ascii=False), flush=True)
+        return _fail(f"{photo}: {error}", EXIT_IMAGE)
+
+    status, classify = EXIT_OK, None
     for photo in arguments.photos:
         try:
-            predictions = classify(photo, arguments.top)
+            image = open_image(photo, allow_private=arguments.allow_private)
         except (ImageError, OSError) as error:
-            status = EXIT_IMAGE
-            if arguments.json:
-                print(json.dumps({"image": photo, "error": str(error)}, ensure_ascii=False), flush=True)
-            _fail(f"{photo}: {error}", status)
+            status = failed(photo, error)
+            continue
+        try:  # only now: a wrong path need not wait for weights
+            classify = classify or classifier(checkpoint.name)
+        except CheckpointError as error:
+            return _fail(f"{error}\nTry --variant resnext_tiny.", EXIT_WEIGHTS)
+        try:
+            predictions = classify(image, arguments.top)
+        except ImageError as error:
+            status = failed(photo, error)
             continue
         if arguments.json:
             found = [dataclasses.asdict(p) for p in predictions]
             print(json.dumps({"image": photo, "predictions": found}, ensure_ascii=False), flush=True)
         else:
-            print(photo)
-            width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
-            for p in predictions:
-                print(f"  {100 * p.probability:5.1f}%  {p.label}"[:width], flush=True)
+            _print_predictions(photo, predictions)
         if arguments.picture is not None:
-            figure = plot_predictions(photo, predictions, title=checkpoint.name, allow_private=arguments.allow_private)
-            arguments.picture.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(arguments.picture, dpi=150)
+            try:
+                arguments.picture.parent.mkdir(parents=True, exist_ok=True)
+                plot_predictions(image, predictions, title=checkpoint.name).savefig(arguments.picture, dpi=150)
+            except OSError as error:
+                return _fail(f"--picture {arguments.picture}: {error}", EXIT_USAGE)
             print(f"saved {arguments.picture}", file=sys.stderr)
     return status
+
+
+def _wrong_picture(picture: Path | None, photos: list[str]) -> str | None:
+    """Why --picture cannot be written, before anything is fetched or computed for it."""
+    if picture is None:
+        return None
+    if len(photos) > 1:
+        return "--picture takes one photo."
+    if picture.suffix.lower() not in PICTURES:
+        return f"--picture {picture}: the name must end in {', '.join(PICTURES)}."
+    if picture.exists() and Path(photos[0]).exists() and picture.samefile(photos[0]):
+        return f"--picture {picture} would replace the photo itself."
+    return None
+
+
+def _print_predictions(photo: str, predictions: Sequence[Prediction]) -> None:
+    print(photo)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for p in predictions:
+        line = f"  {100 * p.probability:5.1f}%  {p.label}"
+        print(line if width is None or len(line) <= width else f"{line[: width - 1]}…", flush=True)
 
 
 def _size(count: int) -> str:
@@ -197,6 +230,9 @@ def _fail(message: str, status: int) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     arguments = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no run
     try:
         return arguments.run(arguments, default_manifest())
     except KeyboardInterrupt:

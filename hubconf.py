@@ -369,7 +369,7 @@ def resnext50_32x4d(pretrained=None, progress=True, *, weights=None, num_classes
         pretrained: True means IMAGENET1K_V1; by default there are no weights, as in torchvision.
         progress: show a bar on stderr while the weights are fetched.
         weights: "IMAGENET1K_V1" or "IMAGENET1K_V2", "DEFAULT" (the newest), the
-            same qualified as "resnext50_32x4d_Weights.…", or a member of torchvision's enum.
+            same qualified as "ResNeXt50_32X4D_Weights.…", or a member of torchvision's enum.
         num_classes: other than 1000 puts a new head on the pretrained features; 0 leaves the head out.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer.
 
@@ -395,7 +395,7 @@ def resnext101_32x8d(pretrained=None, progress=True, *, weights=None, num_classe
         pretrained: True means IMAGENET1K_V1; by default there are no weights, as in torchvision.
         progress: show a bar on stderr while the weights are fetched.
         weights: "IMAGENET1K_V1" or "IMAGENET1K_V2", "DEFAULT" (the newest), the
-            same qualified as "resnext101_32x8d_Weights.…", or a member of torchvision's enum.
+            same qualified as "ResNeXt101_32X8D_Weights.…", or a member of torchvision's enum.
         num_classes: other than 1000 puts a new head on the pretrained features; 0 leaves the head out.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer.
 
@@ -420,7 +420,7 @@ def resnext101_64x4d(pretrained=None, progress=True, *, weights=None, num_classe
         pretrained: True means IMAGENET1K_V1; by default there are no weights, as in torchvision.
         progress: show a bar on stderr while the weights are fetched.
         weights: "IMAGENET1K_V1", "DEFAULT" (the newest), the
-            same qualified as "resnext101_64x4d_Weights.…", or a member of torchvision's enum.
+            same qualified as "ResNeXt101_64X4D_Weights.…", or a member of torchvision's enum.
         num_classes: other than 1000 puts a new head on the pretrained features; 0 leaves the head out.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer.
 
@@ -529,6 +529,7 @@ def nvidia_convnets_processing_utils():
 
     ``prepare_input_from_uri(uri, cuda=False)`` -> (1, 3, 224, 224) float32, resized, cropped and normalised.
     ``pick_n_best(predictions, n=5)`` takes probabilities (N, 1000) -> for each sample a list of (label, "97.1%").
+    ``labels=`` names another label set ("tiny-imagenet-200") or gives the names; ``from_logits=True`` takes logits.
     Needs pillow and validators.
     """
     return _module("processing_utils")
@@ -537,12 +538,14 @@ def nvidia_convnets_processing_utils():
 def classifier(variant, **options):
     """A callable from images to names: paths, URLs, bytes, PIL images, arrays or tensors, one or many.
 
-    ``classify("photo.jpg")`` -> the top predictions, each with ``.index``, ``.synset``, ``.label``, ``.probability``.
+    ``classify("photo.jpg", top=5)`` -> the top predictions, each with ``.index``, ``.synset``, ``.label``,
+    ``.probability``; a list of images gives a list of such lists, ``batch_size=16`` at a time.
     The checkpoint's own preprocessing, evaluation mode, device and memory format are chosen for you.
 
     Args:
         variant: an entrypoint's name, or a checkpoint's ("resnext50_32x4d.IMAGENET1K_V1").
-        options: device, allow_private, progress; see inference/classifier.py.
+        options: device; progress; and of images, allow_private (fetch from private addresses too), schemes,
+            max_bytes, max_pixels, timeout.
 
     Raises:
         ValueError: no such variant; near names are suggested.

@@ -11,6 +11,7 @@ import copyreg
 import functools
 import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import os.path
 import pkgutil
@@ -54,6 +55,14 @@ def _importable_from(root: Path) -> bool | None:
     return any(Path(entry).resolve() == root for entry in spec.submodule_search_locations or ())
 
 
+def _installed() -> bool:
+    try:
+        importlib.metadata.distribution("resnext-hub")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def mount(root: str | os.PathLike[str]) -> ModuleType:
     """The package of the checkout at ``root``: the one mounted before if its content is the same, else a new one.
 
@@ -76,9 +85,10 @@ def mount(root: str | os.PathLike[str]) -> ModuleType:
         name = f"{NAME}_{hashlib.blake2b(key.encode(), digest_size=4).hexdigest()}"
     else:
         found = _importable_from(root)
-        if found:
+        if found:  # installed editable, or the working folder is the one that holds a checkout of this name
             package = importlib.import_module(NAME)
             setattr(package, _KEY, key)
+            package.__dict__["__mounted__"] = not _installed()
             return package
         if found is False:
             name = f"{NAME}_{hashlib.blake2b(key.encode(), digest_size=4).hexdigest()}"
@@ -117,9 +127,6 @@ class _ClassReference:
     def __init__(self, cls: type) -> None:
         self.cls = cls
 
-    def __deepcopy__(self, memo: object) -> type:
-        return self.cls
-
     def __reduce__(self) -> tuple[Any, ...]:
         package, _, module = self.cls.__module__.partition(".")
         found_by = {
@@ -135,17 +142,33 @@ class _ClassReference:
         return eval, (_FIND, found_by)
 
 
-def _reduce(cls: type, instance: object) -> tuple[Any, ...]:
-    _, arguments, *state = instance.__reduce_ex__(4)
-    assert isinstance(arguments, tuple)
-    return object.__new__, (_ClassReference(cls), *arguments[1:]), *state
+class _New:
+    """``object.__new__(cls)`` when it is called (copy.copy does), and something that finds the class when it is
+    pickled.
+
+    One for each class, so that a pickle holds the expression once, however many blocks a network has.
+    """
+
+    def __init__(self, cls: type) -> None:
+        self.cls = cls
+
+    def __call__(self) -> object:
+        return object.__new__(self.cls)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial, (object.__new__, _ClassReference(self.cls))
+
+
+def _reduce(new: _New, instance: object) -> tuple[Any, ...]:
+    _, _, *state = instance.__reduce_ex__(4)
+    return new, (), *state
 
 
 def register(*classes: type) -> None:
     """Let instances of these classes be pickled and unpickled in processes that have not mounted the checkout.
 
-    Does nothing where the package is importable by its name (installed, or run from its parent folder).
+    Does nothing where the package is installed, and so importable by its name anywhere.
     """
     for cls in classes:
         if sys.modules[cls.__module__.partition(".")[0]].__dict__.get("__mounted__"):
-            copyreg.pickle(cls, functools.partial(_reduce, cls))  # type: ignore[arg-type]
+            copyreg.pickle(cls, functools.partial(_reduce, _New(cls)))  # type: ignore[arg-type]

@@ -3,7 +3,8 @@
     python benchmarks/loading.py [--runs 7]
 
 Both load the same file (random weights, the published name, keys, shapes and legacy format) and run one image; the runs
-alternate, so that a machine that slows down slows both. Quote the ratio of the medians: absolute times are the machine's.
+alternate, so that a machine that slows down slows both. Quote the ratio of the medians: absolute times are the
+machine's.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def prepare(folder: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="torch.hub.load of a cached checkpoint, in a fresh process")
     parser.add_argument("--runs", type=int, default=7)
     runs = parser.parse_args().runs
     with tempfile.TemporaryDirectory() as folder:

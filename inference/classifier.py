@@ -18,6 +18,8 @@ from ..processing_utils.predictions import Prediction, top_predictions
 
 __all__ = ["Classifier", "classifier"]
 
+IMAGE_OPTIONS = ("allow_private", "max_bytes", "max_pixels", "schemes", "timeout")
+
 
 def _is_many(images: Any) -> bool:
     """A list, tuple or other iterable of images, or a batch (N, C, H, W), against one image of any kind."""
@@ -45,6 +47,8 @@ class Classifier:
         device: str | torch.device | None = None,
         **image_options: Any,
     ) -> None:
+        if unknown := sorted(image_options.keys() - set(IMAGE_OPTIONS)):
+            raise TypeError(f"Unexpected options {unknown}; there are device and {', '.join(IMAGE_OPTIONS)}.")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         # NHWC is what GPU tensor cores and oneDNN's grouped convolutions work in.
         self.network = network.eval().requires_grad_(False).to(self.device)
@@ -56,26 +60,37 @@ class Classifier:
     def __call__(self, images: Any, top: int = 5, *, batch_size: int = 16) -> list[Any]:
         """The ``top`` predictions of one image, best first; of many (a list, an iterator, a 4-d batch) a list of those.
 
+        Args:
+            images: see `processing_utils.images.open_image`; fetched and decoded in parallel, a batch at a time.
+            top: how many classes, 1..classes.
+            batch_size: images that pass the network together.
+
         Raises:
-            ImageError: an image cannot be used; the message says which.
-            ValueError: ``top`` is not in 1..classes.
+            ImageError, FetchError, FileNotFoundError: an image cannot be used; the message says which.
+            ValueError: ``top`` or ``batch_size`` out of range.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
         if not _is_many(images):
-            return self._classify([images], top)[0]
+            return self._classify([images], top, first=None)[0]
         results: list[list[Prediction]] = []
         batch: list[ImageSource] = []
         for image in images:
             batch.append(image)
             if len(batch) == batch_size:
-                results += self._classify(batch, top)
+                results += self._classify(batch, top, first=len(results))
                 batch = []
-        return results + self._classify(batch, top) if batch else results
+        return results + self._classify(batch, top, first=len(results)) if batch else results
 
     @torch.inference_mode()
-    def _classify(self, images: Sequence[ImageSource], top: int) -> list[list[Prediction]]:
-        batch = torch.from_numpy(prepare_batch(images, self.preset, **self._image_options))
-        logits = self.network(batch.to(self.device, memory_format=torch.channels_last))
+    def _classify(self, images: Sequence[ImageSource], top: int, first: int | None) -> list[list[Prediction]]:
+        batch = torch.from_numpy(prepare_batch(images, self.preset, first=first, **self._image_options))
+        dtype = next(self.network.parameters()).dtype
+        logits = self.network(batch.to(self.device, dtype, memory_format=torch.channels_last))
         return top_predictions(logits, top, from_logits=True, labels=self.labels)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self.network).__name__}, {len(self.labels)} classes, on {self.device})"
 
 
 register(Classifier)
@@ -94,7 +109,7 @@ def classifier(
         variant: an entrypoint's name, or a checkpoint's, e.g. "resnext50_32x4d.IMAGENET1K_V1".
         device: where to run; the GPU if there is one.
         progress: show a bar while the weights are fetched.
-        image_options: allow_private, max_bytes, max_pixels, timeout; see `processing_utils.images.open_image`.
+        image_options: allow_private, schemes, max_bytes, max_pixels, timeout; see `processing_utils.images.open_image`.
 
     Raises:
         UnknownVariantError: no such variant; near names are suggested.

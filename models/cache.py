@@ -1,8 +1,8 @@
 """What lies in the cache, and what is known of it.
 
-Published files lie in torch.hub's own ``checkpoints`` folder, where the original repositories leave theirs. Beside them, in
-``.resnext-hub``, lie this project's: what was found when a file was hashed (``*.json``), downloads under way (``*.part``),
-locks, and copies of old files in a format that can be memory-mapped (``*.mapped``).
+Published files lie in torch.hub's own ``checkpoints`` folder, where the original repositories leave theirs. Beside
+them, in ``.resnext-hub``, lie this project's: what was found when a file was hashed (``*.json``), downloads under way
+(``*.part``), locks, and copies of old files in a format that can be memory-mapped (``*.mapped``).
 """
 
 from __future__ import annotations
@@ -95,7 +95,12 @@ def find(checkpoint: Checkpoint) -> tuple[Path, Source] | None:
 def lock(path: Path) -> Iterator[None]:
     """Let one process at a time fetch or convert a file; eight ranks fetch it once."""
     file = own_file(path, ".lock")
-    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{file.parent} cannot be written ({error.strerror}); name another in TORCH_HOME."
+        ) from error
     guard = filelock.FileLock(file)
     try:
         guard.acquire(timeout=1)
@@ -136,10 +141,10 @@ def sha256(path: Path) -> str:
 def verify(path: Path, source: Source, *, again: bool = False, inside: Path | None = None) -> str:
     """The file's sha256, once it is known to be the published file.
 
-    Known by what the manifest has: a length; a whole sha256, or the prefix in the file's name (8 hex digits: they tell a
-    broken file from a whole one, not an honest one from a forged one). Where a publisher states no hash, the digest found
-    at first use is held from then on. A state that was hashed before (length, modification time, inode) is not hashed
-    again unless ``again``.
+    Known by what the manifest has: a length; a whole sha256, or the prefix in the file's name (8 hex digits: they tell
+    a broken file from a whole one, not an honest one from a forged one). Where a publisher states no hash, the digest
+    found at first use is held from then on. A state that was hashed before (length, modification time, inode) is not
+    hashed again unless ``again``.
 
     Args:
         inside: the file that the record is about, where ``path`` has not got its name yet.
@@ -180,14 +185,14 @@ def _compare(path: Path, expected: Hash | None, digest: str, record: Record | No
         )
     if expected is None and record is not None and record.sha256 != digest:
         raise CheckpointError(
-            f"{path} has changed: its sha256 is {digest}, and was {record.sha256} when it was first used ({record.date}). "
+            f"{path} has changed: its sha256 is {digest}, and was {record.sha256} at first use ({record.date}). "
             f"If you replaced it yourself, delete {own_file(path, '.json')} too."
         )
 
 
 @dataclass(frozen=True)
 class Item:
-    """A file in the cache. ``removable`` says why it can go, None where it is of use; ``record`` what is known of it."""
+    """A file in the cache. ``removable`` says why it can go, None where it is of use."""
 
     path: Path
     bytes: int
@@ -213,7 +218,7 @@ def _own_item(path: Path, published: dict[str, Item]) -> Item | None:
 
 
 def inventory(manifest: Manifest) -> list[Item]:
-    """The manifest's files in the cache, their mapped copies, and what can go. Other projects' files are not looked at."""
+    """The manifest's files in the cache, their mapped copies, and what can go; nothing of other projects."""
     published: dict[str, Item] = {}
     for checkpoint in manifest.checkpoints.values():
         for source in checkpoint.sources:

@@ -1,12 +1,13 @@
 """A verified file -> tensors mapped, not copied -> a network that has them.
 
-A file of ``torch.save`` since 1.6 is a zip archive whose tensors lie aligned, and is mapped where it is. Older ones, and
-safetensors, are converted once to such an archive. A mapped tensor costs no memory until it is read, and then only page
-cache, which all processes share; it is private and writable: an optimizer's step copies the pages that it touches and
-never reaches the file.
+A file of ``torch.save`` since 1.6 is a zip archive whose tensors lie aligned, and is mapped where it is. Older ones,
+and safetensors, are converted once to such an archive. A mapped tensor costs no memory until it is read, and then only
+page cache, which all processes share; it is private and writable: an optimizer's step copies the pages that it touches
+and never reaches the file.
 
-What mapping asks for: the file must not be truncated in place while a network uses it (the process would die of SIGBUS).
-This project only ever replaces files by renaming, which leaves a mapping its old file; so do pip, git and rsync.
+What mapping asks for: the file must not be truncated in place while a network uses it (the process would die of
+SIGBUS). This project only ever replaces files by renaming, which leaves a mapping its old file; so do pip, git and
+rsync.
 """
 
 from __future__ import annotations
@@ -52,8 +53,12 @@ def read_state_dict(path: str | Path, *, mmap: bool = False) -> dict[str, Tensor
             return load_file(path)
         data: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
+        # torch's own text advises to run the code after all; what it found is all that is of use of it.
+        found = re.search(r"Unsupported (?:global: GLOBAL|class|operand) ?([\w.]+)|GLOBAL ([\w.]+)", str(error))
+        if found is None:
+            raise CheckpointError(f"{path} is not a file of torch.save.") from error
         raise CheckpointError(
-            f"{path} holds more than weights, and nothing in a checkpoint is executed: {str(error).splitlines()[0]}"
+            f"{path} holds more than weights ({found[1] or found[2]}), and nothing in a checkpoint is executed."
         ) from error
     except Exception as error:  # the unpickler raises nearly anything on a broken file
         raise CheckpointError(f"{path} is not a whole file of torch.save: {error}") from error
@@ -65,7 +70,7 @@ def read_state_dict(path: str | Path, *, mmap: bool = False) -> dict[str, Tensor
 
 
 def mapped_state_dict(path: Path, digest: str) -> dict[str, Tensor]:
-    """The state_dict in a verified file, its tensors mapped; ``digest`` names the converted copy that some files need."""
+    """The state_dict in a verified file, its tensors mapped; ``digest`` names the copy that some files need."""
     if zipfile.is_zipfile(path):
         state = read_state_dict(path, mmap=True)
         if all(tensor.data_ptr() % ALIGNMENT == 0 for tensor in state.values()):

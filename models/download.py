@@ -1,7 +1,8 @@
 """URLs -> one verified file: resumed, locked, retried, mirrored.
 
-``RESNEXT_HUB_MIRROR`` is a URL prefix that is asked first for every file (prefix/filename); ``RESNEXT_HUB_OFFLINE=1`` lets
-nothing be fetched. ``http_proxy``, ``https_proxy`` and ``no_proxy``, and ``SSL_CERT_FILE`` for an own CA, are respected.
+``RESNEXT_HUB_MIRROR`` is a URL prefix that is asked first for every file (prefix/filename); ``RESNEXT_HUB_OFFLINE=1``
+lets nothing be fetched. ``http_proxy``, ``https_proxy`` and ``no_proxy``, and ``SSL_CERT_FILE`` for an own CA, are
+respected.
 """
 
 from __future__ import annotations
@@ -192,7 +193,7 @@ class _Parts:
 
 
 def _request(source: Source, part: Path, bar: tqdm) -> None:
-    """One request: the rest of the file, or all of it where the server does not say that the rest belongs to the part."""
+    """One request: the rest of the file, or all of it where the rest may not belong to the part."""
     assert source.url is not None
     parts = _Parts(part)
     noted = parts.resumable(source.url)
@@ -236,7 +237,7 @@ def _request(source: Source, part: Path, bar: tqdm) -> None:
 
 
 def _announced(response: http.client.HTTPResponse, source: Source, noted: dict[str, str], offset: int) -> int | None:
-    """The whole file's length as the answer gives it, None where it does not; refuses an answer that is another thing."""
+    """The whole file's length as far as the answer gives it; refuses an answer that is another thing."""
     headers = response.headers
     if headers.get("Content-Encoding", "identity").lower() != "identity":
         raise _SourceError(f"it answers {headers['Content-Encoding']} content, which was not asked for")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import logging
 import re
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -19,31 +20,35 @@ from .download import local_file
 from .manifest import Architecture, Checkpoint, Manifest, default_manifest
 from .resnext import BasicBlock, Bottleneck, ResNeXt, SqueezeExcite, Stage
 
-__all__ = ["CheckpointError", "build", "facebook", "load", "nvidia", "require_torch", "torchvision"]
+__all__ = ["CheckpointError", "build", "facebook", "load", "nvidia", "require", "torchvision"]
 
 log = logging.getLogger("resnext_hub")
 register(ResNeXt, Stage, BasicBlock, Bottleneck, SqueezeExcite)
 
-TORCH_FLOOR = (2, 10)
+PYTHON_FLOOR, TORCH_FLOOR = (3, 11), (2, 10)
 #: Arguments of `ResNeXt` that a caller may choose; the others are the variant.
 NETWORK_OPTIONS = ("zero_init_residual", "replace_stride_with_dilation", "norm_layer")
 
 
-def require_torch(version: str) -> None:
-    """Raise ImportError where ``torch.load(weights_only=True)`` is not safe (CVE-2025-32434, CVE-2026-24747)."""
-    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < TORCH_FLOOR:
+def require(torch_version: str, python_version: tuple[int, ...]) -> None:
+    """Raise ImportError on a Python too old, or a torch whose ``weights_only`` is not safe."""
+    if python_version[:2] < PYTHON_FLOOR:
+        raise ImportError(
+            f"resnext-hub needs Python 3.11 or newer and runs on {'.'.join(map(str, python_version[:3]))}."
+        )
+    if tuple(int(part) for part in re.findall(r"\d+", torch_version)[:2]) < TORCH_FLOOR:
         raise ImportError(
             f"resnext-hub needs torch {'.'.join(map(str, TORCH_FLOOR))} or newer, where loading weights runs no code "
-            f"(CVE-2025-32434, CVE-2026-24747), and found {version}: pip install --upgrade torch"
+            f"(CVE-2025-32434, CVE-2026-24747), and found {torch_version}: pip install --upgrade torch"
         )
 
 
-require_torch(torch.__version__)
+require(torch.__version__, tuple(sys.version_info[:3]))
 
 
 @cache
 def _say_license(license_id: str, name: str, url: str) -> None:
-    log.warning("These weights are licensed under %s (%s): no commercial use. %s", license_id, name, url)
+    log.warning("Licence of these weights: %s, %s; no commercial use (%s).", license_id, name, url)
 
 
 def build(architecture: Architecture, num_classes: int = 1000, **network_options: Any) -> ResNeXt:
@@ -142,7 +147,7 @@ def _torchvision_tag(name: str, weights: object, tags: list[str]) -> str:
     if not isinstance(text, str):
         raise TypeError(f"weights= takes a string or a member of torchvision's enum, not {type(weights).__name__}.")
     owner, _, tag = text.rpartition(".")
-    expected = f"{name}_Weights"
+    expected = f"ResNeXt{name.removeprefix('resnext').upper()}_Weights"  # torchvision's spelling
     if owner and owner.lower() != expected.lower():
         raise ValueError(f"{text} are weights of another network; {name} takes {expected}.")
     tag = tags[-1] if tag == "DEFAULT" else tag

@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..mount import register
+
 __all__ = [
     "Accuracy",
     "Architecture",
@@ -199,9 +201,13 @@ class Manifest:
         if found := self.of_entrypoint(name):
             return list(found.values())[-1]
         names = [*self.entrypoints, *self.checkpoints]
-        near = difflib.get_close_matches(name, dict.fromkeys(names), n=3, cutoff=0.5)
+        lower = {known.lower(): known for known in names}
+        near = [lower[match] for match in difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.5)]
         hint = f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(self.entrypoints)}."
         raise UnknownVariantError(f"There is no variant {name!r}. {hint}")
+
+
+register(Accuracy, Architecture, Checkpoint, Hash, LabelSet, License, Manifest, Paper, Preprocessing, Source, System)
 
 
 def _checkpoint(name: str, data: Mapping[str, Any], shared: Mapping[str, Any]) -> Checkpoint:

@@ -156,7 +156,7 @@ class Bottleneck(nn.Module):
 @contextmanager
 def _frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Keep BatchNorm from counting a batch a second time while checkpointing recomputes it."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.training]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0  # new statistics = old ones; what autograd saves stays the same
@@ -190,7 +190,8 @@ class Stage(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         x = input
-        if self.grad_checkpointing and not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
+        scripting = torch.jit.is_scripting()  # pyright: ignore[reportPrivateImportUsage]
+        if self.grad_checkpointing and not scripting and not torch.compiler.is_compiling():
             for block in self:
                 x = _checkpointed(block, x)
         else:
@@ -240,6 +241,8 @@ class ResNeXt(nn.Module):
         super().__init__()
         if len(layers) != 4:
             raise ValueError(f"layers must have 4 numbers, one a stage; got {tuple(layers)}.")
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int):
+            raise TypeError(f"num_classes must be a whole number; got {num_classes!r}.")
         if num_classes < 0:
             raise ValueError(f"num_classes must be 0 (no head) or more; got {num_classes}.")
         dilate = (False, False, False) if replace_stride_with_dilation is None else tuple(replace_stride_with_dilation)
@@ -351,7 +354,8 @@ class ResNeXt(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block's activations in the backward pass: less memory, about a third more time.
 
-        BatchNorm statistics are updated once a step, as without it. Not seen by TorchScript.
+        BatchNorm statistics are updated once a step, as without it. TorchScript and torch.compile do not see it: the
+        latter decides itself what to recompute.
         """
         for module in self.modules():
             if isinstance(module, Stage):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .uris import MAX_BYTES, fetch, read_file, scheme_of
+from .uris import MAX_BYTES, SCHEMES, FetchError, fetch, read_file, scheme_of
 
 __all__ = ["MAX_PIXELS", "ImageError", "ImageSource", "open_image"]
 
@@ -36,21 +36,29 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, **fetch_opt
     Args:
         source: a path, an http(s), data or file URI, encoded bytes, a binary file object, a PIL image, a uint8 array
             (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a tensor (1, H, W) or (3, H, W), uint8 or float in 0..1.
-        max_pixels: refuse more than this before decoding.
+        max_pixels: refuse more than this before decoding. (Pillow has a limit of its own, twice the default here.)
         fetch_options: see `uris.fetch`.
 
     Raises:
         ImageError: not an image, broken, too big, or of a kind that has no plain RGB form.
         FileNotFoundError, FetchError: it cannot be read.
     """
-    if isinstance(source, Image.Image):
-        return _to_rgb(source)
-    if isinstance(source, np.ndarray):
-        return _to_rgb(_from_array(source))
     torch = sys.modules.get("torch")  # a tensor can only come from a torch that is already imported
     if torch is not None and isinstance(source, torch.Tensor):
-        return _to_rgb(_from_array(_channels_last(source.detach().cpu().numpy())))
-    return _decode(_read(source, fetch_options), max_pixels)
+        if source.layout != torch.strided:
+            raise ImageError(f"An image tensor is dense, not {source.layout}.")
+        source = source.detach().cpu()
+        source = _channels_last((source.float() if source.is_floating_point() else source).numpy())
+    if isinstance(source, np.ndarray):
+        return _to_rgb(_from_array(source))
+    if not isinstance(source, Image.Image):
+        return _decode(_read(source, fetch_options), max_pixels)
+    try:
+        return _to_rgb(source)
+    except (ValueError, OSError) as error:
+        raise (
+            error if isinstance(error, ImageError) else ImageError(f"The PIL image cannot be used: {error}.")
+        ) from error
 
 
 def _read(source: ImageSource, fetch_options: dict[str, Any]) -> bytes:
@@ -58,6 +66,8 @@ def _read(source: ImageSource, fetch_options: dict[str, Any]) -> bytes:
     if isinstance(source, str) and scheme_of(source) is not None:
         return fetch(source, **fetch_options)
     if isinstance(source, (str, os.PathLike)):
+        if "file" not in fetch_options.get("schemes", SCHEMES):
+            raise FetchError("Files of this machine are not to be read here.")
         return read_file(Path(source), max_bytes)
     data = source.read(max_bytes + 1) if hasattr(source, "read") else source
     if not isinstance(data, (bytes, bytearray, memoryview)):
@@ -82,10 +92,11 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
             return _to_rgb(image)
     except UnidentifiedImageError as error:
         start = data[:64].lstrip().lower()
-        hint = "It looks like a web page." if start.startswith((b"<!doctype", b"<html")) else f"It starts {data[:8]!r}."
-        raise ImageError(f"Not an image in one of the formats {', '.join(FORMATS)}. {hint}") from error
+        # Nothing of the content is repeated: the URI may be a stranger's, and the file not for a stranger's eyes.
+        hint = " It looks like a web page." if start.startswith((b"<!doctype", b"<html")) else ""
+        raise ImageError(f"Not an image in one of the formats {', '.join(FORMATS)}.{hint}") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"The image has more than {max_pixels:,} pixels.") from error
+        raise ImageError(f"The image has more pixels than Pillow takes: {error}") from error
     except ImageError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on a broken file

@@ -12,6 +12,7 @@ import numpy as np
 from ..models.manifest import Preprocessing, default_manifest
 from .images import ImageError, ImageSource, open_image
 from .preprocessing import preprocess
+from .uris import FetchError
 
 if TYPE_CHECKING:
     import torch
@@ -21,13 +22,15 @@ __all__ = ["prepare_batch", "prepare_input_from_uri", "prepare_inputs"]
 WORKERS = 8  # fetching waits for the network, decoding and resizing release the interpreter's lock
 
 
-def prepare_batch(images: Sequence[ImageSource], preset: Preprocessing, **options: Any) -> np.ndarray:
+def prepare_batch(
+    images: Sequence[ImageSource], preset: Preprocessing, *, first: int | None = 0, **options: Any
+) -> np.ndarray:
     """N images -> (N, 3, crop, crop) float32, normalised; fetched and decoded in parallel. No torch.
 
-    ``options`` are those of `images.open_image`.
+    ``options`` are those of `images.open_image`; ``first`` is the first image's number in messages, None for no number.
 
     Raises:
-        ImageError: an image cannot be used; the message says which. The others are not returned.
+        ImageError, FetchError, FileNotFoundError: an image cannot be used; the message says which.
     """
 
     def one(image: ImageSource) -> np.ndarray:
@@ -39,13 +42,13 @@ def prepare_batch(images: Sequence[ImageSource], preset: Preprocessing, **option
         for i, (image, future) in enumerate(zip(images, futures, strict=True)):
             try:
                 arrays.append(future.result())
-            except (ImageError, OSError) as error:
+            except (ImageError, FetchError, FileNotFoundError) as error:
                 for later in futures[i + 1 :]:
                     later.cancel()
-                if len(images) == 1:
+                if first is None:
                     raise
                 what = f" ({str(image)[:200]})" if isinstance(image, (str, os.PathLike)) else ""
-                raise ImageError(f"Image {i} of {len(images)}{what}: {error}") from error
+                raise type(error)(f"Image {first + i}{what}: {error}") from error
     crop = preset.crop_size
     return np.stack(arrays) if arrays else np.empty((0, 3, crop, crop), np.float32)
 
@@ -58,7 +61,7 @@ def prepare_inputs(
     Args:
         images: paths, URIs, bytes, PIL images, arrays or tensors; see `images.open_image`.
         cuda: put the batch on the GPU.
-        options: allow_private, max_bytes, max_pixels, timeout.
+        options: allow_private, schemes, max_bytes, max_pixels, timeout.
 
     Raises:
         ImageError: an image cannot be used; the message says which.
@@ -66,6 +69,8 @@ def prepare_inputs(
     """
     import torch
 
+    if isinstance(images, (str, bytes)):
+        raise TypeError("prepare_inputs takes a list of images; for one image call prepare_input_from_uri.")
     batch = torch.from_numpy(prepare_batch(list(images), default_manifest().resolve(variant).preprocessing, **options))
     return batch.cuda() if cuda else batch
 
@@ -74,4 +79,4 @@ def prepare_input_from_uri(
     uri: ImageSource, cuda: bool = False, *, variant: str = "nvidia_resneXt", **options: Any
 ) -> torch.Tensor:
     """One image -> (1, 3, 224, 224) float32 tensor, as NVIDIA's function of this name; see `prepare_inputs`."""
-    return prepare_inputs([uri], variant=variant, cuda=cuda, **options)
+    return prepare_inputs([uri], variant=variant, cuda=cuda, first=None, **options)

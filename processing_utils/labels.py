@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from ..models.manifest import ROOT, default_manifest
+from ..mount import register
 
 __all__ = ["Label", "read_labels"]
 
@@ -17,6 +18,9 @@ class Label:
     index: int
     synset: str
     name: str
+
+
+register(Label)
 
 
 @cache

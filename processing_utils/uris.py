@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import http.client
 import ipaddress
 import re
 import socket
 import ssl
+import threading
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import validators
@@ -28,6 +31,7 @@ __all__ = ["MAX_BYTES", "FetchError", "fetch", "scheme_of"]
 MAX_BYTES = 64 * 2**20
 MAX_REDIRECTS = 5
 SCHEMES = ("http", "https", "data", "file")
+PORTS = {"http": 80, "https": 443}
 USER_AGENT = "resnext-hub (image fetcher; +https://github.com/org/resnext-hub)"
 
 Resolver = Callable[[str, int], Sequence[str]]
@@ -47,6 +51,7 @@ def scheme_of(uri: str) -> str | None:
 def fetch(
     uri: str,
     *,
+    schemes: Sequence[str] = SCHEMES,
     allow_private: bool = False,
     max_bytes: int = MAX_BYTES,
     timeout: float = 20.0,
@@ -56,29 +61,49 @@ def fetch(
     """The content behind an http, https, data or file URI.
 
     Args:
+        schemes: those that are taken; a server leaves "file" out.
         allow_private: connect to private, loopback and link-local addresses too.
         max_bytes: refuse more than this.
-        timeout: seconds for the whole of it, redirects included.
+        timeout: seconds for the whole of it, redirects included. (Looking a name up has the system's own limit.)
         resolver: (host, port) -> addresses; the system's by default.
         connector: ((address, port), seconds) -> connected socket.
 
     Raises:
         FetchError: refused, unreachable, too big, too slow, or a status other than 200.
+        FileNotFoundError: a file URI of no file.
     """
     scheme = scheme_of(uri)
-    if scheme == "data":
-        return _decode_data_uri(uri, max_bytes)
-    if scheme == "file":
-        return _read_file_uri(uri, max_bytes)
-    deadline = time.monotonic() + timeout
+    if scheme not in schemes:
+        hint = "" if scheme in SCHEMES else " For a file of that name write ./ before it."
+        raise FetchError(f"{uri[:200]!r}: the scheme {scheme!r} is not one of {', '.join(schemes)}.{hint}")
+    try:
+        if scheme == "data":
+            return _decode_data_uri(uri, max_bytes)
+        if scheme == "file":
+            return _read_file_uri(uri, max_bytes)
+        return _fetch_http(uri, time.monotonic() + timeout, max_bytes, allow_private, resolver, connector)
+    except ValueError as error:  # from urllib, about what is no URL
+        raise FetchError(f"{uri[:200]!r} is not a well-formed URI, or leads to one that is not: {error}.") from error
+
+
+def _fetch_http(
+    url: str,
+    deadline: float,
+    max_bytes: int,
+    allow_private: bool,
+    resolver: Resolver | None,
+    connector: Connector | None,
+) -> bytes:
     for _ in range(MAX_REDIRECTS + 1):
-        answer = _get(uri, deadline, max_bytes, allow_private, resolver or _resolve, connector or _connect)
+        answer = _get(url, deadline, max_bytes, allow_private, resolver or _resolve, connector or _connect)
         if isinstance(answer, bytes):
             return answer
-        if scheme_of(uri) == "https" and scheme_of(answer) != "https":
-            raise FetchError(f"{uri} redirects from https to {answer}, which is not encrypted: refused.")
-        uri = answer
-    raise FetchError(f"More than {MAX_REDIRECTS} redirects, the last to {uri}.")
+        if scheme_of(answer) not in ("http", "https"):
+            raise FetchError(f"{url} redirects to {answer[:200]!r}: the scheme must be http or https.")
+        if scheme_of(url) == "https" and scheme_of(answer) == "http":
+            raise FetchError(f"{url} redirects from https to {answer}, which is not encrypted: refused.")
+        url = answer
+    raise FetchError(f"More than {MAX_REDIRECTS} redirects, the last to {url}.")
 
 
 def _decode_data_uri(uri: str, max_bytes: int) -> bytes:
@@ -111,7 +136,11 @@ def read_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     Raises:
         FileNotFoundError, FetchError: it is not there; it is a folder or a device; it is too big.
     """
-    if not path.exists():
+    try:
+        there = path.exists()
+    except (OSError, ValueError) as error:  # too long for a name: somebody's base64, perhaps
+        raise FetchError(f"{str(path)[:80]!r}… is not a path: {type(error).__name__}.") from error
+    if not there:
         raise FileNotFoundError(f"There is no file {path}.")
     if not path.is_file():
         raise FetchError(f"{path} is not a file.")
@@ -120,33 +149,75 @@ def read_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     return path.read_bytes()
 
 
+class _Watchdog:
+    """Shuts a connection down when the time is up. A socket's own timeout is for one receive, and a peer that sends a
+    byte at a time, in headers, in "100 Continue" or in the trailers of chunks, never lets it run out.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        self._timer = threading.Timer(max(0.0, deadline - time.monotonic()), self._bite)
+        self._timer.daemon = True
+        self._twin: socket.socket | None = None
+        self.bit = False
+
+    def watch(self, sock: socket.socket) -> socket.socket:
+        self._twin = sock.dup()  # TLS takes the socket itself over
+        self._timer.start()
+        return sock
+
+    def _bite(self) -> None:
+        self.bit = True
+        if self._twin is not None:
+            with contextlib.suppress(OSError):
+                self._twin.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._timer.cancel()
+        if self._twin is not None:
+            self._twin.close()
+
+
+@dataclass(frozen=True)
+class _Url:
+    """The parts of a URL that may be fetched; host and target in ASCII."""
+
+    scheme: str
+    host: str
+    port: int
+    target: str
+
+    @property
+    def netloc(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
+
+
 def _get(
     url: str, deadline: float, max_bytes: int, allow_private: bool, resolver: Resolver, connector: Connector
 ) -> bytes | str:
     """One request: the body, or where it redirects to."""
-    scheme, host, port, target = _split(url)
-    proxy = _proxy_of(scheme, host, port)
+    parts = _split(url)
+    headers = {"User-Agent": USER_AGENT, "Accept": "image/*", "Accept-Encoding": "identity"}
+    target = parts.target
+    proxy = _proxy_of(parts)
     if proxy is None:
-        addresses = _checked(url, host, _lookup(url, host, port, resolver), allow_private)
-        connection = _connection(scheme, host, port, deadline)
-        _pin(connection, url, addresses, port, connector, deadline)
+        addresses = _checked(url, parts.host, _lookup(url, parts.host, parts.port, resolver), allow_private)
+        peer, port = parts.host, parts.port
     else:
-        if _literal(host) is not None:
-            _checked(url, host, [host], allow_private)
-        proxy_host, proxy_port, headers = proxy
-        connection = _connection(scheme, proxy_host, proxy_port, deadline)
-        _pin(connection, url, [proxy_host], proxy_port, connector, deadline)
-        if scheme == "https":
-            connection.set_tunnel(host, port, headers)
-        else:
-            target = url
-    request_headers = {"User-Agent": USER_AGENT, "Accept": "image/*", "Accept-Encoding": "identity"}
-    if proxy is not None and scheme == "http":
-        request_headers |= {**proxy[2], "Host": host if port == 80 else f"{host}:{port}"}
+        if _literal(parts.host) is not None:
+            _checked(url, parts.host, [parts.host], allow_private)
+        peer, port, _ = proxy
+        addresses = [peer]
+    connection = _connection(parts.scheme, peer, port, deadline)
+    if proxy is not None and parts.scheme == "https":
+        connection.set_tunnel(parts.host, parts.port, proxy[2])
+    elif proxy is not None:
+        target = f"http://{parts.netloc}{parts.target}"
+        headers |= {**proxy[2], "Host": parts.netloc}
+    watchdog = _Watchdog(deadline)
+    _pin(connection, url, addresses, port, connector, deadline, watchdog)
     try:
-        connection.connect()
-        sock = connection.sock  # http.client lets go of it before the body is read
-        connection.request("GET", target, headers=request_headers)
+        connection.request("GET", target, headers=headers)
         with connection.getresponse() as response:
             if response.status in (301, 302, 303, 307, 308):
                 location = response.getheader("Location")
@@ -155,39 +226,36 @@ def _get(
                 return urllib.parse.urljoin(url, location)
             if response.status != 200:
                 raise FetchError(f"{url} answered {response.status} {response.reason}.")
-            return _read_body(url, response, sock, max_bytes, deadline)
+            body = _read_body(url, response, max_bytes)
+        if watchdog.bit:  # the end of the body may be where it was shut down
+            raise FetchError(f"{url} did not answer in time.")
+        return body
     except (OSError, http.client.HTTPException) as error:
+        if watchdog.bit:
+            raise FetchError(f"{url} did not answer in time.") from error
         if isinstance(error, FetchError):
             raise
         raise FetchError(f"{url} could not be fetched: {type(error).__name__}: {error}") from error
     finally:
+        watchdog.close()
         connection.close()
 
 
-def _split(url: str) -> tuple[str, str, int, str]:
-    """(scheme, host, port, request target) of a URL that may be fetched."""
-    scheme = scheme_of(url)
-    if scheme not in ("http", "https"):
-        raise FetchError(
-            f"{url[:200]!r}: the scheme {scheme!r} is not one of {', '.join(SCHEMES)}"
-            + ("; a redirect must lead to http or https." if scheme in SCHEMES else ".")
-            + (" For a file of that name write ./ before it." if scheme not in SCHEMES else "")
-        )
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host, port = parts.hostname or "", parts.port or {"http": 80, "https": 443}[scheme]
-        ascii_host = host if ":" in host else host.encode("idna").decode("ascii")
-    except ValueError as error:
-        raise FetchError(f"{url[:200]!r} is not a well-formed URL: {error}.") from error
+def _split(url: str) -> _Url:
+    scheme = scheme_of(url) or ""
+    parts = urllib.parse.urlsplit(url)
+    host, port = parts.hostname or "", parts.port or PORTS[scheme]
+    if ":" not in host:
+        host = host.encode("idna").decode("ascii")
     if parts.username is not None:
         raise FetchError(f"{url[:200]!r} carries a user name; fetch it yourself and pass the bytes.")
     path = urllib.parse.quote(parts.path or "/", safe="/%:=&~+!$,;'@()*[]")
     query = urllib.parse.quote(parts.query, safe="/%:=&?~+!$,;'@()*[]")
-    target = path + (f"?{query}" if query else "")
-    netloc = f"[{ascii_host}]" if ":" in ascii_host else ascii_host
-    if not validators.url(f"{scheme}://{netloc}:{port}{target}", simple_host=True, strict_query=False):
+    result = _Url(scheme, host, port, path + (f"?{query}" if query else ""))
+    whole = f"{scheme}://{result.netloc}{result.target}"
+    if not validators.url(whole, simple_host=True, strict_query=False, rfc_1034=True, rfc_2782=True):
         raise FetchError(f"{url[:200]!r} is not a well-formed URL.")
-    return scheme, ascii_host, port, target
+    return result
 
 
 def _lookup(url: str, host: str, port: int, resolver: Resolver) -> Sequence[str]:
@@ -216,10 +284,20 @@ def _literal(host: str) -> str | None:
         return None
 
 
-# Ranges that `ipaddress` of some supported Python versions still calls global (IANA special-purpose registries); a
-# cloud's metadata service answers at 192.0.0.192.
+# Ranges that `ipaddress` of some supported Python versions still calls global (IANA special-purpose registries; a
+# cloud's metadata service answers at 192.0.0.192), and Azure's host agent, at a public address that is only seen from
+# inside.
 _SPECIAL = tuple(
-    ipaddress.ip_network(range_) for range_ in ("192.0.0.0/24", "64:ff9b:1::/48", "3fff::/20", "5f00::/16", "fec0::/10")
+    ipaddress.ip_network(block)
+    for block in (
+        "168.63.129.16/32",
+        "192.0.0.0/24",
+        "192.88.99.0/24",
+        "3fff::/20",
+        "5f00::/16",
+        "64:ff9b:1::/48",
+        "fec0::/10",
+    )
 )
 
 
@@ -249,14 +327,14 @@ def _checked(url: str, host: str, addresses: Sequence[str], allow_private: bool)
     return addresses
 
 
-def _proxy_of(scheme: str, host: str, port: int) -> tuple[str, int, dict[str, str]] | None:
+def _proxy_of(url: _Url) -> tuple[str, int, dict[str, str]] | None:
     """(host, port, headers) of the proxy that the environment names for this host, None for a direct connection."""
-    address = urllib.request.getproxies().get(scheme)
-    if not address or urllib.request.proxy_bypass(f"{host}:{port}"):
+    address = urllib.request.getproxies().get(url.scheme)
+    if not address or urllib.request.proxy_bypass(f"{url.host}:{url.port}"):
         return None
     parts = urllib.parse.urlsplit(address if "://" in address else f"http://{address}")
     if not parts.hostname:
-        raise FetchError(f"The {scheme}_proxy {address!r} names no host.")
+        raise FetchError(f"The {url.scheme}_proxy {address!r} names no host.")
     headers = {}
     if parts.username is not None:
         pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
@@ -282,6 +360,7 @@ def _pin(
     port: int,
     connector: Connector,
     deadline: float,
+    watchdog: _Watchdog,
 ) -> None:
     """Make the connection go to the addresses that were checked; TLS still verifies the host's name."""
 
@@ -292,7 +371,7 @@ def _pin(
             if seconds <= 0:
                 break
             try:
-                return connector((address, port), seconds)
+                return watchdog.watch(connector((address, port), seconds))
             except OSError as error:
                 errors.append(f"{address}: {error}")
         raise FetchError(f"{url} could not be reached ({'; '.join(errors) or 'out of time'}).")
@@ -301,9 +380,7 @@ def _pin(
     setattr(connection, "_create_connection", create)  # noqa: B010
 
 
-def _read_body(
-    url: str, response: http.client.HTTPResponse, sock: socket.socket, max_bytes: int, deadline: float
-) -> bytes:
+def _read_body(url: str, response: http.client.HTTPResponse, max_bytes: int) -> bytes:
     if response.getheader("Content-Encoding", "identity").lower() != "identity":
         raise FetchError(f"{url} answered compressed content, which was not asked for.")
     expected = response.length
@@ -311,15 +388,7 @@ def _read_body(
     if expected is not None and expected > max_bytes:
         raise too_big
     body = bytearray()
-    while True:
-        seconds = deadline - time.monotonic()
-        if seconds <= 0:
-            raise FetchError(f"{url} did not answer in time.")
-        if sock.fileno() != -1:
-            sock.settimeout(seconds)
-        chunk = response.read1(65536)
-        if not chunk:
-            break
+    while chunk := response.read1(65536):
         body += chunk
         if len(body) > max_bytes:
             raise too_big

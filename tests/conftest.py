@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -25,6 +25,11 @@ SHARED = ROOT.parent / "shared" / "data"
 #: Prepended to a script: as if resnext_hub were not installed (make setup installs it editable).
 UNINSTALLED = (
     "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'Editable' not in getattr(f, '__name__', '')]\n"
+)
+
+#: ... and as if pip had never heard of it.
+UNINSTALLED_COMPLETELY = UNINSTALLED + (
+    "import importlib.metadata as m\ndef none(name): raise m.PackageNotFoundError(name)\nm.distribution = none\n"
 )
 
 torch.set_num_threads(1)
@@ -132,30 +137,42 @@ def put_where_hub_fetches(
     return put
 
 
-class _Quiet(SimpleHTTPRequestHandler):
+class Served(NamedTuple):
+    """A web server on loopback: what it serves, where, and the paths that were asked for."""
+
+    folder: Path
+    url: str
+    log: list[str]
+
+
+class _Logged(SimpleHTTPRequestHandler):
+    def __init__(self, *args: Any, log: list[str], **options: Any) -> None:
+        self.log = log
+        super().__init__(*args, **options)
+
     def log_message(self, format: str, *args: object) -> None:
-        pass
+        self.log.append(self.path)
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """(folder, URL) of a web server on loopback."""
+def served(tmp_path: Path) -> Iterator[Served]:
     folder = tmp_path / "served"
     folder.mkdir()
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+    log: list[str] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Logged, directory=str(folder), log=log)) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield folder, f"http://127.0.0.1:{server.server_port}"
+        yield Served(folder, f"http://127.0.0.1:{server.server_port}", log)
         server.shutdown()
 
 
 @pytest.fixture
-def publish(served: tuple[Path, str]) -> Callable[..., dict[str, Any]]:
+def publish(served: Served) -> Callable[..., dict[str, Any]]:
     """Serve a state_dict as a checkpoint's published file; return a manifest copy that says where and its hash.
 
     The hash stays as short as the real manifest's is (a prefix), and there is none where it has none.
     """
-    folder, url = served
+    folder, url = served.folder, served.url
 
     def publish_one(manifest: dict[str, Any], name: str, state: dict[str, Any], legacy: bool = True) -> dict[str, Any]:
         manifest = json.loads(json.dumps(manifest))

@@ -58,6 +58,21 @@ def test_one_or_many(classify: Classifier, image: Image.Image, tmp_path: Path) -
 def test_it_is_ready_to_infer(classify: Classifier) -> None:
     assert not classify.network.training
     assert not any(p.requires_grad for p in classify.network.parameters())
+    seen = []
+    handle = classify.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    classify(np.zeros((64, 64, 3), np.uint8))
+    handle.remove()
+    assert seen[0].is_inference()
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    assert classify.network.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_default_dtype_is_obeyed(image: Image.Image) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert len(classifier("resnext_tiny")(image)) == 5
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_it_travels(classify: Classifier, image: Image.Image) -> None:
@@ -69,8 +84,14 @@ def test_errors(classify: Classifier, image: Image.Image) -> None:
         classifier("resnext50_32x4")
     with pytest.raises(ImageError, match="Not an image"):
         classify(b"no image")
-    with pytest.raises(ImageError, match="Image 1 of 2"):
-        classify([image, b"no image"])
+    with pytest.raises(ImageError, match="Image 20: Not"):
+        classify([image] * 20 + [b"no image"])
+    with pytest.raises(FileNotFoundError, match="^There is no file"):
+        classify("missing.jpg")
+    with pytest.raises(ValueError, match="batch_size must be 1 or more"):
+        classify([image], batch_size=0)
+    with pytest.raises(TypeError, match=r"Unexpected options \['max_byte', 'weights'\]; there are device and allow"):
+        classifier("resnext_tiny", weights="x", max_byte=1)
     with pytest.raises(ValueError, match=r"n must be in 1\.\.200"):
         classify(image, 201)
     with pytest.raises(OSError, match="refused"):

@@ -66,6 +66,7 @@ def test_classify_json_and_a_broken_photo_among_good_ones(photo: Path, capsys: A
         (["--variant", "resnext50"], 2, "Did you mean"),
         (["--variant", "resnext_tiny", "--top", "201"], 2, "has 200 classes"),
         (["b.jpg", "--variant", "resnext_tiny", "--picture", "p.png"], 2, "--picture takes one photo"),
+        (["--variant", "resnext_tiny", "--picture", "p.xyz"], 2, "must end in .png"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], status: int, message: str, capsys: Any) -> None:
@@ -80,16 +81,40 @@ def test_arguments_that_do_not_parse(arguments: list[str], capsys: Any) -> None:
     assert caught.value.code == 2
 
 
-def test_no_weights_in_reach(run_python: Any, copy_repository: Any, manifest_json: Any, served: Any) -> None:
+def test_the_photo_is_not_overwritten(photo: Path, capsys: Any) -> None:
+    before = photo.read_bytes()
+    assert cli.main(["classify", str(photo), "--variant", "resnext_tiny", "--picture", str(photo)]) == 2
+    assert "would replace the photo itself" in capsys.readouterr().err
+    assert photo.read_bytes() == before
+
+
+def test_a_url_is_fetched_once(photo: Path, served: Any, capsys: Any, tmp_path: Path) -> None:
+    folder, url = served.folder, served.url
+    (folder / "once.jpg").write_bytes(photo.read_bytes())
+    command = ["classify", f"{url}/once.jpg", "--allow-private", "--variant", "resnext_tiny"]
+    assert cli.main([*command, "--picture", str(tmp_path / "p.png")]) == 0
+    assert served.log.count("/once.jpg") == 1
+    assert cli.main(["classify", f"{url}/once.jpg", "--variant", "resnext_tiny"]) == 1
+    assert "refused" in capsys.readouterr().err
+
+
+def test_a_missing_photo_does_not_wait_for_weights(capsys: Any) -> None:
+    assert cli.main(["classify", "missing.jpg"]) == 1
+    assert "missing.jpg: There is no file missing.jpg" in capsys.readouterr().err
+
+
+def test_no_weights_in_reach(
+    photo: Path, run_python: Any, copy_repository: Any, manifest_json: Any, served: Any
+) -> None:
     manifest = json.loads(json.dumps(manifest_json))
-    url = f"{served[1]}/none-12345678.pth"
+    url = f"{served.url}/none-12345678.pth"
     for checkpoint in manifest["checkpoints"].values():
         if checkpoint["entrypoint"] == "resnext50_32x4d":
             checkpoint["sources"] = [checkpoint["sources"][0] | {"url": url}]
     root = copy_repository("resnext_hub", manifest)
     done = run_python(
         f"import sys\nsys.path.insert(0, {str(root.parent)!r})\n"
-        "from resnext_hub import cli\nsys.exit(cli.main(['classify', 'a.jpg']))\n",
+        f"from resnext_hub import cli\nsys.exit(cli.main(['classify', {str(photo)!r}]))\n",
         check=False,
     )
     assert done.returncode == 3

@@ -347,9 +347,7 @@ def test_a_file_without_a_published_hash_is_held_to_its_first(server: Scripted, 
     local_file(checkpoint, progress=False)
     assert caplog.text.count("unverified") == 1
     path.write_bytes(b"another")
-    with pytest.raises(
-        CheckpointError, match=rf"has changed: its sha256 is .*, and was {DIGEST} when it was first used"
-    ):
+    with pytest.raises(CheckpointError, match=rf"has changed: its sha256 is .*, and was {DIGEST} at first use"):
         local_file(checkpoint, progress=False)
 
 
@@ -504,7 +502,7 @@ def test_headless_reads_nothing_of_the_head(server: Scripted) -> None:
 def test_an_unaligned_archive_is_converted(server: Scripted, tmp_path: Path) -> None:
     import zipfile
 
-    checkpoint, expected = publish_small(server, False)
+    _, expected = publish_small(server, False)
     moved = tmp_path / "moved.zip"
     (tmp_path / "plain.zip").write_bytes(server.content)
     with zipfile.ZipFile(tmp_path / "plain.zip") as old, zipfile.ZipFile(moved, "w") as new:

@@ -13,8 +13,8 @@ import torch
 import torchvision.models as tv
 from resnext_hub import hubconf
 from resnext_hub.models import entrypoints
-from resnext_hub.models.checkpoints import load_into, normalise_keys, read_state_dict
 from resnext_hub.models.cache import CheckpointError
+from resnext_hub.models.checkpoints import load_into, normalise_keys, read_state_dict
 from resnext_hub.models.download import UnreachableError
 from resnext_hub.models.entrypoints import build
 from resnext_hub.models.manifest import Architecture, Manifest, default_manifest, load_manifest
@@ -236,6 +236,16 @@ def test_nvidia_from_file(small: Any, tmp_path: Path) -> None:
     assert torch.equal(network.fc.bias, state["fc.bias"])
 
 
+def test_a_file_from_before_batches_were_counted(small: Any, tmp_path: Path) -> None:
+    """torch below 0.4.1 kept no num_batches_tracked."""
+    state = {k: v for k, v in state_of(SMALL).items() if not k.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    network = entrypoints.nvidia("nvidia_resneXt", False, str(tmp_path / "old.pth"), None, {}, parsed(small, tmp_path))
+    assert network.bn1.num_batches_tracked == network.layer4[0].bn3.num_batches_tracked == 0
+    network(torch.randn(2, 3, 64, 64))
+    assert network.bn1.num_batches_tracked == 1
+
+
 def test_nvidia_errors(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="There is no checkpoint file"):
         hubconf.nvidia_resneXt(False, str(tmp_path / "missing.pth"))
@@ -301,7 +311,7 @@ def test_a_file_that_the_originals_fetched_is_used(small: Any, publish: Any, hom
 
 
 def test_unreachable_weights_say_what_was_tried(small: Any, home: Path, tmp_path: Path, served: Any) -> None:
-    url = f"{served[1]}/missing-12345678.pth"
+    url = f"{served.url}/missing-12345678.pth"
     small["checkpoints"]["resnet18_ssl"]["sources"][0]["url"] = url
     with pytest.raises(UnreachableError, match=rf"Tried: {url} \(HTTP Error 404.*resnext_tiny"):
         entrypoints.facebook("resnet18_ssl", False, True, 1000, {}, parsed(small, tmp_path))
@@ -317,15 +327,17 @@ class Evil:
 def test_no_code_in_a_checkpoint_runs(legacy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"conv1.weight": Evil()}, "evil.pth", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(CheckpointError, match="nothing in a checkpoint is executed"):
+    with pytest.raises(CheckpointError, match=r"more than weights \([\w.]+\), and nothing in a checkpoint is executed"):
         read_state_dict("evil.pth")
     assert not Path("evil").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"<!doctype html>", b"PK\x03\x04 cut", b"\x80\x02}q"])
+@pytest.mark.parametrize(
+    "content", [b"", b"<!doctype html>", b"PK\x03\x04 cut", b"\x80\x02}q", b"\xff\xd8\xff\xe0JFIF"]
+)
 def test_a_file_that_is_no_checkpoint(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"x\.pth"):
+    with pytest.raises(CheckpointError, match=r"x\.pth is not a (whole )?file of torch\.save"):
         read_state_dict(tmp_path / "x.pth")
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from resnext_hub.models.entrypoints import require_torch
+from resnext_hub.models.entrypoints import require
 from resnext_hub.models.manifest import default_manifest
 
-from .conftest import UNINSTALLED
+from .conftest import UNINSTALLED, UNINSTALLED_COMPLETELY
 
 ENTRYPOINTS = {*default_manifest().entrypoints, "classifier", "nvidia_convnets_processing_utils"}
 LOAD = "torch.hub.load({root!r}, {name!r}, source='local')"
@@ -139,6 +140,11 @@ if __name__ == "__main__":
     network = {load}
     expected = run(network)
     assert torch.equal(run(copy.deepcopy(network)), expected)
+    assert torch.equal(run(copy.copy(network)), expected)
+    classify = {classifier}
+    image = torch.zeros(3, 70, 80)
+    assert pickle.loads(pickle.dumps(classify))(image) == copy.copy(classify)(image) == classify(image)
+    pathlib.Path("classifier.pickle").write_bytes(pickle.dumps((classify, classify(image))))
     assert torch.equal(run(pickle.loads(pickle.dumps(network))), expected)
     file = io.BytesIO()
     torch.save(network, file)
@@ -152,6 +158,8 @@ if __name__ == "__main__":
 """
 UNPICKLING = """
 import pickle, torch
+classify, expected = pickle.load(open("classifier.pickle", "rb"))
+assert classify(torch.zeros(3, 70, 80)) == expected
 networks = [pickle.load(open("network.pickle", "rb")), torch.load("network.pt", weights_only=False)]
 for network in networks:
     assert torch.equal(network.eval()(torch.ones(1, 3, 64, 64)), torch.load("expected.pt", weights_only=True))
@@ -160,7 +168,8 @@ for network in networks:
 
 def test_networks_travel_between_processes(run_python: Any, copy_repository: Any) -> None:
     checkout = copy_repository("checkout")
-    run_python(UNINSTALLED + PICKLING.format(load=load(checkout)))
+    classifier = f"torch.hub.load({str(checkout)!r}, 'classifier', 'resnext_tiny', source='local')"
+    run_python(UNINSTALLED + PICKLING.format(load=load(checkout), classifier=classifier))
     run_python(UNINSTALLED + UNPICKLING)  # the checkout is at its path
     shutil.rmtree(checkout)
     run_python(UNPICKLING)  # the package is installed
@@ -180,18 +189,29 @@ def test_default_device_and_dtype_are_obeyed(run_python: Any, root: Path) -> Non
         "    assert {p.dtype for p in load(**options).parameters()} == {torch.float64}, options\n"
         "assert torch.equal(load().conv1.weight, plain.conv1.weight.double())\n"
         "torch.set_default_dtype(torch.float32)\n"
-        "with torch.device('meta'):\n"
-        "    assert load(pretrained=False).conv1.weight.is_meta\n"
+        "import warnings; warnings.simplefilter('error')\n"
+        "for options in ({}, {'num_classes': 7}, {'pretrained': False}):\n"
+        "    with torch.device('meta'):\n"
+        "        assert all(t.is_meta for t in load(**options).state_dict().values()), options\n"
         "torch.set_default_device('meta')\n"
-        "assert load(pretrained=False).fc.weight.is_meta\n"
+        "for options in ({}, {'num_classes': 7}, {'pretrained': False}):\n"
+        "    assert all(t.is_meta for t in load(**options).state_dict().values()), options\n"
     )
 
 
-def test_a_torch_below_the_floor_is_refused_in_one_sentence() -> None:
-    require_torch("2.10.0+cu128")
-    require_torch("3.0")
-    with pytest.raises(ImportError, match=r"needs torch 2\.10 or newer.*CVE-2025-32434.*found 2\.9\.1: pip install"):
-        require_torch("2.9.1")
+def test_a_torch_below_the_floor_is_refused_in_one_sentence(run_python: Any, root: Path) -> None:
+    require("2.10.0+cu128", (3, 11, 0))
+    require("3.0", (3, 15, 1))
+    with pytest.raises(ImportError, match=r"needs Python 3\.11 or newer and runs on 3\.10\.4"):
+        require("2.14.1", (3, 10, 4))
+    done = run_python(
+        f"import torch\ntorch.__version__ = '2.9.1'\n{load(root)}\n",
+        check=False,
+    )
+    assert (
+        "ImportError: resnext-hub needs torch 2.10 or newer, where loading weights runs no code (CVE-2025-32434, "
+        "CVE-2026-24747), and found 2.9.1: pip install --upgrade torch" in done.stderr
+    )
 
 
 def test_a_missing_package_is_named(run_python: Any, root: Path) -> None:
@@ -205,7 +225,6 @@ def test_a_missing_package_is_named(run_python: Any, root: Path) -> None:
 def test_fetching_says_nothing_on_stdout_and_the_licence_once(
     run_python: Callable[..., Any], copy_repository: Any, publish: Any, manifest_json: dict[str, Any]
 ) -> None:
-    import torch
     from resnext_hub.models.entrypoints import build
 
     state = build(default_manifest().architectures["resnet18"]).state_dict()
@@ -217,4 +236,33 @@ def test_fetching_says_nothing_on_stdout_and_the_licence_once(
     )
     assert done.stdout == ""
     assert done.stderr.count("CC-BY-NC-4.0") == 1
-    assert torch.__version__
+
+
+def test_a_clone_that_lies_beside_the_script_travels_too(run_python: Any, copy_repository: Any, tmp_path: Path) -> None:
+    """A folder named resnext_hub in the working folder can be imported by its name, but not from elsewhere."""
+    (tmp_path / "cwd").mkdir()
+    checkout = copy_repository("cwd/resnext_hub")
+    run_python(
+        UNINSTALLED_COMPLETELY + f"import torch, pickle, pathlib\nnetwork = {load(checkout)}\n"
+        f"pathlib.Path({str(tmp_path / 'network.pickle')!r}).write_bytes(pickle.dumps(network))\n"
+    )
+    run_python(
+        UNINSTALLED_COMPLETELY + "sys.path.pop(0)\nimport pickle, pathlib\n"
+        f"network = pickle.loads(pathlib.Path({str(tmp_path / 'network.pickle')!r}).read_bytes())\n"
+    )
+
+
+def test_a_real_git_archive(run_python: Any, tmp_path: Path, root: Path) -> None:
+    """What is committed, as git archive packs it, which is what GitHub serves."""
+    if not (root / ".git").exists():
+        pytest.skip("needs a git checkout")
+    archive = tmp_path / "main.zip"
+    command = ["git", "archive", "--format=zip", "--prefix=resnext-hub-main/", "-o", str(archive), "HEAD"]
+    subprocess.run(command, cwd=root, check=True)
+    shutil.unpack_archive(archive, tmp_path / "unpacked")
+    unpacked = tmp_path / "unpacked" / "resnext-hub-main"
+    assert not (unpacked / "tests").exists()
+    run_python(
+        UNINSTALLED + f"import torch\nassert {load(unpacked)}(torch.zeros(2, 3, 64, 64)).shape == (2, 200)\n"
+        f"assert len(torch.hub.load({str(unpacked)!r}, 'classifier', 'resnext_tiny', source='local').labels) == 200\n"
+    )

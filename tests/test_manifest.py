@@ -114,7 +114,11 @@ def test_the_built_network_is_what_its_name_says(checkpoint: Any) -> None:
     convolutions = [m for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and "downsample" not in n]
     depth = len(convolutions) + 1  # and the head
     grouped = network.layer1[0].conv2
-    if checkpoint.name != "resnext_tiny":
+    if checkpoint.name == "resnext_tiny":
+        assert f"ResNeXt-{depth} (groups {grouped.groups}, width {grouped.out_channels // grouped.groups})" in str(
+            hubconf.resnext_tiny.__doc__
+        )
+    else:
         name = re.sub(r"nvidia_resneXt", "resnext101_32x4d", checkpoint.entrypoint)
         match = re.search(r"resne(x?)t(\d+)(?:_(\d+)x(\d+)d)?", name)
         assert match is not None

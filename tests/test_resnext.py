@@ -196,6 +196,23 @@ def test_gradient_checkpointing_changes_nothing_but_memory(architecture: Archite
         assert torch.equal(a, b), name
 
 
+def test_gradient_checkpointing_counts_nothing_where_training_would_not() -> None:
+    network = build(SMALL, 10).eval()
+    network.set_grad_checkpointing()
+    network(torch.randn(2, 3, 64, 64)).sum().backward()
+    assert network.bn1.num_batches_tracked == network.layer1[0].bn1.num_batches_tracked == 0
+
+
+def test_a_compiled_network_may_have_checkpointing_on() -> None:
+    network = build(SMALL, 10)
+    expected = copy.deepcopy(network)
+    network.set_grad_checkpointing()
+    x = torch.randn(4, 3, 64, 64)
+    torch.compile(network, backend="aot_eager")(x).square().sum().backward()
+    expected(x).square().sum().backward()
+    torch.testing.assert_close(network.conv1.weight.grad, expected.conv1.weight.grad, rtol=1e-3, atol=1e-3)
+
+
 def test_gradient_checkpointing_recomputes() -> None:
     network = build(SMALL, 10)
     network.set_grad_checkpointing()
@@ -232,11 +249,13 @@ def test_reset_classifier() -> None:
     [
         ({"layers": (1, 1, 1)}, "4 numbers"),
         ({"num_classes": -1}, "0 .no head. or more"),
+        ({"num_classes": 1.5}, "must be a whole number"),
+        ({"num_classes": True}, "must be a whole number"),
         ({"replace_stride_with_dilation": (True,)}, "3 booleans"),
         ({"block": BasicBlock, "groups": 2}, "no grouped convolution"),
         ({"block": BasicBlock, "replace_stride_with_dilation": (False, False, True)}, "cannot be dilated"),
     ],
 )
 def test_meaningless_arguments_are_refused(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         ResNeXt(**({"block": Bottleneck, "layers": (1, 1, 1, 2), "planes": 16} | arguments))  # type: ignore[arg-type]

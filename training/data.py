@@ -67,7 +67,9 @@ class ParquetImages(Dataset[tuple[torch.Tensor, int]]):
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         if self.seed is not None:
-            torch.default_generator.manual_seed(self.seed * 2**32 + i)
+            # Mixed into 32 bits: torch's generator takes no more of a seed, and an epoch in the upper half of 64 bits
+            # would give every image the same crop in every epoch.
+            torch.default_generator.manual_seed((self.seed * 0x9E3779B1 + i * 0x85EBCA77) % 2**32)
         with Image.open(io.BytesIO(self.images[i])) as image:
             return self.transform(image.convert("RGB")), self.labels[i]
 

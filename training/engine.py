@@ -80,13 +80,15 @@ def train(
 
     Raises:
         FloatingPointError: the loss is not finite; the message names the step.
+        ValueError: ``out`` holds a run of another recipe, or the images do not fill a batch.
     """
     out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.json").write_text(json.dumps(recipe.as_dict(), indent=1) + "\n")
     network = network.to(memory_format=torch.channels_last)
     train_set = ParquetImages(train_files, synsets, train_transform(recipe, recipe.image_size(0)))
     val_set = ParquetImages(val_files, synsets, eval_transform(recipe.image_size(0)))
     steps_per_epoch = len(train_set) // recipe.batch_size
+    if steps_per_epoch == 0:
+        raise ValueError(f"{len(train_set)} images do not fill one batch of {recipe.batch_size}.")
     total, warmup = recipe.epochs * steps_per_epoch, recipe.warmup_epochs * steps_per_epoch
 
     optimizer = torch.optim.SGD(
@@ -106,18 +108,21 @@ def train(
 
     parts = {"network": network, "average": average, "optimizer": optimizer, "scheduler": scheduler}
     last = out / "last.pt"
-    step, seconds = 0, 0.0
+    step, seconds, running = 0, 0.0, 0.0
     if last.exists():
         state = torch.load(last, weights_only=True)
+        if state["recipe"] != json.dumps(recipe.as_dict()):
+            raise ValueError(f"{last} was made by another recipe; take another folder, or that recipe.")
         for name, part in parts.items():
             part.load_state_dict(state[name])
-        step, seconds = state["step"], state["seconds"]
+        step, seconds, running = state["step"], state["seconds"], state["running"]
         log(f"resumed at step {step} of {total}")
 
+    (out / "recipe.json").write_text(json.dumps(recipe.as_dict(), indent=1) + "\n")
+
     def checkpoint() -> None:
-        save_atomically(
-            {name: part.state_dict() for name, part in parts.items()} | {"step": step, "seconds": seconds}, last
-        )
+        progress = {"step": step, "seconds": seconds, "running": running, "recipe": json.dumps(recipe.as_dict())}
+        save_atomically({name: part.state_dict() for name, part in parts.items()} | progress, last)
 
     stop = False
 
@@ -144,7 +149,7 @@ def train(
                 worker_init_fn=_ignore_sigterm,
             )
             network.train()
-            mark, running = time.monotonic(), 0.0
+            mark = time.monotonic()
             for images, labels in loader:
                 images = prepare(images).to(memory_format=torch.channels_last)
                 with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
@@ -160,14 +165,17 @@ def train(
                 running += loss.item()
                 now = time.monotonic()
                 seconds, mark = seconds + now - mark, now
-                if stop or now - saved > checkpoint_seconds:
+                done = step - epoch * steps_per_epoch
+                # The epoch's last step is kept with its validation, below: resuming there would leave that out.
+                if (stop or now - saved > checkpoint_seconds) and done < steps_per_epoch:
                     checkpoint()
                     saved = time.monotonic()
-                    done = step - epoch * steps_per_epoch
                     log(f"epoch {epoch} step {done}/{steps_per_epoch} loss {loss.item():.3f} {seconds:.0f} s")
-                if stop:
+                if stop and done < steps_per_epoch:
                     raise SystemExit(0)
-            top1, top5 = accuracy(average.module, DataLoader(val_set, 250, num_workers=workers), prepare)
+            top1, top5 = accuracy(
+                average.module, DataLoader(val_set, 250, num_workers=workers, worker_init_fn=_ignore_sigterm), prepare
+            )
             with open(out / "log.csv", "a", newline="") as file:
                 writer = csv.writer(file)
                 if file.tell() == 0:
@@ -176,8 +184,11 @@ def train(
                 row = [epoch, size, f"{lr:.5f}", f"{running / steps_per_epoch:.4f}", top1, top5, round(seconds)]
                 writer.writerow(row)
             log(f"epoch {epoch} size {size} loss {running / steps_per_epoch:.3f} top-1 {top1:.4f} top-5 {top5:.4f}")
+            running = 0.0
             checkpoint()
             saved = time.monotonic()
+            if stop:
+                raise SystemExit(0)
     finally:
         signal.signal(signal.SIGTERM, previous)
     weights = out / "weights.pt"
