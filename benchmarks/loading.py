@@ -1,10 +1,12 @@
-"""torch.hub.load of a cached checkpoint in a fresh process, imports included: this repository against torchvision.
+"""From a cached checkpoint to a network: this repository against the original hub code, in fresh processes.
 
-    python benchmarks/loading.py [--runs 7]
+    python benchmarks/loading.py [--runs 5] [--variants resnext101_32x8d_wsl resnext101_32x48d_wsl]
 
-Both load the same file (random weights, the published name, keys, shapes and legacy format) and run one image; the runs
-alternate, so that a machine that slows down slows both. Quote the ratio of the medians: absolute times are the
-machine's.
+Two tables. "hub": torch.hub.load and one image, imports included, against torchvision as a hub repository. "ready": after
+the imports, the time until the network is ready and until it has given logits, and the private memory it has taken
+(RssAnon, in units of the checkpoint's length), against the code of WSL-Images' hubconf.py. Ours once more for the first
+load, which converts the file. The files have random weights under the published names, keys, shapes and legacy format.
+Runs alternate, so that a machine that slows down slows both: quote the ratios of the medians, not the seconds.
 """
 
 from __future__ import annotations
@@ -22,58 +24,143 @@ import time
 from pathlib import Path
 
 import torch
+from resnext_hub.models.cache import own_file
 from resnext_hub.models.entrypoints import build
 from resnext_hub.models.manifest import ROOT, default_manifest
 
-NAME, TAG = "resnext50_32x4d", "IMAGENET1K_V1"
-SCRIPT = (
-    "import torch; network = torch.hub.load({repo!r}, {name!r}, source='local', weights={tag!r}).eval(); "
+HUB = (
+    "import torch; network = torch.hub.load({repo!r}, 'resnext50_32x4d', source='local', weights='IMAGENET1K_V1').eval(); "
     "torch.inference_mode()(network)(torch.zeros(1, 3, 224, 224))"
 )
+ORIGINAL = """
+from torch.hub import load_state_dict_from_url
+from torchvision.models.resnet import Bottleneck, ResNet
+def load():
+    network = ResNet(Bottleneck, [3, 4, 23, 3], groups=32, width_per_group={width})
+    network.load_state_dict(load_state_dict_from_url({url!r}, progress=False))
+    return network
+"""
+OURS = """
+def load():
+    return torch.hub.load({repo!r}, {name!r}, source='local', progress=False)
+"""
+MEASURE = """
+import json, logging, re, sys, threading, time
+import torch
+logging.disable()
+{load}
+def anonymous():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+peak, going, before = 0, True, anonymous()
+def watch():
+    global peak
+    while going:
+        peak = max(peak, anonymous())
+        time.sleep(0.005)
+thread = threading.Thread(target=watch)
+thread.start()
+start = time.perf_counter()
+network = load().eval()
+ready = time.perf_counter() - start
+held = anonymous() - before
+going = False
+thread.join()
+with torch.inference_mode():
+    network(torch.zeros(1, 3, 224, 224))
+first = time.perf_counter() - start
+print(json.dumps(dict(ready=ready, first=first, peak=peak - before, held=held)))
+"""
 
 
-def prepare(folder: Path) -> dict[str, str]:
-    """A cache with the checkpoint, a copy of this repository that expects it, and torchvision as a hub repository."""
-    checkpoint = default_manifest().of_entrypoint(NAME)[TAG]
-    cached = folder / "hub" / "checkpoints" / checkpoint.sources[0].filename
-    cached.parent.mkdir(parents=True)
-    torch.manual_seed(0)
-    torch.save(build(checkpoint.architecture).state_dict(), cached, _use_new_zipfile_serialization=False)
-
+def prepare(folder: Path, names: list[str]) -> Path:
+    """A cache with checkpoints of random weights, and a copy of this repository that expects them."""
     ours = folder / "ours"
-    ignore = shutil.ignore_patterns(".*", "build", "__pycache__", "demo_out", "*.egg-info")
+    ignore = shutil.ignore_patterns(".*", "build", "__pycache__", "demo_out", "*.egg-info", "tests")
     shutil.copytree(ROOT, ours, ignore=ignore)
     manifest = json.loads((ours / "weights_manifest.json").read_text())
-    source = manifest["checkpoints"][checkpoint.name]["sources"][0]
-    source["bytes"] = cached.stat().st_size
-    source["hash"]["value"] = hashlib.sha256(cached.read_bytes()).hexdigest()[:8]
+    for name in names:
+        checkpoint = default_manifest().checkpoints[name]
+        cached = folder / "hub" / "checkpoints" / checkpoint.sources[0].filename
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with torch.device("meta"):
+            network = build(checkpoint.architecture)
+        network.to_empty(device="cpu")
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.uniform_(0.0, 0.01)
+        torch.save(network.state_dict(), cached, _use_new_zipfile_serialization=False)
+        with open(cached, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        source = manifest["checkpoints"][name]["sources"][0]
+        source["bytes"], source["hash"]["value"] = cached.stat().st_size, digest[:8]
     (ours / "weights_manifest.json").write_text(json.dumps(manifest))
+    return ours
 
+
+def run(script: str, folder: Path) -> tuple[float, str]:
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | {"TORCH_HOME": str(folder)}, check=True, capture_output=True
+    )
+    return time.perf_counter() - start, done.stdout.decode()
+
+
+def hub(folder: Path, ours: Path, runs: int) -> None:
     theirs = folder / "theirs"
     theirs.mkdir()
-    (theirs / "hubconf.py").write_text(f"from torchvision.models import {NAME}\n")
-    return {"resnext-hub": str(ours), "torchvision": str(theirs)}
+    (theirs / "hubconf.py").write_text("from torchvision.models import resnext50_32x4d\n")
+    seconds: dict[str, list[float]] = {"ours": [], "torchvision": []}
+    for i in range(runs + 1):  # the first warms the page cache and converts, and is not counted
+        for who, repository in (("ours", ours), ("torchvision", theirs)):
+            taken, _ = run(HUB.format(repo=str(repository)), folder)
+            if i:
+                seconds[who].append(taken)
+    a, b = (statistics.median(seconds[who]) for who in ("ours", "torchvision"))
+    print(f"\n| hub, process to logits | ours, s | torchvision, s | ratio |\n|---|--:|--:|--:|\n| resnext50_32x4d | {a:.2f} ", end="")
+    print(f"| {b:.2f} | {b / a:.2f} |")
+
+
+def ready(name: str, folder: Path, ours: Path, runs: int) -> None:
+    checkpoint = default_manifest().checkpoints[name]
+    source = checkpoint.sources[0]
+    path = folder / "hub" / "checkpoints" / source.filename
+    size = path.stat().st_size
+    scripts = {
+        "original": MEASURE.format(load=ORIGINAL.format(width=checkpoint.architecture.width_per_group, url=source.url)),
+        "ours": MEASURE.format(load=OURS.format(repo=str(ours), name=name)),
+    }
+    results: dict[str, list[dict[str, float]]] = {"original": [], "ours": [], "first load": []}
+    for i in range(runs):
+        if i == 0:
+            os.environ["TORCH_HOME"] = str(folder)
+            shutil.rmtree(own_file(path, "").parent, ignore_errors=True)
+            results["first load"].append(json.loads(run(scripts["ours"], folder)[1]))
+        for who, script in scripts.items():
+            results[who].append(json.loads(run(script, folder)[1]))
+    median = {
+        who: {key: statistics.median(row[key] for row in rows) for key in rows[0]} for who, rows in results.items()
+    }
+    print(f"\n| {name}, {size / 1e9:.2f} GB | ready, s | to logits, s | peak private | held private |")
+    print("|---|--:|--:|--:|--:|")
+    for who, row in median.items():
+        print(
+            f"| {who} | {row['ready']:.2f} | {row['first']:.2f} | {row['peak'] / size:.2f} x | {row['held'] / size:.2f} x |"
+        )
+    a, b = median["ours"], median["original"]
+    print(f"| ratio | {b['ready'] / a['ready']:.1f} | {b['first'] / a['first']:.1f} | | |", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="torch.hub.load of a cached checkpoint, in a fresh process")
-    parser.add_argument("--runs", type=int, default=7)
-    runs = parser.parse_args().runs
-    with tempfile.TemporaryDirectory() as folder:
-        repositories = prepare(Path(folder))
-        environment = os.environ | {"TORCH_HOME": folder}
-        seconds: dict[str, list[float]] = {who: [] for who in repositories}
-        for run in range(runs + 1):  # the first warms the page cache and is not counted
-            for who, repository in repositories.items():
-                script = SCRIPT.format(repo=repository, name=NAME, tag=TAG)
-                start = time.perf_counter()
-                subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True)
-                if run:
-                    seconds[who].append(time.perf_counter() - start)
-    for who, values in seconds.items():
-        print(f"{who:12} median {statistics.median(values):.2f} s   min {min(values):.2f}   max {max(values):.2f}")
-    ratio = statistics.median(seconds["torchvision"]) / statistics.median(seconds["resnext-hub"])
-    print(f"torchvision takes {ratio:.2f} times as long ({runs} runs each, alternating)")
+    parser = argparse.ArgumentParser(description="from a cached checkpoint to a network, against the original code")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--variants", nargs="*", default=["resnext101_32x8d_wsl", "resnext101_32x48d_wsl"])
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ours = prepare(folder, ["resnext50_32x4d.IMAGENET1K_V1", *arguments.variants])
+        hub(folder, ours, arguments.runs)
+        for variant in arguments.variants:
+            ready(variant, folder, ours, arguments.runs)
 
 
 if __name__ == "__main__":

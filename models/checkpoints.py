@@ -54,11 +54,11 @@ def read_state_dict(path: str | Path, *, mmap: bool = False) -> dict[str, Tensor
         data: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         # torch's own text advises to run the code after all; what it found is all that is of use of it.
-        found = re.search(r"Unsupported (?:global: GLOBAL|class|operand) ?([\w.]+)|GLOBAL ([\w.]+)", str(error))
+        found = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
         if found is None:
             raise CheckpointError(f"{path} is not a file of torch.save.") from error
         raise CheckpointError(
-            f"{path} holds more than weights ({found[1] or found[2]}), and nothing in a checkpoint is executed."
+            f"{path} holds more than weights ({found[1]}), and nothing in a checkpoint is executed."
         ) from error
     except Exception as error:  # the unpickler raises nearly anything on a broken file
         raise CheckpointError(f"{path} is not a whole file of torch.save: {error}") from error

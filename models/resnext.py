@@ -301,6 +301,8 @@ class ResNeXt(nn.Module):
         self._init_weights(zero_init_residual)
 
     def _init_weights(self, zero_init_residual: bool) -> None:
+        if self.conv1.weight.is_meta:
+            return  # there are no numbers to draw, and torch imports its compiler (seconds) to draw none
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 # He et al. 2015, https://arxiv.org/abs/1502.01852: keeps the variance of the gradient through ReLUs.

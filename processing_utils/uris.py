@@ -83,7 +83,7 @@ def fetch(
             return _read_file_uri(uri, max_bytes)
         return _fetch_http(uri, time.monotonic() + timeout, max_bytes, allow_private, resolver, connector)
     except ValueError as error:  # from urllib, about what is no URL
-        raise FetchError(f"{uri[:200]!r} is not a well-formed URI, or leads to one that is not: {error}.") from error
+        raise FetchError(f"{uri[:200]!r} is not a well-formed URL, or leads to one that is not: {error}.") from error
 
 
 def _fetch_http(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 from resnext_hub.processing_utils.uris import FetchError, _is_public, fetch, scheme_of
@@ -47,7 +50,8 @@ PRIVATE = [
     "http://2852039166/", "http://0251.0376.0251.0376/", "http://[::ffff:169.254.169.254]/", "http://[fd00:ec2::254]/",
     "http://[fe80::1]/", "http://[fc00::1]/", "http://100.64.0.1/", "http://100.100.100.200/", "http://192.0.0.192/",
     "http://198.18.0.1/", "http://224.0.0.1/", "http://240.0.0.1/", "http://255.255.255.255/", "http://[ff02::1]/",
-    "http://[2001:db8::1]/", "https://127.0.0.1/", "https://[::1]:8443/", "http://192.168.0.1.:80/",
+    "http://[2001:db8::1]/",
+    "http://168.63.129.16/", "http://192.88.99.1/", "https://127.0.0.1/", "https://[::1]:8443/", "http://192.168.0.1.:80/",
 ]  # fmt: skip
 
 
@@ -269,6 +273,117 @@ def test_limits(get: Callable[..., bytes]) -> None:
         get("slow", timeout=0.5)
 
 
+# A peer that sends a byte at a time never lets a socket's own timeout run out.
+DRIPS = {
+    "headers": (b"HTTP/1.1 200 OK\r\nX: ", b"y"),
+    "100 continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "body": (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b"x"),
+    "body without a length": (b"HTTP/1.1 200 OK\r\n\r\n", b"x"),
+    "chunk extension": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;", b"x"),
+    "trailers": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n", b"a: b\r\n"),
+}
+
+
+@pytest.mark.parametrize("kind", DRIPS)
+def test_a_dripping_peer_is_hung_up_on(kind: str) -> None:
+    begin, drop = DRIPS[kind]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            peer, _ = listener.accept()
+            with peer, contextlib.suppress(OSError):
+                peer.recv(1000)
+                peer.sendall(begin)
+                for _ in range(200):
+                    peer.sendall(drop)
+                    time.sleep(0.05)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        start = time.monotonic()
+        with pytest.raises(FetchError, match="did not answer in time"):
+            fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/", allow_private=True, timeout=0.5)
+        assert time.monotonic() - start < 8, "the peer would go on for ten seconds"
+        thread.join()
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.mark.parametrize(
+    ("host", "trusted", "message"),
+    [
+        ("photos.example.org", True, None),
+        ("photos.example.org", False, "CERTIFICATE_VERIFY_FAILED"),
+        ("other.example.org", True, "Hostname mismatch"),
+    ],
+)
+def test_tls_is_verified_for_the_host_not_the_address(
+    host: str,
+    trusted: bool,
+    message: str | None,
+    authority: trustme.CA,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("photos.example.org").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    with Server(("127.0.0.1", 0), Answers) as server:
+        server.seen = []
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+        def connector(address: tuple[str, int], timeout: float) -> socket.socket:
+            return socket.create_connection(("127.0.0.1", server.server_port), timeout)
+
+        def get() -> bytes:
+            return fetch(f"https://{host}/a.jpg", resolver=at("93.184.216.34"), connector=connector)
+
+        if message is None:
+            assert get() == b"content of /a.jpg"
+        else:
+            with pytest.raises(FetchError, match=message):
+                get()
+            assert server.seen == []
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://example.org/\udcff", "data:,\udcff", "file://[", "http://a..b/", "http://" + "a" * 70 + ".org/"]
+)
+def test_text_that_urllib_chokes_on(uri: str) -> None:
+    with pytest.raises(FetchError):
+        fetch(uri, resolver=at("93.184.216.34"), connector=Refuser())
+
+
+@pytest.mark.parametrize("target", ["http://[bad/", "http://exa mple.org/", "//"])
+def test_a_redirect_to_no_url(get: Callable[..., bytes], target: str) -> None:
+    with pytest.raises(FetchError):
+        get(f"redirect/{target}")
+
+
+@pytest.mark.parametrize(
+    "host", ["a_b.example.org", "example.org.", "xn--bcher-kva.example", "bücher.example", "localhost"]
+)
+def test_hosts_as_they_occur(host: str) -> None:
+    connector = Refuser()
+    with pytest.raises(FetchError, match="could not be reached"):
+        fetch(f"http://{host}/a.jpg", resolver=at("93.184.216.34"), connector=connector)
+    assert connector.calls == [("93.184.216.34", 80)]
+
+
+def test_schemes_can_be_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"secret")
+    with pytest.raises(FetchError, match="the scheme 'file' is not one of http, https"):
+        fetch((tmp_path / "a").as_uri(), schemes=("http", "https"))
+
+
 def test_a_proxy_is_used_and_its_rules_hold(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The proxy looks names up, so they are not resolved here; addresses written out are still refused."""
     monkeypatch.setenv("http_proxy", f"http://me:secret@127.0.0.1:{server.server_port}")
@@ -284,6 +399,9 @@ def test_a_proxy_is_used_and_its_rules_hold(server: Server, monkeypatch: pytest.
         with pytest.raises(FetchError, match="refused"):
             fetch(url, resolver=resolver)
     assert len(server.seen) == 1
+    assert fetch("http://bücher.example/a b/ü.jpg?x=ü#part", resolver=resolver).endswith(
+        b"http://xn--bcher-kva.example/a%20b/%C3%BC.jpg?x=%C3%BC"
+    )
     monkeypatch.setenv("no_proxy", "direct.example.org")
     with pytest.raises(AssertionError, match="resolved"):
         fetch("http://direct.example.org/", resolver=resolver)
