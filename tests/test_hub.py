@@ -48,6 +48,7 @@ def test_a_fetched_archive_loads_and_classifies(run_python: Any, fetched: Path) 
         "assert sys.path == path\n"
         "assert network(torch.zeros(2, 3, 64, 64)).shape == (2, 200)\n"
         "assert not [m for m in sys.modules if m.split('.')[0] == 'torchvision'], 'a network needs torch alone'\n"
+        "assert 'torch._dynamo' not in sys.modules, 'nor does it need the compiler, which takes seconds to import'\n"
         "for name in ('models', 'processing_utils', 'inference', 'mount', 'hubconf'):\n"
         "    assert name not in sys.modules, name\n"
         "classify = torch.hub.load('org/resnext-hub:main', 'classifier', 'resnext_tiny', **hub)\n"
