@@ -200,9 +200,18 @@ def _cache_list(arguments: argparse.Namespace, manifest: Manifest) -> int:
 
 def _cache_verify(arguments: argparse.Namespace, manifest: Manifest) -> int:
     from .models.cache import CheckpointError, inventory, verify
+    from .models.checkpoints import is_faithful
 
     status = EXIT_OK
     for item in inventory(manifest):
+        if item.copy_of is not None and not item.removable:
+            if is_faithful(item.path, item.copy_of):
+                print(f"{item.path.name}: as its original")
+            else:
+                item.path.unlink(missing_ok=True)
+                status = _fail(
+                    f"{item.path.name} differed from its original; removed, made anew when needed", EXIT_WEIGHTS
+                )
         if item.source is None:
             continue
         try:

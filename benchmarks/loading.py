@@ -2,10 +2,12 @@
 
     python benchmarks/loading.py [--runs 5] [--variants resnext101_32x8d_wsl resnext101_32x48d_wsl]
 
-Two tables. "hub": torch.hub.load and one image, imports included, against torchvision as a hub repository. "ready": after
-the imports, the time until the network is ready and until it has given logits, and the private memory it has taken
-(RssAnon, in units of the checkpoint's length), against the code of WSL-Images' hubconf.py. Ours once more for the first
-load, which converts the file. The files have random weights under the published names, keys, shapes and legacy format.
+"hub": torch.hub.load and one image, imports included, against torchvision as a hub repository. "ready": after the
+imports, the time until the network is ready and until it has given logits, and the private memory it has taken
+(RssAnon, in units of the checkpoint's length), against the code of WSL-Images' hubconf.py; ours once more for the
+first load, which converts the file. "four processes": their proportional set sizes (Pss) while all hold the network,
+in the same unit; what is shared counts once. The files have random weights under the published names, keys, shapes
+and legacy format.
 Runs alternate, so that a machine that slows down slows both: quote the ratios of the medians, not the seconds.
 """
 
@@ -29,7 +31,8 @@ from resnext_hub.models.entrypoints import build
 from resnext_hub.models.manifest import ROOT, default_manifest
 
 HUB = (
-    "import torch; network = torch.hub.load({repo!r}, 'resnext50_32x4d', source='local', weights='IMAGENET1K_V1').eval(); "
+    "import torch\n"
+    "network = torch.hub.load({repo!r}, 'resnext50_32x4d', source='local', weights='IMAGENET1K_V1').eval()\n"
     "torch.inference_mode()(network)(torch.zeros(1, 3, 224, 224))"
 )
 ORIGINAL = """
@@ -116,8 +119,8 @@ def hub(folder: Path, ours: Path, runs: int) -> None:
             if i:
                 seconds[who].append(taken)
     a, b = (statistics.median(seconds[who]) for who in ("ours", "torchvision"))
-    print(f"\n| hub, process to logits | ours, s | torchvision, s | ratio |\n|---|--:|--:|--:|\n| resnext50_32x4d | {a:.2f} ", end="")
-    print(f"| {b:.2f} | {b / a:.2f} |")
+    print("\n| hub, process to logits | ours, s | torchvision, s | ratio |\n|---|--:|--:|--:|")
+    print(f"| resnext50_32x4d | {a:.2f} | {b:.2f} | {b / a:.2f} |", flush=True)
 
 
 def ready(name: str, folder: Path, ours: Path, runs: int) -> None:
@@ -143,11 +146,63 @@ def ready(name: str, folder: Path, ours: Path, runs: int) -> None:
     print(f"\n| {name}, {size / 1e9:.2f} GB | ready, s | to logits, s | peak private | held private |")
     print("|---|--:|--:|--:|--:|")
     for who, row in median.items():
-        print(
-            f"| {who} | {row['ready']:.2f} | {row['first']:.2f} | {row['peak'] / size:.2f} x | {row['held'] / size:.2f} x |"
-        )
+        memory = f"{row['peak'] / size:.3f} x | {row['held'] / size:.3f} x"
+        print(f"| {who} | {row['ready']:.2f} | {row['first']:.2f} | {memory} |")
     a, b = median["ours"], median["original"]
     print(f"| ratio | {b['ready'] / a['ready']:.1f} | {b['first'] / a['first']:.1f} | | |", flush=True)
+
+
+def four_processes(name: str, folder: Path, ours: Path) -> None:
+    checkpoint = default_manifest().checkpoints[name]
+    source = checkpoint.sources[0]
+    size = (folder / "hub" / "checkpoints" / source.filename).stat().st_size
+    loads = {
+        "original": ORIGINAL.format(width=checkpoint.architecture.width_per_group, url=source.url),
+        "ours": OURS.format(repo=str(ours), name=name),
+    }
+    print(f"\n| {name}, four processes | Pss together |\n|---|--:|")
+    for who, load in loads.items():
+        script = f"import torch, logging, sys\nlogging.disable()\n{load}\nimport torchvision\n{HOLD}"
+        environment = os.environ | {"TORCH_HOME": str(folder), "OMP_NUM_THREADS": "1"}
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", script],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(4)
+        ]
+        before = [int(p.stdout.readline()) for p in processes if p.stdout]
+        for p in processes:
+            print("load", file=p.stdin, flush=True)
+        for p in processes:
+            assert p.stdout is not None
+            p.stdout.readline()
+        after = [_pss(p.pid) for p in processes]
+        for p in processes:
+            p.communicate("done\n")
+        print(f"| {who} | {(sum(after) - sum(before)) / size:.2f} x |", flush=True)
+
+
+HOLD = """
+import re
+def pss():
+    return int(re.search(r"Pss:\\s+(\\d+)", open("/proc/self/smaps_rollup").read())[1]) * 1024
+print(pss(), flush=True)
+sys.stdin.readline()
+network = load().eval()
+with torch.inference_mode():
+    network(torch.zeros(1, 3, 64, 64))
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+def _pss(pid: int) -> int:
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(text.split("\nPss:")[1].split()[0]) * 1024
 
 
 def main() -> None:
@@ -161,6 +216,7 @@ def main() -> None:
         hub(folder, ours, arguments.runs)
         for variant in arguments.variants:
             ready(variant, folder, ours, arguments.runs)
+        four_processes(arguments.variants[0], folder, ours)
 
 
 if __name__ == "__main__":

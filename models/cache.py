@@ -200,6 +200,7 @@ class Item:
     source: Source | None
     record: Record | None
     removable: str | None
+    copy_of: Path | None = None
 
 
 def _own_item(path: Path, published: dict[str, Item]) -> Item | None:
@@ -213,7 +214,7 @@ def _own_item(path: Path, published: dict[str, Item]) -> Item | None:
         of = published.get(name)
         current = of is not None and of.record is not None and of.record.sha256.startswith(digest)
         why = None if current else "a mapped copy of a file that is no longer there"
-        return Item(path, size, of and of.checkpoint, None, None, why)
+        return Item(path, size, of and of.checkpoint, None, None, why, of and of.path)
     return None
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from .cache import CheckpointError, lock, mapped_copy
 
-__all__ = ["load_into", "mapped_state_dict", "normalise_keys", "read_state_dict"]
+__all__ = ["is_faithful", "load_into", "mapped_state_dict", "normalise_keys", "read_state_dict"]
 
 log = logging.getLogger("resnext_hub")
 
@@ -76,11 +76,28 @@ def mapped_state_dict(path: Path, digest: str) -> dict[str, Tensor]:
         if all(tensor.data_ptr() % ALIGNMENT == 0 for tensor in state.values()):
             return state
     copy = mapped_copy(path, digest)
-    if not copy.exists():
-        with lock(path):
-            if not copy.exists() and not _convert(path, copy):
-                return read_state_dict(path)
+    if copy.exists():
+        try:
+            return read_state_dict(copy, mmap=True)
+        except CheckpointError as error:
+            log.warning("%s is made anew: %s", copy.name, error)
+            copy.unlink(missing_ok=True)
+    with lock(path):
+        if not copy.exists() and not _convert(path, copy):
+            return read_state_dict(path)
     return read_state_dict(copy, mmap=True)
+
+
+def is_faithful(copy: Path, path: Path) -> bool:
+    """Whether a mapped copy still holds, bit for bit, what its original holds."""
+    try:
+        ours, theirs = read_state_dict(copy, mmap=True), read_state_dict(path)
+    except CheckpointError:
+        return False
+    as_bytes = [
+        [tensor.contiguous().view(-1).view(torch.uint8) for tensor in state.values()] for state in (ours, theirs)
+    ]
+    return ours.keys() == theirs.keys() and all(torch.equal(a, b) for a, b in zip(*as_bytes, strict=True))
 
 
 def _convert(path: Path, copy: Path) -> bool:

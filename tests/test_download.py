@@ -574,6 +574,18 @@ def test_the_cache_on_the_command_line(
 
     assert cli.main(["cache", "verify"]) == 0
     assert hashlib.sha256(server.content).hexdigest() in capsys.readouterr().out
+    (copy_file,) = own.glob("w.pth.*.mapped")
+    good = copy_file.read_bytes()
+    at = len(good) // 2
+    copy_file.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+    assert cli.main(["cache", "verify"]) == 3
+    assert "differed from its original; removed" in capsys.readouterr().err
+    load(checkpoint, progress=False)
+    assert copy_file.read_bytes() == good
+    copy_file.write_bytes(good[: len(good) // 2])
+    load(checkpoint, progress=False)
+    assert copy_file.read_bytes() == good
+
     (home / "w.pth").write_bytes(b"x")
     assert cli.main(["cache", "verify"]) == 3
     assert "is not the published file" in capsys.readouterr().err
