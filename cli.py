@@ -202,22 +202,20 @@ def _cache_verify(arguments: argparse.Namespace, manifest: Manifest) -> int:
     from .models.cache import CheckpointError, inventory, verify
     from .models.checkpoints import is_faithful
 
-    status = EXIT_OK
-    for item in inventory(manifest):
-        if item.copy_of is not None and not item.removable:
+    status, broken = EXIT_OK, set()
+    for item in inventory(manifest):  # originals come before their copies
+        if item.source is not None:
+            try:
+                print(f"{item.path.name}: sha256 {verify(item.path, item.source, again=True)}", flush=True)
+            except CheckpointError as error:
+                broken.add(item.path)
+                status = _fail(str(error), EXIT_WEIGHTS)
+        elif item.copy_of is not None and not item.removable and item.copy_of not in broken:
             if is_faithful(item.path, item.copy_of):
-                print(f"{item.path.name}: as its original")
+                print(f"{item.path.name}: as its original", flush=True)
             else:
                 item.path.unlink(missing_ok=True)
-                status = _fail(
-                    f"{item.path.name} differed from its original; removed, made anew when needed", EXIT_WEIGHTS
-                )
-        if item.source is None:
-            continue
-        try:
-            print(f"{item.path.name}: sha256 {verify(item.path, item.source, again=True)}", flush=True)
-        except CheckpointError as error:
-            status = _fail(str(error), EXIT_WEIGHTS)
+                status = _fail(f"{item.path.name} differed from its original; removed, to be made anew.", EXIT_WEIGHTS)
     return status
 
 
