@@ -172,6 +172,8 @@ def _frozen_statistics(module: nn.Module) -> Iterator[None]:
 @torch.jit.unused
 def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
     """``block(x)`` whose activations are recomputed in the backward pass (Chen et al. 2016, arXiv 1604.06174)."""
+    if torch.compiler.is_compiling():  # the compiler decides itself what to recompute
+        return block(x)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _frozen_statistics(block)
@@ -190,8 +192,7 @@ class Stage(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         x = input
-        scripting = torch.jit.is_scripting()  # pyright: ignore[reportPrivateImportUsage]
-        if self.grad_checkpointing and not scripting and not torch.compiler.is_compiling():
+        if self.grad_checkpointing and not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
             for block in self:
                 x = _checkpointed(block, x)
         else:

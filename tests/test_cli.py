@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -124,7 +125,7 @@ def test_no_weights_in_reach(
 
 
 def test_a_reader_that_has_seen_enough() -> None:
-    command = f"{sys.executable} -m resnext_hub.cli list --json | head -c 10"
+    command = f"{shlex.quote(sys.executable)} -m resnext_hub.cli list --json | head -c 10"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.returncode == 0
