@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from typing import Any
 
 import pytest
 import torch
+import trustme
 from resnext_hub.models import cache, checkpoints, download
 from resnext_hub.models.cache import CheckpointError
 from resnext_hub.models.download import UnreachableError, local_file
@@ -600,3 +602,22 @@ def test_the_cache_on_the_command_line(
     (home / "w.pth").unlink()
     assert cli.main(["cache", "prune"]) == 0
     assert left(home) == ["somebody_elses.pth"]
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_an_own_certificate_authority(
+    server: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    checkpoint = described(source_at(server, url=f"https://127.0.0.1:{server.server_port}/{NAME}"))
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        assert local_file(checkpoint, progress=False)[1] == DIGEST
+    else:
+        with pytest.raises(UnreachableError, match="CERTIFICATE_VERIFY_FAILED"):
+            local_file(checkpoint, progress=False)
