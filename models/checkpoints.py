@@ -1,9 +1,9 @@
 """A verified file -> tensors mapped, not copied -> a network that has them.
 
 A file of ``torch.save`` since 1.6 is a zip archive whose tensors lie aligned, and is mapped where it is. Older ones,
-and safetensors, are converted once to such an archive. A mapped tensor costs no memory until it is read, and then only
-page cache, which all processes share; it is private and writable: an optimizer's step copies the pages that it touches
-and never reaches the file.
+and safetensors, are converted once to such an archive; a legacy file from one mapping to the other, so that it never
+lies in memory whole. A mapped tensor costs no memory until it is read, and then only page cache, which all processes
+share; it is private and writable: an optimizer's step copies the pages that it touches and never reaches the file.
 
 What mapping asks for: the file must not be truncated in place while a network uses it (the process would die of
 SIGBUS). This project only ever replaces files by renaming, which leaves a mapping its old file; so do pip, git and
@@ -62,11 +62,63 @@ def read_state_dict(path: str | Path, *, mmap: bool = False) -> dict[str, Tensor
         ) from error
     except Exception as error:  # the unpickler raises nearly anything on a broken file
         raise CheckpointError(f"{path} is not a whole file of torch.save: {error}") from error
+    return _state_dict_in(data, path)
+
+
+def _state_dict_in(data: Any, path: Path) -> dict[str, Tensor]:
     if isinstance(data, dict) and isinstance(data.get("state_dict"), dict):
         data = data["state_dict"]
     if not isinstance(data, dict) or not all(isinstance(v, Tensor) for v in data.values()):
         raise CheckpointError(f"{path} holds a {type(data).__name__}, expected a state_dict (name -> tensor).")
     return dict(data)
+
+
+def _map_legacy(path: Path) -> dict[str, Tensor]:
+    """The state_dict in a legacy file, its tensors mapped where they lie: unaligned, good for copying only.
+
+    The format (torch/serialization.py, ``_legacy_save``): five pickles (magic number, protocol, system, the object,
+    the storages' keys), then for each key its number of elements (int64) and its bytes. The pickles are read with the
+    unpickler behind ``weights_only=True``, the object twice: where its storages lie is known after the first time.
+    """
+    from torch import _weights_only_unpickler as safe
+
+    storages: dict[str, torch.UntypedStorage] = {}
+    lengths: dict[str, tuple[int, int]] = {}  # elements, bytes
+
+    def storage_of(saved_id: tuple[Any, ...]) -> torch.TypedStorage:
+        kind, storage_type, key, _, numel, view = saved_id
+        if kind != "storage" or view is not None:
+            raise CheckpointError(f"{path} has storages of a kind ({kind}, {view}) that is not mapped.")
+        lengths[key] = numel, numel * storage_type.dtype.itemsize
+        data = storages.get(key, torch.UntypedStorage(0, device="meta"))
+        return torch.TypedStorage(wrap_storage=data, dtype=storage_type.dtype, _internal=True)
+
+    def read_object() -> Any:
+        unpickler = safe.Unpickler(file, encoding="utf-8")
+        unpickler.persistent_load = storage_of  # pyright: ignore[reportAttributeAccessIssue]
+        return unpickler.load()
+
+    with open(path, "rb") as file:
+        header = [safe.load(file, encoding="utf-8") for _ in range(3)]
+        if header[:2] != [torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION]:
+            raise CheckpointError(f"{path} is not a legacy file of torch.save.")
+        if not header[2]["little_endian"]:
+            raise CheckpointError(f"{path} was written on a big-endian machine.")
+        start = file.tell()
+        read_object()
+        keys = safe.load(file, encoding="utf-8")
+        offset, size = file.tell(), path.stat().st_size
+        whole = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
+        for key in keys:
+            elements, length = lengths[key]
+            file.seek(offset)
+            if int.from_bytes(file.read(8), "little") != elements or offset + 8 + length > size:
+                raise CheckpointError(f"{path} is cut short or broken at byte {offset:,}.")
+            part: Any = whole[offset + 8 : offset + 8 + length]  # a view
+            storages[key] = part
+            offset += 8 + length
+        file.seek(start)
+        return _state_dict_in(read_object(), path)
 
 
 def mapped_state_dict(path: Path, digest: str) -> dict[str, Tensor]:
@@ -91,7 +143,7 @@ def mapped_state_dict(path: Path, digest: str) -> dict[str, Tensor]:
 def is_faithful(copy: Path, path: Path) -> bool:
     """Whether a mapped copy still holds, bit for bit, what its original holds."""
     try:
-        ours, theirs = read_state_dict(copy, mmap=True), read_state_dict(path)
+        ours, theirs = read_state_dict(copy, mmap=True), _read_to_convert(path)
     except CheckpointError:
         return False
     as_bytes = [
@@ -104,8 +156,11 @@ def _convert(path: Path, copy: Path) -> bool:
     """Write a file's tensors anew as an aligned zip archive; False where the cache has no room or cannot be written."""
     log.info("converting %s, once, so that it can be mapped", path.name)
     part = copy.with_name(copy.name + ".part")
+    crc = torch.serialization.get_crc32_options()
     try:
-        torch.save(read_state_dict(path), part)
+        state = _read_to_convert(path)
+        torch.serialization.set_crc32_options(False)  # a third of the time; the original's sha256 is what is held
+        torch.save(state, part)
         os.replace(part, copy)
     except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError on a full disk
         if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
@@ -115,8 +170,19 @@ def _convert(path: Path, copy: Path) -> bool:
         log.warning("%s could not be converted and is read the slow way: %s", path.name, error)
         return False
     finally:
+        torch.serialization.set_crc32_options(crc)
         part.unlink(missing_ok=True)
     return True
+
+
+def _read_to_convert(path: Path) -> dict[str, Tensor]:
+    """A file's tensors, mapped where that can be done; whatever else it is, torch.load has the last word on it."""
+    if path.suffix != ".safetensors" and not zipfile.is_zipfile(path):
+        try:
+            return _map_legacy(path)
+        except Exception as error:  # an unforeseen kind, or a torch whose unpickler has moved: a public way remains
+            log.debug("%s is read, not mapped: %s", path.name, error)
+    return read_state_dict(path)
 
 
 def normalise_keys(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gzip
 import hashlib
 import json
@@ -515,6 +516,46 @@ def test_an_unaligned_archive_is_converted(server: Scripted, tmp_path: Path) -> 
     state = checkpoints.mapped_state_dict(path, "0" * 64)
     assert all(torch.equal(state[k], v) for k, v in expected.items())
     assert all(v.data_ptr() % 64 == 0 for v in state.values())
+
+
+def test_a_legacy_file_is_converted_without_being_read_into_memory(
+    server: Scripted, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, expected = publish_small(server, True)
+    monkeypatch.setattr(checkpoints, "read_state_dict", functools.partial(mapped_only, checkpoints.read_state_dict))
+    network = load(checkpoint, progress=False)
+    assert all(torch.equal(v, expected[k]) for k, v in network.state_dict().items())
+
+
+def mapped_only(read: Callable[..., Any], path: Path, *, mmap: bool = False) -> Any:
+    assert mmap, f"{path} was read into memory"
+    return read(path, mmap=mmap)
+
+
+def legacy_file(path: Path, state: Any) -> Path:
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    return path
+
+
+def test_legacy_tensors_that_share_memory_and_those_that_are_views(tmp_path: Path) -> None:
+    base = torch.arange(12.0).reshape(3, 4)
+    state = {"whole": base, "row": base[1], "turned": base.T, "half": base[0].half(), "empty": torch.empty(0)}
+    path = legacy_file(tmp_path / "w.pth", {"epoch": 3, "state_dict": state})
+    copy = tmp_path / "copy"
+    assert checkpoints._convert(path, copy)
+    found = checkpoints.read_state_dict(copy, mmap=True)
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[k], v) and found[k].dtype == v.dtype for k, v in state.items())
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
+def test_a_legacy_file_cut_short_is_refused(share: float, tmp_path: Path) -> None:
+    path = legacy_file(tmp_path / "w.pth", {f"w{i}": torch.rand(100) for i in range(20)})
+    with open(path, "r+b") as file:
+        file.truncate(int(path.stat().st_size * share))
+    with pytest.raises(CheckpointError, match="not a whole file of torch.save"):
+        checkpoints._convert(path, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
 
 
 def test_no_room_for_the_conversion(
