@@ -183,6 +183,8 @@ def _cache_list(arguments: argparse.Namespace, manifest: Manifest) -> int:
         print(f"{_size(item.bytes):>13}  {item.path.name}")
         if item.removable:
             print(f"{'':15}can go: {item.removable}")
+        elif item.engine:
+            print(f"{'':15}{item.engine} engine of {item.checkpoint.name if item.checkpoint else 'resnext_tiny'}")
         elif item.source is None:
             print(f"{'':15}{f'mapped copy of {item.checkpoint.name}' if item.checkpoint else 'under way'}")
         elif item.record is None:
@@ -224,7 +226,10 @@ def _cache_prune(arguments: argparse.Namespace, manifest: Manifest) -> int:
 
     for item in inventory(manifest):
         if item.removable:
-            item.path.unlink(missing_ok=True)
+            if item.path.is_dir():
+                shutil.rmtree(item.path)
+            else:
+                item.path.unlink(missing_ok=True)
             print(f"removed {item.path.name} ({_size(item.bytes)}): {item.removable}")
     return EXIT_OK
 

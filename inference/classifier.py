@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
-from ..models.entrypoints import load
 from ..models.manifest import Preprocessing, default_manifest
 from ..mount import register
 from ..processing_utils.images import ImageSource
-from ..processing_utils.inputs import prepare_batch
+from ..processing_utils.inputs import prepare_pixels
 from ..processing_utils.labels import Label, read_labels
 from ..processing_utils.predictions import Prediction, top_predictions
+from .engines import Engine, TorchEngine, open_engine
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Classifier", "classifier"]
 
@@ -23,36 +24,34 @@ IMAGE_OPTIONS = ("allow_private", "max_bytes", "max_pixels", "schemes", "timeout
 
 def _is_many(images: Any) -> bool:
     """A list, tuple or other iterable of images, or a batch (N, C, H, W), against one image of any kind."""
-    if isinstance(images, Tensor) or hasattr(images, "__array_interface__"):
+    torch = sys.modules.get("torch")  # a tensor can only come from a torch that is already imported
+    if (torch is not None and isinstance(images, torch.Tensor)) or hasattr(images, "__array_interface__"):
         return getattr(images, "ndim", 3) == 4
     single = isinstance(images, (str, bytes, bytearray, memoryview)) or hasattr(images, "read")
     return not single and isinstance(images, Iterable)
 
 
 class Classifier:
-    """A network, its preprocessing and its labels: images in, predictions out.
+    """An engine, its preprocessing and its labels: images in, predictions out.
 
-    Attributes:
-        network: in evaluation mode, on ``device``.
+    Args:
+        engine: an `Engine`, or a network of your own, which `TorchEngine` then runs.
         preset: how the images are made.
         labels: a name for every logit.
+        device: where to run a network; the GPU if there is one.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        engine: Engine | torch.nn.Module,
         preset: Preprocessing,
         labels: Sequence[Label] | Sequence[str],
         *,
         device: str | torch.device | None = None,
         **image_options: Any,
     ) -> None:
-        if unknown := sorted(image_options.keys() - set(IMAGE_OPTIONS)):
-            raise TypeError(f"Unexpected options {unknown}; there are device and {', '.join(IMAGE_OPTIONS)}.")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        # NHWC is what GPU tensor cores and oneDNN's grouped convolutions work in.
-        self.network = network.eval().requires_grad_(False).to(self.device)
-        self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        _check(image_options)
+        self.engine = engine if isinstance(engine, Engine) else TorchEngine(engine, preset, device)
         self.preset = preset
         self.labels = labels
         self._image_options = image_options
@@ -82,15 +81,17 @@ class Classifier:
                 batch = []
         return results + self._classify(batch, top, first=len(results)) if batch else results
 
-    @torch.inference_mode()
     def _classify(self, images: Sequence[ImageSource], top: int, first: int | None) -> list[list[Prediction]]:
-        batch = torch.from_numpy(prepare_batch(images, self.preset, first=first, **self._image_options))
-        dtype = next(self.network.parameters()).dtype
-        logits = self.network(batch.to(self.device, dtype, memory_format=torch.channels_last))
+        logits, _ = self.engine(prepare_pixels(images, self.preset, first=first, **self._image_options))
         return top_predictions(logits, top, from_logits=True, labels=self.labels)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({type(self.network).__name__}, {len(self.labels)} classes, on {self.device})"
+        return f"{type(self).__name__}({self.engine!r}, {len(self.labels)} classes)"
+
+
+def _check(image_options: dict[str, Any]) -> None:
+    if unknown := sorted(image_options.keys() - set(IMAGE_OPTIONS)):
+        raise TypeError(f"Unexpected options {unknown}; there are engine, device and {', '.join(IMAGE_OPTIONS)}.")
 
 
 register(Classifier)
@@ -99,6 +100,7 @@ register(Classifier)
 def classifier(
     variant: str,
     *,
+    engine: str = "auto",
     device: str | torch.device | None = None,
     progress: bool = True,
     **image_options: Any,
@@ -107,6 +109,7 @@ def classifier(
 
     Args:
         variant: an entrypoint's name, or a checkpoint's, e.g. "resnext50_32x4d.IMAGENET1K_V1".
+        engine: what runs the network, see `inference.engines.open_engine`. The first use of an engine builds it.
         device: where to run; the GPU if there is one.
         progress: show a bar while the weights are fetched.
         image_options: allow_private, schemes, max_bytes, max_pixels, timeout; see `processing_utils.images.open_image`.
@@ -114,7 +117,9 @@ def classifier(
     Raises:
         UnknownVariantError: no such variant; near names are suggested.
         CheckpointError: the weights cannot be fetched or verified.
+        EngineError: a package that the engine needs is missing.
     """
+    _check(image_options)
     checkpoint = default_manifest().resolve(variant)
-    network = load(checkpoint, progress=progress)
-    return Classifier(network, checkpoint.preprocessing, read_labels(checkpoint.labels), device=device, **image_options)
+    opened = open_engine(checkpoint, engine, device=device, progress=progress)
+    return Classifier(opened, checkpoint.preprocessing, read_labels(checkpoint.labels), **image_options)

@@ -2,7 +2,8 @@
 
 Published files lie in torch.hub's own ``checkpoints`` folder, where the original repositories leave theirs. Beside
 them, in ``.resnext-hub``, lie this project's: what was found when a file was hashed (``*.json``), downloads under way
-(``*.part``), locks, and copies of old files in a format that can be memory-mapped (``*.mapped``).
+(``*.part``), locks, copies of old files in a format that can be memory-mapped (``*.mapped``), and what inference
+engines were built to (``engines``).
 """
 
 from __future__ import annotations
@@ -11,16 +12,15 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
+import importlib.metadata
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import filelock
-import torch
 
 from .manifest import ROOT, Checkpoint, Hash, Manifest, Source
 
@@ -60,7 +60,13 @@ class Record:
 
 
 def checkpoints_folder() -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints"
+    """torch.hub's own folder, found without importing torch: it takes seconds, and an engine may need none."""
+    if sys.modules.get("torch") is not None:
+        import torch
+
+        return Path(torch.hub.get_dir()) / "checkpoints"  # a user may have set it
+    home = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
+    return Path(home).expanduser() / "hub" / "checkpoints"
 
 
 def own_file(path: Path, suffix: str) -> Path:
@@ -94,6 +100,8 @@ def find(checkpoint: Checkpoint) -> tuple[Path, Source] | None:
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Let one process at a time fetch or convert a file; eight ranks fetch it once."""
+    import filelock  # a fifth of the time in which a cached network is ready, and such a network needs no lock
+
     file = own_file(path, ".lock")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +200,7 @@ def _compare(path: Path, expected: Hash | None, digest: str, record: Record | No
 
 @dataclass(frozen=True)
 class Item:
-    """A file in the cache. ``removable`` says why it can go, None where it is of use."""
+    """A file in the cache, or the folder of an engine. ``removable`` says why it can go, None where it is of use."""
 
     path: Path
     bytes: int
@@ -201,6 +209,7 @@ class Item:
     record: Record | None
     removable: str | None
     copy_of: Path | None = None
+    engine: str | None = None
 
 
 def _own_item(path: Path, published: dict[str, Item]) -> Item | None:
@@ -218,14 +227,40 @@ def _own_item(path: Path, published: dict[str, Item]) -> Item | None:
     return None
 
 
+def _engine(folder: Path, published: dict[str, Item], own_weights: set[str]) -> Item:
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    if folder.suffix == ".part":
+        idle = time.time() - folder.stat().st_mtime > BROKEN_OFF_AFTER
+        return Item(folder, size, None, None, None, "an engine whose building was broken off" if idle else None)
+    try:
+        about = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
+        file, digest, name = about["file"], about["sha256"], about["engine"]
+        current = importlib.metadata.version(about["distribution"]) == about["version"]
+    except (OSError, ValueError, KeyError, TypeError, importlib.metadata.PackageNotFoundError):
+        return Item(folder, size, None, None, None, "an engine that nothing here can open")
+    why = None if current else "an engine of another version of its library"
+    of = published.get(file)
+    if file not in own_weights and (of is None or of.record is None or of.record.sha256 != digest):
+        why = "an engine of a file that is no longer there"
+    return Item(folder, size, of and of.checkpoint, None, None, why, engine=name)
+
+
 def inventory(manifest: Manifest) -> list[Item]:
     """The manifest's files in the cache, their mapped copies, and what can go; nothing of other projects."""
     published: dict[str, Item] = {}
+    own_weights: set[str] = set()  # in this repository
     for checkpoint in manifest.checkpoints.values():
         for source in checkpoint.sources:
             path = target(checkpoint, source)
-            if source.path is None and path.is_file():
+            if source.path is not None:
+                own_weights.add(path.name)
+            elif path.is_file():
                 published[path.name] = Item(path, path.stat().st_size, checkpoint, source, read_record(path), None)
     own = checkpoints_folder() / ".resnext-hub"
     found = sorted(own.iterdir()) if own.is_dir() else []
-    return [*published.values(), *(item for path in found if (item := _own_item(path, published)))]
+    engines = sorted((own / "engines").iterdir()) if (own / "engines").is_dir() else []
+    return [
+        *published.values(),
+        *(item for path in found if (item := _own_item(path, published))),
+        *(_engine(path, published, own_weights) for path in engines),
+    ]

@@ -21,8 +21,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-
-from torch.hub import tqdm  # pyright: ignore[reportPrivateImportUsage]  # a plain one where tqdm is not installed
+from typing import Any
 
 from .cache import CheckpointError, checkpoints_folder, find, lock, own_file, target, verify
 from .manifest import Checkpoint, Source
@@ -111,6 +110,9 @@ def fetch(source: Source, path: Path, progress: bool = True) -> None:
     Raises:
         CheckpointError: the content is not the published one, or the disk is full.
     """
+    # Only here: torch takes seconds to import. tqdm where it is installed, else a plain bar of torch's.
+    from torch.hub import tqdm  # pyright: ignore[reportPrivateImportUsage]
+
     assert source.url is not None
     part = own_file(path, ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +136,7 @@ def fetch(source: Source, path: Path, progress: bool = True) -> None:
             _Parts(part).note.unlink(missing_ok=True)
 
 
-def _fetch_with_retries(source: Source, part: Path, bar: tqdm) -> None:
+def _fetch_with_retries(source: Source, part: Path, bar: Any) -> None:
     failures = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
@@ -192,7 +194,7 @@ class _Parts:
         self.note.write_text(json.dumps(noted), encoding="utf-8")
 
 
-def _request(source: Source, part: Path, bar: tqdm) -> None:
+def _request(source: Source, part: Path, bar: Any) -> None:
     """One request: the rest of the file, or all of it where the rest may not belong to the part."""
     assert source.url is not None
     parts = _Parts(part)
@@ -257,7 +259,7 @@ def _announced(response: http.client.HTTPResponse, source: Source, noted: dict[s
     return total if total is not None else source.bytes
 
 
-def _copy(response: http.client.HTTPResponse, part: Path, mode: str, bar: tqdm) -> None:
+def _copy(response: http.client.HTTPResponse, part: Path, mode: str, bar: Any) -> None:
     window, received = time.monotonic(), 0
     with open(part, mode) as file:
         while chunk := response.read1(CHUNK):

@@ -4,7 +4,7 @@ What torch.hub's ``nvidia_convnets_processing_utils`` returns. Importing it need
 """
 
 from .images import ImageError, open_image
-from .inputs import prepare_batch, prepare_input_from_uri, prepare_inputs
+from .inputs import prepare_input_from_uri, prepare_inputs, prepare_pixels
 from .labels import Label, read_labels
 from .plot import plot_predictions
 from .predictions import Prediction, pick_n_best, top_predictions
@@ -20,9 +20,9 @@ __all__ = [
     "open_image",
     "pick_n_best",
     "plot_predictions",
-    "prepare_batch",
     "prepare_input_from_uri",
     "prepare_inputs",
+    "prepare_pixels",
     "preprocess",
     "read_labels",
     "top_predictions",

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..models.manifest import Preprocessing, default_manifest
-from .images import ImageError, ImageSource, open_image
-from .preprocessing import preprocess
+from .images import ImageError, ImageSource
+from .preprocessing import load_pixels, normalise
 from .uris import FetchError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["prepare_batch", "prepare_input_from_uri", "prepare_inputs"]
+__all__ = ["prepare_input_from_uri", "prepare_inputs", "prepare_pixels"]
 
 WORKERS = 8  # fetching waits for the network, decoding and resizing release the interpreter's lock
 
 
-def prepare_batch(
+def prepare_pixels(
     images: Sequence[ImageSource], preset: Preprocessing, *, first: int | None = 0, **options: Any
 ) -> np.ndarray:
-    """N images -> (N, 3, crop, crop) float32, normalised; fetched and decoded in parallel. No torch.
+    """N images -> (N, crop, crop, 3) uint8, resized and cropped; fetched and decoded in parallel. No torch.
 
     ``options`` are those of `images.open_image`; ``first`` is the first image's number in messages, None for no number.
 
@@ -34,7 +34,7 @@ def prepare_batch(
     """
 
     def one(image: ImageSource) -> np.ndarray:
-        return preprocess(open_image(image, **options), preset)
+        return load_pixels(image, preset, **options)
 
     with ThreadPoolExecutor(max_workers=max(1, min(WORKERS, len(images)))) as pool:
         futures = [pool.submit(one, image) for image in images]
@@ -50,7 +50,7 @@ def prepare_batch(
                 what = f" ({str(image)[:200]})" if isinstance(image, (str, os.PathLike)) else ""
                 raise type(error)(f"Image {first + i}{what}: {error}") from error
     crop = preset.crop_size
-    return np.stack(arrays) if arrays else np.empty((0, 3, crop, crop), np.float32)
+    return np.stack(arrays) if arrays else np.empty((0, crop, crop, 3), np.uint8)
 
 
 def prepare_inputs(
@@ -71,7 +71,8 @@ def prepare_inputs(
 
     if isinstance(images, (str, bytes)):
         raise TypeError("prepare_inputs takes a list of images; for one image call prepare_input_from_uri.")
-    batch = torch.from_numpy(prepare_batch(list(images), default_manifest().resolve(variant).preprocessing, **options))
+    preset = default_manifest().resolve(variant).preprocessing
+    batch = torch.from_numpy(normalise(prepare_pixels(list(images), preset, **options), preset))
     return batch.cuda() if cuda else batch
 
 

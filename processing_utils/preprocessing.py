@@ -6,12 +6,12 @@ import numpy as np
 from PIL import Image
 
 from ..models.manifest import Preprocessing
-from .images import MAX_PIXELS, ImageError
+from .images import MAX_PIXELS, ImageError, open_image
 
 __all__ = ["preprocess"]
 
 
-def preprocess(image: Image.Image, preset: Preprocessing) -> np.ndarray:
+def crop_pixels(image: Image.Image, preset: Preprocessing) -> np.ndarray:
     """RGB image -> (3, crop, crop) float32: shorter side resized, centre cropped, scaled to 0..1, normalised.
 
     The same numbers as torchvision's Resize, CenterCrop, ToTensor and Normalize on a PIL image.
@@ -28,6 +28,20 @@ def preprocess(image: Image.Image, preset: Preprocessing) -> np.ndarray:
         image = image.resize(scaled, Image.Resampling[preset.interpolation.upper()])
     crop = preset.crop_size
     left, top = round((image.width - crop) / 2), round((image.height - crop) / 2)
-    pixels = np.asarray(image.crop((left, top, left + crop, top + crop)), dtype=np.float32) / np.float32(255)
-    normalised = (pixels - np.asarray(preset.mean, np.float32)) / np.asarray(preset.std, np.float32)
-    return np.ascontiguousarray(normalised.transpose(2, 0, 1))
+    return np.array(image.crop((left, top, left + crop, top + crop)))
+
+
+def load_pixels(source, preset, grade="reference", **options):
+    return crop_pixels(open_image(source, **options), preset)
+
+
+def preprocess(image, preset):
+    return normalise(crop_pixels(image, preset), preset)
+
+
+def normalise(pixels: np.ndarray, preset: Preprocessing) -> np.ndarray:
+    values = np.moveaxis(pixels, -1, -3).astype(np.float32, order="C")
+    values /= np.float32(255)
+    values -= np.asarray(preset.mean, np.float32)[:, None, None]
+    values /= np.asarray(preset.std, np.float32)[:, None, None]
+    return values

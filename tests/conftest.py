@@ -40,6 +40,19 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _home(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[None]:
+    """A cache that all workers share and that is not the user's: an engine is built once for the whole suite."""
+    base = tmp_path_factory.getbasetemp()
+    before = os.environ.get("TORCH_HOME")
+    os.environ["TORCH_HOME"] = str((base if worker_id == "master" else base.parent) / "torch_home")
+    yield
+    if before is None:
+        del os.environ["TORCH_HOME"]
+    else:
+        os.environ["TORCH_HOME"] = before
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Photos and Tiny ImageNet; users do not have them."""

@@ -11,8 +11,11 @@ import torch
 from PIL import Image
 from resnext_hub import hubconf
 from resnext_hub.inference.classifier import Classifier, classifier
+from resnext_hub.inference.engines import TorchEngine
 from resnext_hub.models.manifest import ROOT, UnknownVariantError, default_manifest
-from resnext_hub.processing_utils import ImageError, open_image, preprocess, read_labels
+from resnext_hub.models.resnext import ResNeXt
+from resnext_hub.processing_utils import ImageError, preprocess, read_labels
+from resnext_hub.processing_utils.preprocessing import load_pixels
 
 TINY = default_manifest().resolve("resnext_tiny")
 
@@ -55,22 +58,26 @@ def test_one_or_many(classify: Classifier, image: Image.Image, tmp_path: Path) -
     assert classify([]) == []
 
 
-def test_it_is_ready_to_infer(classify: Classifier) -> None:
-    assert not classify.network.training
-    assert not any(p.requires_grad for p in classify.network.parameters())
+def test_it_is_ready_to_infer() -> None:
+    classify = classifier("resnext_tiny", engine="torch")
+    assert isinstance(classify.engine, TorchEngine)
+    network = classify.engine.network
+    assert isinstance(network, ResNeXt)
+    assert not network.training
+    assert not any(p.requires_grad for p in network.parameters())
     seen = []
-    handle = classify.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    handle = network.layer1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     classify(np.zeros((64, 64, 3), np.uint8))
     handle.remove()
     assert seen[0].is_inference()
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
-    assert classify.network.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert network.conv1.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_default_dtype_is_obeyed(image: Image.Image) -> None:
     torch.set_default_dtype(torch.float64)
     try:
-        assert len(classifier("resnext_tiny")(image)) == 5
+        assert len(classifier("resnext_tiny", engine="torch")(image)) == 5
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -90,7 +97,9 @@ def test_errors(classify: Classifier, image: Image.Image) -> None:
         classify("missing.jpg")
     with pytest.raises(ValueError, match="batch_size must be 1 or more"):
         classify([image], batch_size=0)
-    with pytest.raises(TypeError, match=r"Unexpected options \['max_byte', 'weights'\]; there are device and allow"):
+    with pytest.raises(
+        TypeError, match=r"Unexpected options \['max_byte', 'weights'\]; there are engine, device and allow"
+    ):
         classifier("resnext_tiny", weights="x", max_byte=1)
     with pytest.raises(ValueError, match=r"n must be in 1\.\.200"):
         classify(image, 201)
@@ -124,11 +133,11 @@ def test_accuracy_is_what_the_manifest_says(classify: Classifier, shared: Path) 
     pq = pytest.importorskip("pyarrow.parquet")
     table = pq.read_table(shared / "tiny-imagenet-200" / "val.parquet")
     synsets = [label.synset for label in read_labels("tiny-imagenet-200")]
-    images = [preprocess(open_image(jpeg), TINY.preprocessing) for jpeg in table["jpeg"].to_pylist()]
+    images = [load_pixels(jpeg, TINY.preprocessing) for jpeg in table["jpeg"].to_pylist()]
     expected = torch.tensor([synsets.index(wnid) for wnid in table["wnid"].to_pylist()])
     assert len(expected) == 5000
-    with torch.inference_mode():
-        best = torch.cat([classify.network(b).topk(5).indices for b in torch.from_numpy(np.stack(images)).split(250)])
+    logits = np.concatenate([classify.engine(np.stack(images[i : i + 250]))[0] for i in range(0, 5000, 250)])
+    best = torch.from_numpy(logits).topk(5).indices
     hits = best == expected[:, None]
     top1, top5 = 100 * hits[:, 0].float().mean().item(), 100 * hits.any(1).float().mean().item()
     assert top1 >= 30

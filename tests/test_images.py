@@ -19,9 +19,9 @@ from resnext_hub.processing_utils import (
     FetchError,
     ImageError,
     open_image,
-    prepare_batch,
     prepare_input_from_uri,
     prepare_inputs,
+    prepare_pixels,
     preprocess,
 )
 from torchvision import transforms
@@ -222,7 +222,7 @@ def test_many_at_once_keep_their_order(tmp_path: Path) -> None:
     assert batch.shape == (12, 3, 224, 224)
     back = batch[:, :, 100, 100] * torch.tensor(IMAGENET.std) + torch.tensor(IMAGENET.mean)
     torch.testing.assert_close(back * 255, torch.tensor(colors, dtype=torch.float32), rtol=0, atol=1e-3)
-    assert prepare_batch([], IMAGENET).shape == (0, 3, 224, 224)
+    assert prepare_pixels([], IMAGENET).shape == (0, 224, 224, 3)
 
 
 def test_a_bad_one_among_many_is_named(picture: Image.Image, tmp_path: Path) -> None:

@@ -196,13 +196,13 @@ def test_manifest_and_preprocessing_need_no_torch(run_python: Any) -> None:
         "import sys\n"
         "sys.modules['torch'] = sys.modules['torchvision'] = None  # an import of either fails\n"
         "from resnext_hub.models.manifest import default_manifest\n"
-        "from resnext_hub.processing_utils import open_image, preprocess, prepare_batch\n"
+        "from resnext_hub.processing_utils import open_image, preprocess, prepare_pixels\n"
         "from resnext_hub import cli\n"
         "import numpy as np\n"
         "preset = default_manifest().resolve('resnext50_32x4d').preprocessing\n"
         "image = np.zeros((300, 400, 3), np.uint8)\n"
         "assert preprocess(open_image(image), preset).shape == (3, 224, 224)\n"
-        "assert prepare_batch([image, image], preset).shape == (2, 3, 224, 224)\n"
+        "assert prepare_pixels([image, image], preset).shape == (2, 224, 224, 3)\n"
         "assert cli.main(['list']) == 0\n"
     )
 
