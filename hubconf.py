@@ -540,12 +540,13 @@ def classifier(variant, **options):
 
     ``classify("photo.jpg", top=5)`` -> the top predictions, each with ``.index``, ``.synset``, ``.label``,
     ``.probability``; a list of images gives a list of such lists, ``batch_size=16`` at a time.
-    The checkpoint's own preprocessing, evaluation mode, device and memory format are chosen for you.
+    The checkpoint's own preprocessing, the fastest engine that is installed, and the device are chosen for you.
 
     Args:
         variant: an entrypoint's name, or a checkpoint's ("resnext50_32x4d.IMAGENET1K_V1").
-        options: device; progress; and of images, allow_private (fetch from private addresses too), schemes,
-            max_bytes, max_pixels, timeout.
+        options: engine ("auto"; "torch", "onnxruntime", "openvino", "compile": all but torch's are built at their first
+            use, once a machine); device; progress; and of images, allow_private (fetch from private addresses too),
+            schemes, max_bytes, max_pixels, timeout.
 
     Raises:
         ValueError: no such variant; near names are suggested.

@@ -61,14 +61,31 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session")
+def built_engines() -> Path:
+    """The folder of this suite's engines, resnext_tiny's among them, so that not every fresh process builds its own."""
+    from resnext_hub.inference.engines import open_engine
+    from resnext_hub.models.cache import checkpoints_folder
+    from resnext_hub.models.manifest import default_manifest
+
+    open_engine(default_manifest().resolve("resnext_tiny"))
+    folder = checkpoints_folder() / ".resnext-hub" / "engines"
+    folder.mkdir(parents=True, exist_ok=True)  # without ONNX Runtime nothing has been built
+    return folder
+
+
 @pytest.fixture
-def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_python(tmp_path: Path, built_engines: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a script in a fresh process, in an empty folder, with a TORCH_HOME of its own; fail with its output."""
 
     def run(script: str, *, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
         home = tmp_path / "torch_home"
         here = tmp_path / "cwd"
         here.mkdir(exist_ok=True)
+        engines = home / "hub" / "checkpoints" / ".resnext-hub" / "engines"
+        if not engines.exists():
+            engines.parent.mkdir(parents=True, exist_ok=True)
+            engines.symlink_to(built_engines)
         path = here / "script.py"
         path.write_text(script)
         env = os.environ | {"TORCH_HOME": str(home), "PYTHONPATH": "", "OMP_NUM_THREADS": "1"} | environment
