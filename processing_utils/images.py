@@ -5,15 +5,18 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .uris import MAX_BYTES, SCHEMES, FetchError, fetch, read_file, scheme_of
 
-__all__ = ["MAX_PIXELS", "ImageError", "ImageSource", "open_image"]
+__all__ = ["MAX_PIXELS", "ImageError", "ImageSource", "decode", "is_encoded", "open_image", "read_encoded", "to_rgb"]
+
+T = TypeVar("T")
 
 #: str (path or URI), PathLike, bytes, a binary file object, PIL image, numpy array or tensor.
 ImageSource = Any
@@ -50,18 +53,27 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, **fetch_opt
         source = source.detach().cpu()
         source = _channels_last((source.float() if source.is_floating_point() else source).numpy())
     if isinstance(source, np.ndarray):
-        return _to_rgb(_from_array(source))
+        return to_rgb(_from_array(source))
     if not isinstance(source, Image.Image):
-        return _decode(_read(source, fetch_options), max_pixels)
+        return decode(read_encoded(source, **fetch_options), max_pixels, to_rgb)
     try:
-        return _to_rgb(source)
+        return to_rgb(source)
     except (ValueError, OSError) as error:
         raise (
             error if isinstance(error, ImageError) else ImageError(f"The PIL image cannot be used: {error}.")
         ) from error
 
 
-def _read(source: ImageSource, fetch_options: dict[str, Any]) -> bytes:
+def is_encoded(source: ImageSource) -> bool:
+    """Whether it is a file's content, or says where one is; else its pixels are there already."""
+    torch = sys.modules.get("torch")
+    return not isinstance(
+        source, (np.ndarray, Image.Image) if torch is None else (np.ndarray, Image.Image, torch.Tensor)
+    )
+
+
+def read_encoded(source: ImageSource, **fetch_options: Any) -> bytes:
+    """The bytes of an encoded image, of at most ``max_bytes``; the options and errors are those of `open_image`."""
     max_bytes = fetch_options.get("max_bytes", MAX_BYTES)
     if isinstance(source, str) and scheme_of(source) is not None:
         return fetch(source, **fetch_options)
@@ -79,7 +91,12 @@ def _read(source: ImageSource, fetch_options: dict[str, Any]) -> bytes:
     return bytes(data)
 
 
-def _decode(data: bytes, max_pixels: int) -> Image.Image:
+def decode(data: bytes, max_pixels: int, use: Callable[[Image.Image], T]) -> T:
+    """What ``use`` makes of the image, opened by Pillow, of an acceptable format and size, and not loaded yet.
+
+    Raises:
+        ImageError: for whatever is wrong with the data, also where ``use`` finds it.
+    """
     if not data:
         raise ImageError("The image is empty: 0 bytes.")
     Image.init()
@@ -88,8 +105,7 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError(f"The image has {width} x {height} pixels, more than {max_pixels:,}.")
-            image.load()
-            return _to_rgb(image)
+            return use(image)
     except UnidentifiedImageError as error:
         start = data[:64].lstrip().lower()
         # Nothing of the content is repeated: the URI may be a stranger's, and the file not for a stranger's eyes.
@@ -103,7 +119,13 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageError(f"The image is broken or cut short: {type(error).__name__}: {error}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Upright, on white, RGB; loaded, if it was not.
+
+    Raises:
+        ImageError: it has no plain RGB form.
+    """
+    image.load()
     if min(image.size) < 1:
         raise ImageError(f"The image has no pixels: {image.width} x {image.height}.")
     image = ImageOps.exif_transpose(image)

@@ -1,0 +1,278 @@
+"""The grades of preprocessing keep their bounds, and whatever their own ways cannot do goes the documented way."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from resnext_hub.models.manifest import Preprocessing, default_manifest
+from resnext_hub.processing_utils import ImageError, jpeg, open_image, preprocess
+from resnext_hub.processing_utils import preprocessing as module
+from resnext_hub.processing_utils.preprocessing import GRADES, crop_pixels, load_pixels, normalise
+from resnext_hub.processing_utils.resampling import Window, resize_window
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+
+IMAGENET = default_manifest().resolve("nvidia_resneXt").preprocessing
+#: One preset of each kind in the manifest, by what decides about the pixels.
+PRESETS = {
+    (p.resize_size, p.crop_size, p.interpolation): p
+    for p in (checkpoint.preprocessing for checkpoint in default_manifest().checkpoints.values())
+}
+BICUBIC = replace(IMAGENET, interpolation="bicubic")
+BOUNDS = {"reference": 0, "close": 1, "fast": 2}
+BOUND_SHRUNK = 6  # of "fast" where the decoder shrinks
+
+
+@pytest.fixture(params=["as installed", "Pillow alone"])
+def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    if request.param == "Pillow alone":
+        monkeypatch.setattr(jpeg, "_simplejpeg", lambda: None)
+    elif jpeg._simplejpeg() is None:
+        pytest.skip("needs simplejpeg (the extra 'fast'): without it both are the same")
+    return request.param
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Shapes with sharp edges over soft colours under a little noise: what photos are made of."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    pixels = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), np.float32).copy()
+    for _ in range(6):
+        x, y = sorted(random.integers(0, width + 1, 2)), sorted(random.integers(0, height + 1, 2))
+        pixels[y[0] : y[1], x[0] : x[1]] = random.integers(0, 256, 3)
+    pixels += random.normal(0, 3, pixels.shape)
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def encoded(image: Image.Image, format: str = "JPEG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **({"quality": 90} if format == "JPEG" else {}) | options)
+    return file.getvalue()
+
+
+def documented(image: Image.Image, preset: Preprocessing) -> np.ndarray:
+    steps = [transforms.Resize(preset.resize_size, InterpolationMode(preset.interpolation))]
+    return np.asarray(transforms.Compose([*steps, transforms.CenterCrop(preset.crop_size)])(image))
+
+
+def off(pixels: np.ndarray, reference: np.ndarray) -> int:
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == reference.shape
+    assert pixels.flags.c_contiguous
+    return int(np.abs(pixels.astype(int) - reference.astype(int)).max())
+
+
+def check(source: Any, preset: Preprocessing, bound: int = 2) -> None:
+    reference = documented(open_image(source), preset)
+    for grade in GRADES:
+        assert off(load_pixels(source, preset, grade), reference) <= min(BOUNDS[grade], bound), grade
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=map(str, PRESETS))
+def test_photos_keep_the_bounds(shared: Path, preset: Preprocessing, decoder: str) -> None:
+    photos = sorted((shared / "photos").glob("*.jpg"))
+    assert len(photos) == 100
+    for photo in photos:
+        reference = documented(open_image(photo), preset)
+        fast = module._factor(module._window(open_image(photo).size, preset), upright=True) > 1
+        for grade in GRADES:
+            bound = BOUND_SHRUNK if fast and grade == "fast" else BOUNDS[grade]
+            assert off(load_pixels(photo, preset, grade), reference) <= bound, (photo.name, grade)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_large_photos_keep_the_bounds(shared: Path, interpolation: str, decoder: str) -> None:
+    preset = replace(IMAGENET, interpolation=interpolation)
+    for photo in sorted((shared / "photos").glob("*.jpg"))[:100:20]:
+        small = open_image(photo)
+        ratio = (12e6 / (small.width * small.height)) ** 0.5
+        data = encoded(small.resize((round(small.width * ratio), round(small.height * ratio))))
+        reference = documented(open_image(data), preset)
+        assert off(load_pixels(data, preset, "close"), reference) <= 1
+        assert off(load_pixels(data, preset, "fast"), reference) <= BOUND_SHRUNK
+
+
+@pytest.mark.parametrize("size", [(1537, 1600), (1700, 2111), (2600, 3001), (3003, 2563)])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_shrunk_pictures_keep_the_bound(size: tuple[int, int], subsampling: int, decoder: str) -> None:
+    data = encoded(picture(*size, seed=size[0]), subsampling=subsampling)
+    assert module._factor(module._window(size, IMAGENET), upright=True) > 1
+    for preset in (*PRESETS.values(), BICUBIC):
+        reference = documented(open_image(data), preset)
+        assert off(load_pixels(data, preset, "close"), reference) <= 1
+        assert off(load_pixels(data, preset, "fast"), reference) <= BOUND_SHRUNK
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(1, 620),
+    st.integers(1, 620),
+    st.sampled_from([*PRESETS.values(), BICUBIC, replace(IMAGENET, resize_size=40, crop_size=35)]),
+    st.integers(0, 3),
+)
+def test_any_size_keeps_the_bounds(width: int, height: int, preset: Preprocessing, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    noise = Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    for image in (noise, picture(width, height, seed)):
+        check(image, preset, bound=1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(401, 300), (300, 401), (1600, 1544), (1541, 1603)])
+def test_turned_photos_keep_the_bounds(size: tuple[int, int], orientation: int, decoder: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(picture(*size), exif=exif)
+    reference = documented(open_image(data), IMAGENET)
+    assert off(load_pixels(data, IMAGENET, "close"), reference) <= 1
+    assert off(load_pixels(data, IMAGENET, "fast"), reference) <= (BOUND_SHRUNK if min(size) > 1000 else 2)
+
+
+@pytest.mark.parametrize(
+    ("mode", "format", "options"),
+    [
+        ("RGB", "JPEG", {"progressive": True}),
+        ("RGB", "JPEG", {"subsampling": 0, "quality": 100}),
+        ("RGB", "JPEG", {"subsampling": 1}),
+        ("RGB", "JPEG", {"keep_rgb": True}),
+        ("RGB", "JPEG", {"restart_marker_blocks": 4}),
+        ("L", "JPEG", {}),
+        ("CMYK", "JPEG", {}),
+        ("RGB", "PNG", {}),
+        ("RGBA", "PNG", {}),
+        ("P", "PNG", {}),
+        ("I;16", "PNG", {}),
+        ("RGB", "WEBP", {}),
+        ("RGB", "TIFF", {}),
+        ("RGB", "BMP", {}),
+        ("L", "GIF", {}),
+    ],
+)
+@pytest.mark.parametrize("size", [(500, 375), (333, 500), (90, 120), (256, 300)])
+def test_every_kind_of_file_keeps_the_bounds(
+    size: tuple[int, int], mode: str, format: str, options: dict[str, Any], decoder: str
+) -> None:
+    image = picture(*size)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    else:
+        image = image.convert(mode)
+    check(encoded(image, format, **options), IMAGENET)
+
+
+def test_every_kind_of_source_is_taken(tmp_path: Path) -> None:
+    image = picture(320, 290)
+    data = encoded(image, "PNG")
+    (tmp_path / "a.png").write_bytes(data)
+    array = np.asarray(image)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    for source in (data, tmp_path / "a.png", (tmp_path / "a.png").as_uri(), image, array, tensor):
+        check(source, IMAGENET, bound=1)
+
+
+def test_a_crop_larger_than_the_image_is_padded_as_documented() -> None:
+    preset = replace(IMAGENET, resize_size=100, crop_size=128)
+    check(encoded(picture(300, 200)), preset)
+    check(picture(300, 200), preset)
+
+
+def test_an_interpolation_without_weights_goes_the_documented_way() -> None:
+    check(encoded(picture(300, 290)), replace(IMAGENET, interpolation="nearest"), bound=0)
+
+
+def test_a_large_photo_is_shrunk_by_the_decoder(decoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+    wrapped = resize_window
+
+    def watch(pixels: np.ndarray, window: Window, interpolation: str, *, factor: int = 1) -> np.ndarray:
+        seen.append((*pixels.shape, factor))
+        return wrapped(pixels, window, interpolation, factor=factor)
+
+    monkeypatch.setattr(module, "resize_window", watch)
+    data = encoded(picture(3002, 2801))
+    load_pixels(data, IMAGENET, "close")
+    load_pixels(encoded(picture(3002, 2801), subsampling=1), IMAGENET, "fast")  # its colours would suffer
+    load_pixels(data, IMAGENET, "fast")
+    load_pixels(encoded(picture(1700, 1600)), IMAGENET, "fast")
+    assert seen == [(2801, 3002, 3, 1), (2801, 3002, 3, 1), (701, 751, 3, 4), (800, 850, 3, 2)]
+
+
+@pytest.mark.parametrize("grade", GRADES)
+def test_broken_and_oversized_files_are_refused_in_the_same_words(grade: str, decoder: str, tmp_path: Path) -> None:
+    data = encoded(picture(1500, 1400))
+    for bad in (b"", b"no image", data[:-2], data[: len(data) // 2], data[:700], encoded(picture(99, 99), "PNG")[:-40]):
+        with pytest.raises(ImageError) as expected:
+            open_image(bad)
+        with pytest.raises(ImageError) as got:
+            load_pixels(bad, IMAGENET, grade)
+        assert str(got.value) == str(expected.value)
+    with pytest.raises(ImageError, match=r"1500 x 1400 pixels, more than 1,000"):
+        load_pixels(data, IMAGENET, grade, max_pixels=1000)
+    with pytest.raises(ImageError, match="more than 100 bytes"):
+        load_pixels(data, IMAGENET, grade, max_bytes=100)
+    with pytest.raises(ImageError, match="too long and thin"):
+        load_pixels(encoded(Image.new("RGB", (1, 60_000))), IMAGENET, grade)
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        load_pixels(tmp_path / "none.jpg", IMAGENET, grade)
+
+
+def test_limits_hold_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(module, "decode_jpeg", never)
+    with pytest.raises(ImageError, match="pixels, more than"):
+        load_pixels(encoded(picture(300, 290)), IMAGENET, "fast", max_pixels=1000)
+
+
+def test_what_only_looks_odd_is_left_to_pillow(decoder: str) -> None:
+    data = encoded(picture(400, 300))
+    check(data + b"something behind", IMAGENET)
+    scan = data.index(b"\xff\xda")
+    check(data[:scan] + b"\x00\x00" + data[scan:], IMAGENET)  # libjpeg: "extraneous bytes before marker"
+
+
+@pytest.mark.parametrize("grade", GRADES)
+@settings(max_examples=100, deadline=None)
+@given(noise=st.binary(min_size=1, max_size=60), at=st.integers(0, 4000))
+def test_any_bytes_give_pixels_or_an_image_error(grade: str, noise: bytes, at: int) -> None:
+    data = encoded(picture(310, 290), quality=20)
+    try:
+        pixels = load_pixels(data[:at] + noise + data[at + len(noise) :], IMAGENET, grade, max_pixels=200_000)
+    except ImageError:
+        return
+    assert pixels.shape == (224, 224, 3)
+
+
+def test_preprocess_is_the_reference_normalised() -> None:
+    image = picture(500, 375)
+    expected = transforms.Normalize(IMAGENET.mean, IMAGENET.std)(
+        transforms.ToTensor()(Image.fromarray(documented(image, IMAGENET)))
+    )
+    assert np.array_equal(preprocess(image, IMAGENET), expected.numpy())
+    assert np.array_equal(preprocess(image, IMAGENET), normalise(crop_pixels(image, IMAGENET), IMAGENET))
+
+
+def test_normalise_takes_batches() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 9, 8, 3), dtype=np.uint8)
+    values = normalise(pixels, IMAGENET)
+    assert (values.shape, values.dtype) == ((2, 5, 3, 9, 8), np.float32)
+    assert values.flags.c_contiguous
+    assert np.array_equal(values[1, 4], normalise(pixels[1, 4], IMAGENET))
+
+
+def test_a_wrong_grade_or_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match="no grade 'exact'; there are reference, close, fast"):
+        load_pixels(b"", IMAGENET, "exact")
+    with pytest.raises(ValueError, match="is RGB, not L"):
+        crop_pixels(Image.new("L", (300, 300)), IMAGENET)
