@@ -23,7 +23,7 @@ __all__ = ["main"]
 EXIT_OK, EXIT_IMAGE, EXIT_USAGE, EXIT_WEIGHTS, EXIT_STOPPED = 0, 1, 2, 3, 130
 DEFAULT_VARIANT = "resnext50_32x4d"
 # Arguments of classify_many that only --out takes.
-TABLE_OPTIONS = ("batch", "workers", "features", "column", "engine", "grade", "resume", "overwrite")
+TABLE_OPTIONS = ("batch", "workers", "features", "column", "engine", "grade", "cluster", "gpus", "resume", "overwrite")
 PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp")
 
 
@@ -75,6 +75,8 @@ def _add_table_arguments(classify: argparse.ArgumentParser) -> None:
         ("--column", {"metavar": "NAME", "help": "the column of TABLE.parquet that holds the images"}),
         ("--engine", {"metavar": "E", "help": "what runs the network (default auto)"}),
         ("--grade", {"choices": ("reference", "close", "fast"), "help": "how exactly (default close)"}),
+        ("--cluster", {"choices": ("ray",), "help": "on all nodes of a cluster; --workers is then for an actor"}),
+        ("--gpus", {"type": float, "metavar": "N", "help": "GPUs of an actor (default 0)"}),
         ("--resume", {"action": "store_true", "help": "go on where a run was stopped or killed"}),
         ("--overwrite", {"action": "store_true", "help": "replace FILE; drop what a stopped run left"}),
     ]
@@ -182,16 +184,23 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
 def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[str, Any]) -> int:
     if arguments.json or arguments.picture:
         return _fail("--json and --picture are for photos; --out FILE.jsonl makes a table of JSON lines.", EXIT_USAGE)
+    cluster = options.pop("cluster", None)
+    if cluster is None and "gpus" in options:
+        return _fail("--gpus is for --cluster ray.", EXIT_USAGE)
     try:
         from .inference.bulk import OutputError, SourceError, classify_many
+        from .inference.cluster import classify_on_ray
+        from .inference.engines import EngineError
     except ModuleNotFoundError as error:
         return _fail(str(error), EXIT_USAGE)
     from .models.cache import CheckpointError
 
-    options |= {"top": arguments.top, "allow_private": arguments.allow_private}
+    options |= {"top": arguments.top, "allow_private": arguments.allow_private, "progress": sys.stderr.isatty()}
+    if cluster and "workers" in options:
+        options["cores"] = options.pop("workers")
     try:
-        done = classify_many(arguments.photos, arguments.out, variant, progress=sys.stderr.isatty(), **options)
-    except (SourceError, OutputError) as error:
+        done = (classify_on_ray if cluster else classify_many)(arguments.photos, arguments.out, variant, **options)
+    except (SourceError, OutputError, EngineError, ModuleNotFoundError) as error:
         return _fail(str(error), EXIT_USAGE)
     except CheckpointError as error:
         return _fail(f"{error}\nTry --variant resnext_tiny.", EXIT_WEIGHTS)

@@ -16,7 +16,6 @@ and of decoding alone, with every core at work. Runs of all alternate: quote the
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,7 +128,9 @@ def compare(variant: str, files: list[Path], folder: Path, arguments: argparse.N
     source = str(files[0].parent)
     job, work = prepare(source, variant, batch=arguments.batch, engine=arguments.engine, grade=arguments.grade)
     workers = available_cores()
-    do = functools.partial(committed, work=work, batch=arguments.batch, workers=workers)
+
+    def do(numbered: Any, parts: Any, advance: Any) -> int:
+        return commit_shards(numbered, parts, work, batch=job.batch, workers=workers, advance=advance)
 
     def ours() -> None:
         done = run(job, folder / "out.parquet", do, overwrite=True)
@@ -141,7 +143,11 @@ def compare(variant: str, files: list[Path], folder: Path, arguments: argparse.N
     calls = max(1, arguments.sample // arguments.batch)
 
     def engine_alone() -> float:
-        return core_seconds(lambda i: [work.engine(pixels) for _ in range(calls)] and None, calls * arguments.batch)
+        def compute(i: int) -> None:
+            for _ in range(calls):
+                work.engine(pixels)
+
+        return core_seconds(compute, calls * arguments.batch)
 
     def decoding_alone() -> float:
         def decode(i: int) -> None:
@@ -150,7 +156,8 @@ def compare(variant: str, files: list[Path], folder: Path, arguments: argparse.N
 
         return core_seconds(decode, len(contents))
 
-    engine_alone(), decoding_alone()
+    engine_alone()  # warm
+    decoding_alone()
     seconds: dict[str, list[float]] = {}
     for _ in range(arguments.runs):
         for who, call in (
@@ -170,10 +177,6 @@ def compare(variant: str, files: list[Path], folder: Path, arguments: argparse.N
     for who, value in median.items():
         print(f"| {who} | {1 / value:.1f} | {value / median['ours']:.2f} |")
     print(f"| share of the limit | | {100 * median['limit'] / median['ours']:.0f} % |", flush=True)
-
-
-def committed(numbered, parts, advance, *, work, batch, workers) -> int:
-    return commit_shards(numbered, parts, work, batch=batch, workers=workers, advance=advance)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -44,14 +44,16 @@ from .tables import FORMATS, OutputError, Part, Parts, schema
 __all__ = [
     "Done",
     "Job",
+    "Options",
     "OutputError",
     "SourceError",
     "Work",
     "classify_many",
     "commit_shards",
+    "job_of",
     "prepare",
     "run",
-    "worker",
+    "work_of",
 ]
 
 SHARD_ROWS = 4096
@@ -239,14 +241,8 @@ def commit_shards(
 
     def pending() -> Iterator[Chunk]:
         for number, shard in numbered:
-            before = parts.done.get(number)
-            if before is not None and before.fingerprint != shard.fingerprint():
-                raise OutputError(
-                    f"The source has changed since the run that was stopped: shard {number}, from its image "
-                    f"{before.start:,} on, was {before.fingerprint[:200]!r} and is {shard.fingerprint()[:200]!r}. "
-                    "--overwrite starts anew."
-                )
-            if before is None or not before.last:
+            if not parts.check_shard(number, shard.fingerprint):
+                before = parts.done.get(number)
                 yield from chunks_of(number, shard, before.start + before.rows if before else 0, batch)
 
     computed = 0
@@ -298,52 +294,56 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def prepare(
-    source: str | Sequence[str],
-    variant: str,
-    *,
-    top: int = 5,
-    batch: int = 16,
-    features: bool = False,
-    engine: str = "auto",
-    grade: str = "close",
-    column: str | None = None,
-    allow_private: bool = False,
-) -> tuple[Job, Work]:
-    """The job that the arguments of `classify_many` describe, and what does it, with its engine open."""
-    checkpoint = default_manifest().resolve(variant)
+class Options(TypedDict, total=False):
+    """What decides a table's content beside source and variant; see `classify_many`."""
+
+    top: int
+    batch: int
+    features: bool
+    engine: str
+    grade: str
+    column: str | None
+    allow_private: bool
+
+
+def job_of(source: str | Sequence[str], checkpoint: Checkpoint, opened: Engine, **options: Unpack[Options]) -> Job:
+    """The job that the arguments of `classify_many` describe, with the engine that was opened for it."""
+    top, batch = options.get("top", 5), options.get("batch", 16)
     if not 1 <= top <= checkpoint.num_classes:
         raise ValueError(f"top must be in 1..{checkpoint.num_classes}, got {top}.")
     if batch < 1:
         raise ValueError(f"batch must be 1 or more, got {batch}.")
-    opened = open_engine(checkpoint, engine, threads=1, batch=batch)
-    job = Job(
-        [source] if isinstance(source, str) else list(source),
-        checkpoint.name,
-        _digest(checkpoint),
-        opened.name,
-        opened.precision,
-        grade,
-        top,
-        features,
-        batch,
-        column=column,
-        allow_private=allow_private,
+    from ..models.download import local_file
+
+    return Job(
+        source=[source] if isinstance(source, str) else list(source),
+        checkpoint=checkpoint.name,
+        sha256=local_file(checkpoint)[1],
+        engine=opened.name,
+        precision=opened.precision,
+        grade=options.get("grade", "close"),
+        top=top,
+        features=options.get("features", False),
+        batch=batch,
+        column=options.get("column"),
+        allow_private=options.get("allow_private", False),
     )
-    return job, worker(job, opened)
 
 
-def worker(job: Job, engine: Engine) -> Work:
+def work_of(job: Job, engine: Engine) -> Work:
+    """What does a job's chunks."""
     checkpoint = default_manifest().checkpoints[job.checkpoint]
     load = functools.partial(load_pixels, preset=checkpoint.preprocessing, grade=job.grade)
     width = checkpoint.architecture.num_features if job.features else None
     return Work(engine, load, read_labels(checkpoint.labels), job.top, width)
 
 
-def _digest(checkpoint: Checkpoint) -> str:
-    from ..models.download import local_file
-
-    return local_file(checkpoint)[1]
+def prepare(source: str | Sequence[str], variant: str, **options: Unpack[Options]) -> tuple[Job, Work]:
+    """The job that the arguments of `classify_many` describe, and what does it, with its engine open."""
+    checkpoint = default_manifest().resolve(variant)
+    engine = open_engine(checkpoint, options.get("engine", "auto"), threads=1)
+    job = job_of(source, checkpoint, engine, **options)
+    return job, work_of(job, engine)
 
 
 def run(
@@ -397,17 +397,11 @@ def classify_many(
     out: str | Path,
     variant: str,
     *,
-    top: int = 5,
-    batch: int = 16,
     workers: int | None = None,
-    features: bool = False,
-    engine: str = "auto",
-    grade: str = "close",
-    column: str | None = None,
-    allow_private: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    **options: Unpack[Options],
 ) -> Done:
     """Name what is in many images: a table with a row for every one, in the source's order.
 
@@ -417,36 +411,26 @@ def classify_many(
     Args:
         source: one or more folders, patterns, lists, tables, archives or images; see `sources`.
         out: the table; .parquet, .csv or .jsonl (lists are JSON in a .csv's cells).
-        batch: images that pass the network together. A part of the job: the last bits of a score may depend on it.
         workers: threads, each with an engine of one thread; all cores by default.
-        features: add the pooled features, float16.
-        engine: see `engines.open_engine`.
-        grade: how exactly images are prepared; see `preprocessing.load_pixels`.
-        column: the column of a .parquet source that holds images or their paths, where it is not plain.
         resume: go on where a run of the same job was stopped or killed.
         overwrite: replace ``out``, and drop what a stopped run left.
+        progress: show a bar on stderr.
+        options: top (5); batch (16), images that pass the network together (the last bits of a score may depend on
+            it); features (False), add the pooled features as float16; engine ("auto"), see `engines.open_engine`;
+            grade ("close"), see `preprocessing.load_pixels`; column, the column of a .parquet source that holds images
+            or their paths, where it is not plain; allow_private (False), fetch URLs at private addresses too.
 
     Raises:
         SourceError: there are no images in the source.
         OutputError: ``out`` cannot be written or must not be replaced; a resumed job or its source is not the same.
         UnknownVariantError, CheckpointError: no such variant; its weights cannot be had.
     """
-    job, work = prepare(
-        source,
-        variant,
-        top=top,
-        batch=batch,
-        features=features,
-        engine=engine,
-        grade=grade,
-        column=column,
-        allow_private=allow_private,
-    )
-    do = functools.partial(_locally, work=work, batch=batch, workers=workers or available_cores())
+    job, work = prepare(source, variant, **options)
+
+    def do(numbered: Iterator[tuple[int, Shard]], parts: Parts, advance: Callable[[int], object]) -> int:
+        many = workers or available_cores()
+        return commit_shards(
+            numbered, parts, work, batch=job.batch, workers=many, commit_seconds=COMMIT_SECONDS, advance=advance
+        )
+
     return run(job, out, do, resume=resume, overwrite=overwrite, progress=progress)
-
-
-def _locally(
-    numbered: Iterator[tuple[int, Shard]], parts: Parts, advance: Callable[[int], object], *, work: Work, **options: Any
-) -> int:
-    return commit_shards(numbered, parts, work, commit_seconds=COMMIT_SECONDS, advance=advance, **options)

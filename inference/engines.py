@@ -8,7 +8,11 @@ import numpy as np
 
 from ..models.manifest import Checkpoint
 
-__all__ = ["Engine", "open_engine"]
+__all__ = ["Engine", "EngineError", "open_engine"]
+
+
+class EngineError(RuntimeError):
+    """An engine that cannot be had here; the message says what is missing."""
 
 
 class Engine(Protocol):
@@ -48,8 +52,8 @@ class _TorchEngine:
             return self._network.fc(features).numpy(), features.numpy()
 
 
-def open_engine(checkpoint: Checkpoint, engine: str = "auto", threads: int = 1, batch: int = 16) -> Engine:
-    """An engine with a checkpoint's weights; ``batch`` is the largest batch that it will be given."""
+def open_engine(checkpoint: Checkpoint, engine: str = "auto", *, threads: int = 1) -> Engine:
+    """An engine with a checkpoint's weights."""
     if engine not in ("auto", "torch"):
         raise ValueError(f"There is no engine {engine!r}.")
     return _TorchEngine(checkpoint, threads)

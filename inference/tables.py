@@ -110,28 +110,27 @@ class Parts:
         try:
             if not (kept and resume):
                 _clear_folder(self.folder)
-            self._check_job()
+            if not (self.folder / "job.json").exists():
+                with _explained():
+                    text = json.dumps(self.job, indent=1)
+                    _replace(self.folder / "job.json", lambda temporary: temporary.write_text(text, "utf-8"))
+            self.check_job()
             for path in self.folder.glob("*.tmp"):
                 path.unlink()
-            self._find_done()
+            self.refresh()
             yield
         finally:
             lock.release()
 
-    def _check_job(self) -> None:
-        path = self.folder / "job.json"
-        if not path.exists():
-            with _explained():
-                _replace(path, lambda temporary: temporary.write_text(json.dumps(self.job, indent=1), "utf-8"))
-            return
-        found = json.loads(path.read_text("utf-8"))
-        different = [key for key in {**found, **self.job} if found.get(key) != self.job.get(key)]
-        if different:
-            lines = "; ".join(f"{key} was {found.get(key)!r} and is {self.job.get(key)!r}" for key in different)
-            raise OutputError(f"The run that was stopped was another: {lines}. --overwrite starts anew.")
+    def refresh(self, shard: int | None = None) -> None:
+        """Look at what is committed, of all shards or of one; a cluster's nodes commit beside this process.
 
-    def _find_done(self) -> None:
-        parts = self._committed()
+        Raises:
+            OutputError: a part is missing between others.
+        """
+        pattern = "part-*.parquet" if shard is None else f"part-{shard:07d}-*.parquet"
+        parts = [_part_in(path) for path in sorted(self.folder.glob(pattern))]
+        self.done = {}
         for part in parts:
             before = self.done.get(part.shard)
             if part.start != (before.start + before.rows if before else 0) or (before and before.last):
@@ -139,12 +138,34 @@ class Parts:
             self.done[part.shard] = part
         self.rows, self.errors = sum(part.rows for part in parts), sum(part.errors for part in parts)
 
-    def _committed(self) -> list[Part]:
-        parts = []
-        for path in sorted(self.folder.glob("part-*.parquet")):
-            metadata = pq.read_schema(path).metadata or {}
-            parts.append(Part(**json.loads(metadata[b"part"])))
-        return parts
+    def check_job(self) -> None:
+        """Make sure that the folder is this job's.
+
+        Raises:
+            OutputError: it is another's, or there is none.
+        """
+        path = self.folder / "job.json"
+        if not path.exists():
+            raise OutputError(f"{self.folder} is not to be seen here: it must lie where every machine sees it.")
+        found = json.loads(path.read_text("utf-8"))
+        different = [key for key in {**found, **self.job} if found.get(key) != self.job.get(key)]
+        if different:
+            lines = "; ".join(f"{key} was {found.get(key)!r} and is {self.job.get(key)!r}" for key in different)
+            raise OutputError(f"The run that was stopped was another: {lines}. --overwrite starts anew.")
+
+    def check_shard(self, number: int, fingerprint: Callable[[], str]) -> bool:
+        """Whether a shard is done.
+
+        Raises:
+            OutputError: it is not what it was when its first rows were committed.
+        """
+        before = self.done.get(number)
+        if before is not None and before.fingerprint != (now := fingerprint()):
+            raise OutputError(
+                f"The source has changed since the run that was stopped: shard {number} was "
+                f"{before.fingerprint[:200]!r} and is {now[:200]!r}. --overwrite starts anew."
+            )
+        return before is not None and before.last
 
     def commit(self, part: Part, batches: Sequence[pa.RecordBatch], columns: pa.Schema) -> None:
         """Write a part, whole or not at all.
@@ -230,6 +251,10 @@ class Parts:
                 for row in _rows(table):
                     values = dict(zip(table.column_names, row, strict=True))
                     file.write(json.dumps(values, ensure_ascii=False) + "\n")
+
+
+def _part_in(path: Path) -> Part:
+    return Part(**json.loads((pq.read_schema(path).metadata or {})[b"part"]))
 
 
 def _rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
