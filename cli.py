@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .models.manifest import Manifest, UnknownVariantError, default_manifest
 
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 # What a shell script can tell apart (also in the README).
-EXIT_OK, EXIT_IMAGE, EXIT_USAGE, EXIT_WEIGHTS = 0, 1, 2, 3
+EXIT_OK, EXIT_IMAGE, EXIT_USAGE, EXIT_WEIGHTS, EXIT_STOPPED = 0, 1, 2, 3, 130
 DEFAULT_VARIANT = "resnext50_32x4d"
+# Arguments of classify_many that only --out takes.
+TABLE_OPTIONS = ("batch", "workers", "features", "column", "engine", "grade", "cluster", "gpus", "resume", "overwrite")
 PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp")
 
 
@@ -37,13 +39,14 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="as a JSON array")
     listing.set_defaults(run=_list)
 
-    classify = commands.add_parser("classify", help="name what is in photos")
-    classify.add_argument("photos", nargs="+", metavar="PHOTO", help="path or URL")
+    classify = commands.add_parser("classify", help="name what is in photos; of many, make a table")
+    classify.add_argument("photos", nargs="+", metavar="PHOTO", help="path or URL; with --out also folders and more")
     classify.add_argument("--variant", default=DEFAULT_VARIANT, metavar="V", help=f"default {DEFAULT_VARIANT}")
     classify.add_argument("--top", type=_positive_number, default=5, metavar="K", help="how many classes (default 5)")
     classify.add_argument("--json", action="store_true", help="one JSON object a photo, a line each")
     classify.add_argument("--picture", type=Path, metavar="FILE", help="save image and bars (one photo only)")
     classify.add_argument("--allow-private", action="store_true", help="fetch URLs at private addresses too")
+    _add_table_arguments(classify)
     classify.set_defaults(run=_classify)
 
     cache = commands.add_parser("cache", help="the checkpoints on this machine")
@@ -55,6 +58,30 @@ def _parser() -> argparse.ArgumentParser:
     ):
         actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.").set_defaults(run=run)
     return parser
+
+
+def _add_table_arguments(classify: argparse.ArgumentParser) -> None:
+    table = classify.add_argument_group(
+        "many images to one table",
+        "With --out, PHOTO may also be a folder, a pattern ('*.jpg', 'shards-{000..099}.tar'), a LIST.txt of paths or "
+        "URLs, a TABLE.parquet, an archive of images (.tar, WebDataset), or any of these at s3://, gs://, https://.",
+    )
+    table.add_argument("--out", type=Path, metavar="FILE", help=".parquet, .csv or .jsonl; a row for every image")
+    # SUPPRESS: what is not said is left to the default of classify_many, and shows without --out.
+    options: list[tuple[str, dict[str, Any]]] = [
+        ("--batch", {"type": _positive_number, "metavar": "N", "help": "images that pass together (default 16)"}),
+        ("--workers", {"type": _positive_number, "metavar": "N", "help": "threads (default: all cores)"}),
+        ("--features", {"action": "store_true", "help": "a column of pooled features, float16"}),
+        ("--column", {"metavar": "NAME", "help": "the column of TABLE.parquet that holds the images"}),
+        ("--engine", {"metavar": "E", "help": "what runs the network (default auto)"}),
+        ("--grade", {"choices": ("reference", "close", "fast"), "help": "how exactly (default close)"}),
+        ("--cluster", {"choices": ("ray",), "help": "on all nodes of a cluster; --workers is then for an actor"}),
+        ("--gpus", {"type": float, "metavar": "N", "help": "GPUs of an actor (default 0)"}),
+        ("--resume", {"action": "store_true", "help": "go on where a run was stopped or killed"}),
+        ("--overwrite", {"action": "store_true", "help": "replace FILE; drop what a stopped run left"}),
+    ]
+    for name, settings in options:
+        table.add_argument(name, default=argparse.SUPPRESS, **settings)
 
 
 def _positive_number(text: str) -> int:
@@ -100,6 +127,9 @@ def _list(arguments: argparse.Namespace, manifest: Manifest) -> int:
 
 
 def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
+    options = {name: value for name, value in vars(arguments).items() if name in TABLE_OPTIONS}
+    if arguments.out is None and options:
+        return _fail(f"--{next(iter(options))} is for tables: say --out FILE too.", EXIT_USAGE)
     if wrong := _wrong_picture(arguments.picture, arguments.photos):
         return _fail(wrong, EXIT_USAGE)
     try:
@@ -109,6 +139,8 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
     if arguments.top > checkpoint.num_classes:
         return _fail(f"--top {arguments.top}: {checkpoint.name} has {checkpoint.num_classes} classes.", EXIT_USAGE)
 
+    if arguments.out is not None:
+        return _classify_many(arguments, checkpoint.name, options)
     from .inference.classifier import classifier
     from .models.cache import CheckpointError
     from .processing_utils import ImageError, open_image, plot_predictions
@@ -147,6 +179,37 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
                 return _fail(f"--picture {arguments.picture}: {error}", EXIT_USAGE)
             print(f"saved {arguments.picture}", file=sys.stderr)
     return status
+
+
+def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[str, Any]) -> int:
+    if arguments.json or arguments.picture:
+        return _fail("--json and --picture are for photos; --out FILE.jsonl makes a table of JSON lines.", EXIT_USAGE)
+    cluster = options.pop("cluster", None)
+    if cluster is None and "gpus" in options:
+        return _fail("--gpus is for --cluster ray.", EXIT_USAGE)
+    try:
+        from .inference.bulk import OutputError, SourceError, classify_many
+        from .inference.cluster import classify_on_ray
+        from .inference.engines import EngineError
+    except ModuleNotFoundError as error:
+        return _fail(str(error), EXIT_USAGE)
+    from .models.cache import CheckpointError
+
+    options |= {"top": arguments.top, "allow_private": arguments.allow_private, "progress": sys.stderr.isatty()}
+    if cluster and "workers" in options:
+        options["cores"] = options.pop("workers")
+    try:
+        done = (classify_on_ray if cluster else classify_many)(arguments.photos, arguments.out, variant, **options)
+    except (SourceError, OutputError, EngineError, ModuleNotFoundError) as error:
+        return _fail(str(error), EXIT_USAGE)
+    except CheckpointError as error:
+        return _fail(f"{error}\nTry --variant resnext_tiny.", EXIT_WEIGHTS)
+    except KeyboardInterrupt:
+        return _fail(f"stopped. The same command with --resume goes on to {arguments.out}.", EXIT_STOPPED)
+    print(f"{done.out}: {done.images:,} images", file=sys.stderr)
+    if done.errors:
+        return _fail(f"{done.errors:,} of them could not be used; the column error says why.", EXIT_IMAGE)
+    return EXIT_OK
 
 
 def _wrong_picture(picture: Path | None, photos: list[str]) -> str | None:
@@ -248,7 +311,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.run(arguments, default_manifest())
     except KeyboardInterrupt:
-        return 130
+        return EXIT_STOPPED
     except BrokenPipeError:  # the reader (head, less) has seen enough
         sys.stderr.close()
         return EXIT_OK

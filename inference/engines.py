@@ -86,21 +86,31 @@ class TorchEngine(Engine):
     Args:
         network: any module from normalised images (N, 3, H, W) to logits (features are then empty), or a `ResNeXt`.
         device: where to run; the GPU if there is one.
+        threads: 1 has every thread that calls it use one core, and lets several call it at once; the setting is
+            torch's own, for the whole process (`torch.set_num_threads`). None leaves it as it is.
     """
 
     name = "torch"
     needs = ("torch",)
 
     def __init__(
-        self, network: torch.nn.Module, preset: Preprocessing, device: str | torch.device | None = None
+        self,
+        network: torch.nn.Module,
+        preset: Preprocessing,
+        device: str | torch.device | None = None,
+        threads: int | None = None,
     ) -> None:
         import torch
 
         from .graph import PixelNetwork
 
         _keep_freed_memory()
+        if threads is not None:
+            torch.set_num_threads(threads)
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.device = str(where)
+        self.threads = threads
+        self.concurrent = threads == 1 and where.type == "cpu"
         # NHWC is what GPU tensor cores and oneDNN's grouped convolutions work in.
         network = network.eval().requires_grad_(False).to(where)
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -416,7 +426,7 @@ def open_engine(
                 return kind(folder, threads)
     from ..models.entrypoints import load
 
-    return TorchEngine(load(checkpoint, progress=progress), checkpoint.preprocessing, device)
+    return TorchEngine(load(checkpoint, progress=progress), checkpoint.preprocessing, device, threads)
 
 
 def _has_gpu() -> bool:

@@ -56,6 +56,11 @@ class Architecture:
     planes: int
     stem_pool: bool
 
+    @property
+    def num_features(self) -> int:
+        """Channels of the last feature map."""
+        return self.planes * 2 ** (len(self.layers) - 1) * {"BasicBlock": 1, "Bottleneck": 4}[self.block]
+
 
 @dataclass(frozen=True)
 class Hash:

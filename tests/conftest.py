@@ -222,6 +222,25 @@ def publish(served: Served) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """A file system of the size asked for."""
+    mounted = []
+
+    def mount(size: int) -> Path:
+        path = tmp_path / "disk"
+        path.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], capture_output=True)
+        if done.returncode:
+            pytest.skip("needs the right to mount a tmpfs")
+        mounted.append(path)
+        return path
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", "-l", path], check=True)
+
+
+@pytest.fixture
 def photo(tmp_path: Path) -> Path:
     """A real photo that every installation of matplotlib has."""
     import matplotlib

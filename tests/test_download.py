@@ -407,25 +407,6 @@ def test_a_killed_process_is_carried_on_from(server: Scripted, home: Path) -> No
     assert left(home) == [NAME]
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """A file system of the size asked for."""
-    mounted = []
-
-    def mount(size: int) -> Path:
-        path = tmp_path / "disk"
-        path.mkdir()
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], capture_output=True)
-        if done.returncode:
-            pytest.skip("needs the right to mount a tmpfs")
-        mounted.append(path)
-        return path
-
-    yield mount
-    for path in mounted:
-        subprocess.run(["umount", "-l", path], check=True)
-
-
 @pytest.mark.parametrize("announced", [True, False], ids=["announced", "unannounced"])
 def test_a_full_disk_leaves_nothing_behind(
     server: Scripted, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, announced: bool

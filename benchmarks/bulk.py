@@ -1,0 +1,216 @@
+"""Many images to one table: this project against the loops that people write, and against its own limit.
+
+    python benchmarks/bulk.py [--photos FOLDER] [--images 1000] [--runs 3] [--engine auto] [--variants NAME ...]
+
+The photos are repeated to so many files in a temporary folder. Compared, from files to the five best classes of each:
+
+- documented: PIL, torchvision's Compose (Resize, CenterCrop, ToTensor, Normalize), its network, one image at a time;
+- DataLoader: the same in 2 worker processes, batches of 16;
+- ours: `classify_many`'s pipeline, a table committed at the end.
+
+All have the same random weights (of a torchvision network of the same architecture), and what is counted begins when
+the network is ready. "Limit" is the rate that follows from adding up, per image, the core-seconds of the engine alone
+and of decoding alone, with every core at work; its ratio is the share of it that is reached. Runs of all alternate:
+quote the ratios, not the seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+from resnext_hub.inference.bulk import SHARD_ROWS, available_cores, commit_shards, prepare, run
+from resnext_hub.inference.sources import shards
+from resnext_hub.models.manifest import ROOT, default_manifest
+from resnext_hub.processing_utils.preprocessing import load_pixels
+from torchvision import transforms
+
+# Our variant, and torchvision's network of the same architecture.
+NETWORKS = {"resnet18_ssl": "resnet18", "resnext50_32x4d": "resnext50_32x4d"}
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def documented_transform() -> Callable[[Image.Image], torch.Tensor]:
+    return transforms.Compose(
+        [
+            transforms.Resize(256),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+
+
+def documented(network: torch.nn.Module, files: list[Path]) -> None:
+    transform = documented_transform()
+    for file in files:
+        batch = transform(Image.open(file).convert("RGB")).unsqueeze(0)
+        with torch.no_grad():
+            torch.topk(torch.nn.functional.softmax(network(batch)[0], dim=0), 5)
+
+
+class Photos(torch.utils.data.Dataset):
+    def __init__(self, files: list[Path]) -> None:
+        self.files, self.transform = files, documented_transform()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        return self.transform(Image.open(self.files[i]).convert("RGB"))
+
+
+def with_loader(network: torch.nn.Module, files: list[Path]) -> None:
+    for batch in torch.utils.data.DataLoader(Photos(files), batch_size=16, num_workers=2):
+        with torch.no_grad():
+            torch.topk(torch.nn.functional.softmax(network(batch), dim=1), 5)
+
+
+def core_seconds(work: Callable[[int], None], images: int) -> float:
+    """Core-seconds an image when every core does this alone: what two cores do at once is not twice what one does."""
+    cores = available_cores()
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(cores)]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return (time.perf_counter() - start) / images
+
+
+def give_weights(variant: str, network: torch.nn.Module, folder: Path) -> None:
+    """Put the network's weights where the variant's published file would lie, and name them in a manifest copy."""
+    import hashlib
+
+    manifest = json.loads((ROOT / "weights_manifest.json").read_text())
+    checkpoint = default_manifest().resolve(variant)
+    source = manifest["checkpoints"][checkpoint.name]["sources"][0]
+    path = folder / "hub" / "checkpoints" / source["url"].rsplit("/", 1)[1]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(network.state_dict(), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    changed = {"bytes": path.stat().st_size, "hash": {"kind": "sha256", "value": digest}}
+    _describe(checkpoint.name, changed)
+
+
+def _describe(name: str, changed: dict[str, object]) -> None:
+    """Make the loaded manifest say that this is the published file."""
+    import dataclasses
+
+    from resnext_hub.models.manifest import Hash
+
+    manifest = default_manifest()
+    old = manifest.checkpoints[name]
+    facts = changed["hash"]
+    assert isinstance(facts, dict)
+    source = dataclasses.replace(old.sources[0], bytes=changed["bytes"], hash=Hash(**facts), format="pth-zip")
+    assert isinstance(manifest.checkpoints, dict)
+    manifest.checkpoints[name] = dataclasses.replace(old, sources=(source,))
+
+
+def compare(variant: str, files: list[Path], folder: Path, arguments: argparse.Namespace) -> None:
+    torch.manual_seed(0)
+    network = getattr(torchvision.models, NETWORKS[variant])().eval()
+    give_weights(variant, network, folder)
+    threads = torch.get_num_threads()
+    source = str(files[0].parent)
+    job, work = prepare(source, variant, batch=arguments.batch, engine=arguments.engine, grade=arguments.grade)
+    workers = available_cores()
+
+    def do(numbered: Any, parts: Any, advance: Any) -> int:
+        return commit_shards(numbered, parts, work, batch=job.batch, workers=workers, advance=advance)
+
+    def ours() -> None:
+        done = run(job, folder / "out.parquet", do, overwrite=True)
+        assert (done.images, done.errors) == (len(files), 0)
+
+    checkpoint = default_manifest().checkpoints[job.checkpoint]
+    preset, crop = checkpoint.preprocessing, checkpoint.preprocessing.crop_size
+    pixels = np.random.default_rng(0).integers(0, 256, (arguments.batch, crop, crop, 3), np.uint8)
+    contents = [file.read_bytes() for file in files[: arguments.sample]]
+    calls = max(1, arguments.sample // arguments.batch)
+
+    def engine_alone() -> float:
+        def compute(i: int) -> None:
+            for _ in range(calls):
+                work.engine(pixels)
+
+        return core_seconds(compute, calls * arguments.batch)
+
+    def decoding_alone() -> float:
+        def decode(i: int) -> None:
+            for content in contents:
+                load_pixels(content, preset, arguments.grade)
+
+        return core_seconds(decode, len(contents))
+
+    engine_alone()  # warm
+    decoding_alone()
+
+    def limit() -> float:
+        return (engine_alone() + decoding_alone()) / workers
+
+    ways = {"documented": lambda: documented(network, files), "DataLoader": lambda: with_loader(network, files)}
+    seconds: dict[str, list[float]] = {who: [] for who in (*ways, "ours", "limit")}
+    for _ in range(arguments.runs):
+        torch.set_num_threads(threads)  # theirs: torch's own default
+        for who, call in ways.items():
+            seconds[who].append(timed(call) / len(files))
+        torch.set_num_threads(work.engine.threads or threads)
+        before = limit()  # on both sides of ours: a machine that is shared changes its speed within a minute
+        seconds["ours"].append(timed(ours) / len(files))
+        seconds["limit"].append((before + limit()) / 2)
+    print(f"\n| {variant}, {work.engine.name} | images/s | ours / this, median of the runs | of each run |")
+    print("|---|--:|--:|---|")
+    for who, values in seconds.items():
+        ratios = [value / our for value, our in zip(values, seconds["ours"], strict=True)]
+        each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        print(f"| {who} | {1 / statistics.median(values):.1f} | {statistics.median(ratios):.2f} | {each} |", flush=True)
+
+
+def timed(call: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="many images to one table, against the usual loops")
+    parser.add_argument("--photos", type=Path, default=ROOT.parent / "shared" / "data" / "photos")
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--sample", type=int, default=128, help="images for the limit's two rates")
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--grade", default="close")
+    parser.add_argument("--variants", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
+    arguments = parser.parse_args()
+    photos = sorted(arguments.photos.glob("*.jpg"))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["TORCH_HOME"] = name
+        (folder / "images").mkdir()
+        files = [folder / "images" / f"{i:06d}.jpg" for i in range(arguments.images)]
+        for i, file in enumerate(files):
+            shutil.copyfile(photos[i % len(photos)], file)
+        assert sum(len(s) for s in shards([str(folder / "images")], SHARD_ROWS)) == len(files)
+        print(f"{len(files)} photos, {available_cores()} cores, batches of {arguments.batch}, {arguments.runs} runs")
+        for variant in arguments.variants:
+            compare(variant, files, folder, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,604 @@
+"""Many images -> one table: every source, the same table whatever happens on the way."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from resnext_hub import cli
+from resnext_hub.inference import bulk, sources
+from resnext_hub.inference.bulk import OutputError, SourceError, Work, classify_many, commit_shards
+from resnext_hub.inference.classifier import classifier
+from resnext_hub.inference.sources import Item
+from resnext_hub.inference.tables import Parts
+from resnext_hub.processing_utils.labels import read_labels
+from resnext_hub.processing_utils.uris import FetchError
+
+TINY = "resnext_tiny"
+
+
+def jpeg(seed: int, size: tuple[int, int] = (80, 64)) -> bytes:
+    values = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(values).resize(size).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Seven images and one that is broken, in two folders, among files that are no images."""
+    path = tmp_path / "images"
+    (path / "b").mkdir(parents=True)
+    for i in range(7):
+        (path / ("b" if i % 2 else "") / f"{i}.jpg").write_bytes(jpeg(i))
+    (path / "5.jpg").write_bytes(jpeg(5)[:200])
+    (path / "notes.txt").write_text("nothing")
+    (path / ".hidden.jpg").write_bytes(b"")
+    return path
+
+
+ORDER = ["0.jpg", "2.jpg", "4.jpg", "5.jpg", "6.jpg", "b/1.jpg", "b/3.jpg", "b/5.jpg"]
+
+
+def items(*specs: str, **options: Any) -> list[Item]:
+    return [item for shard in sources.shards(specs, 3, **options) for item in shard.items()]
+
+
+def names(*specs: str, **options: Any) -> list[str]:
+    return [item.name for item in items(*specs, **options)]
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return pq.read_table(path).to_pylist()
+
+
+# Sources.
+
+
+def test_a_folder_is_walked_in_order_without_what_is_no_image(folder: Path) -> None:
+    assert names(str(folder)) == [str(folder / name) for name in ORDER]
+    assert sources.count([str(folder)]) == len(ORDER)
+
+
+def test_patterns_and_several_sources(folder: Path) -> None:
+    assert names(f"{folder}/b/*.jpg", f"{folder}/0.jpg") == [
+        *(str(folder / f"b/{i}.jpg") for i in (1, 3, 5)),
+        str(folder / "0.jpg"),
+    ]
+    assert names(f"{folder}/{{0,2..4,6}}.jpg".replace("2..4", "2")) == [str(folder / f"{i}.jpg") for i in (0, 2, 6)]
+    assert names(f"{folder}/{{4..6}}.jpg") == [str(folder / f"{i}.jpg") for i in (4, 5, 6)]
+    assert names(f"{folder}/**/3.jpg") == [str(folder / "b/3.jpg")]
+
+
+def test_a_list_of_paths_and_uris(folder: Path, tmp_path: Path, served: Any) -> None:
+    (served.folder / "x.jpg").write_bytes(jpeg(50))
+    path = tmp_path / "list.txt"
+    lines = [str(folder / "0.jpg"), f"{served.url}/x.jpg", (folder / "2.jpg").as_uri(), "", "missing.jpg"]
+    path.write_text("\r\n".join(lines))
+    found = items(str(path), private=True)
+    assert [item.name for item in found] == [line for line in lines if line]
+    assert found[0].read() == (folder / "0.jpg").read_bytes()
+    assert found[1].read() == jpeg(50)
+    assert found[2].read() == (folder / "2.jpg").read_bytes()
+    with pytest.raises(FileNotFoundError):
+        found[3].read()
+    with pytest.raises(FetchError, match="refused"):
+        items(str(path))[1].read()
+
+
+def table_of(kind: str, folder: Path) -> pa.Table:
+    content = [(folder / name).read_bytes() for name in ORDER]
+    paths = [str(folder / name) for name in ORDER]
+    if kind == "paths":
+        return pa.table({"label": range(8), "path": paths})
+    if kind == "bytes":
+        return pa.table({"jpeg": content, "name": ORDER, "wnid": ["n0"] * 8})
+    values = [{"bytes": b, "path": p} for b, p in zip(content, ORDER, strict=True)]
+    values[1] = {"bytes": None, "path": paths[1]}  # Hugging Face allows that
+    return pa.table({"image": values, "label": range(8)})
+
+
+@pytest.mark.parametrize("kind", ["paths", "bytes", "structs"])
+def test_a_table_of(kind: str, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    pq.write_table(table_of(kind, folder), path, row_group_size=3)
+    found = items(str(path))
+    assert [item.name for item in found][2:] == ([str(folder / n) for n in ORDER] if kind == "paths" else ORDER)[2:]
+    assert [item.read() for item in found] == [(folder / name).read_bytes() for name in ORDER]
+    assert sources.count([str(path)]) == 8
+    shard = list(sources.shards([str(path)], 5))[1]
+    assert [item.name for item in shard.items(2)] == [found[7].name]
+
+
+def test_a_table_whose_column_is_not_plain(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"left": [str(folder / "0.jpg")], "right": [str(folder / "2.jpg")]}), path)
+    with pytest.raises(SourceError, match="There are left, right: say --column"):
+        names(str(path))
+    assert names(str(path), column="right") == [str(folder / "2.jpg")]
+    with pytest.raises(SourceError, match="has no column 'middle'"):
+        names(str(path), column="middle")
+    (tmp_path / "no.parquet").write_bytes(b"PAR0")
+    with pytest.raises(SourceError, match=r"no.parquet is not a Parquet table"):
+        names(str(tmp_path / "no.parquet"))
+
+
+def make_tar(path: Path, folder: Path, mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as archive:
+        for name in ORDER:
+            archive.add(folder / name, name)
+            archive.add(folder / "notes.txt", name.replace("jpg", "cls"))
+    return path
+
+
+@pytest.mark.parametrize(("name", "mode"), [("s.tar", "w"), ("s.tar.gz", "w:gz")])
+def test_an_archive(name: str, mode: str, folder: Path, tmp_path: Path) -> None:
+    path = make_tar(tmp_path / name, folder, mode)
+    found = items(str(path))
+    assert [item.name for item in found] == [f"{path}/{name}" for name in ORDER]
+    assert [item.read() for item in found] == [(folder / name).read_bytes() for name in ORDER]
+    (shard,) = sources.shards([str(path)], 3)
+    assert [item.name for item in shard.items(6)] == [f"{path}/{name}" for name in ORDER[6:]]
+    assert sources.count([str(path)]) is None
+
+
+def test_shards_by_pattern_and_one_that_is_cut_short(folder: Path, tmp_path: Path) -> None:
+    whole = make_tar(tmp_path / "s-00.tar", folder)
+    with tarfile.open(whole) as archive:
+        inside = archive.getmember(ORDER[2]).offset_data + 100
+    (tmp_path / "s-01.tar").write_bytes(whole.read_bytes()[:inside])
+    (tmp_path / "s-02.tar").write_bytes(whole.read_bytes())
+    assert names(f"{tmp_path}/s-{{00,02}}.tar") == names(str(whole), str(tmp_path / "s-02.tar"))
+    found = items(f"{tmp_path}/s-*.tar")
+    assert len(found) == 8 + 3 + 8
+    assert found[10].name == str(tmp_path / "s-01.tar")
+    with pytest.raises(FetchError, match="breaks off or is broken"):
+        found[10].read()
+
+
+def test_object_storage(folder: Path, tmp_path: Path) -> None:
+    store = fsspec.filesystem("memory")
+    store.rm("/bucket", recursive=True) if store.exists("/bucket") else None
+    for name in ORDER:
+        store.pipe_file(f"/bucket/images/{name}", (folder / name).read_bytes())
+    store.pipe_file("/bucket/shard.tar", make_tar(tmp_path / "s.tar", folder).read_bytes())
+    uris = [f"memory:///bucket/images/{name}" for name in ORDER]
+    store.pipe_file("/bucket/list.txt", "\n".join([*uris, "memory://bucket/none.jpg"]).encode())
+    found = items("memory://bucket/images")
+    assert [item.name for item in found] == [uri.replace(":///", "://") for uri in uris] or [
+        item.name for item in found
+    ] == uris
+    content = [(folder / name).read_bytes() for name in ORDER]
+    assert [item.read() for item in found] == content
+    assert [item.read() for item in items("memory://bucket/shard.tar")] == content
+    assert [item.read() for item in items("memory://bucket/images/*.jpg")] == content[:5]
+    listed = items("memory://bucket/list.txt")
+    assert [item.read() for item in listed[:-1]] == content
+    with pytest.raises(FileNotFoundError):
+        listed[-1].read()
+    assert sources.count(["memory://bucket/images"]) is None
+
+
+def test_the_web(folder: Path, tmp_path: Path, served: Any) -> None:
+    make_tar(served.folder / "s.tar", folder)
+    pq.write_table(table_of("bytes", folder), served.folder / "t.parquet")
+    (served.folder / "0.jpg").write_bytes(jpeg(0))
+    (served.folder / "list.txt").write_text(f"{served.url}/0.jpg\n")
+    content = [(folder / name).read_bytes() for name in ORDER]
+    assert [item.read() for item in items(f"{served.url}/s.tar?token=1", private=True)] == content
+    assert [item.read() for item in items(f"{served.url}/t.parquet", private=True)] == content
+    assert [item.read() for item in items(f"{served.url}/0.jpg", private=True)] == [jpeg(0)]
+    assert [item.read() for item in items(f"{served.url}/list.txt", private=True)] == [jpeg(0)]
+    with pytest.raises(SourceError, match="refused"):
+        items(f"{served.url}/list.txt")
+
+
+def test_sources_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="There is no file or folder"):
+        names(str(tmp_path / "none"))
+    with pytest.raises(SourceError, match="no images in"):
+        names(str(tmp_path))
+    with pytest.raises(SourceError, match="nosuch://x"):
+        names("nosuch://x")
+
+
+# Tables.
+
+
+def test_rows_are_what_the_classifier_says(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out.parquet"
+    done = classify_many(str(folder), out, TINY, top=3, batch=4, grade="reference", features=True, progress=False)
+    assert (done.images, done.errors, done.computed) == (8, 1, 8)
+    assert os.listdir(out.parent) == [out.name]
+    found = rows(out)
+    assert [row["index"] for row in found] == list(range(8))
+    classify = classifier(TINY, device="cpu")
+    for row in found:
+        if row["image"].endswith("images/5.jpg"):
+            assert "broken or cut short" in row["error"]
+            assert [row[key] for key in ("classes", "labels", "synsets", "probabilities", "features")] == [None] * 5
+            continue
+        expected = classify(row["image"], top=3)
+        assert row["error"] is None
+        assert row["classes"] == [p.index for p in expected]
+        assert row["labels"] == [p.label for p in expected]
+        assert row["synsets"] == [p.synset for p in expected]
+        assert row["probabilities"] == pytest.approx([p.probability for p in expected], abs=1e-5)
+        assert len(row["features"]) == 512
+        assert max(row["features"]) > 0
+    kind = pq.read_schema(out)
+    assert kind.field("features").type == pa.list_(pa.float16(), 512)
+    assert kind.names[:3] == ["image", "index", "error"]
+    assert json.loads(kind.metadata[b"resnext_hub"])["checkpoint"] == TINY
+
+
+def test_the_formats_hold_the_same(folder: Path, tmp_path: Path) -> None:
+    for suffix in ("parquet", "csv", "jsonl"):
+        classify_many(str(folder), tmp_path / f"o.{suffix}", TINY, features=True, progress=False)
+    expected = rows(tmp_path / "o.parquet")
+    lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    with open(tmp_path / "o.csv", newline="") as file:
+        cells = list(csv.DictReader(file))
+    for row, line, cell in zip(expected, lines, cells, strict=True):
+        for key, value in row.items():
+            read = cell[key] or None
+            read = json.loads(read) if read and key in ("index", "classes", "labels", "synsets") else read
+            if key in ("probabilities", "features"):
+                kind = np.float32 if key == "probabilities" else np.float16
+                assert value is None or np.array_equal(np.array(line[key], kind), np.array(value, kind))
+                assert (read and json.loads(read)) == line[key]
+            else:
+                assert line[key] == value
+                assert read == value
+
+
+def test_the_same_bytes_whatever_the_workers_and_the_parts(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(7, 60):
+        (folder / f"{i}.jpg").write_bytes(jpeg(i))
+    written = []
+    for workers, seconds in ((1, 30.0), (3, 30.0), (4, 0.0)):
+        monkeypatch.setattr(bulk, "COMMIT_SECONDS", seconds)
+        out = tmp_path / f"{workers}.parquet"
+        classify_many(str(folder), out, TINY, batch=4, workers=workers, progress=False)
+        written.append(out.read_bytes())
+    assert written[0] == written[1] == written[2]
+
+
+class Double:
+    """An engine whose answer is the image's mean colour; it can be told when to fail and counts who is inside."""
+
+    name, precision, threads, device = "double", "fp32", 1, "cpu"
+    pause = 0.002
+
+    def __init__(self, concurrent: bool = True, fail_at: int = 10**9) -> None:
+        self.concurrent, self.fail_at = concurrent, fail_at
+        self.calls = self.inside = self.most = 0
+
+    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.inside += 1
+        self.calls += 1
+        self.most = max(self.most, self.inside)
+        time.sleep(self.pause)
+        self.inside -= 1
+        if self.calls >= self.fail_at:
+            raise RuntimeError("the engine is broken")
+        logits = np.zeros((len(pixels), 200), np.float32)
+        logits[:, :3] = pixels.mean(axis=(1, 2)) / 10
+        if pixels.shape[1] == 2:  # see test_scores_that_are_no_numbers
+            logits[pixels[:, 0, 0, 0] == 7] = np.nan
+        return logits, logits[:, :4]
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A shard of images that are made as they are read."""
+
+    first: int
+    size: int
+    remote: bool = False
+
+    def items(self, start: int = 0) -> Iterator[Item]:
+        for i in range(self.first + start, self.first + self.size):
+            yield Item(f"{i:07d}", lambda i=i: bytes([i % 251, i % 241, i % 239]))
+
+    def fingerprint(self) -> str:
+        return f"{self.first} {self.size}"
+
+    def __len__(self) -> int:
+        return self.size
+
+
+def made_pixels(data: bytes) -> np.ndarray:
+    return np.broadcast_to(np.frombuffer(data, np.uint8), (2, 2, 3))
+
+
+def made_work(**options: Any) -> Work:
+    return Work(Double(**options), made_pixels, read_labels("tiny-imagenet-200"), 2, None)
+
+
+JOB = bulk.Job(["made"], TINY, "0", "double", "fp32", "close", 2, False, 8)
+
+
+def made_run(
+    out: Path, total: int = 300, size: int = 50, work: Work | None = None, seconds: float = 0.0, **options: Any
+) -> bulk.Done:
+    work = work or made_work()
+
+    def do(numbered: Any, parts: Parts, advance: Callable[[int], object]) -> int:
+        return commit_shards(numbered, parts, work, batch=8, workers=3, commit_seconds=seconds, advance=advance)
+
+    found = lambda: (Made(i, min(size, total - i)) for i in range(0, total, size))  # noqa: E731
+    return bulk.run(JOB, out, do, found=found, **options)
+
+
+def test_an_engine_that_is_not_concurrent_is_called_by_one_at_a_time(tmp_path: Path) -> None:
+    work = made_work(concurrent=False)
+    made_run(tmp_path / "o.parquet", work=work)
+    assert work.engine.most == 1
+    work = made_work(concurrent=True)
+    made_run(tmp_path / "p.parquet", work=work)
+    assert work.engine.most > 1
+    assert (tmp_path / "o.parquet").read_bytes() == (tmp_path / "p.parquet").read_bytes()
+
+
+def test_scores_that_are_no_numbers_give_a_row(tmp_path: Path) -> None:
+    made_run(tmp_path / "o.parquet", total=20)
+    found = rows(tmp_path / "o.parquet")
+    assert [i for i, row in enumerate(found) if row["error"]] == [7]
+    assert "NaN" in found[7]["error"]
+    assert found[8]["classes"] == [0, 1]
+
+
+def test_the_window_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """However slow the engine, no more than a window of chunks is read ahead."""
+    taken = finished = 0
+    ahead = 0
+
+    def endless() -> Iterator[bulk.Chunk]:
+        nonlocal taken, ahead
+        for i in range(60):
+            taken += 1
+            ahead = max(ahead, taken - finished)
+            yield bulk.Chunk(0, i, (), i == 59, False, "")
+
+    def slow(items: Any) -> Any:
+        nonlocal finished
+        time.sleep(0.005)
+        finished += 1
+
+    assert len(list(bulk._in_order(endless(), slow, 2))) == 60
+    assert ahead <= 2 + 3
+
+
+def test_reading_is_ahead_where_it_waits(tmp_path: Path) -> None:
+    """Eight items that take 0.1 s each to read are read in the time of one or two."""
+
+    def wait() -> bytes:
+        time.sleep(0.1)
+        return b"abc"
+
+    chunk = bulk.Chunk(0, 0, tuple(Item(str(i), wait) for i in range(8)), True, True, "")
+    start = time.monotonic()
+    list(bulk._in_order([chunk], made_work(), 1))
+    assert time.monotonic() - start < 0.5
+
+
+# Stopped and resumed.
+
+
+def test_an_engine_that_fails_keeps_what_was_done_and_the_run_goes_on(tmp_path: Path) -> None:
+    made_run(tmp_path / "whole.parquet")
+    out = tmp_path / "o.parquet"
+    with pytest.raises(RuntimeError, match="the engine is broken"):
+        made_run(out, work=made_work(fail_at=12))
+    assert not out.exists()
+    with pytest.raises(OutputError, match="--resume goes on with it"):
+        made_run(out)
+    done = made_run(out, resume=True)
+    assert 0 < done.computed < 300
+    assert done.images == 300
+    assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["o.parquet", "whole.parquet"]
+
+
+def test_a_table_that_is_there_is_not_replaced_unasked(tmp_path: Path) -> None:
+    out = tmp_path / "o.parquet"
+    made_run(out)
+    for options in ({}, {"resume": True}):
+        with pytest.raises(OutputError, match="is there already"):
+            made_run(out, **options)
+    assert made_run(out, total=10, overwrite=True).images == 10
+    assert len(rows(out)) == 10
+
+
+def test_resuming_another_job_or_a_changed_source_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "o.parquet"
+    with pytest.raises(RuntimeError):
+        made_run(out, work=made_work(fail_at=12))
+    with pytest.raises(OutputError, match="shard 0 was '0 50' and is '0 40'"):
+        made_run(out, size=40, resume=True)
+    monkeypatch.setattr(sys.modules[__name__], "JOB", dataclasses.replace(JOB, top=3, grade="fast"))
+    with pytest.raises(OutputError, match="grade was 'close' and is 'fast'; top was 2 and is 3"):
+        made_run(out, resume=True)
+    assert made_run(out, overwrite=True).computed == 300
+
+
+def test_a_source_that_has_lost_its_last_shards_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "o.parquet"
+    with pytest.raises(RuntimeError):
+        made_run(out, work=made_work(fail_at=25))
+    with pytest.raises(OutputError, match="shards are not as they were"):
+        made_run(out, total=50, resume=True)
+
+
+def test_two_runs_for_one_table_exclude_each_other(tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "o.parquet", {})
+    with parts.opened(), pytest.raises(OutputError, match="Another run is writing"):
+        made_run(tmp_path / "o.parquet", overwrite=True)
+
+
+def test_a_full_disk(small_disk: Callable[[int], Path], tmp_path: Path) -> None:
+    disk = small_disk(120_000)
+    out = disk / "o.jsonl"
+    with pytest.raises(OutputError, match=r"the disk is full. [\d,]+ rows are safe in .*go on with --resume"):
+        made_run(out, total=5000)
+    assert not out.exists()
+    assert not list(disk.rglob("*.tmp"))
+    subprocess.run(["mount", "-o", "remount,size=8000000", disk], check=True)
+    done = made_run(out, total=5000, resume=True)
+    assert done.computed < 5000
+    made_run(tmp_path / "whole.jsonl", total=5000)
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+COMMAND = [sys.executable, "-m", "resnext_hub.cli", "classify"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+def test_killed_and_resumed(number: signal.Signals, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(160):
+        (folder / f"{i:03d}.jpg").write_bytes(jpeg(i) if i % 20 else b"broken")
+    out = tmp_path / "o.parquet"
+    command = [*COMMAND, str(folder), "--variant", TINY, "--out", str(out), "--batch", "4", "--workers", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    script = (
+        "import sys, time\nfrom resnext_hub import cli\nfrom resnext_hub.inference import bulk\n"
+        "bulk.COMMIT_SECONDS = 0.0\n"
+        "score = bulk.Work._scores\n"
+        "def slow(self, pixels):\n    time.sleep(0.03)\n    return score(self, pixels)\n"
+        "bulk.Work._scores = slow\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    parts = tmp_path / "o.parquet.parts"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *command[3:]], env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while len(list(parts.glob("part-*.parquet"))) < 3 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert output == b""
+    if number != signal.SIGKILL:
+        assert process.returncode == 130
+        assert b"--resume" in errors
+        assert b"Traceback" not in errors
+        assert not list(parts.glob("*.tmp"))
+    assert not out.exists()
+    assert len(list(parts.glob("part-*.parquet"))) >= 3
+    again = subprocess.run([*command, "--resume"], env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 1
+    assert "160 images" in again.stderr
+    assert "8 of them could not be used" in again.stderr
+    assert again.stdout == ""
+    assert not parts.exists()
+    whole = tmp_path / "whole.parquet"
+    assert cli.main([*command[3:], "--out", str(whole)]) == 1
+    assert whole.read_bytes() == out.read_bytes()
+    assert [row["image"] for row in rows(out)] == [str(folder / f"{i:03d}.jpg") for i in range(160)]
+
+
+# The command line.
+
+
+def test_the_command(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "o.jsonl"
+    command = ["classify", str(folder), "--variant", TINY, "--out", str(out), "--top", "2", "--batch", "3"]
+    assert cli.main(command) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "8 images" in captured.err
+    assert "1 of them could not be used" in captured.err
+    assert [len(json.loads(line)["classes"] or "") for line in out.read_text().splitlines()] == [2, 2, 2, 0, 2, 2, 2, 2]
+    assert cli.main(command) == 2
+    assert "pass --overwrite" in capsys.readouterr().err
+    (folder / "5.jpg").unlink()
+    assert cli.main([*command, "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x", "--resume"], "--resume is for tables: say --out"),
+        (["x", "--out", "o.csv", "--gpus", "1"], "--gpus is for --cluster ray"),
+        (["x", "--out", "o.csv", "--json"], "--json and --picture are for photos"),
+        (["x", "--out", "o.xls"], "must end in .parquet, .csv, .jsonl"),
+        (["/no/such", "--out", "{tmp}/o.csv"], "There is no file or folder"),
+        (["x", "--out", "o.csv", "--resume", "--overwrite"], "exclude each other"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], message: str, capsys: Any, tmp_path: Path) -> None:
+    arguments = [argument.format(tmp=tmp_path) for argument in arguments]
+    assert cli.main(["classify", "--variant", TINY, *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_pyarrow(run_python: Any) -> None:
+    done = run_python(
+        "import sys\nsys.modules['pyarrow'] = None\nfrom resnext_hub import cli\n"
+        "sys.exit(cli.main(['classify', 'x', '--out', 'o.csv', '--variant', 'resnext_tiny']))",
+        check=False,
+        PYTHONPATH=os.environ.get("PYTHONPATH", ""),
+    )
+    assert done.returncode == 2
+    assert 'pip install "resnext-hub[bulk]"' in done.stderr
+
+
+def test_the_bar_counts_to_the_end(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    classify_many(str(folder), tmp_path / "o.csv", TINY, progress=True)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "8/8" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("few", "many"),
+    [(5_000, 50_000), pytest.param(50_000, 1_000_000, marks=pytest.mark.soak)],
+    ids=["short", "million"],
+)
+def test_memory_does_not_grow_with_the_images(few: int, many: int, run_python: Any, tmp_path: Path) -> None:
+    """Ten or twenty times the images take at most a few MiB more."""
+    script = (
+        "import resource\nfrom pathlib import Path\nfrom resnext_hub.tests import test_bulk as t\n"
+        "t.Double.pause = 0.0\n"
+        "def peak():\n    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"out = Path({str(tmp_path / 'o.csv')!r})\n"
+        f"t.made_run(out, {few}, 4096, seconds=60)\nfirst = peak()\n"
+        f"t.made_run(out, {many}, 4096, seconds=60, overwrite=True)\nprint(peak() - first)\n"
+    )
+    grown = int(run_python(script, PYTHONPATH=os.environ.get("PYTHONPATH", "")).stdout)
+    assert grown < 24 * 1024
+
+
+def test_what_a_run_left_that_died_cleaning_up_is_no_obstacle(tmp_path: Path) -> None:
+    """A folder without job.json counts for nothing."""
+    out = tmp_path / "o.csv"
+    made_run(out, total=10)
+    content = out.read_bytes()
+    out.unlink()
+    (tmp_path / "o.csv.parts").mkdir()
+    (tmp_path / "o.csv.parts" / "part-0000000-00000000.parquet").write_bytes(b"left")
+    made_run(out, total=10)
+    assert out.read_bytes() == content
+    assert os.listdir(tmp_path) == ["o.csv"]

@@ -1,0 +1,104 @@
+"""A cluster of three nodes on this machine, one of them lost in the middle: the table is the one-machine table."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from resnext_hub import cli
+from resnext_hub.inference.bulk import OutputError, classify_many
+
+from .test_bulk import TINY, jpeg
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray[data]: the extra 'cluster'")
+
+# Every node has 3 logical CPUs, so an actor; the node that is lost is not the driver's. It is lost without notice when
+# the first parts are there; that the others are not, the test sees.
+SCRIPT = """
+import json, os, sys, threading, time
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+
+source, out, lost = sys.argv[1], Path(sys.argv[2]), {}
+cluster = Cluster()
+nodes = [cluster.add_node(num_cpus=3, include_dashboard=False, object_store_memory=100 * 2**20) for _ in range(3)]
+ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+from resnext_hub.inference.cluster import classify_on_ray
+
+def lose():
+    while len(list(out.with_name(out.name + ".parts").glob("part-*.parquet"))) < 2:
+        time.sleep(0.01)
+    cluster.remove_node(nodes[2], allow_graceful=False)
+    lost["parts"] = len(list(out.with_name(out.name + ".parts").glob("part-*.parquet")))
+
+thread = threading.Thread(target=lose, daemon=True)
+thread.start()
+done = classify_on_ray(source, out, "resnext_tiny", cores=3, features=True, progress=False)
+thread.join()
+alive = sum(node["Alive"] for node in ray.nodes())
+ray.shutdown()
+cluster.shutdown()
+print(json.dumps({"images": done.images, "errors": done.errors, "alive": alive, **lost}))
+"""
+
+
+def make_shards(folder: Path, shards: int, images: int) -> str:
+    folder.mkdir()
+    content = [jpeg(i) for i in range(50)]
+    for shard in range(shards):
+        with tarfile.open(folder / f"s-{shard:03d}.tar", "w") as archive:
+            for i in range(images):
+                data = content[(shard + i) % 50] if i % 17 else b"broken"
+                member = tarfile.TarInfo(f"{i:04d}.jpg")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    return str(folder / "s-*.tar")
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    ("shards", "images"), [(18, 60), pytest.param(90, 600, marks=pytest.mark.soak)], ids=["short", "long"]
+)
+def test_a_node_is_lost_and_the_table_is_the_same(shards: int, images: int, tmp_path: Path, run_python: Any) -> None:
+    source = make_shards(tmp_path / "shards", shards, images)
+    out = tmp_path / "ray.parquet"
+    done = run_python(
+        f"import sys\nsys.argv[1:] = [{source!r}, {str(out)!r}]\n{SCRIPT}",
+        PYTHONPATH=os.environ.get("PYTHONPATH", ""),
+        RAY_USAGE_STATS_ENABLED="0",
+        # A lost node is missed after two seconds instead of half a minute.
+        RAY_health_check_period_ms="500",
+        RAY_health_check_failure_threshold="4",
+    )
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["alive"] == 2
+    assert told["parts"] < shards
+    assert told["images"] == shards * images
+    assert told["errors"] == shards * -(-images // 17)
+    whole = tmp_path / "whole.parquet"
+    classify_many(source, whole, TINY, features=True, progress=False)
+    assert whole.read_bytes() == out.read_bytes()
+    assert not out.with_name(f"{out.name}.parts").exists()
+
+
+def test_without_ray(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert cli.main(["classify", "x", "--out", "o.csv", "--variant", TINY, "--cluster", "ray"]) == 2
+    assert 'pip install "resnext-hub[cluster]"' in capsys.readouterr().err
+
+
+def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
+    from resnext_hub.inference.bulk import prepare
+    from resnext_hub.inference.cluster import _Actor
+
+    job, _ = prepare(str(tmp_path), TINY)
+    with pytest.raises(OutputError, match="must lie where every machine sees it"):
+        _Actor(job, tmp_path / "o.parquet", "auto", 1)
