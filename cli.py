@@ -23,7 +23,7 @@ __all__ = ["main"]
 EXIT_OK, EXIT_IMAGE, EXIT_USAGE, EXIT_WEIGHTS, EXIT_STOPPED = 0, 1, 2, 3, 130
 DEFAULT_VARIANT = "resnext50_32x4d"
 # Arguments of classify_many that only --out takes.
-TABLE_OPTIONS = ("batch", "workers", "features", "column", "engine", "grade", "cluster", "gpus", "resume", "overwrite")
+TABLE_OPTIONS = ("batch", "workers", "features", "column", "grade", "cluster", "gpus", "resume", "overwrite")
 PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp")
 
 
@@ -46,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument("--json", action="store_true", help="one JSON object a photo, a line each")
     classify.add_argument("--picture", type=Path, metavar="FILE", help="save image and bars (one photo only)")
     classify.add_argument("--allow-private", action="store_true", help="fetch URLs at private addresses too")
+    engines = "auto (default), torch, onnxruntime, openvino, compile"
+    classify.add_argument("--engine", default="auto", metavar="E", help=f"what runs the network: {engines}")
     _add_table_arguments(classify)
     classify.set_defaults(run=_classify)
 
@@ -73,7 +75,6 @@ def _add_table_arguments(classify: argparse.ArgumentParser) -> None:
         ("--workers", {"type": _positive_number, "metavar": "N", "help": "threads (default: all cores)"}),
         ("--features", {"action": "store_true", "help": "a column of pooled features, float16"}),
         ("--column", {"metavar": "NAME", "help": "the column of TABLE.parquet that holds the images"}),
-        ("--engine", {"metavar": "E", "help": "what runs the network (default auto)"}),
         ("--grade", {"choices": ("reference", "close", "fast"), "help": "how exactly (default close)"}),
         ("--cluster", {"choices": ("ray",), "help": "on all nodes of a cluster; --workers is then for an actor"}),
         ("--gpus", {"type": float, "metavar": "N", "help": "GPUs of an actor (default 0)"}),
@@ -139,6 +140,10 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
     if arguments.top > checkpoint.num_classes:
         return _fail(f"--top {arguments.top}: {checkpoint.name} has {checkpoint.num_classes} classes.", EXIT_USAGE)
 
+    from .inference.engines import ENGINES, EngineError
+
+    if arguments.engine not in ENGINES:
+        return _fail(f"--engine {arguments.engine}: there are {', '.join(ENGINES)}.", EXIT_USAGE)
     if arguments.out is not None:
         return _classify_many(arguments, checkpoint.name, options)
     from .inference.classifier import classifier
@@ -158,7 +163,9 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
             status = failed(photo, error)
             continue
         try:  # only now: a wrong path need not wait for weights
-            classify = classify or classifier(checkpoint.name)
+            classify = classify or classifier(checkpoint.name, engine=arguments.engine, build=False)
+        except EngineError as error:
+            return _fail(str(error), EXIT_USAGE)
         except CheckpointError as error:
             return _fail(f"{error}\nTry --variant resnext_tiny.", EXIT_WEIGHTS)
         try:
@@ -195,7 +202,12 @@ def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[st
         return _fail(str(error), EXIT_USAGE)
     from .models.cache import CheckpointError
 
-    options |= {"top": arguments.top, "allow_private": arguments.allow_private, "progress": sys.stderr.isatty()}
+    options |= {
+        "engine": arguments.engine,
+        "top": arguments.top,
+        "allow_private": arguments.allow_private,
+        "progress": sys.stderr.isatty(),
+    }
     if cluster and "workers" in options:
         options["cores"] = options.pop("workers")
     try:

@@ -103,6 +103,7 @@ def classifier(
     engine: str = "auto",
     device: str | torch.device | None = None,
     progress: bool = True,
+    build: bool = True,
     **image_options: Any,
 ) -> Classifier:
     """A `Classifier` with a published checkpoint.
@@ -110,6 +111,7 @@ def classifier(
     Args:
         variant: an entrypoint's name, or a checkpoint's, e.g. "resnext50_32x4d.IMAGENET1K_V1".
         engine: what runs the network, see `inference.engines.open_engine`. The first use of an engine builds it.
+        build: False for a few images: "auto" then takes PyTorch where no engine has been built.
         device: where to run; the GPU if there is one.
         progress: show a bar while the weights are fetched.
         image_options: allow_private, schemes, max_bytes, max_pixels, timeout; see `processing_utils.images.open_image`.
@@ -121,5 +123,5 @@ def classifier(
     """
     _check(image_options)
     checkpoint = default_manifest().resolve(variant)
-    opened = open_engine(checkpoint, engine, device=device, progress=progress)
+    opened = open_engine(checkpoint, engine, device=device, progress=progress, build=build)
     return Classifier(opened, checkpoint.preprocessing, read_labels(checkpoint.labels), **image_options)
