@@ -23,16 +23,17 @@ from typing import Any
 
 import numpy as np
 from resnext_hub.inference.bulk import SHARD_ROWS, Job, Work, commit_shards, run
+from resnext_hub.inference.engines import Engine
 from resnext_hub.inference.sources import Item
 from resnext_hub.processing_utils.labels import read_labels
 
 BATCH, WORKERS = 16, 2
 
 
-class Engine:
+class Double(Engine):
     """1,000 logits an image, of its one pixel."""
 
-    name, precision, threads, device, concurrent = "double", "fp32", 1, "cpu", True
+    name, threads, concurrent = "double", 1, True
 
     def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         logits = np.zeros((len(pixels), 1000), np.float32)
@@ -65,7 +66,7 @@ def memory(key: str) -> float:
 
 
 def measure(total: int) -> dict[str, float]:
-    work = Work(Engine(), lambda data: np.frombuffer(data, np.uint8).reshape(1, 1, 3), read_labels(), 5, None)
+    work = Work(Double(), lambda data: np.frombuffer(data, np.uint8).reshape(1, 1, 3), read_labels(), 5, None)
     job = Job(["doubles"], "resnext50_32x4d", "", "double", "fp32", "close", 5, False, BATCH)
 
     def found() -> Iterator[Shard]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,7 @@ def _import_ray() -> Any:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError('A cluster needs Ray: pip install "resnext-hub[cluster]".', name="ray") from error
     if not ray.is_initialized():
-        ray.init(logging_level="WARNING", log_to_driver=False)
+        ray.init(logging_level=logging.WARNING, log_to_driver=False)
     return ray
 
 

@@ -8,15 +8,19 @@ from .inputs import prepare_input_from_uri, prepare_inputs, prepare_pixels
 from .labels import Label, read_labels
 from .plot import plot_predictions
 from .predictions import Prediction, pick_n_best, top_predictions
-from .preprocessing import preprocess
+from .preprocessing import GRADES, crop_pixels, load_pixels, normalise, preprocess
 from .uris import FetchError, fetch
 
 __all__ = [
+    "GRADES",
     "FetchError",
     "ImageError",
     "Label",
     "Prediction",
+    "crop_pixels",
     "fetch",
+    "load_pixels",
+    "normalise",
     "open_image",
     "pick_n_best",
     "plot_predictions",
