@@ -37,9 +37,10 @@ from ..processing_utils.images import ImageError
 from ..processing_utils.labels import Label, read_labels
 from ..processing_utils.predictions import top_predictions
 from ..processing_utils.preprocessing import load_pixels
+from ..processing_utils.uris import scheme_of
 from .engines import Engine, open_engine
 from .sources import Item, Shard, SourceError, count, shards
-from .tables import FORMATS, OutputError, Part, Parts, schema
+from .tables import OutputError, Part, Parts, schema
 
 __all__ = [
     "Done",
@@ -48,6 +49,7 @@ __all__ = [
     "OutputError",
     "SourceError",
     "Work",
+    "check",
     "classify_many",
     "commit_shards",
     "job_of",
@@ -294,6 +296,20 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def check(
+    source: str | Sequence[str], out: str | Path, *, resume: bool, overwrite: bool, column: str | None = None
+) -> None:
+    """Find out what is wrong with a source of this machine, or with ``out``, before an engine is built for them.
+
+    Raises:
+        SourceError, OutputError: as `classify_many`.
+    """
+    Parts(Path(out), {}).check_output(resume=resume, overwrite=overwrite)
+    specs = [source] if isinstance(source, str) else source
+    if all(scheme_of(spec) is None for spec in specs):
+        next(shards(specs, 1, column=column))
+
+
 class Options(TypedDict, total=False):
     """What decides a table's content beside source and variant; see `classify_many`."""
 
@@ -358,10 +374,6 @@ def run(
 ) -> Done:
     """Have a job's shards done by ``do`` and make the table; see `classify_many`."""
     out = Path(out)
-    if out.suffix not in FORMATS:
-        raise OutputError(f"{out}: the name must end in {', '.join(FORMATS)}.")
-    if resume and overwrite:
-        raise OutputError("To resume and to overwrite exclude each other.")
     parts = Parts(out, dataclasses.asdict(job))
     seen = 0
 
@@ -425,6 +437,7 @@ def classify_many(
         OutputError: ``out`` cannot be written or must not be replaced; a resumed job or its source is not the same.
         UnknownVariantError, CheckpointError: no such variant; its weights cannot be had.
     """
+    check(source, out, resume=resume, overwrite=overwrite, column=options.get("column"))
     job, work = prepare(source, variant, **options)
 
     def do(numbered: Iterator[tuple[int, Shard]], parts: Parts, advance: Callable[[int], object]) -> int:

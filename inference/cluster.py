@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from ..models.manifest import default_manifest
-from .bulk import Done, Job, Options, commit_shards, job_of, run, work_of
+from .bulk import Done, Job, Options, check, commit_shards, job_of, run, work_of
 from .engines import open_engine
 from .sources import Shard
 from .tables import OutputError, Parts
@@ -94,6 +94,7 @@ def classify_on_ray(
         SourceError, OutputError, UnknownVariantError, CheckpointError: as `bulk.classify_many`.
         ray.exceptions.RayError: the cluster cannot do it.
     """
+    check(source, out, resume=resume, overwrite=overwrite, column=options.get("column"))
     ray = _import_ray()
     needs = {"num_cpus": cores, "num_gpus": gpus}
     # On a node: the driver's own machine may have another engine, or no GPU.

@@ -88,18 +88,32 @@ class Parts:
     def folder(self) -> Path:
         return self.out.with_name(f"{self.out.name}.parts")
 
-    @contextlib.contextmanager
-    def opened(self, *, resume: bool = False, overwrite: bool = False) -> Iterator[None]:
-        """Make the folder, or find what an earlier run of the same job left in it; keep other runs out.
+    def check_output(self, *, resume: bool, overwrite: bool) -> None:
+        """What `opened` would refuse, before anything is fetched or built for it.
 
         Raises:
-            OutputError: OUT is there already; parts are there and ``resume`` was not asked for; or of another job.
+            OutputError: as `opened`.
         """
+        if self.out.suffix not in FORMATS:
+            raise OutputError(f"{self.out}: the name must end in {', '.join(FORMATS)}.")
+        if resume and overwrite:
+            raise OutputError("To resume and to overwrite exclude each other.")
         kept = (self.folder / "job.json").exists()  # without it a folder holds nothing that counts
         if self.out.exists() and not overwrite and not (kept and resume):
             raise OutputError(f"{self.out} is there already. Name another file, delete it, or pass --overwrite.")
         if kept and not resume and not overwrite:
             raise OutputError(f"A run for {self.out} was stopped. --resume goes on with it, --overwrite starts anew.")
+
+    @contextlib.contextmanager
+    def opened(self, *, resume: bool = False, overwrite: bool = False) -> Iterator[None]:
+        """Make the folder, or find what an earlier run of the same job left in it; keep other runs out.
+
+        Raises:
+            OutputError: OUT has no known suffix or is there already; parts are there and ``resume`` was not asked for,
+                or they are of another job; another run is writing it.
+        """
+        self.check_output(resume=resume, overwrite=overwrite)
+        kept = (self.folder / "job.json").exists()
         with _explained():
             self.folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.folder / "lock")

@@ -554,6 +554,16 @@ def test_wrong_arguments(arguments: list[str], message: str, capsys: Any, tmp_pa
     assert message in capsys.readouterr().err
 
 
+def test_what_is_wrong_is_said_before_an_engine_is_built(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "open_engine", lambda *a, **k: pytest.fail("too early"))
+    (tmp_path / "there.csv").write_text("")
+    for source, out in ((folder, "there.csv"), (folder, "o.xls"), (tmp_path / "none", "o.csv")):
+        with pytest.raises((SourceError, OutputError)):
+            classify_many(str(source), tmp_path / out, TINY)
+
+
 def test_without_pyarrow(run_python: Any) -> None:
     done = run_python(
         "import sys\nsys.modules['pyarrow'] = None\nfrom resnext_hub import cli\n"

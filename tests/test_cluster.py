@@ -89,9 +89,10 @@ def test_a_node_is_lost_and_the_table_is_the_same(shards: int, images: int, tmp_
     assert not out.with_name(f"{out.name}.parts").exists()
 
 
-def test_without_ray(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_without_ray(monkeypatch: pytest.MonkeyPatch, capsys: Any, photo: Path, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert cli.main(["classify", "x", "--out", "o.csv", "--variant", TINY, "--cluster", "ray"]) == 2
+    out = str(tmp_path / "o.csv")
+    assert cli.main(["classify", str(photo), "--out", out, "--variant", TINY, "--cluster", "ray"]) == 2
     assert 'pip install "resnext-hub[cluster]"' in capsys.readouterr().err
 
 
