@@ -133,6 +133,8 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
         return _fail(f"--{next(iter(options))} is for tables: say --out FILE too.", EXIT_USAGE)
     if wrong := _wrong_picture(arguments.picture, arguments.photos):
         return _fail(wrong, EXIT_USAGE)
+    if arguments.out is None and (folder := next((p for p in arguments.photos if Path(p).is_dir()), None)):
+        return _fail(f"{folder} is a folder: --out FILE.csv makes a table of the images in it.", EXIT_USAGE)
     try:
         checkpoint = manifest.resolve(arguments.variant)
     except UnknownVariantError as error:

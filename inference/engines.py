@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..models.cache import lock, own_file
+from ..models.cache import CheckpointError, lock, own_file
 from ..models.download import local_file
 from ..models.manifest import Checkpoint, Preprocessing
 from ..mount import register
@@ -136,6 +136,7 @@ class _BuiltEngine(Engine):
     its cache and has no core wait for another; a single image is run by all cores together.
     """
 
+    extra: ClassVar[str]  # of this project, that brings what it needs
     portion: ClassVar[int] = 4  # images that one core takes at a time
     distribution: ClassVar[str]  # the distribution whose version the built form depends on
     builds_with: ClassVar[Sequence[str]] = ()
@@ -193,6 +194,7 @@ class OnnxRuntimeEngine(_BuiltEngine):
     needs = ("onnxruntime",)
     builds_with = ("torch", "onnx", "onnxscript")
     distribution = "onnxruntime"
+    extra = "fast"
 
     def _run_with(self, threads: int) -> Callable[[np.ndarray], Outputs]:
         import onnxruntime
@@ -228,6 +230,7 @@ class OpenVINOEngine(_BuiltEngine):
     needs = ("openvino",)
     builds_with = ("torch", "onnx", "onnxscript")
     distribution = "openvino"
+    extra = "openvino"
 
     def _run_with(self, threads: int) -> Callable[[np.ndarray], Outputs]:
         import openvino
@@ -273,6 +276,7 @@ class CompiledEngine(_BuiltEngine):
     needs = ("torch",)
     builds_with = ("torch",)
     distribution = "torch"
+    extra = "fast"
 
     def _open(self) -> None:
         super()._open()
@@ -417,13 +421,12 @@ def open_engine(
     kind = BUILT.get(engine) or (OnnxRuntimeEngine if engine == "auto" and on_cpu else None)
     if kind is not None:
         try:
-            folder = _built_folder(checkpoint, kind, progress, build or engine != "auto")
-        except EngineError:
+            if opened := _open_built(checkpoint, kind, threads, progress, build or engine != "auto"):
+                return opened
+        except EngineError as error:
             if engine != "auto":
                 raise
-        else:
-            if folder is not None:
-                return kind(folder, threads)
+            log.info("%s", error)
     from ..models.entrypoints import load
 
     return TorchEngine(load(checkpoint, progress=progress), checkpoint.preprocessing, device, threads)
@@ -439,32 +442,36 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _built_folder(checkpoint: Checkpoint, kind: type[_BuiltEngine], progress: bool, build: bool) -> Path | None:
-    """The folder of an engine; None where it has not been built and is not to be."""
-    advice = "pip install 'resnext-hub[fast]'"
+def _open_built(
+    checkpoint: Checkpoint, kind: type[_BuiltEngine], threads: int | None, progress: bool, build: bool
+) -> _BuiltEngine | None:
+    """The engine, built if need be; None where it has not been built and is not to be."""
+    advice = f"pip install 'resnext-hub[{kind.extra}]'"
     if missing := _missing(kind.needs):
         raise EngineError(f"The engine {kind.name} needs {', '.join(missing)}: {advice}.")
     path, digest = local_file(checkpoint, progress)
     folder = _folder(path, digest, kind)
     if folder.exists():
-        return folder
+        try:
+            return kind(folder, threads)
+        except Exception as error:  # each library has its own for a file that is broken
+            log.warning("%s cannot be opened and is built anew: %s", folder, error)
     if not build:
         return None
     if missing := _missing(kind.builds_with):
         raise EngineError(f"Building the engine {kind.name} takes {', '.join(missing)}: {advice}.")
-    _build(checkpoint, kind, folder, path.name, digest, progress)
-    return folder
+    try:
+        _build(checkpoint, kind, folder, path.name, digest, progress)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise EngineError(f"The engine {kind.name} could not be built in {folder.parent}: {error}") from error
+    return kind(folder, threads)
 
 
 def _folder(path: Path, digest: str, kind: type[_BuiltEngine]) -> Path:
-    depends_on = [
-        digest,
-        kind.name,
-        importlib.metadata.version(kind.distribution),
-        REVISION,
-        _instruction_sets(),
-        _cores(),
-    ]
+    version = importlib.metadata.version(kind.distribution)
+    depends_on = [digest, kind.name, version, REVISION, _instruction_sets(), _cores()]
     key = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]
     return own_file(path, "").parent / "engines" / f"{path.name}-{kind.name}-{key}"
 
@@ -475,8 +482,12 @@ def _build(
     from ..models.entrypoints import load
 
     with lock(folder):
-        if folder.exists():  # another process was faster
-            return
+        if folder.exists():
+            try:
+                kind(folder)  # another process was faster
+                return
+            except Exception:
+                shutil.rmtree(folder)
         log.info("building the %s engine of %s, once", kind.name, checkpoint.name)
         part = folder.with_name(folder.name + ".part")
         shutil.rmtree(part, ignore_errors=True)

@@ -137,3 +137,19 @@ def test_help_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> N
         with pytest.raises(SystemExit):
             cli.main(arguments)
         assert all(len(line) <= 80 for line in capsys.readouterr().out.splitlines())
+
+
+def test_a_folder_asks_for_a_table(tmp_path: Path, capsys: Any) -> None:
+    assert cli.main(["classify", str(tmp_path)]) == 2
+    assert "is a folder: --out FILE.csv makes a table" in capsys.readouterr().err
+
+
+def test_engines_by_name(photo: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["classify", str(photo), "--variant", "resnext_tiny", "--json", "--engine"]
+    assert cli.main([*command, "torch"]) == 0
+    assert json.loads(capsys.readouterr().out)["predictions"]
+    assert cli.main([*command, "tensorrt"]) == 2
+    assert "there are auto, torch, onnxruntime" in capsys.readouterr().err
+    monkeypatch.setattr("resnext_hub.inference.engines._missing", list)
+    assert cli.main([*command, "openvino"]) == 2
+    assert "needs openvino: pip install 'resnext-hub[openvino]'" in capsys.readouterr().err

@@ -151,8 +151,9 @@ def test_a_build_that_fails_or_is_killed_leaves_nothing_in_the_way(home: Path, m
 
     with monkeypatch.context() as patch:
         patch.setattr(engines.OnnxRuntimeEngine, "build", fails)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(EngineError, match="could not be built in .*No space left"):
             open_engine(TINY, "onnxruntime")
+        assert isinstance(open_engine(TINY), TorchEngine)
     assert list(home.iterdir()) == []
     (name,) = {engines._folder(*local(), engines.OnnxRuntimeEngine)}
     part = name.with_name(name.name + ".part")
@@ -160,6 +161,15 @@ def test_a_build_that_fails_or_is_killed_leaves_nothing_in_the_way(home: Path, m
     (part / "model.onnx").write_bytes(b"half")
     assert off(open_engine(TINY, "onnxruntime")(pixels_of(1))[0], expected_of(pixels_of(1))[0]) < 1e-5
     assert [path.name for path in home.iterdir()] == [name.name]
+
+
+@installed
+def test_a_broken_engine_is_built_anew(home: Path, caplog: Any) -> None:
+    open_engine(TINY, "onnxruntime")
+    (folder,) = home.iterdir()
+    (folder / "model.data").write_bytes(b"")
+    assert off(open_engine(TINY, "onnxruntime")(pixels_of(1))[0], expected_of(pixels_of(1))[0]) < 1e-5
+    assert "cannot be opened and is built anew" in caplog.text
 
 
 def local() -> tuple[Path, str]:
