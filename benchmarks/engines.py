@@ -233,7 +233,11 @@ def fma_peak(folder: Path) -> float | None:
     return float(done.stdout)
 
 
-def compare(network: str, batches: list[int], rounds: int, ours: list[str], peers: list[str], folder: Path) -> None:
+Figures = dict[tuple[str, str, int], list[str]]  # (way, network, batch) -> a row of its table
+
+
+def compare(network: str, batches: list[int], rounds: int, ours: list[str], peers: list[str], folder: Path) -> Figures:
+    figures: Figures = {}
     from resnext_hub.models.manifest import default_manifest
 
     subprocess.run([sys.executable, __file__, "--prepare", network, *map(str, batches), str(folder)], check=True)
@@ -256,11 +260,29 @@ def compare(network: str, batches: list[int], rounds: int, ours: list[str], peer
         for way in ways:
             s = seconds[way.name]
             share = f"{batch * gmacs / s / peak:.0%}" if peak else "–"
-            print(
-                f"| {way.name}{' (best peer)' if way.name == best else ''} | {1e3 * s / batch:.2f} | {eager / s:.2f} "
-                f"| {seconds[best] / s:.2f} | {share} | {way.off[batch]:.0e} |",
-                flush=True,
-            )
+            row = [f"{1e3 * s / batch:.2f}", f"{eager / s:.2f}", f"{seconds[best] / s:.2f}", share]
+            row.append(f"{way.off[batch]:.0e}")
+            figures[way.name, network, batch] = row
+            print(f"| {way.name}{' (best peer)' if way.name == best else ''} | {' | '.join(row)} |", flush=True)
+    return figures
+
+
+def summary(figures: Figures, ours: str) -> None:
+    """All networks side by side, the batches in one cell."""
+    ways = [*dict.fromkeys(way for way, _, _ in figures)]
+    networks = [*dict.fromkeys(network for _, network, _ in figures)]
+    batches = [*dict.fromkeys(batch for _, _, batch in figures)]
+
+    def line(name: str, way: str, column: int) -> None:
+        cells = [" / ".join(figures[way, network, batch][column] for batch in batches) for network in networks]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+    print(f"\n| ms an image, batch {' / '.join(map(str, batches))} | {' | '.join(networks)} |")
+    print("|---|" + "--:|" * len(networks))
+    for way in ways:
+        line(way, way, 0)
+    for column, name in enumerate(("x eager", "x the best peer", "share of the FMA peak", "off"), 1):
+        line(f"{ours}: {name}", ours, column)
 
 
 def main() -> None:
@@ -275,9 +297,12 @@ def main() -> None:
     parser.add_argument("--ours", nargs="*", default=["auto"])
     parser.add_argument("--peers", nargs="*", default=PEERS, choices=PEERS)
     arguments = parser.parse_args()
+    figures: Figures = {}
     for network in arguments.networks:
         with tempfile.TemporaryDirectory() as name:
-            compare(network, arguments.batches, arguments.rounds, arguments.ours, arguments.peers, Path(name))
+            folder = Path(name)
+            figures |= compare(network, arguments.batches, arguments.rounds, arguments.ours, arguments.peers, folder)
+    summary(figures, f"ours {arguments.ours[0]}")
     return None
 
 
