@@ -261,7 +261,7 @@ def _cache_list(arguments: argparse.Namespace, manifest: Manifest) -> int:
         if item.removable:
             print(f"{'':15}can go: {item.removable}")
         elif item.engine:
-            print(f"{'':15}{item.engine} engine of {item.checkpoint.name if item.checkpoint else 'resnext_tiny'}")
+            print(f"{'':15}{item.engine} engine of {item.checkpoint.name if item.checkpoint else 'nothing known'}")
         elif item.source is None:
             print(f"{'':15}{f'mapped copy of {item.checkpoint.name}' if item.checkpoint else 'under way'}")
         elif item.record is None:
@@ -278,7 +278,7 @@ def _cache_list(arguments: argparse.Namespace, manifest: Manifest) -> int:
 
 
 def _cache_verify(arguments: argparse.Namespace, manifest: Manifest) -> int:
-    from .models.cache import CheckpointError, inventory, verify
+    from .models.cache import CheckpointError, inventory, is_whole, verify
     from .models.checkpoints import is_faithful
 
     status, broken = EXIT_OK, set()
@@ -289,6 +289,12 @@ def _cache_verify(arguments: argparse.Namespace, manifest: Manifest) -> int:
             except CheckpointError as error:
                 broken.add(item.path)
                 status = _fail(str(error), EXIT_WEIGHTS)
+        elif item.engine and not item.removable:
+            if is_whole(item.path):
+                print(f"{item.path.name}: as it was built")
+            else:
+                shutil.rmtree(item.path, ignore_errors=True)
+                status = _fail(f"{item.path.name} was broken; removed, to be built anew.", EXIT_WEIGHTS)
         elif item.copy_of is not None and not item.removable and item.copy_of not in broken:
             if is_faithful(item.path, item.copy_of):
                 print(f"{item.path.name}: as its original", flush=True)
@@ -304,7 +310,7 @@ def _cache_prune(arguments: argparse.Namespace, manifest: Manifest) -> int:
     for item in inventory(manifest):
         if item.removable:
             if item.path.is_dir():
-                shutil.rmtree(item.path)
+                shutil.rmtree(item.path, ignore_errors=True)
             else:
                 item.path.unlink(missing_ok=True)
             print(f"removed {item.path.name} ({_size(item.bytes)}): {item.removable}")

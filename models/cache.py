@@ -227,33 +227,55 @@ def _own_item(path: Path, published: dict[str, Item]) -> Item | None:
     return None
 
 
-def _engine(folder: Path, published: dict[str, Item], own_weights: set[str]) -> Item:
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    if folder.suffix == ".part":
-        idle = time.time() - folder.stat().st_mtime > BROKEN_OFF_AFTER
+def library_version(module: str) -> str | None:
+    """The version of the distribution that a module is of, without importing the module; None where there is none."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(module)  # of the same name as a rule, and found at once
+    names = importlib.metadata.packages_distributions().get(module, ())  # onnxruntime-gpu and the like
+    return importlib.metadata.version(names[0]) if names else None
+
+
+def is_whole(engine: Path) -> bool:
+    """Whether the files of a built engine are as they were when it was built."""
+    try:
+        files = json.loads((engine / "engine.json").read_text(encoding="utf-8"))["files"]
+        return all(sha256(engine / name) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _engine(folder: Path, published: dict[str, Item], own_weights: dict[str, Checkpoint]) -> Item:
+    size, newest = 0, 0.0
+    for file in [folder, *folder.rglob("*")]:
+        with contextlib.suppress(OSError):  # one that is being built changes meanwhile
+            status = file.stat()
+            size += 0 if file.is_dir() else status.st_size
+            newest = max(newest, status.st_mtime)
+    if folder.suffix in (".part", ".old"):
+        idle = time.time() - newest > BROKEN_OFF_AFTER
         return Item(folder, size, None, None, None, "an engine whose building was broken off" if idle else None)
     try:
         about = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
         file, digest, name = about["file"], about["sha256"], about["engine"]
-        current = importlib.metadata.version(about["distribution"]) == about["version"]
-    except (OSError, ValueError, KeyError, TypeError, importlib.metadata.PackageNotFoundError):
+        current = library_version(about["library"]) == about["version"]
+    except (OSError, ValueError, KeyError, TypeError):
         return Item(folder, size, None, None, None, "an engine that nothing here can open")
     why = None if current else "an engine of another version of its library"
     of = published.get(file)
-    if file not in own_weights and (of is None or of.record is None or of.record.sha256 != digest):
+    if file not in own_weights and (of is None or (of.record is not None and of.record.sha256 != digest)):
         why = "an engine of a file that is no longer there"
-    return Item(folder, size, of and of.checkpoint, None, None, why, engine=name)
+    return Item(folder, size, own_weights.get(file) or (of and of.checkpoint), None, None, why, engine=name)
 
 
 def inventory(manifest: Manifest) -> list[Item]:
     """The manifest's files in the cache, their mapped copies, and what can go; nothing of other projects."""
     published: dict[str, Item] = {}
-    own_weights: set[str] = set()  # in this repository
+    own_weights: dict[str, Checkpoint] = {}  # in this repository
     for checkpoint in manifest.checkpoints.values():
         for source in checkpoint.sources:
             path = target(checkpoint, source)
             if source.path is not None:
-                own_weights.add(path.name)
+                own_weights[path.name] = checkpoint
             elif path.is_file():
                 published[path.name] = Item(path, path.stat().st_size, checkpoint, source, read_record(path), None)
     own = checkpoints_folder() / ".resnext-hub"

@@ -49,13 +49,6 @@ class Window:
         """How many pixels of the image one pixel of the result spans, on the axis where they are fewer."""
         return min(self.size[0] / self.scaled[0], self.size[1] / self.scaled[1])
 
-    @property
-    def box(self) -> tuple[float, float, float, float]:
-        """The crop in the image's own pixels, for Pillow's ``resize(box=...)``."""
-        across, down = self.size[0] / self.scaled[0], self.size[1] / self.scaled[1]
-        right, bottom = self.left + self.crop, self.top + self.crop
-        return self.left * across, self.top * down, right * across, bottom * down
-
 
 @dataclass(frozen=True)
 class _Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from resnext_hub.inference import engines
+from resnext_hub.inference.built_engines import OnnxRuntimeEngine, OpenVINOEngine
 from resnext_hub.inference.engines import ENGINES, EngineError, TorchEngine, open_engine
 from resnext_hub.inference.graph import PixelNetwork, rewritten
 from resnext_hub.models.cache import inventory
@@ -150,12 +152,13 @@ def test_a_build_that_fails_or_is_killed_leaves_nothing_in_the_way(home: Path, m
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engines.OnnxRuntimeEngine, "build", fails)
+        patch.setattr(OnnxRuntimeEngine, "build", fails)
         with pytest.raises(EngineError, match="could not be built in .*No space left"):
             open_engine(TINY, "onnxruntime")
         assert isinstance(open_engine(TINY), TorchEngine)
     assert list(home.iterdir()) == []
-    (name,) = {engines._folder(*local(), engines.OnnxRuntimeEngine)}
+    path, digest = local()
+    name = home / f"{path.name}-onnxruntime-{engines._key(TINY, digest, OnnxRuntimeEngine)}"
     part = name.with_name(name.name + ".part")
     part.mkdir(parents=True)
     (part / "model.onnx").write_bytes(b"half")
@@ -180,7 +183,7 @@ def test_the_cache_knows_its_engines(home: Path) -> None:
     path, digest = local()
 
     def put(name: str, **values: Any) -> None:
-        about = {"file": path.name, "sha256": digest, "engine": "torch", "distribution": "torch"}
+        about = {"file": path.name, "sha256": digest, "engine": "torch", "library": "torch"}
         about |= {"version": importlib.metadata.version("torch")} | values
         (home / name).mkdir(parents=True)
         (home / name / "engine.json").write_text(json.dumps(about))
@@ -188,7 +191,7 @@ def test_the_cache_knows_its_engines(home: Path) -> None:
     put("good")
     put("other-version", version="0.1")
     put("other-file", file="resnet50-00000000.pth")
-    put("other-library", distribution="no-such-library")
+    put("other-library", library="no_such_library")
     (home / "broken").mkdir()
     (home / "new.part").mkdir()
     found = {item.path.name: item.removable for item in inventory(default_manifest())}
@@ -196,7 +199,8 @@ def test_the_cache_knows_its_engines(home: Path) -> None:
     assert found["new.part"] is None
     assert "another version" in str(found["other-version"])
     assert "no longer there" in str(found["other-file"])
-    assert "nothing here can open" in str(found["broken"]) == str(found["other-library"])
+    assert "another version" in str(found["other-library"])
+    assert "nothing here can open" in str(found["broken"])
 
 
 def test_auto_falls_back_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,8 +236,55 @@ def test_an_engine_of_any_module() -> None:
     assert features.shape == (2, 0)
 
 
+def test_what_an_engine_depends_on_is_in_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = local()[1]
+    other = dataclasses.replace(TINY.preprocessing, mean=(0.5, 0.5, 0.5))
+    keys = {
+        engines._key(TINY, digest, OnnxRuntimeEngine),
+        engines._key(TINY, "0" * 64, OnnxRuntimeEngine),
+        engines._key(dataclasses.replace(TINY, preprocessing=other), digest, OnnxRuntimeEngine),
+        engines._key(TINY, digest, OpenVINOEngine),
+    }
+    monkeypatch.setattr(engines, "instruction_sets", lambda: ("another",))
+    keys.add(engines._key(TINY, digest, OnnxRuntimeEngine))
+    monkeypatch.setattr(engines, "library_version", lambda module: "0.1")
+    keys.add(engines._key(TINY, digest, OnnxRuntimeEngine))
+    assert len(keys) == 6
+
+
 @installed
-def test_another_file_is_another_engine(home: Path) -> None:
-    path, digest = local()
-    kind = engines.OnnxRuntimeEngine
-    assert engines._folder(path, digest, kind) != engines._folder(path, "0" * 64, kind)
+def test_an_engine_that_gives_other_logits_is_not_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(network: Any, preset: Any, lanes: int) -> Any:
+        network.fc.weight.data.mul_(1.1)
+        return rewritten(network, preset, lanes)
+
+    monkeypatch.setattr("resnext_hub.inference.graph.rewritten", wrong)
+    with pytest.raises(EngineError, match="its logits differ from the network's by"):
+        open_engine(TINY, "onnxruntime")
+    assert list(home.iterdir()) == []
+
+
+@installed
+def test_an_engine_is_fp32_whatever_the_default_is(home: Path) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        opened = open_engine(TINY, "onnxruntime")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert off(opened(pixels_of(1))[0], expected_of(pixels_of(1))[0]) < 1e-5
+
+
+@installed
+def test_cache_verify_finds_a_broken_engine(home: Path, capsys: Any) -> None:
+    from resnext_hub import cli
+
+    open_engine(TINY, "onnxruntime")
+    (folder,) = home.iterdir()
+    assert cli.main(["cache", "verify"]) == 0
+    assert "as it was built" in capsys.readouterr().out
+    data = bytearray((folder / "model.data").read_bytes())
+    data[1000] ^= 1
+    (folder / "model.data").write_bytes(data)
+    assert cli.main(["cache", "verify"]) == 3
+    assert "was broken; removed" in capsys.readouterr().err
+    assert list(home.iterdir()) == []
