@@ -40,6 +40,7 @@ from torchvision import transforms
 
 # Our variant, and torchvision's network of the same architecture.
 NETWORKS = {"resnet18_ssl": "resnet18", "resnext50_32x4d": "resnext50_32x4d"}
+THREADS = torch.get_num_threads()  # torch's own default, before anything changes it
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
@@ -125,7 +126,6 @@ def compare(variant: str, files: list[Path], folder: Path, arguments: argparse.N
     torch.manual_seed(0)
     network = getattr(torchvision.models, NETWORKS[variant])().eval()
     give_weights(variant, network, folder)
-    threads = torch.get_num_threads()
     source = str(files[0].parent)
     job, work = prepare(source, variant, batch=arguments.batch, engine=arguments.engine, grade=arguments.grade)
     workers = available_cores()
@@ -166,10 +166,10 @@ def compare(variant: str, files: list[Path], folder: Path, arguments: argparse.N
     ways = {"documented": lambda: documented(network, files), "DataLoader": lambda: with_loader(network, files)}
     seconds: dict[str, list[float]] = {who: [] for who in (*ways, "ours", "limit")}
     for _ in range(arguments.runs):
-        torch.set_num_threads(threads)  # theirs: torch's own default
+        torch.set_num_threads(THREADS)  # theirs
         for who, call in ways.items():
             seconds[who].append(timed(call) / len(files))
-        torch.set_num_threads(work.engine.threads or threads)
+        torch.set_num_threads(work.engine.threads or THREADS)
         before = limit()  # on both sides of ours: a machine that is shared changes its speed within a minute
         seconds["ours"].append(timed(ours) / len(files))
         seconds["limit"].append((before + limit()) / 2)
