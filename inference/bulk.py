@@ -264,7 +264,8 @@ def commit_shards(
 
     try:
         for chunk, rows in _in_order(pending(), work, workers):
-            waiting.append((chunk, rows))
+            # Without the items: those of archives and tables hold the images' encoded bytes.
+            waiting.append((dataclasses.replace(chunk, items=()), rows))
             computed += len(rows)
             advance(len(rows))
             late = time.monotonic() - since >= commit_seconds

@@ -12,9 +12,10 @@ import subprocess
 import sys
 import tarfile
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import numpy as np
@@ -387,6 +388,39 @@ def test_the_window_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
     assert len(list(bulk._in_order(endless(), slow, 2))) == 60
     assert ahead <= 2 + 3
+
+
+class Held:
+    """A way to an image that keeps its bytes, as an archive's does; it counts how many there are."""
+
+    alive: ClassVar[weakref.WeakSet[Held]] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        self.alive.add(self)
+
+    def __call__(self) -> bytes:
+        return b"abc"
+
+
+class HeldShard(Made):
+    def items(self, start: int = 0) -> Iterator[Item]:
+        for i in range(start, self.size):
+            yield Item(str(i), Held())
+
+
+def test_images_are_let_go_with_their_chunk(tmp_path: Path) -> None:
+    """Rows wait for their part to be committed; the encoded images that they came from do not."""
+    most = 0
+
+    def look(rows: int) -> None:
+        nonlocal most
+        most = max(most, len(Held.alive))
+
+    parts = Parts(tmp_path / "o.parquet", {})
+    with parts.opened():
+        commit_shards([(0, HeldShard(0, 800))], parts, made_work(), batch=8, workers=2, advance=look)
+    assert parts.rows == 800
+    assert 0 < most <= 8 * (2 + 2 + 4)  # the window, and what the loops' variables hold
 
 
 def test_reading_is_ahead_where_it_waits(tmp_path: Path) -> None:
