@@ -28,6 +28,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tarfile import InvalidHeaderError, ReadError, TruncatedHeaderError
 from typing import Any, Protocol
 
 from ..processing_utils.uris import MAX_BYTES, FetchError, fetch, read_file, scheme_of
@@ -297,6 +298,17 @@ def _raise(error: Exception) -> bytes:
 # Archives.
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose header is damaged is an error. To tarfile it is the archive's end, and the rest would be lost."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> _Member:
+        try:
+            return super().fromtarfile(tarfile)
+        except (InvalidHeaderError, TruncatedHeaderError) as error:
+            raise ReadError(str(error)) from error
+
+
 @dataclass(frozen=True)
 class TarShard:
     """The images in one tar archive, read from front to back; other members (labels, captions) are passed over."""
@@ -311,7 +323,7 @@ class TarShard:
     def items(self, start: int = 0) -> Iterator[Item]:
         number = 0
         try:
-            with _open(self.uri, self.private) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
+            with _open(self.uri, self.private) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as archive:
                 while (member := archive.next()) is not None:
                     # tarfile keeps every member it has met, for a lookup by name that is not needed here.
                     archive.members = []  # pyright: ignore[reportAttributeAccessIssue]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import gzip
 import io
 import json
 import os
@@ -172,6 +173,24 @@ def test_shards_by_pattern_and_one_that_is_cut_short(folder: Path, tmp_path: Pat
     assert found[10].name == str(tmp_path / "s-01.tar")
     with pytest.raises(FetchError, match="breaks off or is broken"):
         found[10].read()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut"])
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_an_archive_with_a_damaged_header_says_so(damage: str, mode: str, folder: Path, tmp_path: Path) -> None:
+    """What comes after it cannot be found, and must not vanish without a word."""
+    whole = make_tar(tmp_path / "whole.tar", folder)
+    with tarfile.open(whole) as archive:
+        header = archive.getmember(ORDER[4]).offset
+    content = bytearray(whole.read_bytes())
+    content[header + 3] ^= 1
+    damaged = bytes(content) if damage == "flipped" else whole.read_bytes()[: header + 300]
+    path = tmp_path / "s.tar"
+    path.write_bytes(gzip.compress(damaged) if mode == "w:gz" else damaged)
+    found = items(str(path))
+    assert [item.name for item in found] == [*(f"{path}/{name}" for name in ORDER[:4]), str(path)]
+    with pytest.raises(FetchError, match="breaks off or is broken"):
+        found[-1].read()
 
 
 def test_object_storage(folder: Path, tmp_path: Path) -> None:
