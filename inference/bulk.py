@@ -172,10 +172,13 @@ class Work:
 
 def _halves(vectors: Sequence[np.ndarray | None], width: int) -> pa.Array:
     """Feature vectors as a fixed-size list of float16; None becomes null."""
-    missing = np.array([v is None for v in vectors])
+    missing = np.array([v is None for v in vectors], bool)
     limit = np.finfo(np.float16).max
-    values = np.stack([np.zeros(width, np.float16) if v is None else np.clip(v, -limit, limit) for v in vectors])
-    flat = pa.array(values.astype(np.float16).ravel())
+    values = np.zeros((len(vectors), width), np.float16)
+    for row, vector in enumerate(vectors):
+        if vector is not None:
+            values[row] = np.clip(vector, -limit, limit)
+    flat = pa.array(values.ravel())
     return pa.FixedSizeListArray.from_arrays(flat, width, mask=pa.array(missing))
 
 

@@ -28,7 +28,11 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tarfile import InvalidHeaderError, ReadError, TruncatedHeaderError
+from tarfile import (
+    InvalidHeaderError,  # pyright: ignore[reportAttributeAccessIssue]
+    ReadError,
+    TruncatedHeaderError,  # pyright: ignore[reportAttributeAccessIssue]
+)
 from typing import Any, Protocol
 
 from ..processing_utils.uris import MAX_BYTES, FetchError, fetch, read_file, scheme_of

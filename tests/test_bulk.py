@@ -269,6 +269,15 @@ def test_rows_are_what_the_classifier_says(folder: Path, tmp_path: Path) -> None
     assert json.loads(kind.metadata[b"resnext_hub"])["checkpoint"] == TINY
 
 
+def test_features_of_an_archive_without_images(folder: Path, tmp_path: Path) -> None:
+    make_tar(tmp_path / "b.tar", folder)
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(folder / "notes.txt", "notes.txt")
+    source = [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")]
+    assert classify_many(source, tmp_path / "o.parquet", TINY, features=True, progress=False).images == 8
+    assert classify_many(source[:1], tmp_path / "p.parquet", TINY, features=True, progress=False).images == 0
+
+
 def test_the_formats_hold_the_same(folder: Path, tmp_path: Path) -> None:
     for suffix in ("parquet", "csv", "jsonl"):
         classify_many(str(folder), tmp_path / f"o.{suffix}", TINY, features=True, progress=False)
