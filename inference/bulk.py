@@ -237,7 +237,7 @@ def commit_shards(
     """Do what is not done of the shards, and commit it; return how many rows that was.
 
     Args:
-        commit_seconds: commit at least so often; by default the number of rows alone decides.
+        commit_seconds: commit at least so often, and on the way out; by default the number of rows alone decides.
         advance: told of every chunk's rows.
 
     Raises:
@@ -275,7 +275,10 @@ def commit_shards(
             if chunk.last or late or sum(len(rows) for _, rows in waiting) >= COMMIT_ROWS:
                 commit()
     finally:
-        commit()
+        # Not where numbers of rows alone decide: there another may do this shard by now, and may have committed more
+        # under this part's name.
+        if math.isfinite(commit_seconds):
+            commit()
     return computed
 
 

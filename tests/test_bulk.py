@@ -482,6 +482,17 @@ def test_an_engine_that_fails_keeps_what_was_done_and_the_run_goes_on(tmp_path: 
     assert sorted(os.listdir(tmp_path)) == ["o.parquet", "whole.parquet"]
 
 
+def test_one_that_was_given_up_leaves_the_parts_of_its_successor_alone(tmp_path: Path) -> None:
+    """In a cluster. A shorter part in the place of a longer one would leave a hole behind it."""
+    ours, theirs = Parts(tmp_path / "o.parquet", {}), Parts(tmp_path / "o.parquet", {})
+    with ours.opened():
+        commit_shards([(0, Made(0, 5000))], theirs, made_work(), batch=512, workers=2)
+        with pytest.raises(RuntimeError, match="the engine is broken"):
+            commit_shards([(0, Made(0, 5000))], ours, made_work(fail_at=5), batch=512, workers=2)
+        ours.refresh()
+        assert ours.rows == 5000
+
+
 def test_a_table_that_is_there_is_not_replaced_unasked(tmp_path: Path) -> None:
     out = tmp_path / "o.parquet"
     made_run(out)
