@@ -216,6 +216,41 @@ def test_object_storage(folder: Path, tmp_path: Path) -> None:
     assert sources.count(["memory://bucket/images"]) is None
 
 
+REFUSED = [
+    "ftp://10.0.0.5/x.jpg",
+    "webhdfs://10.0.0.5/x.jpg",
+    "github://org:repo@main/x.jpg",
+    "simplecache::http://169.254.169.254/x.jpg",
+    "memory::http://169.254.169.254/x.jpg",
+    "zip://x.jpg::http://169.254.169.254/x.zip",
+    "reference://x.jpg",
+    "local:///dev/zero",
+    "s3:../../dev/zero",
+    "memory:/dev/zero",
+]
+
+
+@pytest.mark.parametrize("uri", REFUSED)
+def test_schemes_that_lead_anywhere_are_refused(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a list, in a table, and as a source; before anything is opened or connected to."""
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda *a, **k: pytest.fail("too late"))
+    (tmp_path / "list.txt").write_text(uri)
+    pq.write_table(pa.table({"path": [uri]}), tmp_path / "table.parquet")
+    for source in ("list.txt", "table.parquet"):
+        (item,) = items(str(tmp_path / source))
+        with pytest.raises(FetchError, match="is not one of|are refused|comes ://"):
+            item.read()
+    for spec in (uri, uri.replace(".jpg", ".tar"), uri.replace("x.jpg", "*.jpg"), uri.replace("x.jpg", "list.txt")):
+        with pytest.raises(SourceError, match="is not one of|are refused|comes ://"):
+            names(spec)
+
+
+def test_a_file_may_have_colons_in_its_name(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_tar(tmp_path / "zip::a.tar", folder)
+    assert len(names("./zip::a.tar")) == 8
+
+
 def test_the_web(folder: Path, tmp_path: Path, served: Any) -> None:
     make_tar(served.folder / "s.tar", folder)
     pq.write_table(table_of("bytes", folder), served.folder / "t.parquet")
