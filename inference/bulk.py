@@ -172,10 +172,13 @@ class Work:
 
 def _halves(vectors: Sequence[np.ndarray | None], width: int) -> pa.Array:
     """Feature vectors as a fixed-size list of float16; None becomes null."""
-    missing = np.array([v is None for v in vectors])
+    missing = np.array([v is None for v in vectors], bool)
     limit = np.finfo(np.float16).max
-    values = np.stack([np.zeros(width, np.float16) if v is None else np.clip(v, -limit, limit) for v in vectors])
-    flat = pa.array(values.astype(np.float16).ravel())
+    values = np.zeros((len(vectors), width), np.float16)
+    for row, vector in enumerate(vectors):
+        if vector is not None:
+            values[row] = np.clip(vector, -limit, limit)
+    flat = pa.array(values.ravel())
     return pa.FixedSizeListArray.from_arrays(flat, width, mask=pa.array(missing))
 
 
@@ -234,7 +237,7 @@ def commit_shards(
     """Do what is not done of the shards, and commit it; return how many rows that was.
 
     Args:
-        commit_seconds: commit at least so often; by default the number of rows alone decides.
+        commit_seconds: commit at least so often, and on the way out; by default the number of rows alone decides.
         advance: told of every chunk's rows.
 
     Raises:
@@ -264,14 +267,18 @@ def commit_shards(
 
     try:
         for chunk, rows in _in_order(pending(), work, workers):
-            waiting.append((chunk, rows))
+            # Without the items: those of archives and tables hold the images' encoded bytes.
+            waiting.append((dataclasses.replace(chunk, items=()), rows))
             computed += len(rows)
             advance(len(rows))
             late = time.monotonic() - since >= commit_seconds
             if chunk.last or late or sum(len(rows) for _, rows in waiting) >= COMMIT_ROWS:
                 commit()
     finally:
-        commit()
+        # Not where numbers of rows alone decide: there another may do this shard by now, and may have committed more
+        # under this part's name.
+        if math.isfinite(commit_seconds):
+            commit()
     return computed
 
 

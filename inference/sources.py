@@ -1,6 +1,6 @@
 """Where many images come from -> shards of named items, in an order that does not change.
 
-A source is one or more of these, of this machine or of any store that fsspec reaches (s3://, gs://, hf:// ...):
+A source is one or more of these, of this machine, behind http(s), or in an object store (`STORES`: s3://, gs:// ...):
 
 - ``DIR/``: the images in a folder and its folders, sorted within each;
 - ``"GLOB*.jpg"``, ``"shards-{000..099}.tar"``: patterns, for images, shards or tables, sorted;
@@ -28,6 +28,11 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tarfile import (
+    InvalidHeaderError,  # pyright: ignore[reportAttributeAccessIssue]
+    ReadError,
+    TruncatedHeaderError,  # pyright: ignore[reportAttributeAccessIssue]
+)
 from typing import Any, Protocol
 
 from ..processing_utils.uris import MAX_BYTES, FetchError, fetch, read_file, scheme_of
@@ -38,6 +43,9 @@ SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", "
 TARS = (".tar", ".tar.gz", ".tgz")
 LISTS = (".txt", ".lst")
 TABLES = (".parquet",)
+# What fsspec is asked for. It knows many more (ftp, ssh, github, webhdfs, and chains such as simplecache::http://), some
+# of which connect to any address that is written in the URI, or open any file. A list or table may be a stranger's.
+STORES = ("s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "oci", "oss", "memory")
 # Bytes and seconds for a list, table or archive behind http(s): it is fetched whole, through the same checks as images.
 WEB_BYTES, WEB_SECONDS = 2 * 2**30, 1800.0
 # Columns that hold names or images where a table has several that could.
@@ -128,22 +136,62 @@ def _is_web(spec: str) -> bool:
     return scheme_of(spec) in ("http", "https")
 
 
-def _filesystem(uri: str) -> tuple[Any, str]:
-    """fsspec's file system for a path or URI, and the path in it."""
-    import fsspec.core
+def _check_store(uri: str, schemes: Sequence[str]) -> None:
+    scheme = scheme_of(uri) or ""
+    if "::" in uri:
+        raise SourceError(f"{uri[:200]!r}: chains ('::') are refused. For a file of that name write ./ before it.")
+    if scheme not in schemes:
+        taken = ", ".join(("http", "https", "file", *STORES))
+        raise SourceError(
+            f"{uri[:200]!r}: the scheme {scheme!r} is not one of {taken}. For a file of that name write ./ before it."
+        )
+    if not uri[len(scheme) :].startswith("://"):  # to fsspec it would be a path of this machine
+        raise SourceError(f"{uri[:200]!r}: after {scheme} comes ://.")
+
+
+def _filesystem(uri: str, schemes: Sequence[str] = ("file", *STORES)) -> tuple[Any, str]:
+    """fsspec's file system for a URI of a store, and the path in it.
+
+    Raises:
+        SourceError: refused; or what it needs is not installed.
+    """
+    _check_store(uri, schemes)
+    try:
+        import fsspec.core
+    except ModuleNotFoundError as error:
+        raise SourceError(f'{uri}: stores need fsspec: pip install "resnext-hub[bulk]".') from error
 
     try:
-        return fsspec.core.url_to_fs(uri)
-    except (ImportError, ValueError) as error:  # s3fs is not installed; no such protocol
-        raise SourceError(f"{uri}: {error}") from error
+        # Listings would be kept for the life of the process: a folder of a million names, and an old one on a resume.
+        return fsspec.core.url_to_fs(uri, use_listings_cache=False)
+    except Exception as error:  # s3fs is not installed, no credentials: each store has its own
+        raise SourceError(f"{uri}: {type(error).__name__}: {error}") from error
 
 
 def _open(uri: str, private: bool) -> Any:
     """A binary file object that can seek."""
     if _is_web(uri):
         return io.BytesIO(_fetch_whole(uri, private))
+    if not _is_remote(uri):
+        return open(uri, "rb")
     files, path = _filesystem(uri)
     return files.open(path, "rb")
+
+
+def _version(uri: str) -> str:
+    """Length and date (or ETag) of a file of this machine or of a store: another value if it was replaced."""
+    try:
+        if not _is_remote(uri):
+            status = os.stat(uri)
+            return f"{status.st_size} {status.st_mtime}"
+        files, path = _filesystem(uri)
+        info = files.info(path)
+    except SourceError:
+        raise
+    except Exception as error:  # each store has its own
+        return type(error).__name__
+    dates = (info.get(key) for key in ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created"))
+    return f"{info.get('size')} {next(filter(None, dates), None)}"
 
 
 def _fetch_whole(uri: str, private: bool) -> bytes:
@@ -272,15 +320,17 @@ class PathShard:
 
 
 def _read(location: str, private: bool) -> bytes:
-    """The bytes of one image. Addresses of http(s) URLs are checked: a list may be a stranger's."""
+    """The bytes of one image. Schemes, and addresses of http(s) URLs, are checked: a list may be a stranger's."""
     scheme = scheme_of(location)
     if scheme in ("http", "https", "data", "file"):
         return fetch(location, allow_private=private)
     if scheme is None:
         return read_file(Path(location))
     try:
-        files, path = _filesystem(location)
+        files, path = _filesystem(location, STORES)
         data = files.cat_file(path, start=0, end=MAX_BYTES + 1)
+    except SourceError as error:
+        raise FetchError(str(error)) from error
     except FileNotFoundError as error:
         raise FileNotFoundError(f"There is no {location}.") from error
     except Exception as error:  # each store has its own
@@ -297,6 +347,17 @@ def _raise(error: Exception) -> bytes:
 # Archives.
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose header is damaged is an error. To tarfile it is the archive's end, and the rest would be lost."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> _Member:
+        try:
+            return super().fromtarfile(tarfile)
+        except (InvalidHeaderError, TruncatedHeaderError) as error:
+            raise ReadError(str(error)) from error
+
+
 @dataclass(frozen=True)
 class TarShard:
     """The images in one tar archive, read from front to back; other members (labels, captions) are passed over."""
@@ -311,7 +372,7 @@ class TarShard:
     def items(self, start: int = 0) -> Iterator[Item]:
         number = 0
         try:
-            with _open(self.uri, self.private) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
+            with _open(self.uri, self.private) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as archive:
                 while (member := archive.next()) is not None:
                     # tarfile keeps every member it has met, for a lookup by name that is not needed here.
                     archive.members = []  # pyright: ignore[reportAttributeAccessIssue]
@@ -332,13 +393,8 @@ class TarShard:
 
     def fingerprint(self) -> str:
         if _is_web(self.uri):
-            return self.uri
-        files, path = _filesystem(self.uri)
-        try:
-            info = files.info(path)
-        except OSError as error:
-            return f"{self.uri} {type(error).__name__}"
-        return f"{self.uri} {info.get('size')} {info.get('ETag') or info.get('mtime')}"
+            return self.uri  # to know more it would have to be fetched whole
+        return f"{self.uri} {_version(self.uri)}"
 
     def __len__(self) -> int:
         raise TypeError(f"How many images {self.uri} has shows when it has been read.")

@@ -214,17 +214,19 @@ class Parts:
         shutil.rmtree(self.folder)
 
     def _tables(self) -> Iterator[pa.Table]:
-        """OUT's rows, up to GROUP at a time."""
+        """OUT's rows, up to GROUP at a time; one table without rows if there are none."""
         waiting: list[pa.RecordBatch] = []
+        columns: pa.Schema | None = None
         count = index = 0
 
         def table(batches: list[pa.RecordBatch]) -> pa.Table:
-            merged = pa.Table.from_batches(batches).replace_schema_metadata(None)
+            merged = pa.Table.from_batches(batches, columns).replace_schema_metadata(None)
             numbers = pa.array(range(index, index + len(merged)), pa.int64())
             return merged.add_column(1, pa.field("index", pa.int64(), nullable=False), numbers)
 
         for path in sorted(self.folder.glob("part-*.parquet")):
             with pq.ParquetFile(path) as file:
+                columns = columns or file.schema_arrow.remove_metadata()
                 for batch in file.iter_batches(GROUP):
                     while count + len(batch) >= GROUP:
                         head = batch.slice(0, GROUP - count)
@@ -233,7 +235,7 @@ class Parts:
                     if len(batch):
                         waiting.append(batch)
                         count += len(batch)
-        if waiting:
+        if waiting or (not index and columns):
             yield table(waiting)
 
     def _write_parquet(self, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import gzip
 import io
 import json
 import os
@@ -12,9 +13,10 @@ import subprocess
 import sys
 import tarfile
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import numpy as np
@@ -173,6 +175,24 @@ def test_shards_by_pattern_and_one_that_is_cut_short(folder: Path, tmp_path: Pat
         found[10].read()
 
 
+@pytest.mark.parametrize("damage", ["flipped", "cut"])
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_an_archive_with_a_damaged_header_says_so(damage: str, mode: str, folder: Path, tmp_path: Path) -> None:
+    """What comes after it cannot be found, and must not vanish without a word."""
+    whole = make_tar(tmp_path / "whole.tar", folder)
+    with tarfile.open(whole) as archive:
+        header = archive.getmember(ORDER[4]).offset
+    content = bytearray(whole.read_bytes())
+    content[header + 3] ^= 1
+    damaged = bytes(content) if damage == "flipped" else whole.read_bytes()[: header + 300]
+    path = tmp_path / "s.tar"
+    path.write_bytes(gzip.compress(damaged) if mode == "w:gz" else damaged)
+    found = items(str(path))
+    assert [item.name for item in found] == [*(f"{path}/{name}" for name in ORDER[:4]), str(path)]
+    with pytest.raises(FetchError, match="breaks off or is broken"):
+        found[-1].read()
+
+
 def test_object_storage(folder: Path, tmp_path: Path) -> None:
     store = fsspec.filesystem("memory")
     store.rm("/bucket", recursive=True) if store.exists("/bucket") else None
@@ -194,6 +214,41 @@ def test_object_storage(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         listed[-1].read()
     assert sources.count(["memory://bucket/images"]) is None
+
+
+REFUSED = [
+    "ftp://10.0.0.5/x.jpg",
+    "webhdfs://10.0.0.5/x.jpg",
+    "github://org:repo@main/x.jpg",
+    "simplecache::http://169.254.169.254/x.jpg",
+    "memory::http://169.254.169.254/x.jpg",
+    "zip://x.jpg::http://169.254.169.254/x.zip",
+    "reference://x.jpg",
+    "local:///dev/zero",
+    "s3:../../dev/zero",
+    "memory:/dev/zero",
+]
+
+
+@pytest.mark.parametrize("uri", REFUSED)
+def test_schemes_that_lead_anywhere_are_refused(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a list, in a table, and as a source; before anything is opened or connected to."""
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda *a, **k: pytest.fail("too late"))
+    (tmp_path / "list.txt").write_text(uri)
+    pq.write_table(pa.table({"path": [uri]}), tmp_path / "table.parquet")
+    for source in ("list.txt", "table.parquet"):
+        (item,) = items(str(tmp_path / source))
+        with pytest.raises(FetchError, match="is not one of|are refused|comes ://"):
+            item.read()
+    for spec in (uri, uri.replace(".jpg", ".tar"), uri.replace("x.jpg", "*.jpg"), uri.replace("x.jpg", "list.txt")):
+        with pytest.raises(SourceError, match="is not one of|are refused|comes ://"):
+            names(spec)
+
+
+def test_a_file_may_have_colons_in_its_name(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_tar(tmp_path / "zip::a.tar", folder)
+    assert len(names("./zip::a.tar")) == 8
 
 
 def test_the_web(folder: Path, tmp_path: Path, served: Any) -> None:
@@ -247,6 +302,15 @@ def test_rows_are_what_the_classifier_says(folder: Path, tmp_path: Path) -> None
     assert kind.field("features").type == pa.list_(pa.float16(), 512)
     assert kind.names[:3] == ["image", "index", "error"]
     assert json.loads(kind.metadata[b"resnext_hub"])["checkpoint"] == TINY
+
+
+def test_features_of_an_archive_without_images(folder: Path, tmp_path: Path) -> None:
+    make_tar(tmp_path / "b.tar", folder)
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(folder / "notes.txt", "notes.txt")
+    source = [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")]
+    assert classify_many(source, tmp_path / "o.parquet", TINY, features=True, progress=False).images == 8
+    assert classify_many(source[:1], tmp_path / "p.parquet", TINY, features=True, progress=False).images == 0
 
 
 def test_the_formats_hold_the_same(folder: Path, tmp_path: Path) -> None:
@@ -389,6 +453,39 @@ def test_the_window_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert ahead <= 2 + 3
 
 
+class Held:
+    """A way to an image that keeps its bytes, as an archive's does; it counts how many there are."""
+
+    alive: ClassVar[weakref.WeakSet[Held]] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        self.alive.add(self)
+
+    def __call__(self) -> bytes:
+        return b"abc"
+
+
+class HeldShard(Made):
+    def items(self, start: int = 0) -> Iterator[Item]:
+        for i in range(start, self.size):
+            yield Item(str(i), Held())
+
+
+def test_images_are_let_go_with_their_chunk(tmp_path: Path) -> None:
+    """Rows wait for their part to be committed; the encoded images that they came from do not."""
+    most = 0
+
+    def look(rows: int) -> None:
+        nonlocal most
+        most = max(most, len(Held.alive))
+
+    parts = Parts(tmp_path / "o.parquet", {})
+    with parts.opened():
+        commit_shards([(0, HeldShard(0, 800))], parts, made_work(), batch=8, workers=2, advance=look)
+    assert parts.rows == 800
+    assert 0 < most <= 8 * (2 + 2 + 4)  # the window, and what the loops' variables hold
+
+
 def test_reading_is_ahead_where_it_waits(tmp_path: Path) -> None:
     """Eight items that take 0.1 s each to read are read in the time of one or two."""
 
@@ -418,6 +515,17 @@ def test_an_engine_that_fails_keeps_what_was_done_and_the_run_goes_on(tmp_path: 
     assert done.images == 300
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["o.parquet", "whole.parquet"]
+
+
+def test_one_that_was_given_up_leaves_the_parts_of_its_successor_alone(tmp_path: Path) -> None:
+    """In a cluster. A shorter part in the place of a longer one would leave a hole behind it."""
+    ours, theirs = Parts(tmp_path / "o.parquet", {}), Parts(tmp_path / "o.parquet", {})
+    with ours.opened():
+        commit_shards([(0, Made(0, 5000))], theirs, made_work(), batch=512, workers=2)
+        with pytest.raises(RuntimeError, match="the engine is broken"):
+            commit_shards([(0, Made(0, 5000))], ours, made_work(fail_at=5), batch=512, workers=2)
+        ours.refresh()
+        assert ours.rows == 5000
 
 
 def test_a_table_that_is_there_is_not_replaced_unasked(tmp_path: Path) -> None:
