@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="resnext-hub",
         description="ResNeXt networks and their published weights.",
-        epilog="Exit status: 0 all well; 1 an image could not be used; 2 wrong arguments; 3 no weights.",
+        epilog="Exit status: 0 all well; 1 an image could not be used; 2 wrong arguments; 3 no weights; 130 stopped.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -218,6 +218,8 @@ def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[st
         return _fail(str(error), EXIT_USAGE)
     except CheckpointError as error:
         return _fail(f"{error}\nTry --variant resnext_tiny.", EXIT_WEIGHTS)
+    except OSError as error:  # the file system: no right to read or write
+        return _fail(f"{arguments.out}: {error}", EXIT_USAGE)
     except KeyboardInterrupt:
         return _fail(f"stopped. The same command with --resume goes on to {arguments.out}.", EXIT_STOPPED)
     print(f"{done.out}: {done.images:,} images", file=sys.stderr)

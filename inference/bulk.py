@@ -36,9 +36,9 @@ from ..models.manifest import Checkpoint, default_manifest
 from ..processing_utils.images import ImageError
 from ..processing_utils.labels import Label, read_labels
 from ..processing_utils.predictions import top_predictions
-from ..processing_utils.preprocessing import load_pixels
+from ..processing_utils.preprocessing import GRADES, load_pixels
 from ..processing_utils.uris import scheme_of
-from .engines import Engine, open_engine
+from .engines import ENGINES, Engine, EngineError, open_engine
 from .sources import Item, Shard, SourceError, count, shards
 from .tables import OutputError, Part, Parts, schema
 
@@ -50,8 +50,10 @@ __all__ = [
     "SourceError",
     "Work",
     "check",
+    "check_options",
     "classify_many",
     "commit_shards",
+    "describe",
     "job_of",
     "prepare",
     "run",
@@ -304,17 +306,31 @@ def available_cores() -> int:
 
 
 def check(
-    source: str | Sequence[str], out: str | Path, *, resume: bool, overwrite: bool, column: str | None = None
+    source: str | Sequence[str],
+    out: str | Path,
+    variant: str,
+    *,
+    workers: int | None,
+    resume: bool,
+    overwrite: bool,
+    progress: bool,
+    **options: Unpack[Options],
 ) -> None:
-    """Find out what is wrong with a source of this machine, or with ``out``, before an engine is built for them.
+    """Find out what is wrong with arguments, or a source of this machine, before an engine is built for them.
 
     Raises:
-        SourceError, OutputError: as `classify_many`.
+        SourceError, OutputError, ValueError, EngineError, UnknownVariantError: as `classify_many`.
+        ModuleNotFoundError: no tqdm for the bar.
     """
+    check_options(variant, **options)
+    if workers is not None and workers < 1:
+        raise ValueError(f"There must be 1 worker or more, got {workers}.")
+    if progress:
+        _import_tqdm()
     Parts(Path(out), {}).check_output(resume=resume, overwrite=overwrite)
     specs = [source] if isinstance(source, str) else source
     if all(scheme_of(spec) is None for spec in specs):
-        next(shards(specs, 1, column=column))
+        next(shards(specs, 1, column=options.get("column")))
 
 
 class Options(TypedDict, total=False):
@@ -329,13 +345,29 @@ class Options(TypedDict, total=False):
     allow_private: bool
 
 
-def job_of(source: str | Sequence[str], checkpoint: Checkpoint, opened: Engine, **options: Unpack[Options]) -> Job:
-    """The job that the arguments of `classify_many` describe, with the engine that was opened for it."""
+def check_options(variant: str, **options: Unpack[Options]) -> None:
+    """Find out what is wrong with options before anything is opened for them.
+
+    Raises:
+        ValueError, TypeError: a value that is out of range; no such option.
+        UnknownVariantError, EngineError: no such variant, or engine.
+    """
+    classes = default_manifest().resolve(variant).num_classes
+    if unknown := set(options) - set(Options.__annotations__):
+        raise TypeError(f"There is no option {min(unknown)!r}; there are {', '.join(Options.__annotations__)}.")
     top, batch = options.get("top", 5), options.get("batch", 16)
-    if not 1 <= top <= checkpoint.num_classes:
-        raise ValueError(f"top must be in 1..{checkpoint.num_classes}, got {top}.")
+    if not 1 <= top <= classes:
+        raise ValueError(f"top must be in 1..{classes}, got {top}.")
     if batch < 1:
         raise ValueError(f"batch must be 1 or more, got {batch}.")
+    if (grade := options.get("grade", "close")) not in GRADES:
+        raise ValueError(f"There is no grade {grade!r}; there are {', '.join(GRADES)}.")
+    if (engine := options.get("engine", "auto")) not in ENGINES:
+        raise EngineError(f"There is no engine {engine!r}; there are {', '.join(ENGINES)}.")
+
+
+def job_of(source: str | Sequence[str], checkpoint: Checkpoint, opened: Engine, **options: Unpack[Options]) -> Job:
+    """The job that the arguments of `classify_many` describe, with the engine that was opened for it."""
     from ..models.download import local_file
 
     return Job(
@@ -345,9 +377,9 @@ def job_of(source: str | Sequence[str], checkpoint: Checkpoint, opened: Engine, 
         engine=opened.name,
         precision=opened.precision,
         grade=options.get("grade", "close"),
-        top=top,
+        top=options.get("top", 5),
         features=options.get("features", False),
-        batch=batch,
+        batch=options.get("batch", 16),
         column=options.get("column"),
         allow_private=options.get("allow_private", False),
     )
@@ -361,11 +393,17 @@ def work_of(job: Job, engine: Engine) -> Work:
     return Work(engine, load, read_labels(checkpoint.labels), job.top, width)
 
 
-def prepare(source: str | Sequence[str], variant: str, **options: Unpack[Options]) -> tuple[Job, Work]:
-    """The job that the arguments of `classify_many` describe, and what does it, with its engine open."""
+def describe(source: str | Sequence[str], variant: str, **options: Unpack[Options]) -> tuple[Job, Engine]:
+    """The job that the arguments of `classify_many` describe, and its engine, open."""
+    check_options(variant, **options)
     checkpoint = default_manifest().resolve(variant)
     engine = open_engine(checkpoint, options.get("engine", "auto"), threads=1)
-    job = job_of(source, checkpoint, engine, **options)
+    return job_of(source, checkpoint, engine, **options), engine
+
+
+def prepare(source: str | Sequence[str], variant: str, **options: Unpack[Options]) -> tuple[Job, Work]:
+    """The job that the arguments of `classify_many` describe, and what does it, with its engine open."""
+    job, engine = describe(source, variant, **options)
     return job, work_of(job, engine)
 
 
@@ -400,14 +438,20 @@ def run(
     return Done(out, parts.rows, parts.errors, computed)
 
 
+def _import_tqdm() -> Any:
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError('The bar needs tqdm: pip install "resnext-hub[bulk]".', name="tqdm") from error
+    return tqdm
+
+
 @contextlib.contextmanager
 def _bar(shown: bool, total: int | None, initial: int) -> Iterator[Callable[[int], object]]:
     if not shown:
         yield lambda rows: None
         return
-    from tqdm import tqdm
-
-    with tqdm(total=total, initial=initial, unit=" images", smoothing=0.05, dynamic_ncols=True) as bar:
+    with _import_tqdm()(total=total, initial=initial, unit=" images", smoothing=0.05, dynamic_ncols=True) as bar:
         yield bar.update
 
 
@@ -429,7 +473,8 @@ def classify_many(
 
     Args:
         source: one or more folders, patterns, lists, tables, archives or images; see `sources`.
-        out: the table; .parquet, .csv or .jsonl (lists are JSON in a .csv's cells).
+        out: the table; .parquet, .csv or .jsonl. (A .csv is for programs: lists are JSON in its cells, and a name may
+            begin with = + - or @, which a spreadsheet takes for a formula.)
         workers: threads, each with an engine of one thread; all cores by default.
         resume: go on where a run of the same job was stopped or killed.
         overwrite: replace ``out``, and drop what a stopped run left.
@@ -443,8 +488,10 @@ def classify_many(
         SourceError: there are no images in the source.
         OutputError: ``out`` cannot be written or must not be replaced; a resumed job or its source is not the same.
         UnknownVariantError, CheckpointError: no such variant; its weights cannot be had.
+        EngineError: no such engine, or not here.
+        ValueError, TypeError: an option that is out of range, or none.
     """
-    check(source, out, resume=resume, overwrite=overwrite, column=options.get("column"))
+    check(source, out, variant, workers=workers, resume=resume, overwrite=overwrite, progress=progress, **options)
     job, work = prepare(source, variant, **options)
 
     def do(numbered: Iterator[tuple[int, Shard]], parts: Parts, advance: Callable[[int], object]) -> int:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from ..models.manifest import default_manifest
-from .bulk import Done, Job, Options, check, commit_shards, job_of, run, work_of
-from .engines import open_engine
+from .bulk import Done, Job, Options, check, commit_shards, describe, run, work_of
+from .engines import EngineError, open_engine
 from .sources import Shard
 from .tables import OutputError, Parts
 
@@ -65,9 +65,7 @@ class _Actor:
 
 
 def _describe(source: str | Sequence[str], variant: str, options: Options) -> Job:
-    checkpoint = default_manifest().resolve(variant)
-    engine = open_engine(checkpoint, options.get("engine", "auto"), threads=1)
-    return job_of(source, checkpoint, engine, **options)
+    return describe(source, variant, **options)[0]
 
 
 def classify_on_ray(
@@ -88,14 +86,18 @@ def classify_on_ray(
 
     Args:
         cores: of an actor; it reads, decodes and computes in so many threads.
-        gpus: of an actor; 1 for an actor a GPU.
+        gpus: of an actor; 1 for an actor a GPU. A node that has both must be there when the run begins.
 
     Raises:
         SourceError, OutputError, UnknownVariantError, CheckpointError: as `bulk.classify_many`.
+        EngineError: no such engine, or not on all nodes; no node has the cores and GPUs of an actor.
         ray.exceptions.RayError: the cluster cannot do it.
     """
-    check(source, out, resume=resume, overwrite=overwrite, column=options.get("column"))
+    check(source, out, variant, workers=cores, resume=resume, overwrite=overwrite, progress=progress, **options)
     ray = _import_ray()
+    has = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(node.get("CPU", 0) >= cores and node.get("GPU", 0) >= gpus for node in has):  # Ray would wait for ever
+        raise EngineError(f"No node of the cluster has {cores} CPUs and {gpus:g} GPUs for an actor.")
     needs = {"num_cpus": cores, "num_gpus": gpus}
     # On a node: the driver's own machine may have another engine, or no GPU.
     job: Job = ray.get(ray.remote(**needs)(_describe).remote(source, variant, options))

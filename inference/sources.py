@@ -2,7 +2,7 @@
 
 A source is one or more of these, of this machine, behind http(s), or in an object store (`STORES`: s3://, gs:// ...):
 
-- ``DIR/``: the images in a folder and its folders, sorted within each;
+- ``DIR/``: the images in a folder and its folders, sorted within each; links to folders are not followed;
 - ``"GLOB*.jpg"``, ``"shards-{000..099}.tar"``: patterns, for images, shards or tables, sorted;
 - ``LIST.txt``: one path or URI a line;
 - ``TABLE.parquet``: a column of paths or URIs, of encoded images, or of structs of ``bytes`` and ``path``
@@ -23,8 +23,11 @@ import io
 import itertools
 import os
 import re
+import shutil
 import tarfile
-import zlib
+import tempfile
+import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +46,8 @@ SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", "
 TARS = (".tar", ".tar.gz", ".tgz")
 LISTS = (".txt", ".lst")
 TABLES = (".parquet",)
-# What fsspec is asked for. It knows many more (ftp, ssh, github, webhdfs, and chains such as simplecache::http://), some
-# of which connect to any address that is written in the URI, or open any file. A list or table may be a stranger's.
+# What fsspec is asked for. It knows many more (ftp, ssh, github, chains such as simplecache::http://), some of which
+# connect to any address that is written in the URI, or open any file. A list or table may be a stranger's.
 STORES = ("s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "oci", "oss", "memory")
 # Bytes and seconds for a list, table or archive behind http(s): it is fetched whole, through the same checks as images.
 WEB_BYTES, WEB_SECONDS = 2 * 2**30, 1800.0
@@ -194,6 +197,47 @@ def _version(uri: str) -> str:
     return f"{info.get('size')} {next(filter(None, dates), None)}"
 
 
+class _Spool:
+    """What was fetched from the web, in a temporary file that goes with the object or the process."""
+
+    def __init__(self, content: bytes) -> None:
+        self.digest = hashlib.sha256(content).hexdigest()
+        folder = tempfile.mkdtemp(prefix="resnext-hub-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._path = Path(folder) / "content"
+        self._path.write_bytes(content)
+
+    def open(self) -> Any:
+        return open(self._path, "rb")
+
+
+# (URI, digest) -> its content, of the last few tables: each is read shard by shard, and fetched once.
+_spools: OrderedDict[tuple[str, str], _Spool] = OrderedDict()
+SPOOLS = 2
+
+
+def _spool(uri: str, private: bool) -> _Spool:
+    spool = _Spool(_fetch_whole(uri, private))
+    _spools[uri, spool.digest] = spool
+    while len(_spools) > SPOOLS:
+        _spools.popitem(last=False)
+    return spool
+
+
+def _open_table(uri: str, private: bool, version: str | None = None) -> tuple[Any, str]:
+    """A table and its version; one from the web is fetched anew unless the version that is asked for is here.
+
+    Raises:
+        FetchError: behind http(s) there is another version by now.
+    """
+    if not _is_web(uri):
+        return _open(uri, private), _version(uri)
+    spool = _spools.get((uri, version or "")) or _spool(uri, private)
+    if version is not None and spool.digest != version:
+        raise FetchError(f"{uri} has changed since the run began.")
+    return spool.open(), spool.digest
+
+
 def _fetch_whole(uri: str, private: bool) -> bytes:
     return fetch(uri, schemes=("http", "https"), allow_private=private, max_bytes=WEB_BYTES, timeout=WEB_SECONDS)
 
@@ -227,8 +271,8 @@ def _entries_of(spec: str, rows: int, column: str | None, private: bool) -> Iter
     elif _is_remote(spec):
         files, path = _filesystem(spec)
         if re.search(r"[*?\[]", path):
-            found = sorted(files.glob(path))
-        elif not spec.lower().endswith((*SUFFIXES, *TARS, *LISTS, *TABLES)) and files.isdir(path):
+            found = sorted(_ask(spec, files.glob, path))
+        elif not spec.lower().endswith((*SUFFIXES, *TARS, *LISTS, *TABLES)) and _ask(spec, files.isdir, path):
             yield from (files.unstrip_protocol(name) for name in _walk_remote(files, path))
             return
         else:
@@ -248,7 +292,10 @@ def _entries_of(spec: str, rows: int, column: str | None, private: bool) -> Iter
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """The images in a folder and its folders, sorted within each: what is held is one folder's names."""
+    """The images in a folder and its folders, sorted within each: what is held is one folder's names.
+
+    Links to folders are passed over (they may form a ring), links to images are not.
+    """
     try:
         with os.scandir(folder) as found:
             entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name)
@@ -262,7 +309,7 @@ def _walk(folder: str) -> Iterator[str]:
 
 
 def _walk_remote(files: Any, folder: str) -> Iterator[str]:
-    for info in sorted(files.ls(folder, detail=True), key=lambda i: i["name"]):
+    for info in sorted(_ask(folder, files.ls, folder, detail=True), key=lambda i: i["name"]):
         name = info["name"]
         if name.rstrip("/") == folder.rstrip("/"):  # a store may list a folder's own marker in it
             continue
@@ -283,8 +330,23 @@ def _by_suffix(spec: str, rows: int, column: str | None, private: bool) -> Itera
             yield from _lines(spec, private)
         else:
             yield spec
-    except OSError as error:
-        raise SourceError(f"{spec} cannot be read: {error}") from error
+    except SourceError:
+        raise
+    except Exception as error:  # each store has its own
+        raise SourceError(f"{spec} cannot be read: {_words(error)}") from error
+
+
+def _words(error: Exception) -> str:
+    """Errors of this package and of the system speak for themselves."""
+    return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+
+
+def _ask(uri: str, question: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What a store answers. Its errors, of which each has its own, become a SourceError."""
+    try:
+        return question(*arguments, **options)
+    except Exception as error:
+        raise SourceError(f"{uri} cannot be read: {_words(error)}") from error
 
 
 def _lines(uri: str, private: bool) -> Iterator[str]:
@@ -372,7 +434,10 @@ class TarShard:
     def items(self, start: int = 0) -> Iterator[Item]:
         number = 0
         try:
-            with _open(self.uri, self.private) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as archive:
+            with (
+                _open(self.uri, self.private) as file,
+                tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as archive,
+            ):
                 while (member := archive.next()) is not None:
                     # tarfile keeps every member it has met, for a lookup by name that is not needed here.
                     archive.members = []  # pyright: ignore[reportAttributeAccessIssue]
@@ -381,7 +446,9 @@ class TarShard:
                     number += 1
                     if number > start:
                         yield Item(f"{self.uri}/{member.name}", self._content(archive, member))
-        except (OSError, EOFError, tarfile.TarError, zlib.error) as error:  # what came before it stands
+        except SourceError:
+            raise
+        except Exception as error:  # each store has its own; what came before it stands
             yield Item(self.uri, functools.partial(_raise, FetchError(f"{self.uri} breaks off or is broken: {error}")))
 
     def _content(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], bytes]:
@@ -414,20 +481,21 @@ class TableShard:
     first: int
     length: int
     total: int
+    version: str  #: the table's, when its shards were found
 
     @property
     def remote(self) -> bool:
         return True  # the column may hold URLs
 
     def items(self, start: int = 0) -> Iterator[Item]:
-        import pyarrow as pa
-
         row, end = self.first + start, self.first + self.length
         try:
             for at, value, name in self._values(row, end):
                 yield self._item(at, value, name)
                 row = at + 1
-        except (OSError, pa.ArrowException) as error:  # every row gets its row, so that no number shifts
+        except SourceError:
+            raise
+        except Exception as error:  # each store has its own; every row gets its row, so that no number shifts
             broken = FetchError(f"{self.uri} is broken: {error}")
             for at in range(row, end):
                 yield Item(f"{self.uri}[{at}]", functools.partial(_raise, broken))
@@ -436,7 +504,7 @@ class TableShard:
         """(number, value, name) of the rows from ``row`` to ``end``; decodes the row groups that hold them."""
         import pyarrow.parquet as pq
 
-        with _open(self.uri, self.private) as file:
+        with _open_table(self.uri, self.private, self.version)[0] as file:
             table = pq.ParquetFile(file, pre_buffer=False)
             sizes = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
             begins = [0, *itertools.accumulate(sizes)]
@@ -465,7 +533,7 @@ class TableShard:
         return Item(name, lambda: value)
 
     def fingerprint(self) -> str:
-        return f"{self.uri} {self.column} {self.first} {self.length} {self.total}"
+        return f"{self.uri} {self.column} {self.first} {self.length} {self.total} {self.version}"
 
     def __len__(self) -> int:
         return self.length
@@ -475,7 +543,8 @@ def _table_shards(uri: str, rows: int, column: str | None, private: bool) -> Ite
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with _open(uri, private) as file:
+    opened, version = _open_table(uri, private)
+    with opened as file:
         try:
             table = pq.ParquetFile(file)
         except pa.ArrowException as error:
@@ -483,7 +552,7 @@ def _table_shards(uri: str, rows: int, column: str | None, private: bool) -> Ite
         total = table.metadata.num_rows
         column, name_column = _image_column(uri, table.schema_arrow, column)
     for first in range(0, total, rows):
-        yield TableShard(uri, private, column, name_column, first, min(rows, total - first), total)
+        yield TableShard(uri, private, column, name_column, first, min(rows, total - first), total, version)
 
 
 def _image_column(uri: str, schema: Any, wanted: str | None) -> tuple[str, str | None]:

@@ -66,7 +66,11 @@ class Part:
 
     @property
     def name(self) -> str:
-        return f"part-{self.shard:07d}-{self.start:08d}.parquet"
+        return _part_name(self.shard, self.start)
+
+
+def _part_name(shard: int, start: int) -> str:
+    return f"part-{shard:07d}-{start:08d}.parquet"
 
 
 @dataclass
@@ -98,7 +102,10 @@ class Parts:
             raise OutputError(f"{self.out}: the name must end in {', '.join(FORMATS)}.")
         if resume and overwrite:
             raise OutputError("To resume and to overwrite exclude each other.")
-        kept = (self.folder / "job.json").exists()  # without it a folder holds nothing that counts
+        if self.out.is_dir():
+            raise OutputError(f"{self.out} is a folder.")
+        with _explained():
+            kept = (self.folder / "job.json").exists()  # without it a folder holds nothing that counts
         if self.out.exists() and not overwrite and not (kept and resume):
             raise OutputError(f"{self.out} is there already. Name another file, delete it, or pass --overwrite.")
         if kept and not resume and not overwrite:
@@ -117,21 +124,22 @@ class Parts:
         with _explained():
             self.folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.folder / "lock")
+        with _explained():
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout as error:
+                raise OutputError(f"Another run is writing {self.out}.") from error
         try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise OutputError(f"Another run is writing {self.out}.") from error
-        try:
-            if not (kept and resume):
-                _clear_folder(self.folder)
-            if not (self.folder / "job.json").exists():
-                with _explained():
+            with _explained():
+                if not (kept and resume):
+                    _clear_folder(self.folder)
+                if not (self.folder / "job.json").exists():
                     text = json.dumps(self.job, indent=1)
                     _replace(self.folder / "job.json", lambda temporary: temporary.write_text(text, "utf-8"))
-            self.check_job()
-            for path in self.folder.glob("*.tmp"):
-                path.unlink()
-            self.refresh()
+                self.check_job()
+                for path in self.folder.glob("*.tmp"):
+                    path.unlink()
+                self.refresh()
             yield
         finally:
             lock.release()
@@ -142,8 +150,10 @@ class Parts:
         Raises:
             OutputError: a part is missing between others.
         """
-        pattern = "part-*.parquet" if shard is None else f"part-{shard:07d}-*.parquet"
-        parts = [_part_in(path) for path in sorted(self.folder.glob(pattern))]
+        if shard is None:
+            parts = [_part_in(path) for path in sorted(self.folder.glob("part-*.parquet"))]
+        else:
+            parts = list(self._parts_of(shard))
         self.done = {}
         for part in parts:
             before = self.done.get(part.shard)
@@ -151,6 +161,15 @@ class Parts:
                 raise OutputError(f"{self.folder / part.name} does not follow on; --overwrite starts anew.")
             self.done[part.shard] = part
         self.rows, self.errors = sum(part.rows for part in parts), sum(part.errors for part in parts)
+
+    def _parts_of(self, shard: int) -> Iterator[Part]:
+        """One shard's parts, from name to name: the folder may hold a million of others, on a slow file system."""
+        start = 0
+        while (path := self.folder / _part_name(shard, start)).exists():
+            yield (part := _part_in(path))
+            if part.last or not part.rows:
+                return
+            start += part.rows
 
     def check_job(self) -> None:
         """Make sure that the folder is this job's.
@@ -251,7 +270,7 @@ class Parts:
                 writer.close()
 
     def _write_csv(self, path: Path) -> None:
-        """Lists as JSON in their cells."""
+        """Lists as JSON in their cells; text as it is, for programs (a spreadsheet may take it for a formula)."""
         with open(path, "w", encoding="utf-8", newline="") as file:
             writer = None
             for table in self._tables():

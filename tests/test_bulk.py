@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import filelock
 import fsspec
+import fsspec.core
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +30,7 @@ from resnext_hub import cli
 from resnext_hub.inference import bulk, sources
 from resnext_hub.inference.bulk import OutputError, SourceError, Work, classify_many, commit_shards
 from resnext_hub.inference.classifier import classifier
+from resnext_hub.inference.engines import EngineError
 from resnext_hub.inference.sources import Item
 from resnext_hub.inference.tables import Parts
 from resnext_hub.processing_utils.labels import read_labels
@@ -263,6 +266,71 @@ def test_the_web(folder: Path, tmp_path: Path, served: Any) -> None:
     assert [item.read() for item in items(f"{served.url}/list.txt", private=True)] == [jpeg(0)]
     with pytest.raises(SourceError, match="refused"):
         items(f"{served.url}/list.txt")
+
+
+def test_a_table_from_the_web_is_fetched_once(folder: Path, served: Any) -> None:
+    pq.write_table(table_of("bytes", folder), served.folder / "t.parquet")
+    found = list(sources.shards([f"{served.url}/t.parquet"], 3, private=True))
+    assert [len(list(shard.items())) for shard in found] == [3, 3, 2]
+    assert sum("t.parquet" in line for line in served.log) == 1
+    pq.write_table(table_of("paths", folder), served.folder / "t.parquet")
+    again = list(sources.shards([f"{served.url}/t.parquet"], 3, private=True))
+    assert again[0].fingerprint() != found[0].fingerprint()
+    sources._spools.clear()  # as on another machine
+    with pytest.raises(FetchError, match="has changed since"):
+        next(iter(found[0].items())).read()
+
+
+@pytest.mark.parametrize("where", ["here", "store"])
+def test_a_table_or_archive_that_was_replaced_has_another_fingerprint(where: str, folder: Path, tmp_path: Path) -> None:
+    """With as many rows and bytes as before."""
+    store = fsspec.filesystem("memory")
+    for name in ("t.parquet", "s.tar"):
+        path = tmp_path / name
+        uri = str(path) if where == "here" else f"memory://replaced/{name}"
+        found = []
+        for value in ("a", "b"):
+            if name == "s.tar":
+                make_tar(path, folder)
+            else:
+                pq.write_table(pa.table({"path": [value] * 4}), path)
+            store.pipe_file(f"/replaced/{name}", path.read_bytes())
+            (shard,) = sources.shards([uri], 10)
+            assert shard.fingerprint() == shard.fingerprint()
+            found.append(shard.fingerprint())
+            time.sleep(0.02)
+        assert found[0] != found[1]
+
+
+class Sick(fsspec.get_filesystem_class("memory")):
+    """A store whose errors are its own."""
+
+    protocol = "memory"
+    cachable = False
+
+    def _fail(self, *arguments: Any, **options: Any) -> Any:
+        raise LookupError("the store is ill")
+
+    glob = isdir = ls = info = open = cat_file = _fail
+
+
+def test_errors_of_a_store_name_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda uri, **k: (Sick(), uri.partition("://")[2]))
+    for spec in ("b/*.jpg", "b/folder", "b/list.txt", "b/t.parquet"):
+        with pytest.raises(SourceError, match="cannot be read: LookupError: 'the store is ill'|the store is ill"):
+            names(f"memory://{spec}")
+    for spec in ("b/s.tar", "b/0.jpg"):
+        (item,) = items(f"memory://{spec}")
+        with pytest.raises(FetchError, match="the store is ill"):
+            item.read()
+    assert "LookupError" in next(iter(sources.shards(["memory://b/s.tar"], 1))).fingerprint()
+
+
+def test_without_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    monkeypatch.setitem(sys.modules, "fsspec.core", None)
+    with pytest.raises(SourceError, match=r'pip install "resnext-hub\[bulk\]"'):
+        names("s3://bucket/s.tar")
 
 
 def test_sources_that_are_none(tmp_path: Path) -> None:
@@ -670,6 +738,76 @@ def test_what_is_wrong_is_said_before_an_engine_is_built(
     for source, out in ((folder, "there.csv"), (folder, "o.xls"), (tmp_path / "none", "o.csv")):
         with pytest.raises((SourceError, OutputError)):
             classify_many(str(source), tmp_path / out, TINY)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"grade": "x"}, ValueError, "no grade 'x'; there are reference, close, fast"),
+        ({"top": 0}, ValueError, "top must be in"),
+        ({"top": 201}, ValueError, "top must be in"),
+        ({"batch": 0}, ValueError, "batch must be 1"),
+        ({"workers": 0}, ValueError, "1 worker or more"),
+        ({"engine": "x"}, EngineError, "no engine 'x'"),
+        ({"nonsense": 1}, TypeError, "no option 'nonsense'"),
+    ],
+)
+def test_wrong_options_leave_nothing_behind(
+    options: dict[str, Any], error: type[Exception], message: str, folder: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(bulk, "open_engine", lambda *a, **k: pytest.fail("too early"))
+    with pytest.raises(error, match=message):
+        classify_many(str(folder), tmp_path / "o.csv", TINY, progress=False, **options)
+    assert os.listdir(tmp_path) == ["images"]
+
+
+def test_a_folder_as_the_table_is_refused_before_the_run(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "o.csv").mkdir()
+    with pytest.raises(OutputError, match=r"o.csv is a folder"):
+        made_run(tmp_path / "o.csv", overwrite=True)
+    assert not (tmp_path / "o.csv.parts").exists()
+
+
+@pytest.mark.parametrize("where", ["exists", "acquire", "run"])
+def test_a_folder_that_may_not_be_written_is_a_sentence(
+    where: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    owner = {"exists": Path, "acquire": filelock.FileLock, "run": bulk}[where]
+    out = tmp_path / "o.csv"
+    with monkeypatch.context() as patched:
+        if where == "exists":
+            real = Path.exists
+            patched.setattr(Path, "exists", lambda path: refuse() if path.name == "job.json" else real(path))
+        else:
+            patched.setattr(owner, where, refuse)
+        assert cli.main(["classify", str(folder), "--variant", TINY, "--out", str(out)]) == 2
+    assert "Permission denied" in capsys.readouterr().err
+
+
+def test_without_tqdm(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "resnext-hub\[bulk\]"'):
+        classify_many(str(folder), tmp_path / "o.csv", TINY, progress=True)
+    assert os.listdir(tmp_path) == ["images"]
+
+
+def test_one_shard_is_looked_up_by_the_names_of_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by listing the folder: there may be a million others in it."""
+    parts = Parts(tmp_path / "o.parquet", {})
+    with parts.opened():
+        numbered = [(0, Made(0, 40)), (1, Made(40, 40)), (2, Made(0, 0))]
+        commit_shards(numbered, parts, made_work(), batch=8, workers=2, commit_seconds=0)
+        whole = dict(parts.done)
+        monkeypatch.setattr(Path, "glob", lambda *a: pytest.fail("listed"))
+        for number, last in whole.items():
+            parts.refresh(number)
+            assert parts.done == {number: last}
+            assert parts.rows == (40 if number < 2 else 0)
+        parts.refresh(3)
+        assert (parts.done, parts.rows) == ({}, 0)
 
 
 def test_without_pyarrow(run_python: Any) -> None:

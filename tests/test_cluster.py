@@ -9,11 +9,14 @@ import os
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from resnext_hub import cli
+from resnext_hub.inference import cluster
 from resnext_hub.inference.bulk import OutputError, classify_many
+from resnext_hub.inference.engines import EngineError
 
 from .test_bulk import TINY, jpeg
 
@@ -103,3 +106,14 @@ def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
     job, _ = prepare(str(tmp_path), TINY)
     with pytest.raises(OutputError, match="must lie where every machine sees it"):
         _Actor(job, tmp_path / "o.parquet", "auto", 1)
+
+
+@pytest.mark.parametrize("needs", [{"gpus": 1}, {"cores": 3}])
+def test_a_cluster_that_has_no_room_for_an_actor_says_so(
+    needs: dict[str, Any], photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray would wait for ever. Two nodes of two cores are not one of three."""
+    nodes = [{"Alive": True, "Resources": {"CPU": 2.0}}] * 2 + [{"Alive": False, "Resources": {"CPU": 9.0, "GPU": 1.0}}]
+    monkeypatch.setattr(cluster, "_import_ray", lambda: SimpleNamespace(nodes=lambda: nodes))
+    with pytest.raises(EngineError, match="No node of the cluster has"):
+        cluster.classify_on_ray(str(photo), tmp_path / "o.csv", TINY, progress=False, **needs)
