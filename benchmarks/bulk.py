@@ -32,7 +32,8 @@ import numpy as np
 import torch
 import torchvision
 from PIL import Image
-from resnext_hub.inference.bulk import SHARD_ROWS, available_cores, commit_shards, prepare, run
+from resnext_hub.inference.built_engines import available_cores
+from resnext_hub.inference.bulk import SHARD_ROWS, commit_shards, prepare, run
 from resnext_hub.inference.sources import shards
 from resnext_hub.models.manifest import ROOT, default_manifest
 from resnext_hub.processing_utils.preprocessing import load_pixels

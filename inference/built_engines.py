@@ -25,7 +25,15 @@ from .torch_engine import Engine, Outputs, keep_freed_memory
 if TYPE_CHECKING:
     from ..models.resnext import ResNeXt
 
-__all__ = ["KINDS", "BuiltEngine", "CompiledEngine", "OnnxRuntimeEngine", "OpenVINOEngine", "instruction_sets"]
+__all__ = [
+    "KINDS",
+    "BuiltEngine",
+    "CompiledEngine",
+    "OnnxRuntimeEngine",
+    "OpenVINOEngine",
+    "available_cores",
+    "instruction_sets",
+]
 
 
 class BuiltEngine(Engine):
@@ -42,7 +50,7 @@ class BuiltEngine(Engine):
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
         self.folder = folder
-        self._share = self.threads = threads or _cores()
+        self._share = self.threads = threads or available_cores()
         self.concurrent = self.threads == 1
         about = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
         self.build_seconds = about["build_seconds"]
@@ -136,7 +144,7 @@ class OpenVINOEngine(BuiltEngine):
 
         core = openvino.Core()
         blob = (self.folder / f"model.{threads > 1}.blob").read_bytes()
-        compiled = core.import_model(io.BytesIO(blob), "CPU", self._how(threads, max(self._share, _cores())))
+        compiled = core.import_model(io.BytesIO(blob), "CPU", self._how(threads, max(self._share, available_cores())))
         local = threading.local()
 
         def run(pixels: np.ndarray) -> Outputs:
@@ -161,7 +169,9 @@ class OpenVINOEngine(BuiltEngine):
         core = openvino.Core()
         model = core.read_model(exported)
         for many in (True, False):
-            compiled = core.compile_model(model, "CPU", cls._how(max(2, _cores()) if many else 1, _cores()))
+            compiled = core.compile_model(
+                model, "CPU", cls._how(max(2, available_cores()) if many else 1, available_cores())
+            )
             (folder / f"model.{many}.blob").write_bytes(compiled.export_model().getvalue())
         shutil.rmtree(exported.parent)
 
@@ -252,7 +262,8 @@ def _exporters_silenced() -> Iterator[None]:
         yield
 
 
-def _cores() -> int:
+def available_cores() -> int:
+    """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

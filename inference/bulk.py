@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import itertools
 import math
-import os
 import signal
 import threading
 import time
@@ -38,6 +37,7 @@ from ..processing_utils.labels import Label, read_labels
 from ..processing_utils.predictions import top_predictions
 from ..processing_utils.preprocessing import GRADES, load_pixels
 from ..processing_utils.uris import scheme_of
+from .built_engines import available_cores
 from .engines import ENGINES, Engine, EngineError, open_engine
 from .sources import Item, Shard, SourceError, count, shards
 from .tables import OutputError, Part, Parts, schema
@@ -299,10 +299,6 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check(
