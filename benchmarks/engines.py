@@ -131,7 +131,7 @@ def _torchvision(network: str) -> Any:
 
 
 def _timm(network: str) -> Any:
-    import timm
+    import timm  # pyright: ignore[reportMissingImports]  # the extra peers
 
     return timm.create_model(network, pretrained=False)
 
