@@ -153,6 +153,9 @@ class OpenVINOEngine(BuiltEngine):
             results = local.request.infer({0: pixels})
             return results[0].copy(), results[1].copy()
 
+        # In one thread first: two threads in OpenVINO's very first call of a process can wait for each other for ever.
+        crop = compiled.input(0).partial_shape[1].get_length()
+        run(np.zeros((1, crop, crop, 3), np.uint8))
         return run
 
     @staticmethod

@@ -154,7 +154,7 @@ def _build(
     with lock(folder):
         if folder.exists() and folder.stat().st_ino != broken:  # another process was faster
             return
-        log.info("building the %s engine of %s, once", kind.name, checkpoint.name)
+        log.warning("Building the %s engine of %s, once: seconds, minutes for the largest.", kind.name, checkpoint.name)
         part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)

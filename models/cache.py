@@ -121,6 +121,19 @@ def lock(path: Path) -> Iterator[None]:
         guard.release()
 
 
+def _is_locked(path: Path) -> bool:
+    """Whether a process is fetching, converting or building it at this moment."""
+    import filelock
+
+    guard = filelock.FileLock(own_file(path, ".lock"))
+    try:
+        guard.acquire(timeout=0)
+    except (filelock.Timeout, OSError):
+        return True
+    guard.release()
+    return False
+
+
 def read_record(path: Path) -> Record | None:
     try:
         return Record(**json.loads(own_file(path, ".json").read_text(encoding="utf-8")))
@@ -252,7 +265,7 @@ def _engine(folder: Path, published: dict[str, Item], own_weights: dict[str, Che
             size += 0 if file.is_dir() else status.st_size
             newest = max(newest, status.st_mtime)
     if folder.suffix in (".part", ".old"):
-        idle = time.time() - newest > BROKEN_OFF_AFTER
+        idle = time.time() - newest > BROKEN_OFF_AFTER and not _is_locked(folder.with_suffix(""))
         return Item(folder, size, None, None, None, "an engine whose building was broken off" if idle else None)
     try:
         about = json.loads((folder / "engine.json").read_text(encoding="utf-8"))

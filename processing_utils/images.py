@@ -116,7 +116,8 @@ def decode(data: bytes, max_pixels: int, use: Callable[[Image.Image], T]) -> T:
     except ImageError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
-        raise ImageError(f"The image is broken or cut short: {type(error).__name__}: {error}") from error
+        kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+        raise ImageError(f"The image is broken or cut short: {kind}{error}.") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -139,9 +139,10 @@ def test_help_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> N
         assert all(len(line) <= 80 for line in capsys.readouterr().out.splitlines())
 
 
-def test_a_folder_asks_for_a_table(tmp_path: Path, capsys: Any) -> None:
-    assert cli.main(["classify", str(tmp_path)]) == 2
-    assert "is a folder: --out FILE.csv makes a table" in capsys.readouterr().err
+@pytest.mark.parametrize("name", [".", "list.txt", "shards.tar", "table.parquet", "*.jpg"])
+def test_what_holds_many_images_asks_for_a_table(name: str, tmp_path: Path, capsys: Any) -> None:
+    assert cli.main(["classify", str(tmp_path / name)]) == 2
+    assert "is not one photo: --out FILE.csv makes a table" in capsys.readouterr().err
 
 
 def test_engines_by_name(photo: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

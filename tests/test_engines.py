@@ -21,7 +21,7 @@ from resnext_hub.inference import engines
 from resnext_hub.inference.built_engines import OnnxRuntimeEngine, OpenVINOEngine
 from resnext_hub.inference.engines import ENGINES, EngineError, TorchEngine, open_engine
 from resnext_hub.inference.graph import PixelNetwork, rewritten
-from resnext_hub.models.cache import inventory
+from resnext_hub.models.cache import inventory, lock
 from resnext_hub.models.entrypoints import build, load
 from resnext_hub.models.manifest import Architecture, default_manifest
 from resnext_hub.processing_utils.preprocessing import normalise
@@ -201,6 +201,17 @@ def test_the_cache_knows_its_engines(home: Path) -> None:
     assert "no longer there" in str(found["other-file"])
     assert "another version" in str(found["other-library"])
     assert "nothing here can open" in str(found["broken"])
+
+
+def test_an_engine_under_construction_is_not_pruned(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnext_hub.models.cache.BROKEN_OFF_AFTER", -1)
+    part = home / "resnext_tiny.pth-onnxruntime-0.part"
+    part.mkdir(parents=True)
+    with lock(part.with_suffix("")):
+        found = {item.path: item.removable for item in inventory(default_manifest())}
+        assert found[part] is None
+    found = {item.path: item.removable for item in inventory(default_manifest())}
+    assert "broken off" in str(found[part])
 
 
 def test_auto_falls_back_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
