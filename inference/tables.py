@@ -333,5 +333,6 @@ def _explained(advice: str = "") -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno == errno.ENOSPC or "No space left" in str(error)
-        why = "the disk is full" if full else str(error)
+        where = f" ({error.filename})" if error.filename else ""
+        why = "the disk is full" if full else f"{error.strerror or error}{where}"
         raise OutputError(f"The table cannot be written: {why}. {advice}".rstrip()) from error
