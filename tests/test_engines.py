@@ -76,7 +76,10 @@ def test_the_rewritten_network_is_the_same_function(architecture: Architecture, 
 
 
 @installed
-@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "compile"])
+@pytest.mark.parametrize(
+    "engine",
+    [pytest.param(name, marks=pytest.mark.soak) if name == "compile" else name for name in ENGINES],  # 40 s to build
+)
 @pytest.mark.parametrize("threads", [None, 1])
 def test_every_engine_gives_the_networks_logits(engine: str, threads: int | None) -> None:
     opened = open_engine(TINY, engine, threads=threads)
