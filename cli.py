@@ -24,7 +24,6 @@ EXIT_OK, EXIT_IMAGE, EXIT_USAGE, EXIT_WEIGHTS, EXIT_STOPPED = 0, 1, 2, 3, 130
 DEFAULT_VARIANT = "resnext50_32x4d"
 # Arguments of classify_many that only --out takes.
 TABLE_OPTIONS = ("batch", "workers", "features", "column", "grade", "cluster", "gpus", "resume", "overwrite")
-COLLECTIONS = (".txt", ".lst", ".parquet", ".tar", ".tgz")
 PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp")
 
 
@@ -134,7 +133,9 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
         return _fail(f"--{next(iter(options))} is for tables: say --out FILE too.", EXIT_USAGE)
     if wrong := _wrong_picture(arguments.picture, arguments.photos):
         return _fail(wrong, EXIT_USAGE)
-    if arguments.out is None and (many := next((p for p in arguments.photos if _is_collection(p)), None)):
+    from .inference.sources import is_collection
+
+    if arguments.out is None and (many := next((p for p in arguments.photos if is_collection(p)), None)):
         return _fail(f"{many} is not one photo: --out FILE.csv makes a table of the images in it.", EXIT_USAGE)
     try:
         checkpoint = manifest.resolve(arguments.variant)
@@ -227,13 +228,6 @@ def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[st
     if done.errors:
         return _fail(f"{done.errors:,} of them could not be used; the column error says why.", EXIT_IMAGE)
     return EXIT_OK
-
-
-def _is_collection(photo: str) -> bool:
-    """A folder, a list, a table, an archive or a pattern."""
-    path = Path(photo)
-    is_pattern = any(c in photo for c in "*?{") and "://" not in photo and not path.exists()
-    return path.is_dir() or path.suffix.lower() in COLLECTIONS or is_pattern
 
 
 def _wrong_picture(picture: Path | None, photos: list[str]) -> str | None:

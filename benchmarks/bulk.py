@@ -17,7 +17,7 @@ quote the ratios, not the seconds.
 from __future__ import annotations
 
 import argparse
-import json
+import dataclasses
 import os
 import shutil
 import statistics
@@ -35,7 +35,8 @@ from PIL import Image
 from resnext_hub.inference.built_engines import available_cores
 from resnext_hub.inference.bulk import SHARD_ROWS, commit_shards, prepare, run
 from resnext_hub.inference.sources import shards
-from resnext_hub.models.manifest import ROOT, default_manifest
+from resnext_hub.models.cache import sha256
+from resnext_hub.models.manifest import ROOT, Hash, Source, default_manifest
 from resnext_hub.processing_utils.preprocessing import load_pixels
 from torchvision import transforms
 
@@ -94,33 +95,15 @@ def core_seconds(work: Callable[[int], None], images: int) -> float:
 
 
 def give_weights(variant: str, network: torch.nn.Module, folder: Path) -> None:
-    """Put the network's weights where the variant's published file would lie, and name them in a manifest copy."""
-    import hashlib
-
-    manifest = json.loads((ROOT / "weights_manifest.json").read_text())
-    checkpoint = default_manifest().resolve(variant)
-    source = manifest["checkpoints"][checkpoint.name]["sources"][0]
-    path = folder / "hub" / "checkpoints" / source["url"].rsplit("/", 1)[1]
+    """Put the network's weights into the cache, and have the loaded manifest say that they are the variant's."""
+    manifest = default_manifest()
+    checkpoint = manifest.resolve(variant)
+    path = folder / "hub" / "checkpoints" / f"{checkpoint.name}.pth"
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(network.state_dict(), path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    changed = {"bytes": path.stat().st_size, "hash": {"kind": "sha256", "value": digest}}
-    _describe(checkpoint.name, changed)
-
-
-def _describe(name: str, changed: dict[str, object]) -> None:
-    """Make the loaded manifest say that this is the published file."""
-    import dataclasses
-
-    from resnext_hub.models.manifest import Hash
-
-    manifest = default_manifest()
-    old = manifest.checkpoints[name]
-    facts = changed["hash"]
-    assert isinstance(facts, dict)
-    source = dataclasses.replace(old.sources[0], bytes=changed["bytes"], hash=Hash(**facts), format="pth-zip")
+    source = Source(f"http://127.0.0.1/{path.name}", None, None, None, Hash("sha256", sha256(path)))
     assert isinstance(manifest.checkpoints, dict)
-    manifest.checkpoints[name] = dataclasses.replace(old, sources=(source,))
+    manifest.checkpoints[checkpoint.name] = dataclasses.replace(checkpoint, sources=(source,))
 
 
 def compare(variant: str, files: list[Path], folder: Path, arguments: argparse.Namespace) -> None:

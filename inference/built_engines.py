@@ -46,7 +46,8 @@ class BuiltEngine(Engine):
     extra: ClassVar[str]  # of this project, that brings what it needs
     portion: ClassVar[int] = 4  # images that one core takes at a time
     library: ClassVar[str]  # the module whose version the built form depends on
-    builds_with: ClassVar[Sequence[str]] = ()
+    needs: ClassVar[Sequence[str]]  # packages, to open it
+    builds_with: ClassVar[Sequence[str]]
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
         self.folder = folder

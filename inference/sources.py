@@ -40,7 +40,7 @@ from typing import Any, Protocol
 
 from ..processing_utils.uris import MAX_BYTES, FetchError, fetch, read_file, scheme_of
 
-__all__ = ["Item", "Shard", "SourceError", "count", "shards"]
+__all__ = ["Item", "Shard", "SourceError", "count", "is_collection", "shards"]
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".mpo", ".avif")
 TARS = (".tar", ".tar.gz", ".tgz")
@@ -129,6 +129,12 @@ def count(specs: Sequence[str], *, column: str | None = None) -> int | None:
     except TypeError:
         return None
     return total
+
+
+def is_collection(spec: str) -> bool:
+    """Whether a spec names a folder, a pattern, a list, a table or an archive, and not one image."""
+    is_pattern = any(c in spec for c in "*?{") and not _is_remote(spec) and not os.path.exists(spec)
+    return is_pattern or os.path.isdir(spec) or spec.lower().endswith((*TARS, *LISTS, *TABLES))
 
 
 def _is_remote(spec: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
@@ -38,7 +37,6 @@ class Engine(ABC):
     """
 
     name: ClassVar[str]
-    needs: ClassVar[Sequence[str]] = ()  # packages
     device: str = "cpu"
     precision: str = "fp32"
     threads: int | None = None
@@ -64,7 +62,6 @@ class TorchEngine(Engine):
     """
 
     name = "torch"
-    needs = ("torch",)
 
     def __init__(
         self,

@@ -121,8 +121,12 @@ def lock(path: Path) -> Iterator[None]:
         guard.release()
 
 
+def _is_broken_off(part: Path, changed: float) -> bool:
+    """Whether nobody is at work on a part any more: it has not changed for long, and its lock is free."""
+    return time.time() - changed > BROKEN_OFF_AFTER and not _is_locked(part.with_suffix(""))
+
+
 def _is_locked(path: Path) -> bool:
-    """Whether a process is fetching, converting or building it at this moment."""
     import filelock
 
     guard = filelock.FileLock(own_file(path, ".lock"))
@@ -229,8 +233,8 @@ def _own_item(path: Path, published: dict[str, Item]) -> Item | None:
     """What a file in this project's own folder is: a mapped copy or what a broken-off download left."""
     size = path.stat().st_size
     if path.suffix == ".part":
-        idle = time.time() - path.stat().st_mtime > BROKEN_OFF_AFTER
-        return Item(path, size, None, None, None, "a download or conversion that was broken off" if idle else None)
+        why = "a download or conversion that was broken off" if _is_broken_off(path, path.stat().st_mtime) else None
+        return Item(path, size, None, None, None, why)
     if path.suffix == ".mapped":
         name, digest, _ = path.name.rsplit(".", 2)
         of = published.get(name)
@@ -265,8 +269,8 @@ def _engine(folder: Path, published: dict[str, Item], own_weights: dict[str, Che
             size += 0 if file.is_dir() else status.st_size
             newest = max(newest, status.st_mtime)
     if folder.suffix in (".part", ".old"):
-        idle = time.time() - newest > BROKEN_OFF_AFTER and not _is_locked(folder.with_suffix(""))
-        return Item(folder, size, None, None, None, "an engine whose building was broken off" if idle else None)
+        why = "an engine whose building was broken off" if _is_broken_off(folder, newest) else None
+        return Item(folder, size, None, None, None, why)
     try:
         about = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
         file, digest, name = about["file"], about["sha256"], about["engine"]

@@ -44,13 +44,9 @@ def root() -> Path:
 def _home(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[None]:
     """A cache that all workers share and that is not the user's: an engine is built once for the whole suite."""
     base = tmp_path_factory.getbasetemp()
-    before = os.environ.get("TORCH_HOME")
-    os.environ["TORCH_HOME"] = str((base if worker_id == "master" else base.parent) / "torch_home")
-    yield
-    if before is None:
-        del os.environ["TORCH_HOME"]
-    else:
-        os.environ["TORCH_HOME"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str((base if worker_id == "master" else base.parent) / "torch_home"))
+        yield
 
 
 @pytest.fixture(scope="session")

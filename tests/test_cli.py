@@ -139,7 +139,7 @@ def test_help_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> N
         assert all(len(line) <= 80 for line in capsys.readouterr().out.splitlines())
 
 
-@pytest.mark.parametrize("name", [".", "list.txt", "shards.tar", "table.parquet", "*.jpg"])
+@pytest.mark.parametrize("name", [".", "list.txt", "shards.tar", "shards.tar.gz", "table.parquet", "*.jpg"])
 def test_what_holds_many_images_asks_for_a_table(name: str, tmp_path: Path, capsys: Any) -> None:
     assert cli.main(["classify", str(tmp_path / name)]) == 2
     assert "is not one photo: --out FILE.csv makes a table" in capsys.readouterr().err
@@ -154,3 +154,14 @@ def test_engines_by_name(photo: Path, capsys: Any, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("resnext_hub.inference.engines._missing", list)
     assert cli.main([*command, "openvino"]) == 2
     assert "needs openvino: pip install 'resnext-hub[openvino]'" in capsys.readouterr().err
+
+
+def test_the_help_names_every_engine_and_grade(capsys: Any) -> None:
+    from resnext_hub.inference.engines import ENGINES
+    from resnext_hub.processing_utils.preprocessing import GRADES
+
+    with pytest.raises(SystemExit):
+        cli.main(["classify", "--help"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in ENGINES)
+    assert f"{{{','.join(GRADES)}}}" in text
