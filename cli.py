@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .models.manifest import Manifest, UnknownVariantError, default_manifest
+from .models.manifest import Manifest, ManifestError, UnknownVariantError, default_manifest, find_checkpoint
 
 if TYPE_CHECKING:
     from .processing_utils import Prediction
@@ -138,8 +138,8 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
     if arguments.out is None and (many := next((p for p in arguments.photos if is_collection(p)), None)):
         return _fail(f"{many} is not one photo: --out FILE.csv makes a table of the images in it.", EXIT_USAGE)
     try:
-        checkpoint = manifest.resolve(arguments.variant)
-    except UnknownVariantError as error:
+        checkpoint = find_checkpoint(arguments.variant)
+    except (UnknownVariantError, ManifestError) as error:
         return _fail(str(error), EXIT_USAGE)
     if arguments.top > checkpoint.num_classes:
         return _fail(f"--top {arguments.top}: {checkpoint.name} has {checkpoint.num_classes} classes.", EXIT_USAGE)
@@ -149,7 +149,7 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
     if arguments.engine not in ENGINES:
         return _fail(f"--engine {arguments.engine}: there are {', '.join(ENGINES)}.", EXIT_USAGE)
     if arguments.out is not None:
-        return _classify_many(arguments, checkpoint.name, options)
+        return _classify_many(arguments, checkpoint.variant, options)
     from .inference.classifier import classifier
     from .models.cache import CheckpointError
     from .processing_utils import ImageError, open_image, plot_predictions
@@ -167,7 +167,7 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
             status = failed(photo, error)
             continue
         try:  # only now: a wrong path need not wait for weights
-            classify = classify or classifier(checkpoint.name, engine=arguments.engine, build=False)
+            classify = classify or classifier(checkpoint.variant, engine=arguments.engine, build=False)
         except EngineError as error:
             return _fail(str(error), EXIT_USAGE)
         except CheckpointError as error:

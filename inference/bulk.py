@@ -31,7 +31,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError('A table needs pyarrow: pip install "resnext-hub[bulk]".', name="pyarrow") from error
 
-from ..models.manifest import Checkpoint, default_manifest
+from ..models.manifest import Checkpoint, find_checkpoint
 from ..processing_utils.images import ImageError
 from ..processing_utils.labels import Label, read_labels
 from ..processing_utils.predictions import top_predictions
@@ -348,7 +348,7 @@ def check_options(variant: str, **options: Unpack[Options]) -> None:
         ValueError, TypeError: a value that is out of range; no such option.
         UnknownVariantError, EngineError: no such variant, or engine.
     """
-    classes = default_manifest().resolve(variant).num_classes
+    classes = find_checkpoint(variant).num_classes
     if unknown := set(options) - set(Options.__annotations__):
         raise TypeError(f"There is no option {min(unknown)!r}; there are {', '.join(Options.__annotations__)}.")
     top, batch = options.get("top", 5), options.get("batch", 16)
@@ -368,7 +368,7 @@ def job_of(source: str | Sequence[str], checkpoint: Checkpoint, opened: Engine, 
 
     return Job(
         source=[source] if isinstance(source, str) else list(source),
-        checkpoint=checkpoint.name,
+        checkpoint=checkpoint.variant,
         sha256=local_file(checkpoint)[1],
         engine=opened.name,
         precision=opened.precision,
@@ -383,7 +383,7 @@ def job_of(source: str | Sequence[str], checkpoint: Checkpoint, opened: Engine, 
 
 def work_of(job: Job, engine: Engine) -> Work:
     """What does a job's chunks."""
-    checkpoint = default_manifest().checkpoints[job.checkpoint]
+    checkpoint = find_checkpoint(job.checkpoint)
     load = functools.partial(load_pixels, preset=checkpoint.preprocessing, grade=job.grade)
     width = checkpoint.architecture.num_features if job.features else None
     return Work(engine, load, read_labels(checkpoint.labels), job.top, width)
@@ -392,7 +392,7 @@ def work_of(job: Job, engine: Engine) -> Work:
 def describe(source: str | Sequence[str], variant: str, **options: Unpack[Options]) -> tuple[Job, Engine]:
     """The job that the arguments of `classify_many` describe, and its engine, open."""
     check_options(variant, **options)
-    checkpoint = default_manifest().resolve(variant)
+    checkpoint = find_checkpoint(variant)
     engine = open_engine(checkpoint, options.get("engine", "auto"), threads=1)
     return job_of(source, checkpoint, engine, **options), engine
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..models.manifest import Preprocessing, default_manifest
+from ..models.manifest import Preprocessing, find_checkpoint
 from ..mount import register
 from ..processing_utils.images import ImageSource
 from ..processing_utils.inputs import prepare_pixels
@@ -106,10 +106,11 @@ def classifier(
     build: bool = True,
     **image_options: Any,
 ) -> Classifier:
-    """A `Classifier` with a published checkpoint.
+    """A `Classifier` with a checkpoint.
 
     Args:
-        variant: an entrypoint's name, or a checkpoint's, e.g. "resnext50_32x4d.IMAGENET1K_V1".
+        variant: an entrypoint's name, or a checkpoint's, e.g. "resnext50_32x4d.IMAGENET1K_V1"; or a folder that
+            training wrote.
         engine: what runs the network, see `inference.engines.open_engine`. The first use of an engine builds it.
         build: False for a few images: "auto" then takes PyTorch where no engine has been built.
         device: where to run; the GPU if there is one.
@@ -122,6 +123,6 @@ def classifier(
         EngineError: a package that the engine needs is missing.
     """
     _check(image_options)
-    checkpoint = default_manifest().resolve(variant)
+    checkpoint = find_checkpoint(variant)
     opened = open_engine(checkpoint, engine, device=device, progress=progress, build=build)
     return Classifier(opened, checkpoint.preprocessing, read_labels(checkpoint.labels), **image_options)

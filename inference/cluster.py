@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from ..models.manifest import default_manifest
+from ..models.manifest import find_checkpoint
 from .bulk import Done, Job, Options, check, commit_shards, describe, run, work_of
 from .engines import EngineError, open_engine
 from .sources import Shard
@@ -45,7 +45,7 @@ class _Actor:
     """Does shards, with an engine of its own. Rows in and out are small: images and results do not pass through Ray."""
 
     def __init__(self, job: Job, out: Path, engine: str, cores: int) -> None:
-        opened = open_engine(default_manifest().checkpoints[job.checkpoint], engine, threads=1)
+        opened = open_engine(find_checkpoint(job.checkpoint), engine, threads=1)
         if (opened.name, opened.precision) != (job.engine, job.precision):
             raise OutputError(
                 f"The job's engine is {job.engine} in {job.precision}, and this node has {opened.name} in "

@@ -119,7 +119,7 @@ def _open_built(
         return None
     if missing := _missing(kind.builds_with):
         raise EngineError(f"Building the engine {kind.name} takes {', '.join(missing)}: {advice}.")
-    about = {"checkpoint": checkpoint.name, "file": path.name, "sha256": digest}
+    about = {"checkpoint": checkpoint.name, "file": path.name, "path": str(path), "sha256": digest}
     try:
         _build(checkpoint, kind, folder, about, broken)
         return kind(folder, threads)

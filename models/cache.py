@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .manifest import ROOT, Checkpoint, Hash, Manifest, Source
+from .manifest import Checkpoint, Hash, Manifest, Source
 
 __all__ = [
     "CheckpointError",
@@ -82,7 +82,7 @@ def mapped_copy(path: Path, digest: str) -> Path:
 def target(checkpoint: Checkpoint, source: Source) -> Path:
     """Where a source's file lies or will lie. Mirrors all name theirs "model.safetensors", so those are named here."""
     if source.path is not None:
-        return ROOT / source.path
+        return source.path
     if source.format == "safetensors" and source.hash is not None:
         return checkpoints_folder() / f"{checkpoint.name}-{source.hash.value[:8]}.safetensors"
     return checkpoints_folder() / source.filename
@@ -182,7 +182,7 @@ def verify(path: Path, source: Source, *, again: bool = False, inside: Path | No
         raise CheckpointError(
             f"{path} has {status.st_size:,} bytes where {source.bytes:,} were published: it was cut short or replaced."
         )
-    # A file of this repository is small and under version control: no record is kept of it.
+    # No record is kept of a file outside the cache: one in this repository, or one that a user has trained.
     record = None if source.path is not None else read_record(inside or path)
     state = (status.st_size, status.st_mtime_ns, status.st_ino)
     if record is not None and (record.bytes, record.mtime_ns, record.inode) == state and not again:
@@ -273,13 +273,17 @@ def _engine(folder: Path, published: dict[str, Item], own_weights: dict[str, Che
         return Item(folder, size, None, None, None, why)
     try:
         about = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
-        file, digest, name = about["file"], about["sha256"], about["engine"]
+        file, digest, name, trained = about["file"], about["sha256"], about["engine"], Path(about.get("path", ""))
         current = library_version(about["library"]) == about["version"]
     except (OSError, ValueError, KeyError, TypeError):
         return Item(folder, size, None, None, None, "an engine that nothing here can open")
     why = None if current else "an engine of another version of its library"
     of = published.get(file)
-    if file not in own_weights and (of is None or (of.record is not None and of.record.sha256 != digest)):
+    if of is None:
+        gone = file not in own_weights and not trained.is_file()
+    else:
+        gone = of.record is not None and of.record.sha256 != digest
+    if gone:
         why = "an engine of a file that is no longer there"
     return Item(folder, size, own_weights.get(file) or (of and of.checkpoint), None, None, why, engine=name)
 

@@ -5,6 +5,7 @@ Needs no torch: the command line lists and checks variants before it pays for on
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 from collections.abc import Mapping
@@ -30,10 +31,12 @@ __all__ = [
     "System",
     "UnknownVariantError",
     "default_manifest",
+    "find_checkpoint",
     "load_manifest",
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
+MANIFEST = "weights_manifest.json"
 
 
 class ManifestError(ValueError):
@@ -73,20 +76,20 @@ class Hash:
 
 @dataclass(frozen=True)
 class Source:
-    """One place that has the checkpoint: a URL, or a path inside this repository. Unknown facts are None.
+    """One place that has the checkpoint: a URL, or a path on this machine. Unknown facts are None.
 
     ``format`` is "pth-legacy" (torch.save before 1.6), "pth-zip", "safetensors", or None where nobody has said.
     """
 
     url: str | None
-    path: str | None
+    path: Path | None
     format: str | None
     bytes: int | None
     hash: Hash | None
 
     @property
     def filename(self) -> str:
-        return (self.url or self.path or "").rsplit("/", 1)[-1]
+        return self.path.name if self.path else (self.url or "").rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True)
@@ -142,13 +145,16 @@ class System:
 class LabelSet:
     """A file of (index, synset, names), tab-separated, in the order of the logits."""
 
-    file: str
+    file: Path
     classes: int
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One set of weights. ``entrypoint`` is the torch.hub name; ``tag`` tells several checkpoints of one apart."""
+    """One set of weights. ``entrypoint`` is the torch.hub name; ``tag`` tells several checkpoints of one apart.
+
+    ``home`` is the folder that a user's training wrote, None for a published checkpoint.
+    """
 
     name: str
     entrypoint: str
@@ -157,7 +163,7 @@ class Checkpoint:
     architecture: Architecture
     architecture_name: str
     num_classes: int
-    labels: str
+    labels: LabelSet
     params: int
     gmacs: float
     license_id: str | None
@@ -169,6 +175,12 @@ class Checkpoint:
     preprocessing: Preprocessing
     known_issues: tuple[str, ...]
     made_by: str | None
+    home: Path | None = None
+
+    @property
+    def variant(self) -> str:
+        """What `find_checkpoint` finds this one by."""
+        return str(self.home or self.name)
 
     def measured_on(self, dataset: str) -> Accuracy | None:
         """The first independent measurement on a dataset, None where there is none."""
@@ -215,7 +227,14 @@ class Manifest:
 register(Accuracy, Architecture, Checkpoint, Hash, LabelSet, License, Manifest, Paper, Preprocessing, Source, System)
 
 
-def _checkpoint(name: str, data: Mapping[str, Any], shared: Mapping[str, Any]) -> Checkpoint:
+def _source(data: Mapping[str, Any], folder: Path) -> Source:
+    values = dict(data)
+    values["hash"] = values["hash"] and Hash(**values["hash"])
+    values["path"] = values["path"] and folder / values["path"]
+    return Source(**values)
+
+
+def _checkpoint(name: str, data: Mapping[str, Any], shared: Mapping[str, Any], folder: Path) -> Checkpoint:
     values = dict(data)
     preprocessing = dict(values["preprocessing"])
     preprocessing |= {"mean": tuple(preprocessing["mean"]), "std": tuple(preprocessing["std"])}
@@ -226,21 +245,18 @@ def _checkpoint(name: str, data: Mapping[str, Any], shared: Mapping[str, Any]) -
         "architecture": shared["architectures"][values["architecture"]],
         "license_id": license_id,
         "license": None if license_id is None else shared["licenses"][license_id],
-        "sources": tuple(
-            Source(**(source | {"hash": source["hash"] and Hash(**source["hash"])})) for source in values["sources"]
-        ),
+        "labels": shared["label_sets"][values["labels"]],
+        "sources": tuple(_source(source, folder) for source in values["sources"]),
         "published": Accuracy(**values["published"]),
         "measured": tuple(Accuracy(**row) for row in values["measured"]),
         "preprocessing": Preprocessing(**preprocessing),
         "known_issues": tuple(values["known_issues"]),
     }
-    if values["labels"] not in shared["label_sets"]:
-        raise KeyError(values["labels"])
     return Checkpoint(name=name, **values)
 
 
-def load_manifest(path: str | Path) -> Manifest:
-    """Read a manifest.
+def load_manifest(path: str | Path, folder: Path = ROOT) -> Manifest:
+    """Read a manifest. The paths in it start at ``folder``.
 
     Raises:
         ManifestError: the file is not JSON, lacks a key, has one too many, or refers to something it does not define.
@@ -252,7 +268,9 @@ def load_manifest(path: str | Path) -> Manifest:
         papers = {key: Paper(**value) for key, value in data["papers"].items()}
         shared: dict[str, Any] = {
             "licenses": {key: License(**value) for key, value in data["licenses"].items()},
-            "label_sets": {key: LabelSet(**value) for key, value in data["label_sets"].items()},
+            "label_sets": {
+                key: LabelSet(folder / value["file"], value["classes"]) for key, value in data["label_sets"].items()
+            },
             "systems": {
                 key: System(**(value | {"paper": papers[value["paper"]]})) for key, value in data["systems"].items()
             },
@@ -263,7 +281,7 @@ def load_manifest(path: str | Path) -> Manifest:
         }
         checkpoints = {}
         for where, value in data["checkpoints"].items():
-            checkpoints[where] = _checkpoint(where, value, shared)
+            checkpoints[where] = _checkpoint(where, value, shared, folder)
         aliases = dict(data["aliases"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ManifestError(f"{path}: {where}: {type(error).__name__}: {error}") from error
@@ -273,4 +291,24 @@ def load_manifest(path: str | Path) -> Manifest:
 @cache
 def default_manifest() -> Manifest:
     """The manifest of this checkout."""
-    return load_manifest(ROOT / "weights_manifest.json")
+    return load_manifest(ROOT / MANIFEST)
+
+
+def find_checkpoint(variant: str | Path) -> Checkpoint:
+    """The checkpoint that a user means: a published one by its name, or their own by the folder that training wrote.
+
+    Such a folder holds the weights, the labels and a manifest of this one checkpoint; see `training.publish`.
+
+    Raises:
+        UnknownVariantError: no such name, or a folder without a manifest.
+        ManifestError: the folder's manifest cannot be used.
+    """
+    folder = Path(variant)
+    if isinstance(variant, str) and (variant in default_manifest().checkpoints or not folder.is_dir()):
+        return default_manifest().resolve(variant)
+    if not (folder / MANIFEST).is_file():
+        raise UnknownVariantError(f"{folder} holds no {MANIFEST}: training writes one when it has ended.")
+    checkpoints = list(load_manifest(folder / MANIFEST, folder.resolve()).checkpoints.values())
+    if len(checkpoints) != 1:
+        raise ManifestError(f"{folder / MANIFEST} describes {len(checkpoints)} checkpoints; a run's folder has one.")
+    return dataclasses.replace(checkpoints[0], home=folder.resolve())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..models.manifest import Preprocessing, default_manifest
+from ..models.manifest import Preprocessing, find_checkpoint
 from .images import ImageError, ImageSource
 from .preprocessing import load_pixels, normalise
 from .uris import FetchError
@@ -71,7 +71,7 @@ def prepare_inputs(
 
     if isinstance(images, (str, bytes)):
         raise TypeError("prepare_inputs takes a list of images; for one image call prepare_input_from_uri.")
-    preset = default_manifest().resolve(variant).preprocessing
+    preset = find_checkpoint(variant).preprocessing
     batch = torch.from_numpy(normalise(prepare_pixels(list(images), preset, **options), preset))
     return batch.cuda() if cuda else batch
 

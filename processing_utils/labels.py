@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from ..models.manifest import ROOT, default_manifest
+from ..models.manifest import LabelSet, default_manifest
 from ..mount import register
 
 __all__ = ["Label", "read_labels"]
@@ -24,14 +24,16 @@ register(Label)
 
 
 @cache
-def read_labels(label_set: str = "imagenet-1k") -> tuple[Label, ...]:
-    """The labels of a set, in the order of the logits.
+def read_labels(label_set: str | LabelSet = "imagenet-1k") -> tuple[Label, ...]:
+    """The labels of a set, by its name or as a checkpoint has it, in the order of the logits.
 
     Raises:
         ValueError: no such set.
     """
-    sets = default_manifest().label_sets
-    if label_set not in sets:
-        raise ValueError(f"There is no label set {label_set!r}; there are {', '.join(sets)}.")
-    lines = (ROOT / sets[label_set].file).read_text(encoding="utf-8").splitlines()
+    if isinstance(label_set, str):
+        sets = default_manifest().label_sets
+        if label_set not in sets:
+            raise ValueError(f"There is no label set {label_set!r}; there are {', '.join(sets)}.")
+        label_set = sets[label_set]
+    lines = label_set.file.read_text(encoding="utf-8").splitlines()
     return tuple(Label(int(index), synset, name) for index, synset, name in (line.split("\t") for line in lines))
