@@ -158,7 +158,7 @@ def _check_store(uri: str, schemes: Sequence[str]) -> None:
         raise SourceError(f"{uri[:200]!r}: after {scheme} comes ://.")
 
 
-def _filesystem(uri: str, schemes: Sequence[str] = ("file", *STORES)) -> tuple[Any, str]:
+def filesystem(uri: str, schemes: Sequence[str] = ("file", *STORES)) -> tuple[Any, str]:
     """fsspec's file system for a URI of a store, and the path in it.
 
     Raises:
@@ -183,7 +183,7 @@ def _open(uri: str, private: bool) -> Any:
         return io.BytesIO(_fetch_whole(uri, private))
     if not _is_remote(uri):
         return open(uri, "rb")
-    files, path = _filesystem(uri)
+    files, path = filesystem(uri)
     return files.open(path, "rb")
 
 
@@ -193,7 +193,7 @@ def _version(uri: str) -> str:
         if not _is_remote(uri):
             status = os.stat(uri)
             return f"{status.st_size} {status.st_mtime}"
-        files, path = _filesystem(uri)
+        files, path = filesystem(uri)
         info = files.info(path)
     except SourceError:
         raise
@@ -275,7 +275,7 @@ def _entries_of(spec: str, rows: int, column: str | None, private: bool) -> Iter
     if _is_web(spec):
         yield from _by_suffix(spec, rows, column, private)
     elif _is_remote(spec):
-        files, path = _filesystem(spec)
+        files, path = filesystem(spec)
         if re.search(r"[*?\[]", path):
             found = sorted(_ask(spec, files.glob, path))
         elif not spec.lower().endswith((*SUFFIXES, *TARS, *LISTS, *TABLES)) and _ask(spec, files.isdir, path):
@@ -395,7 +395,7 @@ def _read(location: str, private: bool) -> bytes:
     if scheme is None:
         return read_file(Path(location))
     try:
-        files, path = _filesystem(location, STORES)
+        files, path = filesystem(location, STORES)
         data = files.cat_file(path, start=0, end=MAX_BYTES + 1)
     except SourceError as error:
         raise FetchError(str(error)) from error
