@@ -269,6 +269,7 @@ def train(
     about: dict[str, Any] | None = None,
     micro_batch: int | None = None,
     checkpoint_seconds: float = 120.0,
+    validate_every: int = 1,
     watch: Callable[[str, dict[str, float]], None] = lambda event, values: None,
     log: Callable[[str], None] = lambda line: None,
 ) -> tuple[Path, list[dict[str, float]]]:
@@ -282,6 +283,7 @@ def train(
         about: versions and the like, recorded beside the checkpoint.
         micro_batch: images that pass the network together; a step's gradients are accumulated over as many as it takes.
         checkpoint_seconds: at most this much is lost to SIGKILL. SIGTERM writes a checkpoint and raises SystemExit(0).
+        validate_every: epochs from one validation to the next; the last epoch always has one.
         watch: called with ("step" | "epoch", values), for progress bars and logs.
 
     Returns:
@@ -377,7 +379,9 @@ def train(
                 progress.running += finite(pending, progress.step - 1)
             now = time.monotonic()
             progress.seconds, mark = progress.seconds + now - mark, now
-            val_loss, top1, top5 = accuracy(_agreed(steps.averaged, place), validation(place), place)
+            val_loss = top1 = top5 = float("nan")
+            if (epoch + 1) % validate_every == 0 or epoch + 1 == recipe.epochs:
+                val_loss, top1, top5 = accuracy(_agreed(steps.averaged, place), validation(place), place)
             mark = time.monotonic()  # validation does not count
             row = {
                 "epoch": epoch,
