@@ -296,7 +296,10 @@ def test_two_processes_share_the_work(colours: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "resnext_hub.training", "--recipe", str(recipe), "--data", str(colours), "--out", str(out)]
     done = subprocess.run(
-        [*command, "--threads", "1", "--workers", "0", "--micro-batch", "4"], capture_output=True, text=True, timeout=300
+        [*command, "--threads", "1", "--workers", "0", "--micro-batch", "4"],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert [row["epoch"] for row in curve(out)] == ["0", "1"]

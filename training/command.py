@@ -40,6 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", required=True, metavar="DIR", help="class folders, parquet or tars; also s3:// and more"
     )
     parser.add_argument("--val", metavar="DIR", help="validation images (default: DIR's part val, or a tenth of DIR)")
+    parser.add_argument("--labels", metavar="TABLE", help="classes by image number: of training.selection or .hashtags")
+    parser.add_argument(
+        "--classes", metavar="FILE", help="order and names of the classes (a trained folder's labels.tsv)"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="checkpoint, curves and weights")
     parser.add_argument("--variant", metavar="V", help="start from its weights, with a new head")
     parser.add_argument("--recipe", metavar="R", help="a recipe's name or TOML file (default with --variant: finetune)")
@@ -105,7 +109,9 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | Non
         place = Place.here()
         if arguments.threads is not None:
             torch.set_num_threads(arguments.threads)
-        train_images, val_images, labels = train_and_val(arguments.data, arguments.val, recipe.seed)
+        train_images, val_images, labels = train_and_val(
+            arguments.data, arguments.val, labels=arguments.labels, classes=arguments.classes, seed=recipe.seed
+        )
         workers = min(os.cpu_count() or 1, 8) if arguments.workers is None else arguments.workers
         torch.manual_seed(recipe.seed)
         network = starting_network(recipe, base, [label.synset for label in labels], arguments.initial_weights)

@@ -13,7 +13,7 @@ import os
 import tarfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from ..models.manifest import default_manifest
 from ..processing_utils.labels import Label, read_labels
 from ..processing_utils.uris import read_file, scheme_of
 
-__all__ = ["LabelledImages", "open_images", "read_classes", "split", "train_and_val"]
+__all__ = ["LabelledImages", "open_images", "read_classes", "relabelled", "split", "train_and_val"]
 
 HELD_IN_MEMORY = 4 * 2**30  # bytes of encoded images of a table; of a larger one, row groups are read as they come
 GROUPS_HELD = 8
@@ -289,8 +289,7 @@ def _parquet(spec: str, classes: Sequence[str] | None, image: str | None, label:
                 groups.append((number, group, about.num_rows))
                 size += about.total_byte_size
     if found and isinstance(found[0], list):
-        width = max(len(row) for row in found)
-        labels = np.asarray([[*row, *[-1] * (width - len(row))] for row in found], np.int64)  # pyright: ignore[reportGeneralTypeIssues]
+        labels = _several(found)
         known = tuple(classes) if classes is not None else tuple(str(i) for i in range(int(labels.max()) + 1))
     else:
         known, labels = _indexed(found, classes, spec)
@@ -322,6 +321,46 @@ def open_images(
     return _folder(spec, classes)
 
 
+def relabelled(images: LabelledImages, table: str, classes: Sequence[str] | None = None) -> LabelledImages:
+    """Images with the classes that a table gives them by their number; only those, and as often as the table has them.
+
+    Args:
+        images: what the table's numbers count, e.g. `open_images` of the collection that was classified.
+        table: parquet with a column ``index`` and one of ``class`` (`selection`) or ``targets`` (lists; `hashtags`).
+        classes: names in the order of the table's numbers; None: those of ``images``.
+
+    Raises:
+        SourceError: other columns, or numbers that the images or classes have not.
+    """
+    import pyarrow.parquet as pq
+
+    fs, path = _opened(table)
+    try:
+        with fs.open(path, "rb") as file:
+            found = pq.read_table(file)
+    except OSError as error:
+        raise SourceError(f"{table} cannot be read: {error}") from error
+    column = next((c for c in ("class", "targets") if c in found.column_names), None)
+    if column is None or "index" not in found.column_names or found["index"].null_count or not len(found):
+        raise SourceError(f"{table} must have rows with an index, and a class or targets; it has {found.column_names}.")
+    rows = found["index"].to_numpy()
+    labels = _several(found[column].to_pylist()) if column == "targets" else found[column].to_numpy().astype(np.int64)
+    known = tuple(classes) if classes is not None else images.classes
+    if rows.min() < 0 or rows.max() >= len(images):
+        raise SourceError(
+            f"{table} speaks of image {rows.max()}; there are {len(images)}. Is it of another collection?"
+        )
+    if labels.max() >= len(known):
+        raise SourceError(f"{table} speaks of class {labels.max()}; {len(known)} classes are known.")
+    return replace(images.subset(rows, labels), classes=known)
+
+
+def _several(lists: Sequence[Sequence[int]]) -> np.ndarray:
+    """Lists of class indices as one array (N, K), -1 where there are fewer."""
+    width = max(map(len, lists))
+    return np.asarray([[*row, *[-1] * (width - len(row))] for row in lists], np.int64)
+
+
 def split(images: LabelledImages, share: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
     """(most, the rest): ``share`` of each class, at least one image of a class of two or more, drawn by ``seed``."""
     rng = np.random.default_rng(seed)
@@ -334,33 +373,48 @@ def split(images: LabelledImages, share: float, seed: int) -> tuple[LabelledImag
 
 
 def train_and_val(
-    data: str, val: str | None = None, seed: int = 0, share: float = 0.1
+    data: str,
+    val: str | None = None,
+    *,
+    labels: str | None = None,
+    classes: str | None = None,
+    seed: int = 0,
+    share: float = 0.1,
 ) -> tuple[LabelledImages, LabelledImages, tuple[Label, ...]]:
     """(training images, validation images, labels) of a data set.
 
-    ``data`` is a folder with parts train and val (folders, ``train*.parquet`` or ``train*.tar``), or has no such parts:
-    then ``val`` has the validation images, or ``share`` of each class is held out. A ``classes.tsv`` in it gives the
-    order and names of the classes; else they are sorted, and synsets of ImageNet get their names.
+    Args:
+        data: a folder with parts train and val (folders, ``train*.parquet`` or ``train*.tar``), or without such parts.
+        val: the validation images; None: the part val of ``data``, or ``share`` of each class of it, held out.
+        labels: a table of classes for the images of ``data`` by number (`relabelled`); takes ``val``.
+        classes: a file of (index, class, name) as a trained folder's labels.tsv, for order and names. Without it
+            ``data``'s ``classes.tsv`` has them (class, name); else they are sorted, and synsets of ImageNet are named.
+
+    Raises:
+        SourceError: what `open_images` and `relabelled` raise; no validation images.
     """
     fs, root = _opened(data)
     names: dict[str, str] = {}
-    classes: Sequence[str] | None = None
-    if fs.isfile(f"{root}/classes.tsv"):
+    if classes is not None:
+        lines = Path(classes).read_text(encoding="utf-8").splitlines()
+        names = {name: text for _, name, text in (line.split("\t") for line in lines)}
+    elif fs.isfile(f"{root}/classes.tsv"):
         lines = fs.cat_file(f"{root}/classes.tsv").decode().splitlines()
         names = dict(line.split("\t", 1) for line in lines if "\t" in line and not line.startswith("wnid\t"))
-        classes = list(names)
     parts = {part: _part(fs, root, data, part) for part in ("train", "val")}
-    train = open_images(parts["train"] or data, classes)
+    if labels is not None:
+        train = relabelled(open_images(parts["train"] or data), labels, tuple(names) or None)
+    else:
+        train = open_images(parts["train"] or data, tuple(names) or None)
     found = val or parts["val"]
     if found is not None:
         held = open_images(found, train.classes)
-    elif train.labels.ndim > 1:
-        raise SourceError(f"{data} has several classes for an image and no validation images: say --val.")
+    elif labels is not None or train.labels.ndim > 1:
+        raise SourceError(f"{data} has no validation images of known classes: say --val.")
     else:
         train, held = split(train, share, seed)
     synsets = {label.synset: label.name for name in default_manifest().label_sets for label in read_labels(name)}
-    labels = tuple(Label(i, c, names.get(c) or synsets.get(c, c)) for i, c in enumerate(train.classes))
-    return train, held, labels
+    return train, held, tuple(Label(i, c, names.get(c) or synsets.get(c, c)) for i, c in enumerate(train.classes))
 
 
 def _part(fs: Any, root: str, data: str, part: str) -> str | None:

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import dataclasses
 import json
+import math
 import os
 import signal
 import time
@@ -399,7 +400,8 @@ def train(
             if place.rank == 0:
                 write_curve(progress.rows, out / "log.csv")
             watch("epoch", progress.rows[-1])
-            log(f"epoch {epoch}: loss {row['loss']:.3f}, top-1 {100 * top1:.2f}%, top-5 {100 * top5:.2f}%")
+            measured = "" if math.isnan(top1) else f", top-1 {100 * top1:.2f}%, top-5 {100 * top5:.2f}%"
+            log(f"epoch {epoch}: loss {row['loss']:.3f}{measured}")
             checkpoint()
             saved = time.monotonic()
             if place.any(stop):
