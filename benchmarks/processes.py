@@ -1,4 +1,4 @@
-"""One process against two (DDP over gloo) with the same global batch: the loss curves, and how far seeds lie apart.
+"""One process against two (DDP over gloo) with the same global batch: the loss curves, and how far apart seeds are.
 
     python benchmarks/processes.py --data ../shared/data/tiny-imagenet-200 [--epochs 4] [--out docs/results/processes.csv]
 

@@ -1,7 +1,7 @@
 """Training throughput against torchvision's reference loop: same network, same images, same processor cores.
 
-resnext50_32x4d, 200 classes, 64x64 images, 32 a step, SGD with momentum, random crops and flips, JPEG files in class
-folders. The peer is the loop of torchvision's references/classification/train.py as it stands without options (its metric
+resnext50_32x4d, 200 classes, 64x64 images, 32 a step, SGD with momentum, random crops and flips, JPEG files in
+class folders. The peer is the loop of torchvision's references/classification/train.py as it stands without options (its metric
 logger included, its GPU parts left out), with its presets for the data. A run is a fresh process; runs alternate.
 
     python benchmarks/training.py [--rounds 5] [--steps 12] [--data ../shared/data/tiny-imagenet-200]
@@ -118,7 +118,7 @@ def ours(folder: Path, steps: int, workers: int, amp: str) -> list[float]:
     taken: list[float] = []
     start = time.perf_counter()
 
-    class Enough(Exception):
+    class EnoughError(Exception):
         pass
 
     def watch(event: str, values: dict[str, float]) -> None:
@@ -126,12 +126,12 @@ def ours(folder: Path, steps: int, workers: int, amp: str) -> list[float]:
         taken.append(time.perf_counter() - start)
         start = time.perf_counter()
         if len(taken) == steps:
-            raise Enough
+            raise EnoughError
 
     with tempfile.TemporaryDirectory() as out:
         try:
             train(network, recipe, FromFiles(recipe, images, workers), lambda place: iter(()), Path(out), watch=watch)
-        except Enough:
+        except EnoughError:
             pass
     return taken
 
@@ -162,9 +162,8 @@ def main() -> None:
                 command = [sys.executable, __file__, "--one", kind, folder, "--steps", str(options.steps)]
                 command += ["--workers", str(options.workers)]
                 rates[kind].append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    print(
-        f"resnext50_32x4d, {SIZE}x{SIZE}, {BATCH} images a step, {torch.get_num_threads()} threads, {options.rounds} rounds"
-    )
+    threads = torch.get_num_threads()
+    print(f"resnext50_32x4d, {SIZE}x{SIZE}, {BATCH} images a step, {threads} threads, {options.rounds} rounds")
     print(f"{'loop':14}{'images/s':>10}{'ratio':>8}{'  ratios of the rounds'}")
     for kind in KINDS:
         ratios = [a / b for a, b in zip(rates[kind], rates["torchvision"], strict=True)]

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 import torch
 from resnext_hub.models.entrypoints import build
 from resnext_hub.models.manifest import Architecture
+from resnext_hub.models.resnext import ResNeXt
 from resnext_hub.processing_utils.labels import Label
 from resnext_hub.training.batches import InMemory
 from resnext_hub.training.data import open_images, read_classes
@@ -76,8 +77,8 @@ class Experiment:
         del images
 
     def run(
-        self, name: str, network: nn.Module, table: PixelTable, steps: int, lr: float, seed: int = 0
-    ) -> tuple[nn.Module, float]:
+        self, name: str, network: ResNeXt, table: PixelTable, steps: int, lr: float, seed: int = 0
+    ) -> tuple[ResNeXt, float]:
         """(the network, trained for ``steps``; its top-1 accuracy in percent)."""
         epochs = max(1, round(steps / (len(table) // BATCH)))
         assert epochs * (len(table) // BATCH) == steps, (name, epochs, len(table) // BATCH, steps)
@@ -89,7 +90,7 @@ class Experiment:
         def validation(place: Place) -> Iterator[tuple[Tensor, Tensor]]:
             whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
             for images, labels in self.val.batches(250):
-                crops = resized_crops(images, whole.expand(len(images), 4), torch.zeros(len(images), dtype=bool), SIZE)
+                crops = resized_crops(images, whole.expand(len(images), 4), torch.zeros(len(images)) > 0, SIZE)
                 yield normalize(crops / 255, list(recipe.preset.mean), list(recipe.preset.std)), labels
 
         weights, rows = train(
@@ -100,7 +101,7 @@ class Experiment:
         network.load_state_dict(torch.load(weights, weights_only=True))
         return network, 100 * rows[-1]["val_top1"]
 
-    def new(self, architecture: Architecture, seed: int) -> nn.Module:
+    def new(self, architecture: Architecture, seed: int) -> ResNeXt:
         torch.manual_seed(1000 * self.seed + seed)
         return build(architecture, CLASSES)
 
@@ -111,7 +112,7 @@ class Experiment:
         found: list[Tensor] = []
         whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
         for images in self.unlabelled.images.split(500):
-            crops = resized_crops(images, whole.expand(len(images), 4), torch.zeros(len(images), dtype=bool), SIZE)
+            crops = resized_crops(images, whole.expand(len(images), 4), torch.zeros(len(images)) > 0, SIZE)
             x = normalize(crops / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
             with torch.autocast("cpu", torch.bfloat16):
                 probs = network(x).float().softmax(1) + network(x.flip(3)).float().softmax(1)
