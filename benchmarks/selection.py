@@ -9,6 +9,7 @@ and of their hashtags, measures each step in a process of its own, and removes e
 from __future__ import annotations
 
 import argparse
+import resource
 import subprocess
 import sys
 import tempfile
@@ -60,9 +61,9 @@ def make_hashtags(folder: Path, images: int, rows: int = 5_000_000) -> None:
                 TO '{folder}/part-{first // rows:04d}.parquet' (FORMAT parquet, ROW_GROUP_SIZE 100000)""")
 
 
-def measured(command: list[str], folder: Path) -> tuple[float, float, float]:
-    """Seconds, peak memory in MiB, and peak of what the folder grows by in MiB, of a command."""
-    before = _size(folder)
+def measured(command: list[str], folder: Path) -> tuple[float, float, float, float]:
+    """Seconds, processor seconds, peak memory in MiB, and peak of what the folder grows by in MiB, of a command."""
+    before, spent = _size(folder), _processor_seconds()
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     memory, disk, done = 0, 0, threading.Event()
@@ -86,7 +87,12 @@ def measured(command: list[str], folder: Path) -> tuple[float, float, float]:
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: exit {process.returncode}\n{output}")
     print("".join(f"  {line}\n" for line in output.splitlines()[:3]), end="")
-    return seconds, memory / 2**20, disk / 2**20
+    return seconds, _processor_seconds() - spent, memory / 2**20, disk / 2**20
+
+
+def _processor_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _size(folder: Path) -> int:
@@ -117,11 +123,10 @@ def main() -> None:
 
         def report(step: str, module: str, *options: str) -> None:
             command = [sys.executable, "-m", f"resnext_hub.training.{module}", *options, *limits]
-            seconds, memory, disk = measured(command, folder)
-            rate = arguments.images / seconds
-            print(
-                f"{step}: {seconds:.1f} s, {rate:,.0f} images/s, {memory:,.0f} MiB at its peak, {disk:,.0f} MiB of disk"
-            )
+            seconds, processor, memory, disk = measured(command, folder)
+            rate = arguments.images / processor
+            print(f"{step}: {seconds:.1f} s, {processor:.1f} s of processor ({rate:,.0f} images each)", end=", ")
+            print(f"{memory:,.0f} MiB of memory and {disk:,.0f} MiB of disk at the peak", flush=True)
 
         make_scores(folder / "scores", arguments.images, arguments.top)
         print(f"scores: {_size(folder) / 2**20:,.0f} MiB")

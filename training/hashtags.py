@@ -105,6 +105,8 @@ def canonical(hashtag: str) -> str:
 
     Compatibility forms are resolved, case is folded, everything but letters, marks and digits goes.
     """
+    if hashtag.isascii():  # most are, and this way is quicker
+        return "".join(filter(str.isalnum, hashtag.lower()))
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", hashtag).casefold())
     kept = "".join(c for c in folded if unicodedata.category(c)[0] in "LMN")
     return unicodedata.normalize("NFKC", kept)  # what has come together may be one character
@@ -363,7 +365,8 @@ class _Known:
         lengths = self._lengths[rows]
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         classes = self._classes[np.repeat(self._ends[rows] - lengths, lengths) + within]
-        pairs = np.unique(np.repeat(of_row, lengths) * (self.num_classes or 1) + classes)
+        pairs = np.sort(np.repeat(of_row, lengths) * (self.num_classes or 1) + classes)
+        pairs = pairs[np.diff(pairs, prepend=-1) > 0]
         of_row, classes = np.divmod(pairs, self.num_classes or 1)
         offsets = np.searchsorted(of_row, np.arange(len(hashtags) + 1))
         return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(classes, pa.int32()))
