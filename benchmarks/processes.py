@@ -1,6 +1,6 @@
 """One process against two (DDP over gloo) with the same global batch: the loss curves, and how far apart seeds are.
 
-    python benchmarks/processes.py --data ../shared/data/tiny-imagenet-200 [--epochs 4] [--out docs/results/processes.csv]
+    python benchmarks/processes.py --data ../shared/data/tiny-imagenet-200 [--epochs 4] [--out FILE.csv]
 
 A small ResNeXt on 20 classes of Tiny ImageNet at 32x32. BatchNorm counts each process's own share of a batch, so the
 two curves are close, not equal; three seeds of the one-process run say how far chance alone takes them apart.

@@ -1,8 +1,8 @@
 """Training throughput against torchvision's reference loop: same network, same images, same processor cores.
 
 resnext50_32x4d, 200 classes, 64x64 images, 32 a step, SGD with momentum, random crops and flips, JPEG files in
-class folders. The peer is the loop of torchvision's references/classification/train.py as it stands without options (its metric
-logger included, its GPU parts left out), with its presets for the data. A run is a fresh process; runs alternate.
+class folders. The peer is the loop of torchvision's references/classification/train.py as it stands without options
+(its metrics included, its GPU parts left out), with its presets for the data. A run is a fresh process; runs alternate.
 
     python benchmarks/training.py [--rounds 5] [--steps 12] [--data ../shared/data/tiny-imagenet-200]
 

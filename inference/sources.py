@@ -40,7 +40,7 @@ from typing import Any, Protocol
 
 from ..processing_utils.uris import MAX_BYTES, FetchError, fetch, read_file, scheme_of
 
-__all__ = ["Item", "Shard", "SourceError", "count", "is_collection", "shards"]
+__all__ = ["Item", "Shard", "SourceError", "TableFile", "count", "is_collection", "shards", "table_files"]
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".mpo", ".avif")
 TARS = (".tar", ".tar.gz", ".tgz")
@@ -129,6 +129,56 @@ def count(specs: Sequence[str], *, column: str | None = None) -> int | None:
     except TypeError:
         return None
     return total
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A Parquet file, and what tells it from another that takes its place. ``filesystem``: fsspec's; None: local."""
+
+    uri: str
+    version: str
+    filesystem: Any
+
+
+def table_files(specs: Sequence[str]) -> list[TableFile]:
+    """The Parquet files that specs name, sorted within each: files, patterns, and folders (their own files only).
+
+    Raises:
+        SourceError: there is no such file, the scheme is refused, or a folder or pattern has none.
+    """
+    found: list[TableFile] = []
+    for spec in specs:
+        there = not _is_remote(spec) and os.path.exists(spec)
+        for one in [spec] if there else _expand_braces(spec):
+            found += _table_files_of(one)
+    return found
+
+
+def _table_files_of(spec: str) -> list[TableFile]:
+    files = None
+    if not _is_remote(spec):
+        if os.path.isdir(spec):
+            names = [entry.path for entry in os.scandir(spec) if entry.is_file()]
+        elif os.path.exists(spec):
+            names = [spec]
+        else:
+            names = glob.glob(spec, recursive=True)
+    elif _is_web(spec):
+        raise SourceError(f"{spec}: tables behind http(s) are not read in place; fetch it, and name the file.")
+    else:
+        files, path = filesystem(spec)
+        if re.search(r"[*?\[]", path):
+            names = _ask(spec, files.glob, path)
+        elif spec.lower().endswith(TABLES) and not _ask(spec, files.isdir, path):
+            names = [_ask(spec, files.info, path)["name"]]  # so that one that is missing is missed here
+        else:
+            names = [i["name"] for i in _ask(spec, files.ls, path, detail=True) if i["type"] != "directory"]
+        names = [files.unstrip_protocol(name) for name in names]
+    if [spec] != names:
+        names = sorted(name for name in names if name.lower().endswith(TABLES))
+    if not names:
+        raise SourceError(f"There is no Parquet file {spec}, and none in it or that it matches as a pattern.")
+    return [TableFile(name, _version(name), files) for name in names]
 
 
 def is_collection(spec: str) -> bool:

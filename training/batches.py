@@ -171,13 +171,23 @@ class FromFiles:
         self.mix = _Mixing(recipe, len(images.classes))
 
     def __len__(self) -> int:
+        if self.images.repeat_factors is not None:
+            return int(self.images.repeat_factors.sum(dtype=np.float64))
         return len(self.images) - self.recipe.held_out
+
+    def _order(self, epoch: int) -> np.ndarray:
+        recipe = self.recipe
+        if self.images.repeat_factors is not None:  # the counts of an epoch vary a little around their sum
+            from .hashtags import resampled_indices  # needs pyarrow
+
+            return np.resize(resampled_indices(self.images.repeat_factors, recipe.seed, epoch), len(self))
+        blocks = () if recipe.held_out else self.images.blocks
+        return epoch_order(len(self), recipe.seed, epoch, recipe.repeats, blocks)
 
     def batches(self, epoch: int, first: int, rank: int, world: int) -> Iterator[Batch]:
         """As `TrainingSet.batches`."""
         recipe, size = self.recipe, self.recipe.batch_size
-        blocks = () if recipe.held_out else self.images.blocks
-        order = epoch_order(len(self), recipe.seed, epoch, recipe.repeats, blocks)
+        order = self._order(epoch)
         share = [(int(order[i]), i) for i in range(first * size, len(order) // size * size) if i % world == rank]
         transform = train_transform(recipe, recipe.image_size(epoch))
         loader = DataLoader(

@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..inference.sources import SUFFIXES, SourceError, filesystem
+from ..inference.sources import SUFFIXES, Item, PathShard, SourceError, TableShard, TarShard, filesystem, shards
 from ..models.manifest import default_manifest
 from ..processing_utils.labels import Label, read_labels
 from ..processing_utils.uris import read_file, scheme_of
 
-__all__ = ["LabelledImages", "open_images", "read_classes", "relabelled", "split", "train_and_val"]
+__all__ = ["LabelledImages", "open_images", "read_classes", "relabelled", "split", "train_and_val", "unlabelled_images"]
 
 HELD_IN_MEMORY = 4 * 2**30  # bytes of encoded images of a table; of a larger one, row groups are read as they come
 GROUPS_HELD = 8
@@ -42,6 +42,7 @@ class LabelledImages:
         labels: (N,) int64 class indices; or (N, K), several for an image, -1 where there are fewer.
         name: what image ``i`` is called.
         read: its encoded bytes; raises OSError or FetchError.
+        repeat_factors: (N,) how often an epoch has each image, on average (`hashtags`); None: once.
         blocks: lengths of the runs of images that are best read together, in order; they add up to N.
     """
 
@@ -50,6 +51,7 @@ class LabelledImages:
     name: Callable[[int], str]
     read: Callable[[int], bytes]
     blocks: tuple[int, ...]
+    repeat_factors: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -126,6 +128,14 @@ def _read_whole(files: _Files, paths: list[str], i: int) -> bytes:
     return files.whole(paths[i])
 
 
+def _item_name(items: list[Item], i: int) -> str:
+    return items[i].name
+
+
+def _item(items: list[Item], i: int) -> bytes:
+    return items[i].read()
+
+
 def _indexed(
     found: Sequence[str | int], classes: Sequence[str] | None, what: str
 ) -> tuple[tuple[str, ...], np.ndarray]:
@@ -156,7 +166,7 @@ def _folder(spec: str, classes: Sequence[str] | None) -> LabelledImages:
     return LabelledImages(names, labels, kept.__getitem__, functools.partial(_read_whole, files, kept), (len(kept),))
 
 
-def _tars(spec: str, classes: Sequence[str] | None) -> LabelledImages:
+def _tars(spec: str, classes: Sequence[str] | None, labelled: bool = True) -> LabelledImages:
     fs, archives = _listing(spec, (".tar",))
     if not archives:
         raise SourceError(f"{spec} has no .tar; a compressed archive cannot be read at random: unpack it.")
@@ -177,7 +187,8 @@ def _tars(spec: str, classes: Sequence[str] | None) -> LabelledImages:
                     image = next((parts[s] for s in parts if s.endswith(SUFFIXES)), None)
                     if image is not None:
                         members.append((archive, image.name, image.offset_data, image.size))
-                        found.append(_member_class(tar, stem, parts, f"{archive}: {image.name}"))
+                        what = f"{archive}: {image.name}"
+                        found.append(_member_class(tar, stem, parts, what) if labelled else "")
         except (tarfile.TarError, OSError) as error:
             raise SourceError(f"{archive} cannot be read: {error}") from error
     if not members:
@@ -268,7 +279,9 @@ def _columns(path: str, names: Sequence[str], image: str | None, label: str | No
     return image, label
 
 
-def _parquet(spec: str, classes: Sequence[str] | None, image: str | None, label: str | None) -> LabelledImages:
+def _parquet(
+    spec: str, classes: Sequence[str] | None, image: str | None, label: str | None, labelled: bool = True
+) -> LabelledImages:
     try:
         import pyarrow.parquet as pq
     except ModuleNotFoundError as error:
@@ -282,13 +295,17 @@ def _parquet(spec: str, classes: Sequence[str] | None, image: str | None, label:
     for number, path in enumerate(paths):
         with fs.open(path, "rb") as file:
             table = pq.ParquetFile(file)
-            columns = _columns(path, table.schema_arrow.names, image, label)
-            found += table.read(columns=[columns[1]]).column(0).to_pylist()
+            columns = (image or "", "") if not labelled else _columns(path, table.schema_arrow.names, image, label)
+            found += (
+                table.read(columns=[columns[1]]).column(0).to_pylist() if labelled else [-1] * table.metadata.num_rows
+            )
             for group in range(table.num_row_groups):
                 about = table.metadata.row_group(group)
                 groups.append((number, group, about.num_rows))
                 size += about.total_byte_size
-    if found and isinstance(found[0], list):
+    if not labelled:
+        known, labels = (), np.asarray(found, np.int64)
+    elif found and isinstance(found[0], list):
         labels = _several(found)
         known = tuple(classes) if classes is not None else tuple(str(i) for i in range(int(labels.max()) + 1))
     else:
@@ -325,7 +342,7 @@ def relabelled(images: LabelledImages, table: str, classes: Sequence[str] | None
     """Images with the classes that a table gives them by their number; only those, and as often as the table has them.
 
     Args:
-        images: what the table's numbers count, e.g. `open_images` of the collection that was classified.
+        images: what the table's numbers count: the collection that was classified or tagged (`unlabelled_images`).
         table: parquet with a column ``index`` and one of ``class`` (`selection`) or ``targets`` (lists; `hashtags`).
         classes: names in the order of the table's numbers; None: those of ``images``.
 
@@ -345,20 +362,42 @@ def relabelled(images: LabelledImages, table: str, classes: Sequence[str] | None
         raise SourceError(f"{table} must have rows with an index, and a class or targets; it has {found.column_names}.")
     rows = found["index"].to_numpy()
     labels = _several(found[column].to_pylist()) if column == "targets" else found[column].to_numpy().astype(np.int64)
-    known = tuple(classes) if classes is not None else images.classes
+    count = int(labels.max()) + 1
+    known = tuple(classes or images.classes or map(str, range(count)))
     if rows.min() < 0 or rows.max() >= len(images):
         raise SourceError(
             f"{table} speaks of image {rows.max()}; there are {len(images)}. Is it of another collection?"
         )
-    if labels.max() >= len(known):
-        raise SourceError(f"{table} speaks of class {labels.max()}; {len(known)} classes are known.")
-    return replace(images.subset(rows, labels), classes=known)
+    if count > len(known):
+        raise SourceError(f"{table} speaks of class {count - 1}; {len(known)} classes are known.")
+    factors = found["repeat_factor"].to_numpy() if "repeat_factor" in found.column_names else None
+    return replace(images.subset(rows, labels), classes=known, repeat_factors=factors)
 
 
 def _several(lists: Sequence[Sequence[int]]) -> np.ndarray:
     """Lists of class indices as one array (N, K), -1 where there are fewer."""
     width = max(map(len, lists))
     return np.asarray([[*row, *[-1] * (width - len(row))] for row in lists], np.int64)
+
+
+def unlabelled_images(spec: str) -> LabelledImages:
+    """The images of a collection that ``resnext-hub classify`` takes, in its order; none has a class.
+
+    Raises:
+        SourceError: nothing there that can be used; a pattern that names tables or archives and images.
+    """
+    found = list(shards([spec], 2**30))
+    if all(isinstance(shard, PathShard) for shard in found):
+        items = [item for shard in found for item in shard.items()]
+        none = np.full(len(items), -1, np.int64)
+        return LabelledImages(
+            (), none, functools.partial(_item_name, items), functools.partial(_item, items), (len(items),)
+        )
+    if (tables := [shard for shard in found if isinstance(shard, TableShard)]) and len(tables) == len(found):
+        return _parquet(spec, None, tables[0].column, None, labelled=False)
+    if all(isinstance(shard, TarShard) for shard in found):
+        return _tars(spec, None, labelled=False)
+    raise SourceError(f"{spec} mixes images, tables and archives; name one kind.")
 
 
 def split(images: LabelledImages, share: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
@@ -403,7 +442,7 @@ def train_and_val(
         names = dict(line.split("\t", 1) for line in lines if "\t" in line and not line.startswith("wnid\t"))
     parts = {part: _part(fs, root, data, part) for part in ("train", "val")}
     if labels is not None:
-        train = relabelled(open_images(parts["train"] or data), labels, tuple(names) or None)
+        train = relabelled(unlabelled_images(data), labels, tuple(names) or None)
     else:
         train = open_images(parts["train"] or data, tuple(names) or None)
     found = val or parts["val"]
