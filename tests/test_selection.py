@@ -340,16 +340,16 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.soak
 def test_memory_does_not_grow_with_the_images(tmp_path: Path, run_python: Callable[..., Any]) -> None:
-    """4 million images, 20 million pairs, at 300 MB; the process holds a few hundred MB beside DuckDB's limit."""
+    """2 million images, 10 million pairs, at 300 MB; the process holds a few hundred MB beside DuckDB's limit."""
     import duckdb
 
-    with duckdb.connect() as connection:
+    with duckdb.connect(config={"memory_limit": "2GB", "threads": 1}) as connection:
         connection.execute(f"""
             COPY (SELECT 'image-' || lpad(i::VARCHAR, 40, '0') AS image, i AS "index",
                     [((hash(i) % 500) + 101 * k)::INTEGER FOR k IN [0, 1, 2, 3, 4]] AS classes,
                     [(hash(i, 1) // 65536) / 281474976710656.0 * power(0.5, k) FOR k IN [0, 1, 2, 3, 4]]::FLOAT[]
                         AS probabilities
-                FROM range(4000000) AS t(i))
+                FROM range(2000000) AS t(i))
             TO '{tmp_path / "scores.parquet"}' (FORMAT parquet)""")
     script = f"""
 import resource
@@ -361,7 +361,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, found.rows)
     done = run_python(script, PYTHONPATH=os.environ.get("PYTHONPATH", ""))
     peak, rows = map(int, done.stdout.split())
     assert peak < 900
-    with duckdb.connect() as connection:
+    with duckdb.connect(config={"memory_limit": "2GB", "threads": 1}) as connection:
         scores, out = tmp_path / "scores.parquet", tmp_path / "out.parquet"
         expected = connection.execute(f"""
             SELECT count(*) FROM (SELECT unnest(classes) AS c, unnest(probabilities) AS p, image FROM '{scores}')
