@@ -40,7 +40,8 @@ from torchvision.transforms.v2.functional import normalize
 
 CLASSES, LABELLED, PER_CLASS, BEST = 100, 50, 150, 5
 SIZE, BATCH = 32, 128
-PRETRAINING, FINETUNING = 1872, 624  # steps; supervised training takes both
+PRETRAINING, FINETUNING = 1170, 390  # steps; supervised training takes both
+TEACHING, WEAK_EPOCHS = 975, 3
 STUDENT = Architecture("Bottleneck", (1, 1, 1, 1), 8, 16, None, 16, False)
 TEACHER = Architecture("Bottleneck", (2, 2, 2, 2), 8, 16, None, 16, False)
 ARMS = ("supervised", "semi", "weak", "semi-weak")
@@ -162,7 +163,7 @@ class Experiment:
             pq.write_table(pa.table(columns), tagged)
         make_targets(str(tagged), out, mapping)
         table = pq.read_table(out)
-        wanted = 1872 // 5 * BATCH + BATCH - 1
+        wanted = PRETRAINING // WEAK_EPOCHS * BATCH
         order = resampled_indices(table["repeat_factor"].to_numpy(), self.seed, 0)
         order = np.resize(order, wanted) if len(order) < wanted else order[:wanted]
         lists = table["targets"].to_pylist()
@@ -177,14 +178,14 @@ class Experiment:
         _, found["supervised"] = self.run(
             "supervised", self.new(STUDENT, 1), self.labelled, PRETRAINING + FINETUNING, 0.2
         )
-        teacher, found["teacher of semi"] = self.run("teacher", self.new(TEACHER, 2), self.labelled, 40 * 39, 0.2)
+        teacher, found["teacher of semi"] = self.run("teacher", self.new(TEACHER, 2), self.labelled, TEACHING, 0.2)
         student, _ = self.run("semi", self.new(STUDENT, 1), self.selected("semi", teacher), PRETRAINING, 0.2)
         _, found["semi"] = self.run("semi_finetuned", student, self.labelled, FINETUNING, 0.05)
         hashtagged = self.hashtagged()
-        student, _ = self.run("weak", self.new(STUDENT, 1), hashtagged, 1870, 0.2)
+        student, _ = self.run("weak", self.new(STUDENT, 1), hashtagged, PRETRAINING, 0.2)
         student.reset_classifier(CLASSES)  # hashtags are not the classes, as in the paper
         _, found["weak"] = self.run("weak_finetuned", student, self.labelled, FINETUNING, 0.05)
-        teacher, _ = self.run("weak_teacher", self.new(TEACHER, 2), hashtagged, 1870, 0.2)
+        teacher, _ = self.run("weak_teacher", self.new(TEACHER, 2), hashtagged, PRETRAINING, 0.2)
         teacher.reset_classifier(CLASSES)
         teacher, found["teacher of semi-weak"] = self.run(
             "weak_teacher_finetuned", teacher, self.labelled, FINETUNING, 0.05
