@@ -42,7 +42,7 @@ ENGINES = ("auto", TorchEngine.name, *KINDS)
 TOLERANCE = 1e-3  # of the logits' range: what a built engine may be off by; 1e-6 is usual
 
 
-def _missing(packages: Sequence[str]) -> list[str]:
+def missing(packages: Sequence[str]) -> list[str]:
     return [name for name in packages if importlib.util.find_spec(name) is None]
 
 
@@ -104,8 +104,8 @@ def _open_built(
 ) -> BuiltEngine | None:
     """The engine, built if need be; None where it has not been built and is not to be."""
     advice = f"pip install 'resnext-hub[{kind.extra}]'"
-    if missing := _missing(kind.needs):
-        raise EngineError(f"The engine {kind.name} needs {', '.join(missing)}: {advice}.")
+    if lacking := missing(kind.needs):
+        raise EngineError(f"The engine {kind.name} needs {', '.join(lacking)}: {advice}.")
     path, digest = local_file(checkpoint, progress)
     folder = own_file(path, "").parent / "engines" / f"{path.name}-{kind.name}-{_key(checkpoint, digest, kind)}"
     broken = None
@@ -117,8 +117,8 @@ def _open_built(
             broken = folder.stat().st_ino
     if not build:
         return None
-    if missing := _missing(kind.builds_with):
-        raise EngineError(f"Building the engine {kind.name} takes {', '.join(missing)}: {advice}.")
+    if lacking := missing(kind.builds_with):
+        raise EngineError(f"Building the engine {kind.name} takes {', '.join(lacking)}: {advice}.")
     about = {"checkpoint": checkpoint.name, "file": path.name, "path": str(path), "sha256": digest}
     try:
         _build(checkpoint, kind, folder, about, broken)
@@ -162,7 +162,7 @@ def _build(
             start = time.perf_counter()
             crop = checkpoint.preprocessing.crop_size
             pixels = np.random.default_rng(0).integers(0, 256, (2, crop, crop, 3), dtype=np.uint8)
-            with torch.device("cpu"), _float32():
+            with torch.device("cpu"), float32():
                 network = load(checkpoint).eval().requires_grad_(False)
                 expected = PixelNetwork(network, checkpoint.preprocessing)(torch.from_numpy(pixels))[0].numpy()
                 kind.build(network, checkpoint.preprocessing, part)
@@ -189,7 +189,7 @@ def _build(
 
 
 @contextlib.contextmanager
-def _float32() -> Iterator[None]:
+def float32() -> Iterator[None]:
     """Whatever the user's default is, an engine that says fp32 is built in it."""
     import torch
 
