@@ -2,8 +2,8 @@
 
 For a variant X there are four models: X_decode (bytes to pixels, Python), X_network (pixels to the probabilities of all
 classes, in the backend asked for), X_labels (the best of them by name, Python) and X, the ensemble that clients call.
-The Python models bring the code they need in their version's folder, so that the server's environment needs Pillow,
-numpy and validators, and neither this package nor torch.
+The Python models bring the code they need in their version's folder, so that the server's environment needs Pillow and
+numpy, and neither this package nor torch.
 
 A repository is added to, variant by variant and version by version; what is in it stays as it is. A version is built
 and proven in a folder beside the repository and moved in model by model, the ensemble last: a server that watches the
@@ -32,13 +32,12 @@ from ..models.manifest import ROOT, Checkpoint, find_checkpoint
 from ..processing_utils.labels import read_labels
 from ..processing_utils.preprocessing import GRADES, load_pixels
 from .export import ExportError, Report, export
-from .triton_config import BACKENDS, Serving, configurations, parts, to_text
+from .triton_config import BACKENDS, LABELS, Serving, configurations, parts, to_text
 
 __all__ = ["Serving", "add_to_repository"]
 
 SERVED = Path(__file__).parent / "served"  # what becomes model.py
 CONFIG = "config.pbtxt"
-LABELS = "labels.txt"  # a name a line, for Triton's own classification extension
 
 # What the Python models import, as files of this checkout.
 CODE = ("__init__.py", "mount.py", "models/__init__.py", "models/manifest.py", "processing_utils/*.py")
@@ -92,15 +91,20 @@ def add_to_repository(
         built, exported = Path(temporary, "models"), Path(temporary, "exported")
         target = BACKENDS[serving.backend].target
         if target == "tensorrt":  # the sizes that an engine is made for are those that Triton will send it
-            options = {"batches": (1, min(serving.preferred_batch, default=serving.max_batch), serving.max_batch), **options}
+            options = {
+                "batches": (1, min(serving.preferred_batch, default=serving.max_batch), serving.max_batch),
+                **options,
+            }
         report = export(variant, target, exported, preprocessing=True, softmax=True, **options)
         for model, text in texts.items():
             (built / model / str(serving.version)).mkdir(parents=True)
             (built / model / CONFIG).write_text(text, encoding="utf-8")
         names = parts(name)
         _fill_decode(built / names["decode"], checkpoint, serving)
-        _fill_network(built / names["network"], checkpoint, serving, report)
+        _fill_network(built / names["network"], serving, report)
         _fill_labels(built / names["labels"], checkpoint, serving)
+        for part in ("network", "labels"):
+            (built / names[part] / LABELS).write_text(_label_lines(checkpoint), encoding="utf-8")
         (built / name / str(serving.version) / "about.txt").write_text(f"{name}: see {names['network']}\n")
         _move_in(built, out, name, serving.version)
     return dataclasses.replace(report, folder=out / names["network"] / str(serving.version))
@@ -109,8 +113,8 @@ def add_to_repository(
 def _check(checkpoint: Checkpoint, name: str, serving: Serving, out: Path) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise ValueError(f"{name!r}: a model's name has letters, digits, '_', '-' and '.'.")
-    if serving.best > checkpoint.num_classes:
-        raise ValueError(f"best {serving.best}: {checkpoint.name} has {checkpoint.num_classes} classes.")
+    if serving.top > checkpoint.num_classes:
+        raise ValueError(f"top {serving.top}: {checkpoint.name} has {checkpoint.num_classes} classes.")
     if serving.grade not in GRADES:
         raise ValueError(f"There is no grade {serving.grade!r}; there are {', '.join(GRADES)}.")
     if not out.exists():
@@ -159,13 +163,12 @@ def _fill_decode(model: Path, checkpoint: Checkpoint, serving: Serving) -> None:
         shutil.rmtree(cache)
 
 
-def _fill_network(model: Path, checkpoint: Checkpoint, serving: Serving, report: Report) -> None:
+def _fill_network(model: Path, serving: Serving, report: Report) -> None:
     folder = model / str(serving.version)
     for file in report.folder.iterdir():
         os.replace(file, folder / file.name)
     if serving.backend == "python":
         shutil.copyfile(SERVED / "network.py", folder / "model.py")
-    (model / LABELS).write_text(_label_lines(checkpoint), encoding="utf-8")
 
 
 def _fill_labels(model: Path, checkpoint: Checkpoint, serving: Serving) -> None:

@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["BACKENDS", "Backend", "Serving", "Word", "configurations", "parts", "to_text"]
+__all__ = ["BACKENDS", "LABELS", "Backend", "Serving", "Word", "configurations", "parts", "to_text"]
+
+
+LABELS = "labels.txt"  # a name a line, in the model's folder
 
 
 class Word(str):
@@ -75,7 +78,7 @@ class Serving:
         queue_delay: microseconds that a request waits for others at most.
         instances: copies of the network that run at the same time (on each GPU).
         decoders: processes that decode and resize images.
-        best: how many classes are answered by name.
+        top: how many classes are answered by name.
         grade: how exactly images are resized, see `processing_utils.preprocessing`.
         response_cache: let Triton answer a request that it has answered before (needs --cache-config on the server).
     """
@@ -88,7 +91,7 @@ class Serving:
     queue_delay: int = 2000
     instances: int = 1
     decoders: int = 2
-    best: int = 5
+    top: int = 5
     grade: str = "reference"
     response_cache: bool = False
 
@@ -98,7 +101,7 @@ class Serving:
         kinds = BACKENDS[self.backend].kinds
         if self.device not in kinds:
             raise ValueError(f"The {self.backend} backend runs on {', '.join(kinds)}, not {self.device!r}.")
-        for name in ("version", "max_batch", "instances", "decoders", "best"):
+        for name in ("version", "max_batch", "instances", "decoders", "top"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}.")
         if self.queue_delay < 0:
@@ -119,7 +122,7 @@ def configurations(name: str, serving: Serving, crop: int, classes: int) -> dict
         names["decode"]: _decode(serving, crop),
         names["network"]: _network(serving, crop, classes),
         names["labels"]: _labels(serving, classes),
-        name: _ensemble(names, serving, crop, classes),
+        name: _ensemble(names, serving, classes),
     }
     return {model: {"name": model, **config} for model, config in built.items()}
 
@@ -136,9 +139,11 @@ def _pixels(crop: int) -> tuple[Any, ...]:
     return ("UINT8", crop, crop, 3)
 
 
-def _best(serving: Serving) -> list[dict[str, Any]]:
+def _answers(serving: Serving, classes: int, **more: Any) -> list[dict[str, Any]]:
+    """The best classes by name, and the scores of all (their labels are for Triton's classification extension)."""
     kinds = {"classes": "INT64", "labels": "STRING", "synsets": "STRING", "probabilities": "FP32"}
-    return [_tensor(name, kind, serving.best) for name, kind in kinds.items()]
+    best = [_tensor(name, kind, serving.top) for name, kind in kinds.items()]
+    return [*best, _tensor("scores", "FP32", classes, **more)]
 
 
 def _on_cpu(count: int) -> list[dict[str, Any]]:
@@ -171,7 +176,7 @@ def _network(serving: Serving, crop: int, classes: int) -> dict[str, Any]:
         "backend": serving.backend,
         "max_batch_size": serving.max_batch,
         "input": [_tensor(pixels, *_pixels(crop))],
-        "output": [_tensor(scores, "FP32", classes, label_filename="labels.txt")],
+        "output": [_tensor(scores, "FP32", classes, label_filename=LABELS)],
         "instance_group": [{"kind": Word(f"KIND_{kind}"), "count": serving.instances}],
         "dynamic_batching": batching,
         "version_policy": NEWEST_TWO,
@@ -189,26 +194,28 @@ def _labels(serving: Serving, classes: int) -> dict[str, Any]:
     return {
         "backend": "python",
         "max_batch_size": serving.max_batch,
-        "input": [_tensor("scores", "FP32", classes)],
-        "output": _best(serving),
+        "input": [_tensor("all", "FP32", classes)],
+        "output": _answers(serving, classes, label_filename=LABELS),
         "instance_group": _on_cpu(1),
         "version_policy": NEWEST_TWO,
     }
 
 
-def _ensemble(names: Mapping[str, str], serving: Serving, crop: int, classes: int) -> dict[str, Any]:
+def _ensemble(names: Mapping[str, str], serving: Serving, classes: int) -> dict[str, Any]:
     backend = BACKENDS[serving.backend]
-    answers = [output["name"] for output in _best(serving)]
+    answers = _answers(serving, classes)
+    # The scores pass through the labels' model, too: where one step's output is an ensemble's output and another step's
+    # input, Triton 2.51 finds a "deadlock" when a client asks for some of the outputs only.
     steps = (
         ("decode", {"image": "image"}, {"pixels": "pixels"}),
-        ("network", {f"pixels{backend.index}": "pixels"}, {f"probabilities{backend.index}": "scores"}),
-        ("labels", {"scores": "scores"}, {answer: answer for answer in answers}),
+        ("network", {f"pixels{backend.index}": "pixels"}, {f"probabilities{backend.index}": "all"}),
+        ("labels", {"all": "all"}, {answer["name"]: answer["name"] for answer in answers}),
     )
     config = {
         "platform": "ensemble",
         "max_batch_size": serving.max_batch,
         "input": [_tensor("image", "STRING", 1)],
-        "output": [*_best(serving), _tensor("scores", "FP32", classes)],
+        "output": answers,
         # All versions of a model share one configuration, so a version of the ensemble could not name versions of its
         # parts. It is therefore served in one version, the one whose parts it names, and the answer's number is true.
         "version_policy": {"specific": {"versions": [serving.version]}},

@@ -1,8 +1,8 @@
 """Model repositories for Triton, and NVIDIA's own server on them.
 
-The server is Triton's core with its HTTP, gRPC, batching, ensembles and cache, from the nvidia-pytriton wheel. The wheel
-has one backend, Python's. So the network runs in ONNX Runtime inside that one, where production takes a C++ backend:
-those load the same files by the same configuration, and are not proven here.
+The server is Triton's core with its HTTP, gRPC, batching, ensembles and cache, from the nvidia-pytriton wheel. The
+wheel has one backend, Python's. So the network runs in ONNX Runtime inside that one, where production takes a C++
+backend: those load the same files by the same configuration, and are not proven here.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_refused_and_nothing_written(tmp_path: Path, export
     with pytest.raises(ExportError, match="all versions share it"):
         add_to_repository("resnext_tiny", repository, serving=dataclasses.replace(second, max_batch=32))
     with pytest.raises(ValueError, match="201"):
-        add_to_repository("resnext_tiny", repository, serving=dataclasses.replace(second, best=201))
+        add_to_repository("resnext_tiny", repository, serving=dataclasses.replace(second, top=201))
     with pytest.raises(ValueError, match="a model's name has"):
         add_to_repository("resnext_tiny", repository, serving=STAND_IN, name="../up")
     with pytest.raises(ValueError, match="no grade 'rough'"):
@@ -327,7 +327,7 @@ def served(
             making = repository.with_name("making")
             add_to_repository("resnext_tiny", making, serving=STAND_IN)
             add_to_repository("resnext_tiny", making, serving=dataclasses.replace(STAND_IN, version=2, grade="close"))
-            cached = dataclasses.replace(STAND_IN, response_cache=True, decoders=1, best=3)
+            cached = dataclasses.replace(STAND_IN, response_cache=True, decoders=1, top=3)
             add_to_repository("resnext_tiny", making, serving=cached, name="tiny.cached")
             making.rename(repository)
     with server(triton_python, repository, tmp_path_factory.mktemp("server")) as (http, grpc):
@@ -409,7 +409,9 @@ def test_answers_are_the_networks(served: Served, photos: list[Path], network: t
 
 
 def test_older_versions_stay(served: Served, photos: list[Path], network: torch.nn.Module):
-    ready = {(m, v): served.client.ready(model=m, version=v) for m in ("resnext_tiny", "resnext_tiny_network") for v in "12"}
+    ready = {
+        (m, v): served.client.ready(model=m, version=v) for m in ("resnext_tiny", "resnext_tiny_network") for v in "12"
+    }
     assert ready == {
         ("resnext_tiny", "1"): False,  # rather than an answer of version 2's parts under the number 1
         ("resnext_tiny", "2"): True,
@@ -461,10 +463,17 @@ def test_a_broken_image_is_the_clients_mistake(
     assert "outputs" in served.client.infer(protocol=protocol, model="resnext_tiny", files=photos[:1])
 
 
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_client_may_ask_for_some_outputs(served: Served, photos: list[Path], protocol: str):
+    every = served.client.infer(protocol=protocol, model="resnext_tiny", files=photos[:1])["outputs"]
+    assert every.keys() == {"classes", "labels", "synsets", "probabilities", "scores"}
+    for names in (["scores"], ["labels"], ["labels", "probabilities"], ["scores", "classes"]):
+        some = served.client.infer(protocol=protocol, model="resnext_tiny", files=photos[:1], outputs=names)
+        assert some["outputs"] == {name: every[name] for name in names}
+
+
 def test_the_cache_answers_the_second_time(served: Served, photos: list[Path]):
-    first, second = (
-        served.client.infer(protocol="http", model="tiny.cached", files=photos[2:3]) for _ in range(2)
-    )
+    first, second = (served.client.infer(protocol="http", model="tiny.cached", files=photos[2:3]) for _ in range(2))
     assert first == second
     assert len(first["outputs"]["labels"][0]) == 3
     assert int(served.client.statistics(model="tiny.cached")["inference_stats"]["cache_hit"]["count"]) == 1
@@ -501,3 +510,18 @@ def test_32_clients_lose_nothing_and_are_batched(served: Served, photos: list[Pa
 @pytest.mark.soak
 def test_32_clients_lose_nothing_in_half_a_minute(served: Served, photos: list[Path], network: torch.nn.Module):
     hammered(served, photos, network, seconds=30)
+
+
+def test_load_is_measured(served: Served, tmp_path: Path):
+    """benchmarks/load.py finds out what the model takes, encoded images and pixels alike."""
+    script, out = ROOT / "benchmarks" / "load.py", tmp_path / "results.json"
+    loads = {"resnext_tiny": ["--clients", "4", "--rates", "20"], "resnext_tiny_network": ["--clients", "2"]}
+    for model, load_of in loads.items():
+        command = [sys.executable, script, model, "--url", f"http://127.0.0.1:{served.http}", "--json", out, *load_of]
+        command += ["--seconds", "1", "--warm-up", "0.3"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        for result in json.loads(out.read_text()):
+            assert result["errors"] == {}
+            assert result["answered"] > 0
+            assert 0 < result["p50"] <= result["p90"] <= result["p99"] <= result["worst"]

@@ -59,7 +59,7 @@ def infer(
     version: str = "",
     best: int = 0,
 ) -> dict[str, Any]:
-    """Encoded images, or one tensor {name, kind, values}, to a model; all or some outputs, or their ``best`` classes."""
+    """Encoded images, or one tensor {name, kind, values}, to a model: all or some outputs, or their ``best`` classes."""
     client = connect(protocol)
     if tensor is None:
         given = images(protocol, files or [])
@@ -93,7 +93,7 @@ def parse(file: str) -> dict[str, Any]:
 
 
 def hammer(model: str, files: list[str], expected: list[list[int]], clients: int, seconds: float) -> dict[str, Any]:
-    """``clients`` threads, half of them over HTTP and half over gRPC, that ask without a pause; each answer is checked."""
+    """``clients`` threads, half over HTTP and half over gRPC, that ask without a pause; each answer is checked."""
     counts: Counter[str] = Counter()
     errors: Counter[str] = Counter()
     guard = threading.Lock()

@@ -1,7 +1,7 @@
-"""Triton's model.py: encoded images -> pixels, by the very code that the checkpoint was verified with (beside this file).
+"""Triton's model.py: encoded images -> pixels, by a copy of resnext-hub's own code that lies beside this file.
 
-Runs in Triton's Python backend; needs Pillow, numpy (below 2 for Triton up to 24.10) and validators there. A request
-that holds a broken image is answered with INVALID_ARG (HTTP 400); the others of its batch are not touched.
+Runs in Triton's Python backend; needs Pillow and numpy there (numpy 1 up to Triton 24.10). A request that holds a
+broken image is answered with INVALID_ARG (HTTP 400), and no other request with it.
 """
 
 import json

@@ -18,7 +18,7 @@ from resnext_hub.processing_utils.predictions import top_predictions  # noqa: E4
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
-        classes = pb_utils.get_input_config_by_name(config, "scores")["dims"][0]
+        classes = pb_utils.get_input_config_by_name(config, "all")["dims"][0]
         self.labels = read_labels(LabelSet(HERE / "labels.tsv", classes))
         self.top = pb_utils.get_output_config_by_name(config, "classes")["dims"][0]
 
@@ -26,7 +26,7 @@ class TritonPythonModel:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request):
-        scores = pb_utils.get_input_tensor_by_name(request, "scores").as_numpy()
+        scores = pb_utils.get_input_tensor_by_name(request, "all").as_numpy()
         try:
             best = top_predictions(scores, self.top, labels=self.labels)
         except ValueError as error:  # the network gave NaN: its fault, not the request's
@@ -41,5 +41,6 @@ class TritonPythonModel:
                 column("labels", lambda p: p.label.encode(), np.object_),
                 column("synsets", lambda p: (p.synset or "").encode(), np.object_),
                 column("probabilities", lambda p: p.probability, np.float32),
+                pb_utils.Tensor("scores", scores),
             ]
         )
