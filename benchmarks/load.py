@@ -4,9 +4,9 @@
                               [--seconds 10] [--warm-up 2] [--outputs NAME ...] [--header 'Host: NAME'] [--json FILE]
 
 Closed loop (``--clients N``): N clients, each of which asks again as soon as it has its answer: what the server can do.
-Open loop (``--rates R``): R requests a second on average at random (Poisson) times, whether or not earlier ones have been
-answered: what users feel. There, latency counts from the moment at which a request was due, so that a server that falls
-behind shows (in a closed loop it slows its clients down, and hides).
+Open loop (``--rates R``): R requests a second on average, at random (Poisson) times, whether or not earlier ones have
+been answered: what users feel. There, latency counts from the moment at which a request was due, so that a server that
+falls behind shows (in a closed loop it slows its clients down, and hides).
 
 The model's metadata say what it takes. A BYTES input gets the images of a folder (by default a photo that matplotlib
 brings), a numeric one random numbers. Bodies are v2's JSON with binary tensors. One process of Python asks, which is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,23 @@ from typing import Any
 from ..console import EXIT_INEXACT, EXIT_OK, EXIT_USAGE, EXIT_WEIGHTS, fail
 from ..models.manifest import Manifest, ManifestError, UnknownVariantError
 from .targets import TARGETS
+from .triton_config import BACKENDS, Serving
 
 __all__ = ["add_to"]
+
+TRITON = "triton"  # no target like the others: what they give is put into a repository of models
 
 
 def add_to(commands: Any) -> None:
     """Add the subcommand to argparse's subparsers."""
-    names = ", ".join(TARGETS)
+    names = ", ".join([*TARGETS, TRITON])
     parser = commands.add_parser("export", help=f"a network for production: {names}", description=(
         "Write a variant as an artefact, hold its answers against the fp32 network's, and only then give the folder "
         "its name. What goes in and comes out, labels, preset, licence and the weights' hash are in metadata.json and "
         "in the artefact itself; how exact it is, is in report.json."
     ))  # fmt: skip
     parser.add_argument("variant", metavar="VARIANT", help="a name (resnext-hub list), or a folder that train wrote")
-    parser.add_argument("--to", required=True, choices=list(TARGETS), metavar="TARGET", help=names)
+    parser.add_argument("--to", required=True, choices=[*TARGETS, TRITON], metavar="TARGET", help=names)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write")
     precisions = list(dict.fromkeys(p for target in TARGETS.values() for p in target.precisions))
     parser.add_argument("--precision", choices=precisions, default="fp32", help="default fp32")
@@ -40,7 +44,59 @@ def add_to(commands: Any) -> None:
         for option, (_, settings) in target.options.items():
             settings = dict(settings) | {"help": f"{name}: {settings['help']}", "default": argparse.SUPPRESS}
             parser.add_argument(f"--{option.replace('_', '-')}", **settings)
+    _add_triton_arguments(parser)
     parser.set_defaults(run=_export)
+
+
+def _add_triton_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "--to triton",
+        "DIR is a model repository, and the variant is added to it: JPEG bytes in, the --top labels (default 5) with "
+        "their probabilities out. What is in DIR stays. How to serve it: docs/deploy.md.",
+    )
+    default = Serving()
+    devices = list(dict.fromkeys(kind for backend in BACKENDS.values() for kind in backend.kinds))
+    options: list[tuple[str, dict[str, Any]]] = [
+        ("name", {"metavar": "NAME", "help": "what clients call it (default: the variant's name)"}),
+        ("model-version", {"type": int, "metavar": "N", "dest": "version", "help": "the version that is added"}),
+        ("backend", {"choices": list(BACKENDS), "help": "what runs the network; python: ONNX Runtime, on a CPU"}),
+        ("device", {"choices": devices, "help": "auto: a GPU where the server has one"}),
+        ("max-batch", {"type": int, "metavar": "N", "help": "images that pass the network together at most"}),
+        (
+            "preferred-batch",
+            {
+                "type": int,
+                "nargs": "*",
+                "metavar": "N",
+                "help": "sizes that wait for no more (default: half of it, all)",
+            },
+        ),
+        ("queue-delay", {"type": int, "metavar": "US", "help": "microseconds that a request waits for others"}),
+        ("instances", {"type": int, "metavar": "N", "help": "copies of the network, on each GPU"}),
+        ("decoders", {"type": int, "metavar": "N", "help": "processes that decode and resize images"}),
+        ("grade", {"choices": ("reference", "close", "fast"), "help": "how exactly images are resized"}),
+        ("response-cache", {"action": "store_true", "help": "answer an image again without computing"}),
+    ]
+    for name, settings in options:
+        known = getattr(default, settings.get("dest", name.replace("-", "_")), None)
+        if known is not None and known is not False:
+            settings["help"] += f" (default {known})"
+        group.add_argument(f"--{name}", default=argparse.SUPPRESS, **settings)
+
+
+def _to_triton(variant: str, out: Path, said: dict[str, Any]) -> Any:
+    from .triton import ExportError, add_to_repository
+
+    if said.pop("overwrite"):
+        raise ExportError("A model repository is added to, not replaced: --model-version or --name, not --overwrite.")
+    for implied in ("preprocessing", "softmax"):
+        said.pop(implied)
+    if said["top"] is None:
+        del said["top"]
+    fields = {field.name for field in dataclasses.fields(Serving)}
+    serving = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items() if key in fields}
+    others = {key: value for key, value in said.items() if key not in fields}
+    return add_to_repository(variant, out, serving=Serving(**serving), **others)
 
 
 def _export(arguments: argparse.Namespace, manifest: Manifest) -> int:
@@ -51,7 +107,10 @@ def _export(arguments: argparse.Namespace, manifest: Manifest) -> int:
     logging.basicConfig(format="resnext-hub: %(message)s")
     said = {k: v for k, v in vars(arguments).items() if k not in ("command", "run", "variant", "to", "out")}
     try:
-        report = export(arguments.variant, arguments.to, arguments.out, **said)
+        if arguments.to == TRITON:
+            report = _to_triton(arguments.variant, arguments.out, said)
+        else:
+            report = export(arguments.variant, arguments.to, arguments.out, **said)
     except InexactError as error:
         return fail(str(error), EXIT_INEXACT)
     except (ExportError, SourceError, UnknownVariantError, ManifestError, ValueError, TypeError) as error:

@@ -74,7 +74,8 @@ class Serving:
         device: "auto" (a GPU where the server has one), "gpu" or "cpu".
         version: the number of the version's folder, from 1.
         max_batch: images that pass the network together at most.
-        preferred_batch: sizes that are sent on at once, without waiting for more.
+        preferred_batch: sizes that are sent on at once, without waiting for more; by default half of ``max_batch`` and
+            all of it.
         queue_delay: microseconds that a request waits for others at most.
         instances: copies of the network that run at the same time (on each GPU).
         decoders: processes that decode and resize images.
@@ -87,7 +88,7 @@ class Serving:
     device: str = "auto"
     version: int = 1
     max_batch: int = 16
-    preferred_batch: tuple[int, ...] = (8, 16)
+    preferred_batch: tuple[int, ...] | None = None
     queue_delay: int = 2000
     instances: int = 1
     decoders: int = 2
@@ -106,8 +107,14 @@ class Serving:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}.")
         if self.queue_delay < 0:
             raise ValueError(f"queue_delay must be 0 or more microseconds, got {self.queue_delay}.")
-        if wrong := [size for size in self.preferred_batch if not 1 <= size <= self.max_batch]:
+        if wrong := [size for size in self.preferred_batch or () if not 1 <= size <= self.max_batch]:
             raise ValueError(f"preferred_batch {wrong}: sizes are in 1..{self.max_batch} (max_batch).")
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The preferred sizes, smallest first."""
+        sizes = (self.max_batch // 2, self.max_batch) if self.preferred_batch is None else self.preferred_batch
+        return tuple(sorted({size for size in sizes if size}))
 
 
 def parts(name: str) -> dict[str, str]:
@@ -170,8 +177,8 @@ def _network(serving: Serving, crop: int, classes: int) -> dict[str, Any]:
     pixels, scores = f"pixels{backend.index}", f"probabilities{backend.index}"
     zeros = {"data_type": Word("TYPE_UINT8"), "dims": _pixels(crop)[1:], "zero_data": True}
     batching: dict[str, Any] = {"max_queue_delay_microseconds": serving.queue_delay}
-    if serving.preferred_batch:
-        batching["preferred_batch_size"] = serving.preferred_batch
+    if serving.batches:
+        batching["preferred_batch_size"] = serving.batches
     config = {
         "backend": serving.backend,
         "max_batch_size": serving.max_batch,
@@ -182,7 +189,7 @@ def _network(serving: Serving, crop: int, classes: int) -> dict[str, Any]:
         "version_policy": NEWEST_TWO,
         "model_warmup": [
             {"name": f"batch of {size}", "batch_size": size, "inputs": {"key": pixels, "value": zeros}}
-            for size in sorted({1, *serving.preferred_batch, serving.max_batch})
+            for size in sorted({1, *serving.batches, serving.max_batch})
         ],
     }
     if serving.backend == "pytorch":

@@ -27,6 +27,7 @@ import torch
 import yaml
 from filelock import FileLock
 from PIL import Image
+from resnext_hub import cli
 from resnext_hub.deploy import triton
 from resnext_hub.deploy.export import ExportError, InexactError
 from resnext_hub.deploy.targets import TARGETS
@@ -86,7 +87,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     export = triton.export
 
     def once(variant: str, target: str, out: Path, **options: Any) -> Any:
-        key = f"{variant} {target} {sorted(options.items())}"
+        said = {name: value for name, value in options.items() if value not in (None, False, "fp32")}
+        key = f"{variant} {target} {sorted(said.items())}"
         if key not in kept:
             kept[key] = export(variant, target, tmp_path_factory.mktemp("exported") / "export", **options)
         shutil.copytree(kept[key].folder, out)
@@ -132,6 +134,56 @@ def test_a_version_is_added_and_nothing_else_changes(tmp_path: Path, exported: N
         "other_network",
     ]
     assert [f.name for f in tmp_path.iterdir()] == ["models"]  # nothing temporary is left
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "files"),
+    [
+        ("onnxruntime", "fp32", {"model.onnx"}),
+        ("pytorch", "fp16", {"model.pt"}),
+        ("tensorrt", "fp32", {"model.onnx", "build_engine.sh", "build_engine.py", "build_engine.json"}),
+    ],
+)
+def test_every_backend_gets_what_it_loads(
+    tmp_path: Path, exported: None, backend: str, precision: str, files: set[str]
+):
+    serving = Serving(backend=backend, max_batch=12)
+    report = add_to_repository("resnext_tiny", tmp_path / "models", serving=serving, precision=precision)
+    found = {file.name for file in report.folder.iterdir()}
+    assert files | {"report.json", "metadata.json"} == found - {"model.plan"}
+    config = configurations("resnext_tiny", serving, 64, 200)["resnext_tiny_network"]
+    given, got = (config[side][0]["name"].removesuffix(BACKENDS[backend].index) for side in ("input", "output"))
+    metadata = json.loads((report.folder / "metadata.json").read_text())
+    assert metadata["input"] == {"name": given, "dtype": "uint8", "shape": [64, 64, 3]}
+    assert metadata["outputs"] == [{"name": got, "dtype": "float32", "shape": [200]}]
+    if backend == "tensorrt":
+        assert json.loads((report.folder / "build_engine.json").read_text())["profile"] == {
+            "input": "pixels",
+            "min": [1, 64, 64, 3],
+            "opt": [6, 64, 64, 3],
+            "max": [12, 64, 64, 3],
+        }
+
+
+def test_the_command_line(tmp_path: Path, exported: None, capsys: Any):
+    def call(*arguments: str) -> tuple[int, str]:
+        status = cli.main(["export", "resnext_tiny", "--to", "triton", "--out", str(tmp_path / "models"), *arguments])
+        out, err = capsys.readouterr()
+        return status, out + err
+
+    status, said = call("--backend", "python", "--top", "2", "--max-batch", "4")
+    assert status == 0, said
+    assert str(tmp_path / "models" / "resnext_tiny_network" / "1" / "model.onnx") in said
+    text = (tmp_path / "models" / "resnext_tiny_network" / "config.pbtxt").read_text()
+    assert "preferred_batch_size: [2, 4]" in text
+    assert "dims: [2]" in (tmp_path / "models" / "resnext_tiny" / "config.pbtxt").read_text()
+    status, said = call("--backend", "python", "--top", "2", "--max-batch", "4")
+    assert status == 2
+    assert "add version 2" in said
+    for wrong in (["--overwrite"], ["--max-batch", "0"], ["--batches", "1", "2", "3"], ["--top", "300", "--name", "x"]):
+        status, said = call(*wrong)
+        assert status == 2
+        assert "Traceback" not in said
 
 
 def test_what_does_not_fit_is_refused_and_nothing_written(tmp_path: Path, exported: None):

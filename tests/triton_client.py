@@ -59,7 +59,7 @@ def infer(
     version: str = "",
     best: int = 0,
 ) -> dict[str, Any]:
-    """Encoded images, or one tensor {name, kind, values}, to a model: all or some outputs, or their ``best`` classes."""
+    """Encoded images, or a tensor {name, kind, values}, to a model: all or some outputs, or their ``best`` classes."""
     client = connect(protocol)
     if tensor is None:
         given = images(protocol, files or [])
