@@ -1,1 +1,1 @@
-"""A network -> an artefact that production runs: ONNX, torch.export, TorchScript, TensorRT; int8. Proven, then handed over."""
+"""A network -> an artefact that production runs, proven before it is handed over."""

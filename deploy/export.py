@@ -1,4 +1,4 @@
-"""One call from a variant to an artefact that is proven: written aside, held against the network, then given its name."""
+"""From a variant to a proven artefact: written aside, held against the network, and only then given its name."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..inference.engines import float32, missing
-from ..models.cache import sha256
+from ..inference.engines import float32
+from ..models.cache import missing, sha256
 from ..models.manifest import Checkpoint, find_checkpoint
 from ..mount import register
 from .metadata import describe
@@ -248,7 +248,9 @@ def _check(
         raise ExportError(f"{out} is not the folder of an export (it has no report.json), and is not replaced.")
     if overwrite and out.exists() and not out.is_dir():
         raise ExportError(f"{out} is a file; an export is a folder.")
-    return target, signature, {name: default for name, (default, _) in target.options.items()} | dict(options)
+    chosen = {name: default for name, (default, _) in target.options.items()} | dict(options)
+    target.check(precision, chosen)
+    return target, signature, chosen
 
 
 def _photos(

@@ -1,4 +1,4 @@
-"""What an artefact says of itself: where it is from, what it takes, what its classes are called, what its licence is."""
+"""What an artefact says of itself: where it is from, what it takes, the names of its classes, its licence."""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ class DeployedNetwork(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        logits = self.body(x)[0] if self.signature.preprocessing else self.body(x.to(self.dtype))
+        # TensorRT takes uint8 only if it is cast before anything else, so pixels are.
+        logits = self.body(x.float())[0] if self.signature.preprocessing else self.body(x.to(self.dtype))
         logits = logits.float()
         scores = logits.softmax(1) if self.signature.softmax else logits
         if self.signature.top is None:

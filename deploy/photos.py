@@ -47,7 +47,8 @@ def read_photos(
     specs = [source] if isinstance(source, str) else list(source)
     total = count(specs, column=column)
     step = max(1, (total or 0) // limit)
-    items = (item for shard in shards(specs, SHARD_ROWS, column=column, private=allow_private) for item in shard.items())
+    found = shards(specs, SHARD_ROWS, column=column, private=allow_private)
+    items = itertools.chain.from_iterable(shard.items() for shard in found)
     pixels: list[np.ndarray] = []
     for item in itertools.islice(items, 0, None, step):
         try:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ..models.manifest import Preprocessing
 from ..mount import register
-from ..processing_utils.preprocessing import normalise
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["Signature", "TensorSpec"]
 
@@ -59,6 +60,8 @@ class Signature:
 
     def input_of(self, pixels: np.ndarray, preset: Preprocessing) -> np.ndarray:
         """uint8 pixels (N, crop, crop, 3) -> what this signature's input takes."""
+        from ..processing_utils.preprocessing import normalise
+
         return pixels if self.preprocessing else normalise(pixels, preset)
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from ..models.manifest import Checkpoint
 from .signature import Signature
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..models.resnext import ResNeXt
 
 __all__ = ["ExportError", "InexactError", "Job", "Runner", "Target"]
@@ -74,6 +74,10 @@ class Target(ABC):
     needs: ClassVar[tuple[str, ...]] = ("torch",)
     extra: ClassVar[str] = "deploy"
     options: ClassVar[Mapping[str, tuple[Any, Mapping[str, Any]]]] = {}
+
+    def check(self, precision: str, options: Mapping[str, Any]) -> None:
+        """Raise ValueError or ExportError for what this target cannot do here, before weights are fetched for it."""
+        return
 
     @abstractmethod
     def write(self, job: Job, folder: Path) -> Sequence[str]:

@@ -21,7 +21,7 @@ def build(onnx, plan, profile, tf32):
     Raises:
         RuntimeError: TensorRT cannot; it has said why on stderr.
     """
-    import tensorrt
+    import tensorrt  # pyright: ignore[reportMissingImports]
 
     logger = tensorrt.Logger(tensorrt.Logger.WARNING)
     builder = tensorrt.Builder(logger)
@@ -45,7 +45,7 @@ def build(onnx, plan, profile, tf32):
 
 def run(plan):
     """Engine file -> a function from a numpy batch to a list of numpy outputs."""
-    import tensorrt
+    import tensorrt  # pyright: ignore[reportMissingImports]
     import torch
 
     runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.WARNING))

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from ..inference.built_engines import exporters_silenced
-from .metadata import as_strings
 from .target import Job, Runner, Target
 from .to_torch import example
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
 __all__ = ["OPSET", "OnnxTarget", "open_in_onnxruntime", "write_onnx"]
@@ -30,7 +27,7 @@ class OnnxTarget(Target):
     artefact = "model.onnx"
     precisions = ("fp32", "fp16", "int8")
     needs = ("torch", "onnx", "onnxscript", "onnxruntime")
-    options = {
+    options: ClassVar = {
         "reduce_range": (
             False,
             {"action": "store_true", "help": "int8: weights of 7 bits, for x86 processors without VNNI"},
@@ -57,6 +54,9 @@ def write_onnx(module: nn.Module, job: Job, path: Path, opset: int = OPSET) -> N
     import onnx
     import torch
 
+    from ..inference.built_engines import exporters_silenced
+    from .metadata import as_strings
+
     with torch.no_grad(), exporters_silenced():
         program: Any = torch.onnx.export(
             module,
@@ -80,6 +80,8 @@ def set_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
     """Put metadata into a written file; weights beside it stay as they are."""
     import onnx
 
+    from .metadata import as_strings
+
     model = onnx.load(path, load_external_data=False)
     onnx.helper.set_model_props(model, as_strings(metadata))
     onnx.save(model, path)
@@ -93,7 +95,7 @@ def open_in_onnxruntime(path: Path) -> Runner:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
-    def run(batch: np.ndarray) -> Sequence[np.ndarray]:
+    def run(batch: np.ndarray) -> Sequence[Any]:
         return session.run(None, {name: batch})
 
     return Runner(run, f"onnxruntime {onnxruntime.__version__}, CPU")

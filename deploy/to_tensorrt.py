@@ -1,20 +1,21 @@
-"""TensorRT: the ONNX that it takes, the command and the script that build the engine, and the engine where there is a GPU."""
+"""TensorRT: the ONNX that it takes, what builds the engine from it, and the engine where there is a GPU."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
+from ..models.cache import missing
 from . import tensorrt_engine
 from .target import ExportError, Job, Runner, Target
 from .to_onnx import OPSET, open_in_onnxruntime, write_onnx
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["TensorRTTarget", "trtexec"]
 
@@ -33,19 +34,27 @@ class TensorRTTarget(Target):
     artefact = "model.onnx"
     precisions = ("fp32", "fp16", "bf16")
     needs = ("torch", "onnx", "onnxscript", "onnxruntime")
-    options = {
+    options: ClassVar = {
         "batches": (
             (1, 8, 32),
             {"type": int, "nargs": 3, "metavar": ("MIN", "OPT", "MAX"), "help": "batch sizes (default 1 8 32)"},
         )
     }
 
+    def check(self, precision: str, options: Mapping[str, Any]) -> None:
+        least, usual, most = options["batches"]
+        if not 1 <= least <= usual <= most:
+            raise ValueError(f"batches are MIN <= OPT <= MAX, each 1 or more; got {least} {usual} {most}.")
+        # ONNX Runtime's CPU has no bfloat16.
+        if precision == "bf16" and _why_no_engine() and missing(["openvino"]):
+            raise ExportError(
+                "bf16 can be proven on a GPU with TensorRT, or in OpenVINO, and neither is here: "
+                "pip install 'resnext-hub[openvino]'."
+            )
+
     def write(self, job: Job, folder: Path) -> Sequence[str]:
         from .network import DTYPES, DeployedNetwork
 
-        least, usual, most = job.options["batches"]
-        if not 1 <= least <= usual <= most:
-            raise ValueError(f"batches are MIN <= OPT <= MAX, each 1 or more; got {least} {usual} {most}.")
         module = DeployedNetwork(job.network, job.checkpoint.preprocessing, job.signature, DTYPES[job.precision])
         write_onnx(module, job, folder / self.artefact, BF16_OPSET if job.precision == "bf16" else OPSET)
         settings = _settings(job)
@@ -76,9 +85,7 @@ def trtexec(settings: dict[str, Any]) -> str:
     shapes = [f"--{key}Shapes={profile['input']}:{'x'.join(map(str, profile[key]))}" for key in ("min", "opt", "max")]
     # --stronglyTyped is TensorRT 11's only way and accepted there; TensorRT 10 has to be told.
     typed = ["--stronglyTyped", *([] if settings["tf32"] else ["--noTF32"]), "--skipInference"]
-    return shlex.join(
-        ["trtexec", f"--onnx={settings['onnx']}", f"--saveEngine={settings['plan']}", *shapes, *typed]
-    )
+    return shlex.join(["trtexec", f"--onnx={settings['onnx']}", f"--saveEngine={settings['plan']}", *shapes, *typed])
 
 
 def _settings(job: Job) -> dict[str, Any]:
@@ -95,7 +102,7 @@ def _settings(job: Job) -> dict[str, Any]:
 def _why_no_engine() -> str | None:
     import torch
 
-    if importlib.util.find_spec("tensorrt") is None:
+    if missing(["tensorrt"]):
         return "TensorRT is not installed here"
     if not torch.cuda.is_available():
         return "there is no NVIDIA GPU here"
@@ -103,12 +110,7 @@ def _why_no_engine() -> str | None:
 
 
 def _open_in_openvino(path: Path) -> Runner:
-    """ONNX Runtime's CPU has no bfloat16; OpenVINO reads it, with float32 activations."""
-    if importlib.util.find_spec("openvino") is None:
-        raise ExportError(
-            "bf16 can be proven on a GPU with TensorRT, or in OpenVINO, and neither is here: "
-            "pip install 'resnext-hub[openvino]'."
-        )
+    """bfloat16 weights as they are, with float32 activations."""
     import openvino
 
     compiled = openvino.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

@@ -8,12 +8,12 @@ import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..inference.built_engines import exporters_silenced
 from .target import Job, Runner, Target
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["TorchExportTarget", "TorchScriptTarget", "example"]
 
@@ -51,17 +51,23 @@ class TorchExportTarget(Target):
     def write(self, job: Job, folder: Path) -> Sequence[str]:
         import torch
 
+        from ..inference.built_engines import exporters_silenced
         from .network import DTYPES, DeployedNetwork
 
         module = DeployedNetwork(job.network, job.checkpoint.preprocessing, job.signature, DTYPES[job.precision])
         with torch.no_grad(), exporters_silenced():
             program = torch.export.export(module, (example(job),), dynamic_shapes=({0: torch.export.Dim("images")},))
+            for node in program.graph.nodes:  # Python's stack: this machine's paths, and a lot of it
+                node.meta.pop("stack_trace", None)
+            program.example_inputs = None
             extra = {EXTRA_FILE: json.dumps(job.metadata)}
             torch.export.save(program, folder / self.artefact, extra_files=extra)
         return []
 
     def open(self, job: Job, folder: Path) -> Runner:
         import torch
+
+        from ..inference.built_engines import exporters_silenced
 
         with exporters_silenced():
             return _runner(torch.export.load(folder / self.artefact).module())

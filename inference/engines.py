@@ -11,21 +11,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import logging
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..models.cache import library_version, lock, own_file, sha256
+from ..models.cache import library_version, lock, missing, own_file, sha256
 from ..models.download import local_file
 from ..models.manifest import ROOT, Checkpoint
 from .built_engines import KINDS, BuiltEngine, OnnxRuntimeEngine, instruction_sets
@@ -40,10 +39,6 @@ log = logging.getLogger("resnext_hub")
 
 ENGINES = ("auto", TorchEngine.name, *KINDS)
 TOLERANCE = 1e-3  # of the logits' range: what a built engine may be off by; 1e-6 is usual
-
-
-def missing(packages: Sequence[str]) -> list[str]:
-    return [name for name in packages if importlib.util.find_spec(name) is None]
 
 
 def open_engine(
