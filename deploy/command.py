@@ -62,15 +62,7 @@ def _add_triton_arguments(parser: argparse.ArgumentParser) -> None:
         ("backend", {"choices": list(BACKENDS), "help": "what runs the network; python: ONNX Runtime, on a CPU"}),
         ("device", {"choices": devices, "help": "auto: a GPU where the server has one"}),
         ("max-batch", {"type": int, "metavar": "N", "help": "images that pass the network together at most"}),
-        (
-            "preferred-batch",
-            {
-                "type": int,
-                "nargs": "*",
-                "metavar": "N",
-                "help": "sizes that wait for no more (default: half of it, all)",
-            },
-        ),
+        ("preferred-batch", {"type": int, "nargs": "*", "metavar": "N", "help": "sizes sent on at once (half, all)"}),
         ("queue-delay", {"type": int, "metavar": "US", "help": "microseconds that a request waits for others"}),
         ("instances", {"type": int, "metavar": "N", "help": "copies of the network, on each GPU"}),
         ("decoders", {"type": int, "metavar": "N", "help": "processes that decode and resize images"}),
@@ -93,10 +85,11 @@ def _to_triton(variant: str, out: Path, said: dict[str, Any]) -> Any:
         said.pop(implied)
     if said["top"] is None:
         del said["top"]
+    if "preferred_batch" in said:
+        said["preferred_batch"] = tuple(said["preferred_batch"])
     fields = {field.name for field in dataclasses.fields(Serving)}
-    serving = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items() if key in fields}
-    others = {key: value for key, value in said.items() if key not in fields}
-    return add_to_repository(variant, out, serving=Serving(**serving), **others)
+    serving = {key: said.pop(key) for key in list(said) if key in fields}
+    return add_to_repository(variant, out, serving=Serving(**serving), **said)
 
 
 def _export(arguments: argparse.Namespace, manifest: Manifest) -> int:

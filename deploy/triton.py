@@ -91,10 +91,8 @@ def add_to_repository(
         built, exported = Path(temporary, "models"), Path(temporary, "exported")
         target = BACKENDS[serving.backend].target
         if target == "tensorrt":  # the sizes that an engine is made for are those that Triton will send it
-            options = {
-                "batches": (1, min(serving.preferred_batch, default=serving.max_batch), serving.max_batch),
-                **options,
-            }
+            usual = min(serving.batches, default=serving.max_batch)
+            options = {"batches": (1, usual, serving.max_batch), **options}
         report = export(variant, target, exported, preprocessing=True, softmax=True, **options)
         for model, text in texts.items():
             (built / model / str(serving.version)).mkdir(parents=True)

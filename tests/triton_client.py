@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tritonclient.grpc
-import tritonclient.http
+import tritonclient.grpc  # pyright: ignore[reportMissingImports]
+import tritonclient.http  # pyright: ignore[reportMissingImports]
 from google.protobuf import json_format, text_format
-from tritonclient.grpc import model_config_pb2
-from tritonclient.utils import InferenceServerException, triton_to_np_dtype
+from tritonclient.grpc import model_config_pb2  # pyright: ignore[reportMissingImports]
+from tritonclient.utils import InferenceServerException, triton_to_np_dtype  # pyright: ignore[reportMissingImports]
 
 MODULES: dict[str, Any] = {"http": tritonclient.http, "grpc": tritonclient.grpc}
 PORTS = dict(zip(MODULES, sys.argv[1:3], strict=True)) if len(sys.argv) > 2 else {}

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-import triton_python_backend_utils as pb_utils
+import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))

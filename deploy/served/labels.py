@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import triton_python_backend_utils as pb_utils
+import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import triton_python_backend_utils as pb_utils
+import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
 
 
 class TritonPythonModel:
@@ -24,7 +24,7 @@ class TritonPythonModel:
 
     def execute(self, requests: list) -> list:
         parts = [pb_utils.get_input_tensor_by_name(request, self.input).as_numpy() for request in requests]
-        (scores,) = self.session.run([self.output], {self.input: np.concatenate(parts)})
+        scores = np.asarray(self.session.run([self.output], {self.input: np.concatenate(parts)})[0])
         ends = np.cumsum([len(part) for part in parts])[:-1]
         return [
             pb_utils.InferenceResponse([pb_utils.Tensor(self.output, np.ascontiguousarray(rows))])
