@@ -18,8 +18,8 @@ triton: .venv-triton/.done
 
 .venv-triton/.done: tests/triton-requirements.txt
 	$(PYTHON) -m venv .venv-triton
-	.venv-triton/bin/pip install --quiet --disable-pip-version-check --no-deps nvidia-pytriton==0.7.0
 	.venv-triton/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	.venv-triton/bin/pip install --quiet --disable-pip-version-check --no-deps nvidia-pytriton==0.7.0
 	touch $@
 
 demo: setup

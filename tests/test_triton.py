@@ -564,6 +564,22 @@ def test_32_clients_lose_nothing_in_half_a_minute(served: Served, photos: list[P
     hammered(served, photos, network, seconds=30)
 
 
+def test_the_documented_client(served: Served, photos: list[Path], tmp_path: Path, triton_python: Path):
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    code = text.split("### A client")[1].split("```python\n")[1].split("```")[0]
+    client = tmp_path / "client.py"
+    client.write_text(code.replace("127.0.0.1:8000", f"127.0.0.1:{served.http}"))
+    command = [triton_python, client, "resnext_tiny", *photos[:2]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = served.client.infer(protocol="http", model="resnext_tiny", files=photos[:2])["outputs"]
+    rows = zip(expected["labels"], expected["probabilities"], strict=True)
+    assert done.stdout.splitlines() == [
+        ", ".join(f"{label} {100 * p:.1f}%" for label, p in zip(labels, probabilities, strict=True))
+        for labels, probabilities in rows
+    ]
+
+
 def test_load_is_measured(served: Served, tmp_path: Path):
     """benchmarks/load.py finds out what the model takes, encoded images and pixels alike."""
     script, out = ROOT / "benchmarks" / "load.py", tmp_path / "results.json"
