@@ -248,7 +248,7 @@ def _check(
         raise ExportError(f"{out} is not the folder of an export (it has no report.json), and is not replaced.")
     if overwrite and out.exists() and not out.is_dir():
         raise ExportError(f"{out} is a file; an export is a folder.")
-    chosen = {name: default for name, (default, _) in target.options.items()} | dict(options)
+    chosen = target.defaults | dict(options)
     target.check(precision, chosen)
     return target, signature, chosen
 

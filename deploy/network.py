@@ -16,6 +16,14 @@ __all__ = ["DTYPES", "DeployedNetwork"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
 
 
+class _Mean(nn.Module):
+    """Pooling that leaves nothing to flatten: a graph would ask its input for the batch size to do that, and TensorRT
+    lets uint8 pixels be asked for nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
 class DeployedNetwork(nn.Module):
     """The input of a `Signature` -> its outputs. ``network`` is used up.
 
@@ -37,6 +45,7 @@ class DeployedNetwork(nn.Module):
         self.signature = signature
         self.dtype = dtype
         self.body = rewritten(network, preset, lanes) if signature.preprocessing else folded(network, lanes)
+        network.avgpool = _Mean()
         network.to(dtype)  # the network's numbers, not the pixels' mean
         self.eval()
 

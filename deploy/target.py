@@ -75,6 +75,11 @@ class Target(ABC):
     extra: ClassVar[str] = "deploy"
     options: ClassVar[Mapping[str, tuple[Any, Mapping[str, Any]]]] = {}
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Every option at its default."""
+        return {name: default for name, (default, _) in self.options.items()}
+
     def check(self, precision: str, options: Mapping[str, Any]) -> None:
         """Raise ValueError or ExportError for what this target cannot do here, before weights are fetched for it."""
         return

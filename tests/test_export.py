@@ -641,3 +641,14 @@ def test_a_report_knows_its_artefact(exported: Callable[..., Report]) -> None:
     report = exported("torchscript")
     assert report.path.is_file()
     assert report.bytes == report.path.stat().st_size
+
+
+def test_int8_keeps_the_accuracy(shared: Path, root: Path, tmp_path: Path) -> None:
+    """On every image of val.parquet; the benchmark's own measurement, which also prints it."""
+    measure = runpy.run_path(str(root / "benchmarks" / "int8.py"))["measure_accuracy"]
+    data = shared / "tiny-imagenet-200"
+    found = measure("resnext_tiny", data / "train-00000-of-00004.parquet", data / "val.parquet", tmp_path)
+    assert found.images == 5000
+    assert found.loss <= 0.5
+    assert found.interval[1] < 1  # were it a lucky half point, the interval would be wide
+    assert found.size <= 0.3
