@@ -510,8 +510,9 @@ def resnext_tiny(progress=True, *, pretrained=True, num_classes=200, **network_o
     """A small ResNeXt whose weights are in this repository; images (N, 3, 64, 64) -> logits (N, num_classes).
 
     Architecture: ResNeXt-35 (groups 4, width 8), 1,906,584 parameters, 0.087 GMACs at 64x64.
-    Training data: Tiny ImageNet (Stanford CS231n): 100,000 images of 200 ImageNet classes at 64x64.
-    Accuracy, measured by this project on Tiny ImageNet's validation images: 54.20 / 79.24 % top-1 / top-5.
+    Training data: Tiny ImageNet (Stanford CS231n): 100,000 images of 200 ImageNet classes at 64x64; and the scores that
+        EfficientNet-Lite2 gives them.
+    Accuracy, measured by this project on Tiny ImageNet's validation images: 54.2 / 79.24 % top-1 / top-5.
     Licence of the weights: research use only (trained on images derived from ImageNet).
     Paper: Aggregated Residual Transformations for Deep Neural Networks, https://arxiv.org/abs/1611.05431
 
