@@ -4,8 +4,8 @@ On 100 classes of Tiny ImageNet at 32x32, with labels for a tenth of the images 
 without, these train the same student for as many steps, with the same crops and flips:
 
 - supervised: on the labels alone;
-- semi: on the images that a teacher chose, then on the labels (arXiv 1905.00546); the teacher is the same network, trained
-  on the labels alone, longer and with mixup and CutMix;
+- semi: on the images that a teacher chose, then on the labels (arXiv 1905.00546); the teacher is the same network,
+  trained on the labels alone, longer and with mixup and CutMix;
 - weak: on simulated hashtags (several, some wrong, some missing), then on the labels (arXiv 1805.00932);
 - semi-weak: as semi, with the network of "weak" as the teacher.
 
