@@ -1,8 +1,8 @@
 """Post-training static quantisation: 8-bit weights and activations, calibrated on the user's images.
 
 ONNX Runtime's QDQ form: signed weights with a scale for every channel, unsigned activations with a scale for every
-tensor. A tensor's range is the mean, over batches of the calibration images, of the least and the greatest value in each:
-one odd image does not make the steps of all others coarse. What was tried instead is in docs/decisions.md.
+tensor. A tensor's range is the mean, over batches of the calibration images, of the least and the greatest value in
+each: one odd image does not make the steps of all others coarse. What was tried instead is in docs/decisions.md.
 """
 
 from __future__ import annotations
