@@ -29,7 +29,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 in percent; ``loss`` and its 95 % interval in points; ``same``: share of the images that both call the same;
+    """Top-1 in percent; ``loss`` and its 95 % interval in points; ``same``: share of images that both call the same;
     ``size`` of int8 as a share of fp32's."""
 
     images: int
