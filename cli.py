@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .console import EXIT_IMAGE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, EXIT_WEIGHTS, fail
-from .deploy.command import add_to as add_export
+from .deploy import command as export
 from .models.manifest import Manifest, ManifestError, UnknownVariantError, default_manifest, find_checkpoint
+from .training import command as train
 
 if TYPE_CHECKING:
     from .processing_utils import Prediction
@@ -52,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_table_arguments(classify)
     classify.set_defaults(run=_classify)
 
+    train.add_to(commands)
+
     cache = commands.add_parser("cache", help="the checkpoints on this machine")
     actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, run, text in (
@@ -60,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         ("prune", _cache_prune, "remove what can go"),
     ):
         actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.").set_defaults(run=run)
-    add_export(commands)
+    export.add_to(commands)
     return parser
 
 
