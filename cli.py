@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     classify.set_defaults(run=_classify)
 
     train.add_to(commands)
+    export.add_to(commands)
 
     cache = commands.add_parser("cache", help="the checkpoints on this machine")
     actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -63,7 +64,6 @@ def _parser() -> argparse.ArgumentParser:
         ("prune", _cache_prune, "remove what can go"),
     ):
         actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.").set_defaults(run=run)
-    export.add_to(commands)
     return parser
 
 
