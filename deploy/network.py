@@ -45,7 +45,7 @@ class DeployedNetwork(nn.Module):
         self.signature = signature
         self.dtype = dtype
         self.body = rewritten(network, preset, lanes) if signature.preprocessing else folded(network, lanes)
-        network.avgpool = _Mean()
+        network.register_module("avgpool", _Mean())
         network.to(dtype)  # the network's numbers, not the pixels' mean
         self.eval()
 
