@@ -78,7 +78,7 @@ def _fail(message: str, status: int) -> int:
 
 def _evaluate(arguments: argparse.Namespace, manifest: Manifest) -> int:
     try:
-        from ..inference.bulk import OutputError, SourceError
+        from ..inference.bulk import OutputError, SourceError  # says what to install where pyarrow is missing
         from .evaluate import EngineError, evaluate
         from .report import as_json, as_text, write_report
     except ModuleNotFoundError as error:

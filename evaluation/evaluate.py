@@ -258,13 +258,13 @@ def evaluate(
     if out is not None and ranks.rank == 0 and not resume:
         Parts(Path(out) / "predictions.parquet", {}).check_output(resume=resume, overwrite=overwrite)
     checkpoints = [v.checkpoint if isinstance(v, Contender) else find_checkpoint(v) for v in variants]
+    if real is not None and any(c.num_classes != REAL_CLASSES for c in checkpoints):
+        raise ValueError(f"ImageNet-ReaL is for networks of {REAL_CLASSES} classes.")
     images = find_labelled(data, labels=labels, column=column, label_column=label_column, allow_private=allow_private)
     targets, notes = _targets(images, checkpoints)
     known = datasets()[dataset] if dataset else recognise(images)
     chosen = (known is not None and known.restrict) if restrict is None else restrict
     if real is not None:
-        if any(c.num_classes != REAL_CLASSES for c in checkpoints):
-            raise ValueError(f"ImageNet-ReaL is for networks of {REAL_CLASSES} classes.")
         read_real(real, [name for name in images.names if name is not None])  # what is wrong shows now
     contenders = [v for v in variants if isinstance(v, Contender)] or contenders_of(
         [v for v in variants if not isinstance(v, Contender)],
@@ -330,7 +330,8 @@ def _report(
     notes = list(notes)
     if known and known.images and (known.images, known.classes) != (len(rows), present):
         notes.append(
-            f"{known.title} has {known.images:,} images of {known.classes} classes; these are {len(rows):,} of {present}."
+            f"{known.title} has {known.images:,} images of {known.classes} classes; "
+            f"these are {len(rows):,} of {present}."
         )
     title = known.title if known else "these images"
     sets: list[tuple[str, Mapping[LabelSet, Sequence[Target]]]] = [(known.name if known else title, targets)]

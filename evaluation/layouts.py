@@ -2,7 +2,7 @@
 
 What the images are is `sources`' business; here it is found out what is in them. A class is told by
 
-- the folder an image lies in, on the disk or in an archive (ImageNet by synset, ImageNet-V2 by number, your own by name);
+- the folder an image lies in, on the disk or in an archive (ImageNet: synsets, ImageNet-V2: numbers, your own: names);
 - a label file beside a flat folder or archive, see `read_label_file`;
 - a column of a Parquet table;
 - the ``.cls`` or ``.json`` of a WebDataset sample.
@@ -224,8 +224,8 @@ def _by_name(names: Sequence[str], specs: Sequence[str], labels: str | Path | No
         if "" in folders:
             raise SourceError(
                 f"{names[0]} lies in no class's folder, and no label file was found near it. Say --labels FILE: "
-                f"{', '.join(pattern.rpartition('/')[2] for pattern in LABEL_FILES)}, or lines of a file's name and its "
-                "class."
+                f"{', '.join(pattern.rpartition('/')[2] for pattern in LABEL_FILES)}, or lines of a file's name and "
+                "its class."
             )
         return lambda name: _folder(name, specs), "class folders"
     table = read_label_file(path)

@@ -139,9 +139,10 @@ def measure(classes: np.ndarray, confidence: np.ndarray, targets: Sequence[Targe
     best = classes[counted]
     hits = np.array([[c in targets[i] for c in row] for i, row in zip(counted, best.tolist(), strict=True)], bool)
     hits = hits.reshape(len(counted), classes.shape[1])
-    first, any5 = hits[:, 0], hits[:, :5].any(1)
+    first, any5 = hits[:, 0], np.asarray(hits[:, :5].any(1))
     sure = np.asarray(confidence, np.float64)[counted]
     total = len(counted)
+    by_class, confusions = _by_class(best[:, 0], first, any5, [targets[i] for i in counted])
     return Metrics(
         top1=Rate.of(int(first.sum()), total),
         top5=Rate.of(int(any5.sum()), total),
@@ -149,13 +150,14 @@ def measure(classes: np.ndarray, confidence: np.ndarray, targets: Sequence[Targe
         ece=expected_calibration_error(sure, first),
         confidence=float(sure.mean()) if total else math.nan,
         bins=reliability(sure, first),
-        **_by_class(best[:, 0], first, any5, [targets[i] for i in counted]),
+        classes=by_class,
+        confusions=confusions,
     )
 
 
 def _by_class(
     best: np.ndarray, first: np.ndarray, any5: np.ndarray, targets: Sequence[Target]
-) -> dict[str, tuple[ClassAccuracy, ...] | tuple[Confusion, ...]]:
+) -> tuple[tuple[ClassAccuracy, ...], tuple[Confusion, ...]]:
     single = [i for i, target in enumerate(targets) if len(target) == 1]
     truth = np.array([next(iter(targets[i])) for i in single], int)
     best, first, any5 = best[single], first[single], any5[single]
@@ -170,4 +172,4 @@ def _by_class(
         of = truth == index
         share1, share5 = 100 * float(first[of].mean()), 100 * float(any5[of].mean())
         classes.append(ClassAccuracy(index, int(of.sum()), share1, share5, taken_for.get(index)))
-    return {"classes": tuple(classes), "confusions": tuple(confusions)}
+    return tuple(classes), tuple(confusions)

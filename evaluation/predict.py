@@ -1,5 +1,6 @@
-"""Labelled images, several networks -> one table of what each predicts: one pass, one decoding, resumable, on any number
-of processes.
+"""Labelled images, several networks -> one table of what each predicts.
+
+One pass, one decoding; it can be stopped and go on; on one process or many.
 
 It is the bulk pipeline (`inference.bulk`) with another worker: an image is read and decoded once, made into pixels once
 for each distinct geometry, and passes every network. The table, ``predictions.parquet``, has the columns image, index,
@@ -25,7 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from ..inference.built_engines import available_cores
 from ..inference.bulk import (
     COMMIT_SECONDS,
     OutputError,
@@ -36,7 +40,6 @@ from ..inference.bulk import (
     run,
     terminable,
 )
-from ..inference.built_engines import available_cores
 from ..inference.engines import Engine
 from ..inference.sources import Item, Shard, SourceError, shards
 from ..inference.tables import Parts
@@ -44,9 +47,6 @@ from ..models.manifest import Checkpoint, LabelSet, Preprocessing
 from ..processing_utils.images import ImageError, open_image
 from ..processing_utils.preprocessing import crop_pixels, load_pixels, view_pixels
 from .layouts import SHARD_ROWS, LabelledImages
-
-import pyarrow as pa  # isort: skip  # after bulk, which says what to install where it is missing
-import pyarrow.parquet as pq  # isort: skip
 
 __all__ = ["TOP", "Contender", "Predictions", "Ranks", "predict"]
 
@@ -171,7 +171,7 @@ class _Worker:
     def _best(
         self, contender: Contender, classes: Sequence[int] | None, pixels: np.ndarray
     ) -> list[tuple[list[int], list[float]]]:
-        """The best classes and their probabilities, of pixels (N, views, crop, crop, 3); none of scores that are NaN."""
+        """The best classes and their probabilities, of pixels (N, views, crop, crop, 3); none of NaN scores."""
         start = time.perf_counter()
         with self._turns.get(contender.name, contextlib.nullcontext()):
             logits = [contender.engine(np.ascontiguousarray(view))[0] for view in pixels.swapaxes(0, 1)]
@@ -288,7 +288,8 @@ def predict(
                 own, parts, worker, batch=batch, workers=many, commit_seconds=COMMIT_SECONDS, advance=advance
             )
         told.extend(ranks.gather((computed, time.perf_counter() - start)))
-        parts.refresh()
+        if ranks.rank == 0:  # it alone looks on: soon it takes the folder away
+            parts.refresh()
         return computed
 
     if not ranks.gather(ranks.rank == 0 and resume and _is_made(out, job))[0]:

@@ -60,13 +60,17 @@ def _plain(name: str) -> str:
 
 
 def _index(labels: Sequence[Label]) -> dict[str, set[int]]:
-    """Every way to name a class -> the classes that it may mean."""
-    found: dict[str, set[int]] = {}
+    """Every way to name a class -> the classes that it may mean: a crayfish is no spiny lobster, though that is called
+    crayfish too."""
+    proper: dict[str, set[int]] = {}
+    others: dict[str, set[int]] = {}
     for label in labels:
-        ways = {label.synset or label.name, label.name, *label.name.split(",")}
-        for way in filter(None, map(_plain, ways)):
-            found.setdefault(way, set()).add(label.index)
-    return found
+        first, *synonyms = label.name.split(",")
+        for way in filter(None, map(_plain, {label.synset, label.name, first})):
+            proper.setdefault(way, set()).add(label.index)
+        for way in filter(None, map(_plain, synonyms)):
+            others.setdefault(way, set()).add(label.index)
+    return others | proper
 
 
 def targets_of(keys: Iterable[Key], labels: Sequence[Label]) -> list[Target]:
@@ -96,7 +100,7 @@ def targets_of(keys: Iterable[Key], labels: Sequence[Label]) -> list[Target]:
     if wrong:
         many = f"{', '.join(wrong[:3])}{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}"
         raise SourceError(
-            f"{many}: no such class among the network's {len(labels)}. Classes (names of folders, or labels) are synsets "
+            f"{many}: no such class among the network's {len(labels)}. Classes (folders or labels) are synsets "
             f"({labels[0].synset or labels[0].name}), names ({labels[0].name.split(',')[0]}) or numbers (0 to "
             f"{len(labels) - 1}). For a flat folder, say --labels FILE; of train and val, name one folder."
         )

@@ -95,16 +95,16 @@ def view_pixels(image: Image.Image, preset: Preprocessing, views: str) -> np.nda
     centre = crop_pixels(image, preset)
     if views == "centre":
         return centre[None]
-    crops = [centre]
-    if views == "ten-crop":
-        window, crop = _window(image.size, preset), preset.crop_size
-        right, bottom = window.scaled[0] - crop, window.scaled[1] - crop
-        if min(right, bottom) < 0:
-            raise ImageError(f"Resized to {window.scaled[0]} x {window.scaled[1]} it has no corners of {crop} pixels.")
-        resized = np.asarray(image.resize(window.scaled, Image.Resampling[preset.interpolation.upper()]))
-        corners = [(0, 0), (right, 0), (0, bottom), (right, bottom)]
-        crops = [*(resized[top : top + crop, left : left + crop] for left, top in corners), centre]
-    return np.stack([*crops, *(pixels[:, ::-1] for pixels in crops)])
+    if views == "flip":
+        return np.stack([centre, centre[:, ::-1]])
+    window, crop = _window(image.size, preset), preset.crop_size
+    right, bottom = window.scaled[0] - crop, window.scaled[1] - crop
+    if min(right, bottom) < 0:
+        raise ImageError(f"Resized to {window.scaled[0]} x {window.scaled[1]} it has no corners of {crop} pixels.")
+    resized = np.asarray(image.resize(window.scaled, Image.Resampling[preset.interpolation.upper()]))
+    places = [(0, 0), (right, 0), (0, bottom), (right, bottom), (window.left, window.top)]
+    mirrored = (resized, resized[:, ::-1])
+    return np.stack([side[top : top + crop, left : left + crop] for side in mirrored for left, top in places])
 
 
 def normalise(pixels: np.ndarray, preset: Preprocessing) -> np.ndarray:
