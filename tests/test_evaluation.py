@@ -353,7 +353,7 @@ def test_views_are_torchvisions(shared: Path) -> None:
         expected = [PILToTensor()(crop).permute(1, 2, 0).numpy() for crop in TenCrop(preset.crop_size)(resized)]
         found = view_pixels(image, preset, "ten-crop")
         np.testing.assert_array_equal(found, np.stack(expected))
-        np.testing.assert_array_equal(view_pixels(image, preset, "flip"), found[[4, 9]])
+        np.testing.assert_array_equal(view_pixels(image, preset, "flip"), [found[4], found[4][:, ::-1]])
         np.testing.assert_array_equal(view_pixels(image, preset, "centre"), found[[4]])
 
 
