@@ -786,6 +786,25 @@ def test_a_source_that_changes_is_noticed(folders: str, monkeypatch: pytest.Monk
         evaluate([contender()], folders)
 
 
+def test_each_network_has_its_own_numbers_for_the_same_classes(tmp_path: Path) -> None:
+    """A network of 200 classes and one of 1,000, on images of classes that both have."""
+    tiny = default_manifest().resolve("resnext_tiny")
+    few = read_labels("tiny-imagenet-200")
+    thousand = {label.synset: label.index for label in LABELS}
+    shared_classes = [label for label in few if label.synset in thousand][5 : 5 + IMAGES]
+    for i, label in enumerate(shared_classes):
+        write(tmp_path / "d" / label.synset / f"{i}.png", encoded(i))
+    entrants = [
+        contender("large", table_of([thousand[label.synset] for label in shared_classes])),
+        dataclasses.replace(
+            contender("small", table_of([label.index for label in shared_classes], num_classes=200)), checkpoint=tiny
+        ),
+    ]
+    report = evaluate(entrants, str(tmp_path / "d"))
+    assert report is not None
+    assert [(r.metrics.top1.right, r.metrics.top5.right) for r in report.results] == [(TOP1, TOP5)] * 2
+
+
 def test_numbers_are_no_names_for_two_label_sets(tmp_path: Path) -> None:
     data = version_two(tmp_path)["data"]
     tiny = default_manifest().resolve("resnext_tiny")
