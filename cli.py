@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .evaluation.command import add_to as add_evaluate
 from .models.manifest import Manifest, ManifestError, UnknownVariantError, default_manifest, find_checkpoint
+from .training import command as train
 
 if TYPE_CHECKING:
     from .processing_utils import Prediction
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_table_arguments(classify)
     classify.set_defaults(run=_classify)
 
+    train.add_to(commands)
     add_evaluate(commands)
 
     cache = commands.add_parser("cache", help="the checkpoints on this machine")

@@ -21,10 +21,22 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-COLUMNS = ("architecture", "params", "gmacs", "engine", "precision", "size", "batch", "ms", "calls", "machine")
+COLUMNS: tuple[str, ...] = (
+    "architecture",
+    "params",
+    "gmacs",
+    "engine",
+    "precision",
+    "size",
+    "batch",
+    "ms",
+    "calls",
+    "machine",
+)
 BATCH, SIZE = 4, 224  # what one core takes at a time: `built_engines.BuiltEngine.portion`
 LEAST_CALLS, LEAST_SECONDS = 3, 8.0
 
@@ -92,7 +104,7 @@ def main() -> int:
     order = list(checkpoints())
     if unknown := set(arguments.only or ()) - set(order):
         parser.error(f"no architecture {min(unknown)}; there are {', '.join(order)}")
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     if arguments.out.exists():
         with open(arguments.out, newline="") as file:
             rows = {row["architecture"]: row for row in csv.DictReader(file)}

@@ -17,7 +17,7 @@ from ..models.download import local_file
 from ..models.manifest import Accuracy, Checkpoint, LabelSet, Preprocessing, find_checkpoint
 from ..processing_utils.labels import read_labels
 from ..processing_utils.preprocessing import GRADES, VIEWS
-from .layouts import LabelledImages, find_labelled
+from .layouts import LabelledSource, find_labelled
 from .metrics import Metrics, measure
 from .predict import Contender, Predictions, Ranks, predict
 from .targets import Dataset, Target, datasets, read_real, recognise, target_classes, targets_of
@@ -294,7 +294,7 @@ def evaluate(
 
 
 def _targets(
-    images: LabelledImages, checkpoints: Sequence[Checkpoint]
+    images: LabelledSource, checkpoints: Sequence[Checkpoint]
 ) -> tuple[dict[LabelSet, list[Target]], list[str]]:
     """The targets in every label set that there is among the checkpoints, and what should be said of them."""
     sets = list(dict.fromkeys(c.labels for c in checkpoints))
@@ -314,7 +314,7 @@ def _targets(
 
 
 def _report(
-    images: LabelledImages,
+    images: LabelledSource,
     targets: Mapping[LabelSet, Sequence[Target]],
     contenders: Sequence[Contender],
     predictions: Predictions,

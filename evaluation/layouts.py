@@ -25,7 +25,7 @@ from typing import Any
 
 from ..inference.sources import TARS, PathShard, Shard, SourceError, TableShard, TarShard, shards
 
-__all__ = ["Key", "LabelledImages", "find_labelled", "ilsvrc_number", "read_label_file"]
+__all__ = ["Key", "LabelledSource", "find_labelled", "ilsvrc_number", "read_label_file"]
 
 #: What tells a class: a synset, a name, or its number.
 Key = str | int
@@ -46,7 +46,7 @@ SYNSET = re.compile(r"n\d{8}")
 
 
 @dataclass(frozen=True)
-class LabelledImages:
+class LabelledSource:
     """A source and the class of every image in it.
 
     Attributes:
@@ -73,7 +73,7 @@ def find_labelled(
     column: str | None = None,
     label_column: str | None = None,
     allow_private: bool = False,
-) -> LabelledImages:
+) -> LabelledSource:
     """The labelled images in folders, archives, tables or patterns of them.
 
     Args:
@@ -112,7 +112,7 @@ def find_labelled(
             keys[i] = of_name(name)
     elif labels is not None:
         raise SourceError(f"{labels} is not needed: the classes are in {' and '.join(sorted(how))}.")
-    return LabelledImages(
+    return LabelledSource(
         specs, ", ".join(sorted(how)), names, [key for key in keys if key is not None], sizes, column, allow_private
     )
 

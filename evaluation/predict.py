@@ -46,7 +46,7 @@ from ..inference.tables import Parts
 from ..models.manifest import Checkpoint, LabelSet, Preprocessing
 from ..processing_utils.images import ImageError, open_image
 from ..processing_utils.preprocessing import crop_pixels, load_pixels, view_pixels
-from .layouts import SHARD_ROWS, LabelledImages
+from .layouts import SHARD_ROWS, LabelledSource
 
 __all__ = ["TOP", "Contender", "Predictions", "Ranks", "predict"]
 
@@ -233,7 +233,7 @@ class Ranks:
 
 
 def predict(
-    images: LabelledImages,
+    images: LabelledSource,
     contenders: Sequence[Contender],
     out: Path,
     *,
@@ -326,7 +326,7 @@ def _is_made(out: Path, job: PredictionJob) -> bool:
     return True
 
 
-def _check_names(table: pa.Table, images: LabelledImages) -> None:
+def _check_names(table: pa.Table, images: LabelledSource) -> None:
     names = table["image"].to_pylist()
     if len(names) != len(images.keys):
         raise SourceError(f"{len(images.keys):,} labels were found and {len(names):,} images read: a source is broken.")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..inference.sources import SourceError
 from ..processing_utils.labels import Label
-from .layouts import Key, LabelledImages, ilsvrc_number
+from .layouts import Key, LabelledSource, ilsvrc_number
 
 __all__ = ["Dataset", "Target", "datasets", "read_real", "recognise", "target_classes", "targets_of"]
 
@@ -45,7 +45,7 @@ def datasets() -> dict[str, Dataset]:
     return {name: Dataset(name, **values) for name, values in tomllib.loads(content).items()}
 
 
-def recognise(images: LabelledImages) -> Dataset | None:
+def recognise(images: LabelledSource) -> Dataset | None:
     """The known set that this is, None for any other."""
     present, where = len(set(images.keys)), " ".join(images.source).lower()
     for known in datasets().values():

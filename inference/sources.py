@@ -46,11 +46,14 @@ __all__ = [
     "PathShard",
     "Shard",
     "SourceError",
+    "TableFile",
     "TableShard",
     "TarShard",
     "count",
+    "filesystem",
     "is_collection",
     "shards",
+    "table_files",
 ]
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".mpo", ".avif")
@@ -142,6 +145,56 @@ def count(specs: Sequence[str], *, column: str | None = None) -> int | None:
     return total
 
 
+@dataclass(frozen=True)
+class TableFile:
+    """A Parquet file, and what tells it from another that takes its place. ``filesystem``: fsspec's; None: local."""
+
+    uri: str
+    version: str
+    filesystem: Any
+
+
+def table_files(specs: Sequence[str]) -> list[TableFile]:
+    """The Parquet files that specs name, sorted within each: files, patterns, and folders (their own files only).
+
+    Raises:
+        SourceError: there is no such file, the scheme is refused, or a folder or pattern has none.
+    """
+    found: list[TableFile] = []
+    for spec in specs:
+        there = not _is_remote(spec) and os.path.exists(spec)
+        for one in [spec] if there else _expand_braces(spec):
+            found += _table_files_of(one)
+    return found
+
+
+def _table_files_of(spec: str) -> list[TableFile]:
+    files = None
+    if not _is_remote(spec):
+        if os.path.isdir(spec):
+            names = [entry.path for entry in os.scandir(spec) if entry.is_file()]
+        elif os.path.exists(spec):
+            names = [spec]
+        else:
+            names = glob.glob(spec, recursive=True)
+    elif _is_web(spec):
+        raise SourceError(f"{spec}: tables behind http(s) are not read in place; fetch it, and name the file.")
+    else:
+        files, path = filesystem(spec)
+        if re.search(r"[*?\[]", path):
+            names = _ask(spec, files.glob, path)
+        elif spec.lower().endswith(TABLES) and not _ask(spec, files.isdir, path):
+            names = [_ask(spec, files.info, path)["name"]]  # so that one that is missing is missed here
+        else:
+            names = [i["name"] for i in _ask(spec, files.ls, path, detail=True) if i["type"] != "directory"]
+        names = [files.unstrip_protocol(name) for name in names]
+    if [spec] != names:
+        names = sorted(name for name in names if name.lower().endswith(TABLES))
+    if not names:
+        raise SourceError(f"There is no Parquet file {spec}, and none in it or that it matches as a pattern.")
+    return [TableFile(name, _version(name), files) for name in names]
+
+
 def is_collection(spec: str) -> bool:
     """Whether a spec names a folder, a pattern, a list, a table or an archive, and not one image."""
     is_pattern = any(c in spec for c in "*?{") and not _is_remote(spec) and not os.path.exists(spec)
@@ -169,7 +222,7 @@ def _check_store(uri: str, schemes: Sequence[str]) -> None:
         raise SourceError(f"{uri[:200]!r}: after {scheme} comes ://.")
 
 
-def _filesystem(uri: str, schemes: Sequence[str] = ("file", *STORES)) -> tuple[Any, str]:
+def filesystem(uri: str, schemes: Sequence[str] = ("file", *STORES)) -> tuple[Any, str]:
     """fsspec's file system for a URI of a store, and the path in it.
 
     Raises:
@@ -194,7 +247,7 @@ def _open(uri: str, private: bool) -> Any:
         return io.BytesIO(_fetch_whole(uri, private))
     if not _is_remote(uri):
         return open(uri, "rb")
-    files, path = _filesystem(uri)
+    files, path = filesystem(uri)
     return files.open(path, "rb")
 
 
@@ -204,7 +257,7 @@ def _version(uri: str) -> str:
         if not _is_remote(uri):
             status = os.stat(uri)
             return f"{status.st_size} {status.st_mtime}"
-        files, path = _filesystem(uri)
+        files, path = filesystem(uri)
         info = files.info(path)
     except SourceError:
         raise
@@ -286,7 +339,7 @@ def _entries_of(spec: str, rows: int, column: str | None, private: bool) -> Iter
     if _is_web(spec):
         yield from _by_suffix(spec, rows, column, private)
     elif _is_remote(spec):
-        files, path = _filesystem(spec)
+        files, path = filesystem(spec)
         if re.search(r"[*?\[]", path):
             found = sorted(_ask(spec, files.glob, path))
         elif not spec.lower().endswith((*SUFFIXES, *TARS, *LISTS, *TABLES)) and _ask(spec, files.isdir, path):
@@ -406,7 +459,7 @@ def _read(location: str, private: bool) -> bytes:
     if scheme is None:
         return read_file(Path(location))
     try:
-        files, path = _filesystem(location, STORES)
+        files, path = filesystem(location, STORES)
         data = files.cat_file(path, start=0, end=MAX_BYTES + 1)
     except SourceError as error:
         raise FetchError(str(error)) from error

@@ -24,7 +24,7 @@ import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["FORMATS", "OutputError", "Part", "Parts", "schema"]
+__all__ = ["FORMATS", "OutputError", "Part", "Parts", "explained", "schema"]
 
 FORMATS = (".parquet", ".csv", ".jsonl")
 GROUP = 8192  # rows in a row group of OUT, so that OUT does not depend on how the parts were cut
@@ -104,7 +104,7 @@ class Parts:
             raise OutputError("To resume and to overwrite exclude each other.")
         if self.out.is_dir():
             raise OutputError(f"{self.out} is a folder.")
-        with _explained():
+        with explained():
             kept = (self.folder / "job.json").exists()  # without it a folder holds nothing that counts
         if self.out.exists() and not overwrite and not (kept and resume):
             raise OutputError(f"{self.out} is there already. Name another file, delete it, or pass --overwrite.")
@@ -121,16 +121,16 @@ class Parts:
         """
         self.check_output(resume=resume, overwrite=overwrite)
         kept = (self.folder / "job.json").exists()
-        with _explained():
+        with explained():
             self.folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.folder / "lock")
-        with _explained():
+        with explained():
             try:
                 lock.acquire(timeout=0)
             except filelock.Timeout as error:
                 raise OutputError(f"Another run is writing {self.out}.") from error
         try:
-            with _explained():
+            with explained():
                 if not (kept and resume):
                     _clear_folder(self.folder)
                 if not (self.folder / "job.json").exists():
@@ -211,7 +211,7 @@ class Parts:
         def write(temporary: Path) -> None:
             pq.write_table(pa.Table.from_batches(batches, columns).replace_schema_metadata(marked.metadata), temporary)
 
-        with _explained(f"{self.rows:,} rows are safe in {self.folder}; make room and go on with --resume."):
+        with explained(f"{self.rows:,} rows are safe in {self.folder}; make room and go on with --resume."):
             _replace(self.folder / part.name, write)
         self.done[part.shard] = part
         self.rows += part.rows
@@ -227,7 +227,7 @@ class Parts:
         if missing or len(self.done) > shards:
             raise OutputError(f"{len(missing) or len(self.done) - shards} shards are not as they were; --resume again.")
         write = {".parquet": self._write_parquet, ".csv": self._write_csv, ".jsonl": self._write_jsonl}[self.out.suffix]
-        with _explained(f"All rows are safe in {self.folder}; make room and go on with --resume."):
+        with explained(f"All rows are safe in {self.folder}; make room and go on with --resume."):
             _replace(self.out, write)
         (self.folder / "job.json").unlink()
         shutil.rmtree(self.folder)
@@ -328,7 +328,8 @@ def _clear_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _explained(advice: str = "") -> Iterator[None]:
+def explained(advice: str = "") -> Iterator[None]:
+    """Errors of the file system as `OutputError`, with what to do about them."""
     try:
         yield
     except OSError as error:

@@ -26,7 +26,7 @@ from resnext_hub import cli
 from resnext_hub.evaluation import evaluate as evaluating
 from resnext_hub.evaluation import predict as predicting
 from resnext_hub.evaluation.evaluate import contenders_of, evaluate, judge, parse_size
-from resnext_hub.evaluation.layouts import LabelledImages, find_labelled, read_label_file
+from resnext_hub.evaluation.layouts import LabelledSource, find_labelled, read_label_file
 from resnext_hub.evaluation.metrics import expected_calibration_error, measure, reliability, wilson_interval
 from resnext_hub.evaluation.predict import Contender
 from resnext_hub.evaluation.targets import datasets, read_real, recognise, targets_of
@@ -400,7 +400,7 @@ def test_the_network_chooses_among_the_sets_classes_only_where_that_is_the_proto
 def test_known_sets_are_recognised() -> None:
     def found(images: int, classes: int, source: str = "d") -> str | None:
         keys = [i % classes for i in range(images)]
-        known = recognise(LabelledImages([source], "", [None] * images, keys, [images]))
+        known = recognise(LabelledSource([source], "", [None] * images, keys, [images]))
         return known and known.name
 
     assert found(50000, 1000) == "imagenet"
@@ -718,7 +718,7 @@ def test_wrong_arguments(arguments: list[str], message: str, tmp_path: Path, cap
 # What is wrong with labels shows before anything is computed.
 
 
-def labelled(path: Path, **options: Any) -> LabelledImages:
+def labelled(path: Path, **options: Any) -> LabelledSource:
     return find_labelled(str(path), **options)
 
 
