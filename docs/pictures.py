@@ -76,7 +76,7 @@ def draw_accuracy() -> Figure:
         for kind, (text, colour, mark) in LOOKS.items():
             found = sorted(points[kind], key=lambda p: p[0])
             xs, ys = [p[0] for p in found], [p[1] for p in found]
-            axes.plot(xs, ys, color=colour, marker=mark, markersize=7, linewidth=1.2, label=text, alpha=0.95)
+            axes.plot(xs, ys, color=colour, marker=mark, markersize=7, linewidth=0.7, label=text)
             if kind in ("wsl", "V1"):
                 for x, y, checkpoint in found:
                     side = (0, 8) if kind == "wsl" else (0, -14)
@@ -89,10 +89,11 @@ def draw_accuracy() -> Figure:
                         color=INK,
                         ha="center",
                     )
-        if missing := [c.name for c in checkpoints if of(c) is None]:
-            names = ", ".join(missing)
-            axes.text(0.98, 0.02, f"not measured: {names}", transform=axes.transAxes, ha="right", fontsize=7, color=INK)
+        if missing := list(dict.fromkeys(short(c) for c in checkpoints if of(c) is None)):
+            text = f"not measured: {', '.join(missing)}"
+            axes.text(0.98, 0.02, text, transform=axes.transAxes, ha="right", fontsize=8, color=INK)
         axes.set_xscale("log")
+        axes.margins(x=0.12, y=0.07)
         axes.set_xlabel(title, color=INK)
         axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))

@@ -46,19 +46,19 @@ def plot_reliability(results: Sequence[Result]) -> Figure:
 
 
 def plot_sizes(results: Sequence[Result]) -> Figure:
-    """Top-1 against the size of the crop, a line a variant, with its 95 % interval."""
+    """Top-1 against the size of the crop, with its 95 % interval: a line for each variant and share that is cropped."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    for variant, dataset in dict.fromkeys((r.variant, r.dataset) for r in results):
-        found = sorted(
-            (r for r in results if (r.variant, r.dataset) == (variant, dataset)),
-            key=lambda r: (r.preset.crop_size, r.preset.resize_size),
-        )
+    lines: dict[str, list[Result]] = {}
+    for result in sorted(results, key=lambda r: r.preset.crop_size):
+        share = result.preset.crop_size / result.preset.resize_size
+        lines.setdefault(f"{result.variant}, {result.dataset}, crop {share:.0%}", []).append(result)
+    for name, found in lines.items():
         rates = [r.metrics.top1 for r in found]
         sizes = [r.preset.crop_size for r in found]
-        (line,) = axes.plot(sizes, [r.percent for r in rates], marker="o", markersize=4, label=f"{variant}, {dataset}")
+        (line,) = axes.plot(sizes, [r.percent for r in rates], marker="o", markersize=4, label=name)
         axes.fill_between(sizes, [r.low for r in rates], [r.high for r in rates], color=line.get_color(), alpha=0.15)
     axes.set(xlabel="crop, pixels", ylabel="top-1, %")
     axes.set_xticks(sorted({r.preset.crop_size for r in results}))
