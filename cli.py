@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .console import EXIT_IMAGE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, EXIT_WEIGHTS, fail
 from .deploy import command as export
+from .evaluation import command as evaluate
 from .models.manifest import Manifest, ManifestError, UnknownVariantError, default_manifest, find_checkpoint
 from .training import command as train
 
@@ -32,8 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="resnext-hub",
         description="ResNeXt networks and their published weights.",
-        epilog="Exit status: 0 all well; 1 an image could not be used; 2 wrong arguments; 3 no weights; "
-        "4 an export was not exact; 130 stopped.",
+        epilog="Exit status: 0 all well; 1 an image could not be used; 2 wrong arguments; 3 no weights; 4 an export or an "
+        "accuracy is not as it must be; 130 stopped.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     classify.set_defaults(run=_classify)
 
     train.add_to(commands)
+    evaluate.add_to(commands)
     export.add_to(commands)
 
     cache = commands.add_parser("cache", help="the checkpoints on this machine")

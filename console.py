@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["EXIT_IMAGE", "EXIT_INEXACT", "EXIT_OK", "EXIT_STOPPED", "EXIT_USAGE", "EXIT_WEIGHTS", "fail"]
+__all__ = ["EXIT_DIFFERENT", "EXIT_IMAGE", "EXIT_OK", "EXIT_STOPPED", "EXIT_USAGE", "EXIT_WEIGHTS", "fail"]
 
 # What a shell script can tell apart (also in the README).
-EXIT_OK, EXIT_IMAGE, EXIT_USAGE, EXIT_WEIGHTS, EXIT_INEXACT, EXIT_STOPPED = 0, 1, 2, 3, 4, 130
+EXIT_OK, EXIT_IMAGE, EXIT_USAGE, EXIT_WEIGHTS, EXIT_DIFFERENT, EXIT_STOPPED = 0, 1, 2, 3, 4, 130
 
 
 def fail(message: str, status: int) -> int:

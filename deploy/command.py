@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ..console import EXIT_INEXACT, EXIT_OK, EXIT_USAGE, EXIT_WEIGHTS, fail
+from ..console import EXIT_DIFFERENT, EXIT_OK, EXIT_USAGE, EXIT_WEIGHTS, fail
 from ..models.manifest import Manifest, ManifestError, UnknownVariantError
 from .targets import TARGETS
 from .triton_config import BACKENDS, Serving
@@ -105,7 +105,7 @@ def _export(arguments: argparse.Namespace, manifest: Manifest) -> int:
         else:
             report = export(arguments.variant, arguments.to, arguments.out, **said)
     except InexactError as error:
-        return fail(str(error), EXIT_INEXACT)
+        return fail(str(error), EXIT_DIFFERENT)
     except (ExportError, SourceError, UnknownVariantError, ManifestError, ValueError, TypeError) as error:
         return fail(str(error), EXIT_USAGE)
     except CheckpointError as error:
