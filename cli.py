@@ -33,8 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="resnext-hub",
         description="ResNeXt networks and their published weights.",
-        epilog="Exit status: 0 all well; 1 an image could not be used; 2 wrong arguments; 3 no weights; 4 an export or an "
-        "accuracy is not as it must be; 130 stopped.",
+        epilog="Exit status: 0 all well; 1 an image could not be used; 2 wrong arguments; 3 no weights; 4 an export or "
+        "an accuracy is not as it must be; 130 stopped.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
