@@ -48,8 +48,8 @@ class Limits:
     """What DuckDB may take.
 
     ``memory``: as DuckDB writes it ("2GB"), for sorting, grouping and joining; the process took 100 to 250 MB beside it
-    where it was measured. ``spill``: the folder for what does not fit (default: beside the output). ``threads``: default
-    all cores.
+    where it was measured. ``spill``: the folder for what does not fit (default: beside the output). ``threads``:
+    default all cores.
     """
 
     memory: str = "2GB"
