@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .models.manifest import Manifest, ManifestError, UnknownVariantError, default_manifest, find_checkpoint
+from .training import command as train
 
 if TYPE_CHECKING:
     from .processing_utils import Prediction
@@ -50,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument("--engine", default="auto", metavar="E", help=f"what runs the network: {engines}")
     _add_table_arguments(classify)
     classify.set_defaults(run=_classify)
+
+    train.add_to(commands)
 
     cache = commands.add_parser("cache", help="the checkpoints on this machine")
     actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")

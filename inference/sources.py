@@ -166,7 +166,7 @@ def _table_files_of(spec: str) -> list[TableFile]:
     elif _is_web(spec):
         raise SourceError(f"{spec}: tables behind http(s) are not read in place; fetch it, and name the file.")
     else:
-        files, path = _filesystem(spec)
+        files, path = filesystem(spec)
         if re.search(r"[*?\[]", path):
             names = _ask(spec, files.glob, path)
         elif spec.lower().endswith(TABLES) and not _ask(spec, files.isdir, path):
@@ -208,7 +208,7 @@ def _check_store(uri: str, schemes: Sequence[str]) -> None:
         raise SourceError(f"{uri[:200]!r}: after {scheme} comes ://.")
 
 
-def _filesystem(uri: str, schemes: Sequence[str] = ("file", *STORES)) -> tuple[Any, str]:
+def filesystem(uri: str, schemes: Sequence[str] = ("file", *STORES)) -> tuple[Any, str]:
     """fsspec's file system for a URI of a store, and the path in it.
 
     Raises:
@@ -233,7 +233,7 @@ def _open(uri: str, private: bool) -> Any:
         return io.BytesIO(_fetch_whole(uri, private))
     if not _is_remote(uri):
         return open(uri, "rb")
-    files, path = _filesystem(uri)
+    files, path = filesystem(uri)
     return files.open(path, "rb")
 
 
@@ -243,7 +243,7 @@ def _version(uri: str) -> str:
         if not _is_remote(uri):
             status = os.stat(uri)
             return f"{status.st_size} {status.st_mtime}"
-        files, path = _filesystem(uri)
+        files, path = filesystem(uri)
         info = files.info(path)
     except SourceError:
         raise
@@ -325,7 +325,7 @@ def _entries_of(spec: str, rows: int, column: str | None, private: bool) -> Iter
     if _is_web(spec):
         yield from _by_suffix(spec, rows, column, private)
     elif _is_remote(spec):
-        files, path = _filesystem(spec)
+        files, path = filesystem(spec)
         if re.search(r"[*?\[]", path):
             found = sorted(_ask(spec, files.glob, path))
         elif not spec.lower().endswith((*SUFFIXES, *TARS, *LISTS, *TABLES)) and _ask(spec, files.isdir, path):
@@ -445,7 +445,7 @@ def _read(location: str, private: bool) -> bytes:
     if scheme is None:
         return read_file(Path(location))
     try:
-        files, path = _filesystem(location, STORES)
+        files, path = filesystem(location, STORES)
         data = files.cat_file(path, start=0, end=MAX_BYTES + 1)
     except SourceError as error:
         raise FetchError(str(error)) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -263,3 +264,29 @@ def randomise(network: torch.nn.Module, seed: int = 0) -> None:
             tensor.uniform_(-0.1, 0.1, generator=generator)
         else:
             tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5, generator=generator)
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """A labelled data set: three classes told apart by colour, noisy, as parquet (144 to train on, 48 to validate)."""
+    pq = pytest.importorskip("pyarrow.parquet")
+    import numpy as np
+    import pyarrow as pa
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "colours"
+    folder.mkdir()
+    for part, count in (("train", 144), ("val", 48)):
+        rows: dict[str, list[object]] = {"name": [], "wnid": [], "jpeg": []}
+        for i in range(count):
+            pixels = rng.integers(0, 120, (32, 32, 3))
+            pixels[:, :, i % 3] += 100
+            file = io.BytesIO()
+            Image.fromarray(pixels.astype(np.uint8)).save(file, "JPEG")
+            rows["name"].append(f"{part}{i}")
+            rows["wnid"].append(f"n{i % 3 + 1}")
+            rows["jpeg"].append(file.getvalue())
+        pq.write_table(pa.table(rows), folder / f"{part}.parquet")
+    (folder / "classes.tsv").write_text("".join(f"n{i}\tname of n{i}\n" for i in (1, 2, 3)))
+    return folder

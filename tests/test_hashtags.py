@@ -25,15 +25,14 @@ pytest.importorskip("duckdb", reason="the extra train")
 from resnext_hub.inference.sources import SourceError
 from resnext_hub.inference.tables import OutputError
 from resnext_hub.processing_utils.labels import Label, read_labels
+from resnext_hub.training import batches, simulation
 from resnext_hub.training import hashtags as module
-from resnext_hub.training import simulation
 from resnext_hub.training.hashtags import (
     TARGETS,
     VOCABULARY,
     Counted,
     canonical,
     count_hashtags,
-    k_hot,
     main,
     make_mapping,
     make_targets,
@@ -147,24 +146,12 @@ def test_a_mapping_that_is_none(text: str, message: str | None, tmp_path: Path) 
 # Targets.
 
 
-def test_one_k_th_for_each_of_k() -> None:
-    expected = torch.tensor([[0, 1, 0, 0], [0.5, 0, 0, 0.5]])
-    assert torch.equal(k_hot([[1], [0, 3]], 4), expected)
-    assert k_hot([], 4).shape == (0, 4)
-
-
 def test_the_loss_is_the_mean_over_an_images_hashtags() -> None:
     """Softmax cross-entropy by hand: -(log p_a + log p_b) / 2."""
     logits = torch.tensor([[1.0, 2.0, 3.0]])
     log_probabilities = [value - math.log(sum(map(math.exp, (1, 2, 3)))) for value in (1, 2, 3)]
-    loss = F.cross_entropy(logits, k_hot([[0, 2]], 3))
+    loss = F.cross_entropy(logits, batches.targets(torch.tensor([[0, 2]]), 3))
     assert loss.item() == pytest.approx(-(log_probabilities[0] + log_probabilities[2]) / 2, abs=1e-6)
-
-
-@pytest.mark.parametrize("targets", [[], [4], [-1]])
-def test_targets_that_are_none(targets: list[int]) -> None:
-    with pytest.raises(ValueError, match="must be one or more of 0 to 3"):
-        k_hot([[0], targets], 4)
 
 
 # Resampling.

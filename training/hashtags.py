@@ -3,7 +3,7 @@
 Mahajan et al. 2018, "Exploring the limits of weakly supervised pretraining" (arXiv 1805.00932):
 
 - Hashtags that name one WordNet synset are one label: #brownbear and #ursusarctos are the same class.
-- An image with k labels has the target 1/k for each of them, under softmax cross-entropy (`k_hot`, and
+- An image with k labels has the target 1/k for each of them, under softmax cross-entropy (`batches.targets`, and
   ``torch.nn.functional.cross_entropy``, which takes probabilities).
 - Hashtags are distributed as words are (Zipf), so images of rare ones are shown more often, by the square root of
   how rare they are. A hashtag that a fraction f of the images has gets r = max(1, sqrt(t / f)); an image gets the
@@ -31,7 +31,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -53,15 +53,11 @@ from .tables import (
     write_table,
 )
 
-if TYPE_CHECKING:
-    import torch
-
 __all__ = [
     "Counted",
     "Targets",
     "canonical",
     "count_hashtags",
-    "k_hot",
     "make_mapping",
     "make_targets",
     "read_mapping",
@@ -419,33 +415,6 @@ def resampled_indices(factors: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     indices = np.repeat(np.arange(len(factors)), repeat_counts(factors, seed, epoch))
     np.random.Generator(np.random.Philox(key=[seed, epoch + 2**63])).shuffle(indices)
     return indices
-
-
-def k_hot(targets: Sequence[Sequence[int]], num_classes: int) -> torch.Tensor:
-    """A batch's targets, for ``torch.nn.functional.cross_entropy``: 1/k for each of an image's k classes.
-
-    Made when a batch is collated; a table holds lists.
-
-    Args:
-        targets: N lists of different classes.
-
-    Returns:
-        (N, num_classes) float32; every row's sum is 1.
-
-    Raises:
-        ValueError: a list is empty, or a class is not below ``num_classes``.
-    """
-    import torch
-
-    dense = torch.zeros(len(targets), num_classes)
-    for row, classes in zip(dense, targets, strict=True):
-        if not len(classes) or min(classes) < 0 or max(classes) >= num_classes:
-            raise ValueError(f"targets {list(classes)} must be one or more of 0 to {num_classes - 1}.")
-        row[torch.as_tensor(classes)] = 1 / len(classes)
-    return dense
-
-
-# The command line.
 
 
 def read_label_file(name: str) -> tuple[Label, ...]:

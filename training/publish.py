@@ -1,29 +1,143 @@
-"""Trained weights -> the small file that a repository can carry."""
+"""Trained weights -> a checkpoint like the published ones: the weights, named by their hash, labels and a manifest."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["publish_half"]
+from ..models.entrypoints import build
+from ..models.manifest import MANIFEST, Checkpoint, default_manifest
+from ..processing_utils.labels import Label
+from .recipe import Recipe
+
+__all__ = ["gmacs", "publish_half", "publish_run"]
+
+SCRATCH_PAPER = "1611.05431"  # the network's own, where there are no weights that it started from
+
+
+def _save(state_dict: Mapping[str, Tensor], folder: Path, name: str) -> tuple[Path, str]:
+    """``folder/name-<first 8 hex digits of its sha256>.pth``, torch.hub's way of naming files, and the sha256."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{name}.{os.getpid()}.part"
+    try:
+        torch.save(dict(state_dict), temporary)
+        with open(temporary, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        path = folder / f"{name}-{digest[:8]}.pth"
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path, digest
 
 
 def publish_half(state_dict: Mapping[str, Tensor], folder: Path, name: str) -> Path:
-    """Write a state_dict in float16 as ``folder/name-<first 8 hex digits of its sha256>.pth``; return that path.
+    """Write a state_dict in float16, the small file that a repository can carry; return its path.
 
-    The name's hash is torch.hub's convention. Loading copies into a float32 network, so float16 costs a rounding and
-    no speed.
+    Loading copies into a float32 network, so float16 costs a rounding and no speed.
     """
-    half = {k: v.half() if v.is_floating_point() else v for k, v in state_dict.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{name}.{os.getpid()}.part"
-    torch.save(half, temporary)
-    digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
-    path = folder / f"{name}-{digest[:8]}.pth"
-    os.replace(temporary, path)
-    return path
+    return _save({k: v.half() if v.is_floating_point() else v for k, v in state_dict.items()}, folder, name)[0]
+
+
+def gmacs(architecture: str, num_classes: int, image_size: int) -> float:
+    """Multiply-accumulates of one image (1, 3, image_size, image_size), in 10^9, as torch counts them."""
+    with torch.device("meta"):
+        network = build(default_manifest().architectures[architecture], num_classes).eval()
+        with FlopCounterMode(display=False) as counter:
+            network(torch.empty(1, 3, image_size, image_size))
+    return counter.get_total_flops() / 2e9
+
+
+def publish_run(
+    state_dict: Mapping[str, Tensor],
+    recipe: Recipe,
+    labels: Sequence[Label],
+    row: Mapping[str, float],
+    out: Path,
+    *,
+    data: str,
+    base: Checkpoint | None = None,
+) -> Path:
+    """Make ``out`` a folder that `models.manifest.find_checkpoint` takes; return the weights' path.
+
+    Args:
+        recipe: resolved; it gives architecture and preprocessing.
+        labels: in the order of the logits.
+        row: the curve's last, for the accuracy.
+        data: what the network was trained on, in words.
+        base: the checkpoint that training started from; its licence goes on.
+    """
+    assert recipe.architecture is not None
+    name = re.sub(r"\W", "_", out.resolve().name)
+    name = name if name[:1].isalpha() else f"run_{name}"
+    weights, digest = _save(state_dict, out, name)
+    (out / "labels.tsv").write_text("".join(f"{i.index}\t{i.synset}\t{i.name}\n" for i in labels), encoding="utf-8")
+    published = json.loads((default_manifest().path).read_text(encoding="utf-8"))
+    license_id = base.license_id if base else None
+    papers = {
+        key: p for key, p in published["papers"].items() if p["title"] == (base.system.paper.title if base else "")
+    }
+    papers = papers or {SCRATCH_PAPER: published["papers"][SCRATCH_PAPER]}
+    preset = asdict(recipe.preset)
+    params = sum(v.numel() for k, v in state_dict.items() if not re.search(r"running_|num_batches", k))
+    checkpoint: dict[str, Any] = {
+        "entrypoint": name,
+        "tag": None,
+        "system": "own",
+        "architecture": recipe.architecture,
+        "num_classes": len(labels),
+        "labels": "own",
+        "params": params,
+        "gmacs": round(gmacs(recipe.architecture, len(labels), preset["crop_size"]), 4),
+        "license": license_id,
+        "license_source": f"that of the weights it started from, {base.name}" if base else "not stated",
+        "sources": [
+            {
+                "url": None,
+                "path": weights.name,
+                "format": "pth-zip",
+                "bytes": weights.stat().st_size,
+                "hash": {"kind": "sha256", "value": digest},
+            }
+        ],
+        "published": {
+            "dataset": data,
+            "top1": round(100 * row["val_top1"], 2),
+            "top5": round(100 * row["val_top5"], 2),
+            "image_size": preset["crop_size"],
+            "crop_pct": round(preset["crop_size"] / preset["resize_size"], 3),
+            "source": "measured at the end of training (log.csv)",
+        },
+        "measured": [],
+        "preprocessing": preset | {"source": "run.json"},
+        "known_issues": [],
+        "made_by": f"resnext-hub train (run.json){f', from {base.name}' if base else ''}",
+    }
+    manifest = {
+        "$schema": published["$schema"],
+        "version": published["version"],
+        "gmacs_source": "torch.utils.flop_counter",
+        "licenses": {license_id: published["licenses"][license_id]} if license_id else {},
+        "label_sets": {"own": {"file": "labels.tsv", "classes": len(labels)}},
+        "papers": papers,
+        "systems": {"own": {"title": name, "repository": None, "training_data": data, "paper": next(iter(papers))}},
+        "architectures": {recipe.architecture: published["architectures"][recipe.architecture]},
+        "aliases": {},
+        "checkpoints": {name: checkpoint},
+    }
+    temporary = out / f"{MANIFEST}.part"
+    temporary.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, out / MANIFEST)  # last: a folder with a manifest is whole
+    for old in out.glob(f"{name}-????????.pth"):
+        if old != weights:  # of an earlier end of this run
+            old.unlink()
+    return weights

@@ -1,78 +1,258 @@
-"""A training recipe: typed, read from TOML, recorded beside every checkpoint."""
+"""A training recipe: typed, read from TOML, changed from the command line, recorded beside every checkpoint."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
+import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["Phase", "Recipe", "load_recipe"]
+from ..models.manifest import Preprocessing
+
+__all__ = ["RECIPES", "Phase", "Recipe", "RecipeError", "load_recipe"]
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message names the key."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A run of epochs at one image size (progressive resizing: small, cheap images first)."""
+    """A run of epochs at one image size in pixels (progressive resizing: small, cheap images first).
+
+    Without a size: that which the weights were trained at.
+    """
 
     epochs: int
-    image_size: int
+    image_size: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights, given the data.
+    """Everything that decides the weights, given the data and what to start from.
 
-    ``lr`` is the peak learning rate for ``batch_size`` images; it rises linearly for ``warmup_epochs`` and falls to
-    zero on a cosine (Loshchilov & Hutter 2016, arXiv 1608.03983). ``weight_decay`` is not applied to BatchNorm and
-    biases. ``ema_decay`` is per step (0: no average).
+    Network: ``architecture``, by its name in the manifest; None: that of the variant that is fine-tuned.
+
+    Optimiser: SGD. ``lr`` is the peak learning rate for ``lr_batch`` images, and scales linearly with ``batch_size``,
+    the images of a step in all processes together (Goyal et al. 2017, arXiv 1706.02677); without ``lr_batch`` it is for
+    ``batch_size`` itself. It rises linearly for ``warmup_epochs``; then "cosine" falls to zero over the last
+    ``decay_epochs`` (None: over all that is left; Loshchilov & Hutter 2016, arXiv 1608.03983), and "halving" halves it
+    ``halvings`` times at equal distances (Mahajan et al. 2018). ``undecayed`` parameters have no weight decay: "norm"
+    (of normalisation layers), "bias". ``ema_decay`` (0: no average) is of the moving average of the weights, which is
+    what is validated and published, updated every ``ema_every`` steps.
+
+    Images: random crops of ``crop_scale`` of the area, mirrored; ``auto_augment``: RandAugment (arXiv 1909.13719) or
+    TrivialAugment (arXiv 2103.10158); ``erasing``: probability (arXiv 1708.04896); ``mixup`` and ``cutmix``: alpha
+    (arXiv 1710.09412, 1905.04899), one of the two a batch; ``repeats``: how often an image comes in an epoch, with as
+    many images fewer (repeated augmentation, Hoffer et al. 2019, arXiv 1901.09335). Validation resizes the shorter side
+    to ``eval_resize`` and crops ``eval_size`` (None: the size of the last phase, and 256/224 of it as the field has it;
+    both as the weights say when fine-tuning). ``mean`` and ``std``: as the weights say, else ImageNet's.
+
+    Arithmetic: ``amp`` is autocast's type, with a scaler for "fp16"; ``channels_last``; ``grad_checkpointing``;
+    ``compile``; ``sync_batchnorm`` on several GPUs.
+
+    Fine-tuning: ``head_only`` trains the head on frozen features (linear probe); ``freeze_norm`` keeps normalisation
+    layers as they are; ``layer_decay`` is what the learning rate loses with each stage from the head down; ``head_lr``
+    is the head's as a multiple.
+
+    ``in_memory`` holds small images of one size decoded (`pixels.PixelTable`). The last ``held_out`` training images
+    are not trained on: the temperature of the scores is fitted on them (`calibrate`). ``distillation_weight`` is the
+    share of the loss that compares the network with a teacher's scores (`teacher`), both softened by
+    ``distillation_temperature`` (Hinton et al. 2015, arXiv 1503.02531); the labels have the rest.
     """
 
-    architecture: str
     phases: tuple[Phase, ...]
-    batch_size: int = 128
+    architecture: str | None = None
+
+    batch_size: int = 256
     lr: float = 0.1
+    lr_batch: int | None = None
     momentum: float = 0.9
+    nesterov: bool = True
     weight_decay: float = 5e-5
+    undecayed: tuple[str, ...] = ("norm", "bias")
+    clip_grad: float | None = None
+    schedule: Literal["cosine", "halving"] = "cosine"
     warmup_epochs: float = 1.0
+    decay_epochs: float | None = None
+    halvings: int = 13
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
-    crop_scale: tuple[float, float] = (0.35, 1.0)
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    bf16: bool = False
+    ema_every: int = 1
+
+    crop_scale: tuple[float, ...] = (0.08, 1.0)
+    flip: bool = True
+    auto_augment: Literal["none", "rand", "trivial"] = "none"
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    repeats: int = 1
+    eval_resize: int | None = None
+    eval_size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    amp: Literal["none", "bf16", "fp16"] = "none"
+    channels_last: bool = True
+    grad_checkpointing: bool = False
+    compile: bool = False
+    sync_batchnorm: bool = True
+
+    head_only: bool = False
+    freeze_norm: bool = False
+    layer_decay: float = 1.0
+    head_lr: float = 1.0
+
+    in_memory: bool = False
+    held_out: int = 0
+    distillation_weight: float = 0.0
+    distillation_temperature: float = 1.0
     seed: int = 0
 
     @property
     def epochs(self) -> int:
         return sum(phase.epochs for phase in self.phases)
 
+    @property
+    def peak_lr(self) -> float:
+        return self.lr * (self.batch_size / self.lr_batch if self.lr_batch else 1.0)
+
+    def lr_share(self, epoch: float) -> float:
+        """The learning rate as a share of its peak, ``epoch`` (a fraction, too) counted from 0."""
+        if epoch < self.warmup_epochs:
+            return max(epoch / self.warmup_epochs, 1e-3)
+        trained = self.epochs - self.warmup_epochs
+        if self.schedule == "halving":
+            return 0.5 ** int((epoch - self.warmup_epochs) / max(trained, 1e-9) * (self.halvings + 1))
+        decay = trained if self.decay_epochs is None else self.decay_epochs
+        left = min(max(self.epochs - epoch, 0.0) / max(decay, 1e-9), 1.0)
+        return 0.5 * (1 - math.cos(math.pi * left))
+
     def image_size(self, epoch: int) -> int:
         """Image size, in pixels, of an epoch counted from 0."""
         for phase in self.phases:
             if epoch < phase.epochs:
+                assert phase.image_size is not None, "the recipe was not resolved"
                 return phase.image_size
             epoch -= phase.epochs
         raise IndexError(f"the recipe has {self.epochs} epochs")
+
+    def resolved(self, preset: Preprocessing | None, architecture: str | None) -> Recipe:
+        """The recipe with nothing left open: what it leaves to the weights that it starts from is ``preset``'s."""
+        last = self.phases[-1].image_size
+        size = self.eval_size or last or (preset.crop_size if preset else 224)
+        resize = self.eval_resize or (preset.resize_size if preset and preset.crop_size == size else size * 256 // 224)
+        return dataclasses.replace(
+            self,
+            architecture=self.architecture or architecture,
+            phases=tuple(Phase(p.epochs, p.image_size or (preset.crop_size if preset else 224)) for p in self.phases),
+            eval_size=size,
+            eval_resize=resize,
+            mean=self.mean or (preset.mean if preset else (0.485, 0.456, 0.406)),
+            std=self.std or (preset.std if preset else (0.229, 0.224, 0.225)),
+        )
+
+    @property
+    def preset(self) -> Preprocessing:
+        """How images are made for the trained network."""
+        if not (self.eval_resize and self.eval_size and self.mean and self.std):
+            raise RecipeError("The recipe leaves sizes or mean and std open: see resolved().")
+        (r, g, b), (red, green, blue) = self.mean, self.std
+        means, deviations = (r, g, b), (red, green, blue)
+        return Preprocessing(self.eval_resize, self.eval_size, "bilinear", True, means, deviations, source="the recipe")
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
 
-def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe in a TOML file, with ``overrides`` on top.
+TYPES = typing.get_type_hints(Recipe)
+
+
+def _checked(key: str, value: Any) -> Any:
+    """A value from TOML as the type that its key has.
 
     Raises:
-        ValueError: a key that no recipe has, or one that is missing.
+        RecipeError: it is of another.
     """
-    with open(path, "rb") as file:
-        values: dict[str, Any] = tomllib.load(file) | dict(overrides or {})
-    known = {field.name for field in dataclasses.fields(Recipe)}
-    if unknown := sorted(values.keys() - known):
-        raise ValueError(f"{path}: unknown recipe keys {unknown}; known are {sorted(known)}.")
+    expected = TYPES[key]
+    choices = [a for a in (typing.get_args(expected) or (expected,)) if a is not type(None)]
+    if typing.get_origin(expected) is Literal:
+        if value not in choices:
+            raise RecipeError(f"{key} is one of {', '.join(map(repr, choices))}, not {value!r}.")
+        return value
+    if typing.get_origin(expected) is tuple or (choices and typing.get_origin(choices[0]) is tuple):
+        if not isinstance(value, list | tuple):
+            raise RecipeError(f"{key} is a list, not {value!r}.")
+        return tuple(value)
+    if float in choices and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) not in choices:
+        raise RecipeError(f"{key} is of type {'/'.join(c.__name__ for c in choices)}, not {value!r}.")
+    return value
+
+
+def _parsed(text: str) -> Any:
     try:
-        values["phases"] = tuple(Phase(**phase) for phase in values["phases"])
-        arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return Recipe(**arguments)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a recipe: {error}.") from error
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a word needs no quotes on a command line
+
+
+def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """A recipe by its name in training/recipes or by its TOML file, with ``overrides`` on top.
+
+    Strings among the overrides are read as TOML. "epochs" is of a recipe of one phase.
+
+    Raises:
+        RecipeError: no such recipe; a key that no recipe has, one that is missing, or a value that makes no sense.
+    """
+    path = RECIPES / f"{recipe}.toml"
+    path = path if path.is_file() else Path(recipe)
+    try:
+        with open(path, "rb") as file:
+            values: dict[str, Any] = tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+        raise RecipeError(f"{recipe} is no recipe ({error}); there are {known}, or give a TOML file.") from error
+    values |= {k: _parsed(v) if isinstance(v, str) else v for k, v in (overrides or {}).items()}
+    try:
+        epochs, phases = values.pop("epochs", None), [Phase(**phase) for phase in values.pop("phases", [])]
+        if epochs is not None:
+            if len(phases) > 1:
+                raise RecipeError("it has several phases; epochs= is for a recipe of one.")
+            phases = [Phase(epochs, phases[0].image_size if phases else None)]
+        if not phases:
+            raise RecipeError("it says neither phases nor epochs.")
+        if unknown := sorted(values.keys() - TYPES.keys()):
+            raise RecipeError(f"unknown keys {unknown}; known are {', '.join(sorted(TYPES))}.")
+        made = Recipe(phases=tuple(phases), **{k: _checked(k, v) for k, v in values.items()})
+        _check_ranges(made)
+    except TypeError as error:
+        raise RecipeError(f"{path}: {error}.") from error
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+    return made
+
+
+def _check_ranges(recipe: Recipe) -> None:
+    at_least = {"batch_size": 1, "repeats": 1, "ema_every": 1, "lr": 0, "weight_decay": 0, "held_out": 0, "halvings": 0}
+    for key, low in at_least.items():
+        if getattr(recipe, key) < low:
+            raise RecipeError(f"{key} is {low} or more, not {getattr(recipe, key)}.")
+    for key in ("label_smoothing", "ema_decay", "erasing", "distillation_weight"):
+        if not 0 <= getattr(recipe, key) <= 1:
+            raise RecipeError(f"{key} is in 0..1, not {getattr(recipe, key)}.")
+    if any(p.epochs < 0 or (p.image_size is not None and p.image_size < 1) for p in recipe.phases) or not recipe.epochs:
+        raise RecipeError("a phase has a positive number of epochs and a positive size.")
+    if len(recipe.crop_scale) != 2 or not 0 < recipe.crop_scale[0] <= recipe.crop_scale[1] <= 1:
+        raise RecipeError(f"crop_scale is two shares of the area, not {recipe.crop_scale}.")
+    for key in ("mean", "std"):
+        if getattr(recipe, key) is not None and len(getattr(recipe, key)) != 3:
+            raise RecipeError(f"{key} is three numbers.")
+    if wrong := set(recipe.undecayed) - {"norm", "bias"}:
+        raise RecipeError(f"undecayed knows norm and bias, not {sorted(wrong)}.")

@@ -1,0 +1,149 @@
+"""``resnext-hub train``: from a folder of classes to a folder that every other command takes as a variant."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from resnext_hub.cli import main
+from resnext_hub.inference.classifier import classifier
+from resnext_hub.models.entrypoints import load
+from resnext_hub.models.manifest import ManifestError, UnknownVariantError, default_manifest, find_checkpoint
+from resnext_hub.processing_utils.labels import read_labels
+from resnext_hub.training.network import starting_network
+from resnext_hub.training.publish import gmacs
+from resnext_hub.training.recipe import load_recipe
+
+pytest.importorskip("fsspec")
+TINY = default_manifest().resolve("resnext_tiny")
+
+
+@pytest.fixture
+def flowers(tmp_path: Path) -> Path:
+    """Two classes of plain pictures, in folders."""
+    for name, colour in (("daisy", (230, 230, 40)), ("rose", (200, 20, 60))):
+        (tmp_path / "flowers" / name).mkdir(parents=True)
+        for i in range(12):
+            picture = Image.new("RGB", (80, 70), colour)
+            picture.paste((10 * i, 255 - 10 * i, 90), (i, i, i + 20, i + 20))
+            picture.save(tmp_path / "flowers" / name / f"{i}.jpg")
+    return tmp_path / "flowers"
+
+
+def train(data: Path, out: Path, *more: str) -> int:
+    command = ["train", "--variant", "resnext_tiny", "--data", str(data), "--out", str(out), "--workers", "0"]
+    return main([*command, "--epochs", "3", "--batch", "10", *more])
+
+
+def test_a_fine_tuned_network_is_a_variant(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "runs" / "my flowers"
+    assert train(flowers, out) == 0
+    said = capsys.readouterr()
+    assert "2 classes, 22 images for training, 2 for validation; 3 epochs on 1 x cpu" in said.err
+    assert said.out == ""
+    assert {path.name for path in out.iterdir()} >= {
+        "weights_manifest.json", "labels.tsv", "run.json", "log.csv", "curves.png", "last.pt",
+    }  # fmt: skip
+    with Image.open(out / "curves.png") as picture:
+        assert picture.size[0] > 500
+    jsonschema = pytest.importorskip("jsonschema")
+    manifest = json.loads((out / "weights_manifest.json").read_text())
+    schema = json.loads((default_manifest().path.parent / "weights_manifest.schema.json").read_text())
+    jsonschema.validate(manifest, schema)
+
+    checkpoint = find_checkpoint(out)
+    assert (checkpoint.name, checkpoint.num_classes, checkpoint.license_id) == ("my_flowers", 2, TINY.license_id)
+    assert [label.name for label in read_labels(checkpoint.labels)] == ["daisy", "rose"]
+    assert checkpoint.preprocessing.crop_size == 64
+    network = load(checkpoint)
+    assert checkpoint.params == sum(p.numel() for p in network.parameters())
+    assert checkpoint.published.top1 == 100
+
+    photo = str(flowers / "rose" / "3.jpg")
+    assert main(["classify", photo, "--variant", str(out), "--top", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["predictions"]
+    assert [p["label"] for p in found] == ["rose", "daisy"]
+    assert main(["classify", str(flowers), "--variant", str(out), "--top", "1", "--out", str(tmp_path / "t.csv")]) == 0
+    assert (tmp_path / "t.csv").read_text().count("rose") >= 24  # in the path and in the label
+    assert classifier(str(out), engine="torch")(photo, 1)[0].label == "rose"
+
+
+def test_the_same_command_goes_on(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert train(flowers, out) == 0
+    first = sorted(path.name for path in out.glob("*.pth"))
+    assert train(flowers, out) == 0
+    assert "goes on at step 6 of 6" in capsys.readouterr().err
+    assert sorted(path.name for path in out.glob("*.pth")) == first
+    assert train(flowers, out, "--set", "lr=0.5") == 2
+    assert "was made by another recipe" in capsys.readouterr().err
+
+
+def test_a_linear_probe_from_ones_own_weights(flowers: Path, tmp_path: Path) -> None:
+    assert train(flowers, tmp_path / "a") == 0
+    arguments = [
+        "train",
+        "--variant",
+        str(tmp_path / "a"),
+        "--recipe",
+        "linear_probe",
+        "--epochs",
+        "1",
+        "--batch",
+        "10",
+    ]
+    assert main([*arguments, "--data", str(flowers), "--out", str(tmp_path / "b"), "--workers", "0"]) == 0
+    before, after = (load(find_checkpoint(tmp_path / name)).state_dict() for name in "ab")
+    moved = {key for key, value in before.items() if not torch.equal(value, after[key])}
+    assert moved == {"fc.weight", "fc.bias"}
+    assert find_checkpoint(tmp_path / "b").license_source.endswith("started from, a")
+
+
+def test_the_head_stays_where_the_classes_are_the_checkpoints() -> None:
+    recipe = load_recipe("finetune").resolved(TINY.preprocessing, TINY.architecture_name)
+    synsets = [label.synset for label in read_labels(TINY.labels)]
+    kept = starting_network(recipe, TINY, synsets).state_dict()
+    assert torch.equal(kept["fc.weight"], load(TINY).state_dict()["fc.weight"])
+    other = starting_network(recipe, TINY, synsets[::-1])
+    assert not torch.equal(other.state_dict()["fc.weight"], kept["fc.weight"])
+    assert torch.equal(other.state_dict()["conv1.weight"], kept["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "x"], "say --variant, whose weights to start from, or --recipe"),
+        (["--data", "x", "--variant", "resnext_tin"], "Did you mean resnext_tiny or"),
+        (["--data", "/no/such", "--variant", "resnext_tiny"], "There is no"),
+        (["--data", "x", "--variant", "resnext_tiny", "--recipe", "no"], "no is no recipe"),
+        (["--data", "x", "--variant", "resnext_tiny", "--set", "lr"], "--set takes KEY=VALUE"),
+        (["--data", "x", "--recipe", "finetune"], "the recipe's architecture is None; say --variant"),
+        (["--data", "x", "--variant", "resnext_tiny", "--recipe", "torchvision_v2"], "is a resnext_tiny, the recipe a"),
+    ],
+)
+def test_wrong_arguments(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--out", str(tmp_path / "out"), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_a_folder_that_is_no_variant(tmp_path: Path) -> None:
+    with pytest.raises(UnknownVariantError, match=r"holds no weights_manifest.json: training writes one"):
+        find_checkpoint(tmp_path)
+    (tmp_path / "weights_manifest.json").write_text("{}")
+    with pytest.raises(ManifestError):
+        find_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["resnet18_ssl", "resnext50_32x4d", "resnext_tiny"])
+def test_multiply_accumulates_are_those_of_the_manifest(name: str) -> None:
+    checkpoint = default_manifest().resolve(name)
+    counted = gmacs(checkpoint.architecture_name, checkpoint.num_classes, checkpoint.preprocessing.crop_size)
+    assert counted == pytest.approx(checkpoint.gmacs, rel=0.02)

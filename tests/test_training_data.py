@@ -1,0 +1,287 @@
+"""Labelled images in every layout; the order and the augmentation of an epoch."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from resnext_hub.inference.sources import SourceError
+from resnext_hub.training.batches import FromFiles, InMemory, epoch_order, targets, train_transform, validation_batches
+from resnext_hub.training.data import LabelledImages, open_images, relabelled, split, train_and_val
+from resnext_hub.training.pixels import PixelTable
+from resnext_hub.training.recipe import Phase, Recipe
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+fsspec = pytest.importorskip("fsspec")
+
+RECIPE = Recipe((Phase(2, 16),), "resnext_tiny", batch_size=8, crop_scale=(0.35, 1.0)).resolved(None, None)
+NAMES = [f"{kind}{i}" for i in range(3) for kind in ("apple", "pear")]
+
+
+def encoded(number: int, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (20, 16), (number * 20, 255 - number * 20, number)).save(file, kind)
+    return file.getvalue()
+
+
+def colour(images: LabelledImages, i: int) -> int:
+    with Image.open(io.BytesIO(images.read(i))) as image:
+        return image.convert("RGB").getpixel((0, 0))[0] // 20  # type: ignore[index, return-value]
+
+
+def folder(path: Path) -> Path:
+    for i, name in enumerate(NAMES):
+        where = path / name[:-1] / ("deep" if i == 4 else "")
+        where.mkdir(parents=True, exist_ok=True)
+        (where / f"{name}.png").write_bytes(encoded(i))
+    (path / "notes.png").write_bytes(encoded(0))  # not in a class
+    (path / "apple" / "readme.txt").write_text("no image")
+    return path
+
+
+def tar(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as file:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    return path
+
+
+def table(path: Path, **more: object) -> Path:
+    columns: dict[str, object] = {"image": [encoded(i) for i in range(6)], "label": [n[:-1] for n in NAMES]} | more
+    pq.write_table(pa.table(columns), path, row_group_size=2)
+    return path
+
+
+def made(layout: str, path: Path) -> str:
+    if layout == "folder":
+        return str(folder(path / "data"))
+    if layout == "memory":
+        store = fsspec.filesystem("memory")
+        for i, name in enumerate(NAMES):
+            store.pipe_file(f"/bucket/{path.name}/{name[:-1]}/{name}.png", encoded(i))
+        return f"memory://bucket/{path.name}"
+    if layout == "parquet":
+        return str(table(path / "x.parquet"))
+    if layout == "structs":
+        return str(table(path / "x.parquet", image=[{"bytes": encoded(i), "path": None} for i in range(6)]))
+    if layout == "paths":
+        for i in range(6):
+            (path / f"{i}.png").write_bytes(encoded(i))
+        return str(table(path / "x.parquet", image=[str(path / f"{i}.png") for i in range(6)]))
+    if layout == "tar of folders":
+        return str(tar(path / "x.tar", [(f"./{n[:-1]}/{n}.png", encoded(i)) for i, n in enumerate(NAMES)]))
+    classes = ["apple", "pear"]
+    for part in range(2):
+        members = []
+        for i in range(part * 3, part * 3 + 3):
+            which = (f"{i}.cls", NAMES[i][:-1].encode()) if layout == "shards" else (
+                f"{i}.json", json.dumps({"label": classes.index(NAMES[i][:-1])}).encode()
+            )  # fmt: skip
+            members += [(f"{i}.png", encoded(i)), which]
+        tar(path / f"part-{part}.tar", members)
+    return str(path / "part-*.tar")
+
+
+@pytest.mark.parametrize(
+    "layout",
+    ["folder", "memory", "parquet", "structs", "paths", "tar of folders", "shards", "shards with json"],
+)
+def test_every_layout_gives_the_same_images(layout: str, tmp_path: Path) -> None:
+    images = open_images(made(layout, tmp_path), ["apple", "pear"])
+    assert images.classes == ("apple", "pear")
+    assert sum(images.blocks) == len(images) == 6
+    found = {colour(images, i): images.classes[images.labels[i]] for i in range(6)}
+    assert found == {i: name[:-1] for i, name in enumerate(NAMES)}
+    assert len({images.name(i) for i in range(6)}) == 6
+    again = pickle.loads(pickle.dumps(images))  # as a spawned worker gets it
+    assert [again.read(i) for i in range(6)] == [images.read(i) for i in range(6)]
+
+
+def test_classes_are_found_and_sorted(tmp_path: Path) -> None:
+    assert open_images(folder(tmp_path / "data")).classes == ("apple", "pear")
+    assert open_images(table(tmp_path / "x.parquet", label=[4, 0, 1, 1, 0, 0])).classes == ("0", "1", "2", "3", "4")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: str(p / "none"), "There is no"),
+        (lambda p: str(folder(p / "d") / "apple" / "deep"), "has no class folders"),
+        (lambda p: str(tar(p / "x.tar", [("a.png", encoded(1))])), "has no class: neither"),
+        (lambda p: str(tar(p / "x.tar", [("a/readme", b"")])), "no images in the archives"),
+        (lambda p: str(table(p / "x.parquet", label=["fig"] * 6)), "class 'fig' is not one of the 2"),
+        (lambda p: str(table(p / "x.parquet", label=[7] * 6)), "class indices go from 7 to 7; 2 have names"),
+        (lambda p: str(p / "*.parquet"), "There is no .parquet"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(make: object, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=message):
+        open_images(make(tmp_path), ["apple", "pear"])  # type: ignore[operator]
+
+
+def test_a_tables_columns(tmp_path: Path) -> None:
+    other = table(tmp_path / "x.parquet", kind=["a"] * 6, thumb=[encoded(9)] * 6)
+    images = open_images(other, label="kind", image="thumb")
+    assert images.classes == ("a",)
+    assert colour(images, 3) == 9
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "y.parquet")
+    with pytest.raises(SourceError, match="has the columns x: which is the image"):
+        open_images(tmp_path / "y.parquet")
+
+
+def test_large_tables_are_read_by_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnext_hub.training.data.HELD_IN_MEMORY", 1)
+    monkeypatch.setattr("resnext_hub.training.data.GROUPS_HELD", 2)
+    images = open_images(table(tmp_path / "x.parquet"))
+    assert images.blocks == (2, 2, 2)
+    assert [colour(images, i) for i in (5, 0, 3, 1, 4, 2)] == [5, 0, 3, 1, 4, 2]
+    assert len(images.read.__self__.cells) == 2  # type: ignore[attr-defined]
+
+
+def test_an_epoch_is_a_permutation_of_its_seed() -> None:
+    first = epoch_order(100, 0, 0)
+    assert sorted(first) == list(range(100))
+    assert (first == epoch_order(100, 0, 0)).all()
+    assert (first != epoch_order(100, 0, 1)).any()
+    assert (first != epoch_order(100, 1, 0)).any()
+    blocks = [10] * 10
+    order = epoch_order(100, 0, 0, blocks=blocks)
+    assert sorted(order) == list(range(100))
+    assert len({i // 10 for i in order[:80]}) == 8  # eight blocks, mixed, and then the others
+    assert len({i // 10 for i in order[:20]}) > 2
+    repeated = epoch_order(100, 0, 0, repeats=4)
+    assert len(repeated) == 100
+    assert len(set(repeated)) == 25
+
+
+def test_augmentation_differs_between_draws_and_not_between_runs(colours: Path) -> None:
+    images = open_images(colours / "train.parquet")
+
+    def draw(epoch: int, workers: int = 0, world: int = 1) -> torch.Tensor:
+        sets = [FromFiles(RECIPE, images, workers).batches(epoch, 0, rank, world) for rank in range(world)]
+        return torch.cat(
+            [torch.stack([b.images for b in batches], 2).flatten(1, 2) for batches in zip(*sets, strict=True)]
+        )
+
+    first = draw(0)
+    assert first.shape[0] == 144
+    assert torch.equal(first, draw(0))
+    assert torch.equal(first, draw(0, workers=2))
+    assert not torch.equal(first, draw(1))
+    one = FromFiles(RECIPE, images)
+    later = next(iter(one.batches(0, 3, 0, 1)))
+    assert torch.equal(later.images, first[24:32])
+
+
+def test_repeated_images_are_augmented_anew(colours: Path) -> None:
+    images = open_images(colours / "train.parquet")
+    import dataclasses
+
+    batch = next(FromFiles(dataclasses.replace(RECIPE, repeats=4), images).batches(0, 0, 0, 1))
+    assert (batch.targets[:4] == batch.targets[0]).all()
+    assert not torch.equal(batch.images[0], batch.images[1])
+
+
+@pytest.mark.parametrize(
+    "change", [{"auto_augment": "rand"}, {"auto_augment": "trivial"}, {"erasing": 1.0}, {"flip": False}]
+)
+def test_transforms_give_pixels(change: dict[str, object]) -> None:
+    import dataclasses
+
+    torch.manual_seed(0)
+    image = torch.randint(0, 256, (3, 40, 30), dtype=torch.uint8)
+    out = train_transform(dataclasses.replace(RECIPE, **change), 16)(image)  # type: ignore[arg-type]
+    assert out.shape == (3, 16, 16)
+    assert out.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.2, 0.0), (0.0, 1.0), (0.2, 1.0)])
+def test_mixing_shares_the_targets(mixup: float, cutmix: float, in_memory: bool, colours: Path) -> None:
+    import dataclasses
+
+    images = open_images(colours / "train.parquet")
+    recipe = dataclasses.replace(RECIPE, mixup=mixup, cutmix=cutmix)
+    train_set = InMemory(recipe, PixelTable.read(images)) if in_memory else FromFiles(recipe, images)
+    batch = next(iter(train_set.batches(0, 0, 0, 1)))
+    assert batch.targets.shape == (8, 3)
+    torch.testing.assert_close(batch.targets.sum(1), torch.ones(8))
+    again = next(iter(train_set.batches(0, 0, 0, 1)))
+    assert torch.equal(batch.images, again.images)
+
+
+def test_several_classes_share_a_target(tmp_path: Path) -> None:
+    shares = targets(torch.tensor([[0, 2, -1], [1, -1, -1], [0, 1, 2]]), 4)
+    expected = torch.tensor([[0.5, 0, 0.5, 0], [0, 1, 0, 0], [1 / 3, 1 / 3, 1 / 3, 0]])
+    torch.testing.assert_close(shares, expected)
+    images = open_images(table(tmp_path / "x.parquet", label=[[0, 2], [1], [0], [2], [1, 2], [0]]))
+    assert images.classes == ("0", "1", "2")
+    assert images.labels.tolist()[:2] == [[0, 2], [1, -1]]
+
+
+def test_tables_of_labels_by_number(tmp_path: Path) -> None:
+    images = open_images(folder(tmp_path / "data"))
+    pq.write_table(pa.table({"index": [5, 0, 0], "class": pa.array([1, 0, 1], pa.int32())}), tmp_path / "s.parquet")
+    chosen = relabelled(images, str(tmp_path / "s.parquet"))
+    assert [chosen.name(i) for i in range(3)] == [images.name(i) for i in (5, 0, 0)]
+    assert chosen.labels.tolist() == [1, 0, 1]
+    pq.write_table(pa.table({"index": [1, 2], "targets": [[0, 1], [2]]}), tmp_path / "t.parquet")
+    assert relabelled(images, str(tmp_path / "t.parquet"), ["a", "b", "c"]).labels.tolist() == [[0, 1], [2, -1]]
+    with pytest.raises(SourceError, match="speaks of class 2; 2 classes"):
+        relabelled(images, str(tmp_path / "t.parquet"))
+    pq.write_table(pa.table({"index": [99], "class": [0]}), tmp_path / "u.parquet")
+    with pytest.raises(SourceError, match="image 99; there are 6"):
+        relabelled(images, str(tmp_path / "u.parquet"))
+    with pytest.raises(SourceError, match="must have rows with an index"):
+        relabelled(images, str(table(tmp_path / "v.parquet")))
+
+
+def test_a_tenth_of_each_class_is_held_out(tmp_path: Path) -> None:
+    for name, count in (("a", 20), ("b", 5), ("c", 1)):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for i in range(count):
+            (tmp_path / "d" / name / f"{i:02}.png").write_bytes(encoded(0))
+    train, held = split(open_images(tmp_path / "d"), 0.1, seed=0)
+    assert np.bincount(train.labels).tolist() == [18, 4, 1]
+    assert np.bincount(held.labels, minlength=3).tolist() == [2, 1, 0]
+    names = {train.name(i) for i in range(len(train))} | {held.name(i) for i in range(len(held))}
+    assert len(names) == 26
+    again, _ = split(open_images(tmp_path / "d"), 0.1, seed=0)
+    assert [again.name(i) for i in range(23)] == [train.name(i) for i in range(23)]
+
+
+def test_parts_and_names_of_a_data_set(colours: Path, tmp_path: Path) -> None:
+    train, held, labels = train_and_val(str(colours))
+    assert (len(train), len(held)) == (144, 48)
+    assert [(i.index, i.synset, i.name) for i in labels] == [(n, f"n{n + 1}", f"name of n{n + 1}") for n in range(3)]
+    (tmp_path / "d" / "n01440764").mkdir(parents=True)
+    for i in range(4):
+        (tmp_path / "d" / "n01440764" / f"{i}.png").write_bytes(encoded(i))
+    train, held, labels = train_and_val(str(tmp_path / "d"))
+    assert (len(train), len(held)) == (3, 1)
+    assert labels[0].name == "tench, Tinca tinca"
+    (tmp_path / "order.tsv").write_text("0\tpear\ta pear\n1\tapple\tan apple\n")
+    *_, labels = train_and_val(str(folder(tmp_path / "fruit")), classes=str(tmp_path / "order.tsv"))
+    assert [label.name for label in labels] == ["a pear", "an apple"]
+
+
+def test_validation_sees_what_the_network_will_get(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = open_images(folder(tmp_path / "data"))
+    (tmp_path / "data" / "pear" / "pear1.png").write_bytes(b"broken")
+    got = list(validation_batches(images, RECIPE, rank=1, world=2, workers=0, size=2))
+    assert [x.shape for x, _ in got] == [(2, 3, 16, 16), (1, 3, 16, 16)]
+    assert torch.cat([y for _, y in got]).tolist() == [0, 1, 1] or -1 in torch.cat([y for _, y in got]).tolist()
+    everything = torch.cat([y for _, y in validation_batches(images, RECIPE, rank=0, world=1, workers=0)])
+    assert sorted(everything.tolist()) == [-1, 0, 0, 0, 1, 1]
+    assert "counts as wrong" in caplog.text

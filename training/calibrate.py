@@ -1,0 +1,62 @@
+"""Probabilities that mean what they say: a temperature for the logits, fitted on images held out of training.
+
+One number divides all logits (Guo et al. 2017, arXiv 1706.04599). It changes no ranking, and a division of the logits
+is one of the head's weight and bias, so the calibrated network is an ordinary one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .batches import validation_batches
+from .data import LabelledImages
+from .recipe import Recipe
+
+__all__ = ["expected_calibration_error", "fit_temperature", "fold_temperature", "held_out_scores"]
+
+
+@torch.no_grad()
+def held_out_scores(network: nn.Module, recipe: Recipe, images: LabelledImages) -> tuple[Tensor, Tensor]:
+    """(logits, labels) of the training images that the recipe holds out, preprocessed as the published network's."""
+    network.eval()
+    held = images.subset(np.arange(len(images) - recipe.held_out, len(images)))
+    found = [(network(x), y) for x, y in validation_batches(held, recipe, rank=0, world=1, workers=0)]
+    scores, labels = torch.cat([s for s, _ in found]), torch.cat([y for _, y in found])
+    return scores[labels >= 0], labels[labels >= 0]
+
+
+def expected_calibration_error(probs: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """The mean gap between confidence and accuracy, 0..1, over equal bins of the confidence (Guo et al., eq. 3).
+
+    probs: (N, classes); labels: (N,).
+    """
+    confidence, best = probs.max(1)
+    right = (best == labels).double()
+    place = (confidence * bins).long().clamp(max=bins - 1)
+    gaps = torch.zeros(bins, dtype=torch.float64).index_add(0, place, right - confidence.double())
+    return (gaps.abs().sum() / len(labels)).item()
+
+
+def fit_temperature(scores: Tensor, labels: Tensor) -> float:
+    """The temperature that gives logits (N, classes) the least cross-entropy with labels (N,)."""
+    log_temperature = torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_temperature], max_iter=50, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(scores / log_temperature.exp(), labels)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return log_temperature.exp().item()
+
+
+@torch.no_grad()
+def fold_temperature(head: nn.Module, temperature: float) -> None:
+    """Divide a linear head's weight and bias by the temperature, in place."""
+    for parameter in head.parameters():
+        parameter.div_(temperature)
