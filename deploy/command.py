@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,6 @@ def _export(arguments: argparse.Namespace, manifest: Manifest) -> int:
     from ..models.cache import CheckpointError
     from .export import ExportError, InexactError, export
 
-    logging.basicConfig(format="resnext-hub: %(message)s")
     said = {k: v for k, v in vars(arguments).items() if k not in ("command", "run", "variant", "to", "out")}
     try:
         report = export(arguments.variant, arguments.to, arguments.out, **said)
