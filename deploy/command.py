@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +96,6 @@ def _export(arguments: argparse.Namespace, manifest: Manifest) -> int:
     from ..models.cache import CheckpointError
     from .export import ExportError, InexactError, export
 
-    logging.basicConfig(format="resnext-hub: %(message)s")
     said = {k: v for k, v in vars(arguments).items() if k not in ("command", "run", "variant", "to", "out")}
     try:
         if arguments.to == TRITON:
