@@ -13,11 +13,13 @@ from runpy import run_path as _run_path
 dependencies = ["torch"]
 
 
-def _module(name):
-    """A module of this checkout, by its dotted name inside the package."""
+def _module(name, *needs):
+    """A module of this checkout, by its dotted name in the package, which will need the modules ``needs`` too."""
     root = _dirname(__file__)
     package = _run_path(_join(root, "mount.py"))["mount"](root).__name__
     try:
+        for need in needs:
+            _import_module(need)
         return _import_module(f".{name}", package)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith(package):
@@ -533,7 +535,7 @@ def nvidia_convnets_processing_utils():
     ``labels=`` names another label set ("tiny-imagenet-200") or gives the names; ``from_logits=True`` takes logits.
     Needs pillow and validators.
     """
-    return _module("processing_utils")
+    return _module("processing_utils", "validators")
 
 
 def classifier(variant, **options):
@@ -552,4 +554,4 @@ def classifier(variant, **options):
     Raises:
         ValueError: no such variant; near names are suggested.
     """
-    return _module("inference.classifier").classifier(variant, **options)
+    return _module("inference.classifier", "validators").classifier(variant, **options)
