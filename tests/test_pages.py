@@ -1,6 +1,6 @@
 """The model pages (docs/hub): what docs/pages.py writes, in PyTorch Hub's format, alike in both languages.
 
-Every code block runs, each page's in a fresh process. Checkpoints and photos come from loopback, as in test_originals.py.
+Every code block runs, a page's in a fresh process. Checkpoints and photos come from loopback, as in test_originals.py.
 """
 
 from __future__ import annotations
