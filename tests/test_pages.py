@@ -205,9 +205,10 @@ class Place:
         for name in ("photo.jpg", "photos/one.jpg", "photos/two.jpg"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(photo, folder / name)
-        for i, name in enumerate(("roses/1.jpg", "roses/2.jpg", "tulips/1.jpg", "tulips/2.jpg")):
-            (folder / "flowers" / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.open(photo).rotate(20 * i).save(folder / "flowers" / name)
+        for i in range(10):  # of which 8, one batch, are to train on
+            path = folder / "flowers" / ("roses", "tulips")[i % 2] / f"{i}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.open(photo).rotate(20 * i).save(path)
         mounted = f"""
             import importlib, runpy, sys
             package = runpy.run_path({str(checkout / "mount.py")!r})["mount"]({str(checkout)!r}).__name__
@@ -239,7 +240,7 @@ def follow(page: Page, run_python: Any, checkout: Path, photo: Path, proxy: str,
 
 @pytest.mark.parametrize(
     ("page", "shell"),
-    # Ten epochs of the larger networks, on a processor, are not for every day.
+    # Training the larger networks on a processor is not for every day.
     [pytest.param(page, False, id=page.name) for page in PAGES if page.name != "semi_supervised"]
     + [pytest.param(page, True, id=f"{page.name}-shell", marks=pytest.mark.soak) for page in PAGES]
     + [pytest.param(page, True, id=page.name) for page in PAGES if page.name == "semi_supervised"],
