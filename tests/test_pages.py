@@ -270,7 +270,8 @@ def test_every_code_block_runs(
     for index, probability in result["classified"]:
         assert probability == pytest.approx(result["probabilities"][0, index].item(), abs=1e-3)
     if page.author == "NVIDIA":
-        assert Image.open(here / "prediction.png").width > 100
+        with Image.open(here / "prediction.png") as picture:
+            assert picture.width > 100
     if shell:
         pq = pytest.importorskip("pyarrow.parquet")
         assert pq.read_table(here / "predictions.parquet")["error"].to_pylist() == [None, None]
