@@ -41,6 +41,7 @@ types: setup
 
 docs: setup
 	$(BIN)/python docs/tables.py --check
+	$(BIN)/python docs/pages.py --check
 
 notebooks: setup
 	$(BIN)/pytest --nbmake --nbmake-timeout=300 notebooks
