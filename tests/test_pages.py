@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import shutil
 import sys
 import textwrap
@@ -220,7 +221,9 @@ class Place:
     def _command(self, name: str, script: str) -> None:
         self.commands.mkdir(exist_ok=True)
         path = self.commands / name
-        path.write_text(f"#!{sys.executable}\n{script}")
+        path.with_suffix(".py").write_text(script)
+        # Not "#!python": a line like that takes no path with a space in it.
+        path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(f"{path}.py")} "$@"\n')
         path.chmod(0o755)
 
 
