@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup demo test soak lint types docs notebooks check clean
+.PHONY: setup demo test soak lint types docs notebooks notebooks-write check clean
 
 setup: .venv/.done
 
@@ -32,9 +32,14 @@ types: setup
 
 docs: setup
 	$(BIN)/python docs/tables.py --check
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
 notebooks: setup
-	$(BIN)/pytest --nbmake --nbmake-timeout=300 notebooks
+	$(BIN)/python notebooks/execute.py
+
+# Run them, and keep what they show.
+notebooks-write: setup
+	$(BIN)/python notebooks/execute.py --write
 
 check: lint types docs notebooks test
 
