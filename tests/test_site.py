@@ -1,4 +1,4 @@
-"""The site's hook: links out of docs/ lead to GitHub, and one that leads nowhere is a warning, which a build refuses."""
+"""The hook of the site: links out of docs/ lead to GitHub; one that leads nowhere is a warning, and fails the build."""
 
 from __future__ import annotations
 
