@@ -67,7 +67,17 @@ def memory(key: str) -> float:
 
 def measure(total: int) -> dict[str, float]:
     work = Work(Double(), lambda data: np.frombuffer(data, np.uint8).reshape(1, 1, 3), read_labels(), 5, None)
-    job = Job(["doubles"], "resnext50_32x4d", "", "double", "fp32", "close", 5, False, BATCH)
+    job = Job(
+        source=["doubles"],
+        checkpoint="resnext50_32x4d",
+        sha256="",
+        engine="double",
+        precision="fp32",
+        grade="close",
+        top=5,
+        features=False,
+        batch=BATCH,
+    )
 
     def found() -> Iterator[Shard]:
         return (Shard(i, min(SHARD_ROWS, total - i)) for i in range(0, total, SHARD_ROWS))

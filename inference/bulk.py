@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Protocol, TypedDict, Unpack
 
 import numpy as np
 
@@ -48,7 +48,9 @@ __all__ = [
     "Options",
     "OutputError",
     "SourceError",
+    "SourceJob",
     "Work",
+    "Worker",
     "check",
     "check_options",
     "classify_many",
@@ -56,7 +58,10 @@ __all__ = [
     "describe",
     "job_of",
     "prepare",
+    "printable",
+    "progress_bar",
     "run",
+    "terminable",
     "work_of",
 ]
 
@@ -66,23 +71,30 @@ COMMIT_ROWS = 4096  # what waits in memory at most
 READERS = 16  # threads that read ahead where reading waits for a network
 
 
-@dataclass(frozen=True)
-class Job:
-    """What decides a table's content. Two runs with equal jobs give equal tables; ``--resume`` insists on it."""
+@dataclass(frozen=True, kw_only=True)
+class SourceJob:
+    """What decides a table's content, as far as its source goes. Two runs with equal jobs give equal tables;
+    ``--resume`` insists on it."""
 
     source: list[str]
-    checkpoint: str
-    sha256: str
-    engine: str
-    precision: str
     grade: str
-    top: int
-    features: bool
     batch: int
     shard_rows: int = SHARD_ROWS
     column: str | None = None
     allow_private: bool = False
     format: int = 1  #: of the parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(SourceJob):
+    """The job of `classify_many`."""
+
+    checkpoint: str
+    sha256: str
+    engine: str
+    precision: str
+    top: int
+    features: bool
 
 
 @dataclass(frozen=True)
@@ -105,6 +117,15 @@ class Chunk:
     last: bool
     remote: bool
     fingerprint: str
+
+
+class Worker(Protocol):
+    """From items to rows, in order; several threads may call it at once."""
+
+    @property
+    def columns(self) -> pa.Schema: ...
+
+    def __call__(self, items: Sequence[Item]) -> pa.RecordBatch: ...
 
 
 @dataclass
@@ -151,8 +172,8 @@ class Work:
             rows[good[i]] = found[row]
             vectors[good[i]] = features[i] if features is not None else None
         columns = [
-            pa.array([_printable(item.name) for item in items], pa.string()),
-            pa.array([error and _printable(error) for error in errors], pa.string()),
+            pa.array([printable(item.name) for item in items], pa.string()),
+            pa.array([error and printable(error) for error in errors], pa.string()),
             *(
                 pa.array([row and [getattr(p, name) for p in row] for row in rows], pa.list_(kind))
                 for name, kind in (
@@ -184,7 +205,7 @@ def _halves(vectors: Sequence[np.ndarray | None], width: int) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(flat, width, mask=pa.array(missing))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """File names are bytes; a table's text is UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
 
@@ -229,7 +250,7 @@ def _in_order(
 def commit_shards(
     numbered: Iterable[tuple[int, Shard]],
     parts: Parts,
-    work: Work,
+    work: Worker,
     *,
     batch: int,
     workers: int,
@@ -285,7 +306,7 @@ def commit_shards(
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """SIGTERM stops a run as Ctrl-C does: what is ready is committed, and nothing is left half-written."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -404,7 +425,7 @@ def prepare(source: str | Sequence[str], variant: str, **options: Unpack[Options
 
 
 def run(
-    job: Job,
+    job: SourceJob,
     out: str | Path,
     do: Callable[[Iterator[tuple[int, Shard]], Parts, Callable[[int], object]], int],
     *,
@@ -425,10 +446,10 @@ def run(
             seen = number + 1
             yield number, shard
 
-    with _terminable(), parts.opened(resume=resume, overwrite=overwrite):
+    with terminable(), parts.opened(resume=resume, overwrite=overwrite):
         before = parts.rows
         total = count(job.source, column=job.column) if progress else None
-        with _bar(progress, total, before) as advance:
+        with progress_bar(progress, total, before) as advance:
             computed = do(numbered(), parts, advance)
         parts.assemble(seen)
     return Done(out, parts.rows, parts.errors, computed)
@@ -443,7 +464,8 @@ def _import_tqdm() -> Any:
 
 
 @contextlib.contextmanager
-def _bar(shown: bool, total: int | None, initial: int) -> Iterator[Callable[[int], object]]:
+def progress_bar(shown: bool, total: int | None, initial: int) -> Iterator[Callable[[int], object]]:
+    """A bar on stderr, or none; gives what is to be told of every chunk's rows."""
     if not shown:
         yield lambda rows: None
         return

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..models.manifest import Preprocessing, find_checkpoint
+from ..models.manifest import Checkpoint, Preprocessing, find_checkpoint
 from ..mount import register
 from ..processing_utils.images import ImageSource
 from ..processing_utils.inputs import prepare_pixels
@@ -39,6 +39,7 @@ class Classifier:
         preset: how the images are made.
         labels: a name for every logit.
         device: where to run a network; the GPU if there is one.
+        checkpoint: what the engine runs, if it is one.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class Classifier:
         labels: Sequence[Label] | Sequence[str],
         *,
         device: str | torch.device | None = None,
+        checkpoint: Checkpoint | None = None,
         **image_options: Any,
     ) -> None:
         _check(image_options)
         self.engine = engine if isinstance(engine, Engine) else TorchEngine(engine, preset, device)
         self.preset = preset
         self.labels = labels
+        self.checkpoint = checkpoint
         self._image_options = image_options
 
     def __call__(self, images: Any, top: int = 5, *, batch_size: int = 16) -> list[Any]:
@@ -125,4 +128,5 @@ def classifier(
     _check(image_options)
     checkpoint = find_checkpoint(variant)
     opened = open_engine(checkpoint, engine, device=device, progress=progress, build=build)
-    return Classifier(opened, checkpoint.preprocessing, read_labels(checkpoint.labels), **image_options)
+    labels = read_labels(checkpoint.labels)
+    return Classifier(opened, checkpoint.preprocessing, labels, checkpoint=checkpoint, **image_options)

@@ -40,7 +40,21 @@ from typing import Any, Protocol
 
 from ..processing_utils.uris import MAX_BYTES, FetchError, fetch, read_file, scheme_of
 
-__all__ = ["Item", "Shard", "SourceError", "TableFile", "count", "is_collection", "shards", "table_files"]
+__all__ = [
+    "TARS",
+    "Item",
+    "PathShard",
+    "Shard",
+    "SourceError",
+    "TableFile",
+    "TableShard",
+    "TarShard",
+    "count",
+    "filesystem",
+    "is_collection",
+    "shards",
+    "table_files",
+]
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".mpo", ".avif")
 TARS = (".tar", ".tar.gz", ".tgz")
@@ -507,6 +521,31 @@ class TarShard:
         except Exception as error:  # each store has its own; what came before it stands
             yield Item(self.uri, functools.partial(_raise, FetchError(f"{self.uri} breaks off or is broken: {error}")))
 
+    def notes(self, suffixes: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
+        """Every image's name, as an item has it, with None; and every file's that ends in ``suffixes``, with its bytes.
+
+        Of an uncompressed archive of this machine only the headers are read.
+
+        Raises:
+            SourceError: the archive breaks off or is broken.
+        """
+        try:
+            with (
+                _open(self.uri, self.private) as file,
+                tarfile.open(fileobj=file, mode="r:*", tarinfo=_Member) as archive,
+            ):
+                while (member := archive.next()) is not None:
+                    archive.members = []  # pyright: ignore[reportAttributeAccessIssue]
+                    name, lower = f"{self.uri}/{member.name}", member.name.lower()
+                    if member.isreg() and lower.endswith(SUFFIXES):
+                        yield name, None
+                    elif member.isreg() and lower.endswith(tuple(suffixes)):
+                        yield name, self._content(archive, member)()
+        except SourceError:
+            raise
+        except Exception as error:  # each store has its own
+            raise SourceError(f"{self.uri} breaks off or is broken: {_words(error)}") from error
+
     def _content(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], bytes]:
         if member.size > MAX_BYTES:
             return functools.partial(_raise, FetchError(f"{member.name} has {member.size:,} bytes, too many."))
@@ -576,6 +615,38 @@ class TableShard:
                 at += len(batch)
                 if at >= end:
                     return
+
+    def schema(self) -> Any:
+        """The table's columns, a pyarrow.Schema."""
+        import pyarrow.parquet as pq
+
+        with _open_table(self.uri, self.private, self.version)[0] as file:
+            return pq.ParquetFile(file).schema_arrow
+
+    def values(self, column: str) -> list[Any]:
+        """Another column of the shard's rows; nothing else of them is read.
+
+        Raises:
+            SourceError: the table is broken.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        found: list[Any] = []
+        try:
+            with _open_table(self.uri, self.private, self.version)[0] as file:
+                table = pq.ParquetFile(file, pre_buffer=False)
+                at = 0
+                for group in range(table.num_row_groups):
+                    rows = table.metadata.row_group(group).num_rows
+                    if at < self.first + self.length and at + rows > self.first:
+                        start = max(0, self.first - at)
+                        part = table.read_row_group(group, columns=[column]).column(0)
+                        found += part.slice(start, self.first + self.length - at - start).to_pylist()
+                    at += rows
+        except (pa.ArrowException, OSError) as error:
+            raise SourceError(f"{self.uri} cannot be read: {_words(error)}") from error
+        return found
 
     def _item(self, row: int, value: Any, name: str | None) -> Item:
         if isinstance(value, dict):

@@ -22,9 +22,10 @@ from .images import MAX_PIXELS, ImageError, ImageSource, decode, is_encoded, ope
 from .jpeg import FACTORS, can_shrink, decode_jpeg
 from .resampling import FILTERS, Window, resize_window
 
-__all__ = ["GRADES", "crop_pixels", "load_pixels", "normalise", "preprocess"]
+__all__ = ["GRADES", "VIEWS", "crop_pixels", "load_pixels", "normalise", "preprocess", "view_pixels"]
 
 GRADES = ("reference", "close", "fast")
+VIEWS = ("centre", "flip", "ten-crop")
 
 # The decoder may shrink a photo as long as so many of its pixels are left for one of the result; otherwise what it
 # averages away shows (docs/decisions.md). A photo of many pixels is not sharp to the pixel and may have fewer left.
@@ -75,6 +76,35 @@ def crop_pixels(image: Image.Image, preset: Preprocessing, grade: str = "referen
         image = image.resize(window.scaled, Image.Resampling[preset.interpolation.upper()])
     right, bottom = window.left + window.crop, window.top + window.crop
     return np.array(image.crop((window.left, window.top, right, bottom)))
+
+
+def view_pixels(image: Image.Image, preset: Preprocessing, views: str) -> np.ndarray:
+    """RGB image -> (views, crop, crop, 3) uint8: several crops of one image, whose probabilities are to be averaged.
+
+    Args:
+        views: "centre", one; "flip", the centre and its mirror image; "ten-crop", the corners and the centre, and their
+            mirror images (Krizhevsky et al. 2012; the pixels of torchvision's TenCrop after Resize).
+
+    Raises:
+        ImageError: so long and thin that the resized image would be too big; for "ten-crop" also smaller than the crop
+            when resized.
+        ValueError: no such views, or an image that is not RGB.
+    """
+    if views not in VIEWS:
+        raise ValueError(f"There are no views {views!r}; there are {', '.join(VIEWS)}.")
+    centre = crop_pixels(image, preset)
+    if views == "centre":
+        return centre[None]
+    if views == "flip":
+        return np.stack([centre, centre[:, ::-1]])
+    window, crop = _window(image.size, preset), preset.crop_size
+    right, bottom = window.scaled[0] - crop, window.scaled[1] - crop
+    if min(right, bottom) < 0:
+        raise ImageError(f"Resized to {window.scaled[0]} x {window.scaled[1]} it has no corners of {crop} pixels.")
+    resized = np.asarray(image.resize(window.scaled, Image.Resampling[preset.interpolation.upper()]))
+    places = [(0, 0), (right, 0), (0, bottom), (right, bottom), (window.left, window.top)]
+    mirrored = (resized, resized[:, ::-1])
+    return np.stack([side[top : top + crop, left : left + crop] for side in mirrored for left, top in places])
 
 
 def normalise(pixels: np.ndarray, preset: Preprocessing) -> np.ndarray:

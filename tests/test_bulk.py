@@ -467,7 +467,17 @@ def made_work(**options: Any) -> Work:
     return Work(Double(**options), made_pixels, read_labels("tiny-imagenet-200"), 2, None)
 
 
-JOB = bulk.Job(["made"], TINY, "0", "double", "fp32", "close", 2, False, 8)
+JOB = bulk.Job(
+    source=["made"],
+    checkpoint=TINY,
+    sha256="0",
+    engine="double",
+    precision="fp32",
+    grade="close",
+    top=2,
+    features=False,
+    batch=8,
+)
 
 
 def made_run(

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from resnext_hub.evaluation.metrics import expected_calibration_error
 from resnext_hub.models.entrypoints import build
 from resnext_hub.models.manifest import Architecture
 from resnext_hub.processing_utils import ImageError
 from resnext_hub.training.batches import FromFiles, InMemory
-from resnext_hub.training.calibrate import expected_calibration_error, fit_temperature, fold_temperature
+from resnext_hub.training.calibrate import fit_temperature, fold_temperature
 from resnext_hub.training.data import open_images
 from resnext_hub.training.engine import distillation_loss
 from resnext_hub.training.grow import grow_into
@@ -133,7 +134,10 @@ def test_a_missing_teacher_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
 def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     probs = torch.tensor([[0.9, 0.1]] * 10 + [[0.4, 0.6]] * 10)
     labels = torch.tensor([0] * 7 + [1] * 3 + [1] * 6 + [0] * 4)
-    assert expected_calibration_error(probs, labels) == pytest.approx(0.5 * 0.2 + 0.5 * 0.0, abs=1e-6)
+    confidence, best = probs.max(1)
+    assert expected_calibration_error(confidence.numpy(), (best == labels).numpy()) == pytest.approx(
+        0.5 * 0.2 + 0.5 * 0.0, abs=1e-6
+    )
 
 
 def test_a_temperature_undoes_too_much_confidence() -> None:

@@ -15,7 +15,7 @@ from .batches import validation_batches
 from .data import LabelledImages
 from .recipe import Recipe
 
-__all__ = ["expected_calibration_error", "fit_temperature", "fold_temperature", "held_out_scores"]
+__all__ = ["fit_temperature", "fold_temperature", "held_out_scores"]
 
 
 @torch.no_grad()
@@ -26,18 +26,6 @@ def held_out_scores(network: nn.Module, recipe: Recipe, images: LabelledImages) 
     found = [(network(x), y) for x, y in validation_batches(held, recipe, rank=0, world=1, workers=0)]
     scores, labels = torch.cat([s for s, _ in found]), torch.cat([y for _, y in found])
     return scores[labels >= 0], labels[labels >= 0]
-
-
-def expected_calibration_error(probs: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """The mean gap between confidence and accuracy, 0..1, over equal bins of the confidence (Guo et al., eq. 3).
-
-    probs: (N, classes); labels: (N,).
-    """
-    confidence, best = probs.max(1)
-    right = (best == labels).double()
-    place = (confidence * bins).long().clamp(max=bins - 1)
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add(0, place, right - confidence.double())
-    return (gaps.abs().sum() / len(labels)).item()
 
 
 def fit_temperature(scores: Tensor, labels: Tensor) -> float:

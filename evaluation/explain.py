@@ -1,0 +1,178 @@
+"""Where in an image a network sees a class: Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391).
+
+The gradient of the class's logit, averaged over each channel of the last feature map, says how much that channel speaks
+for the class; the channels' sum, weighted by it, says where. What speaks against the class is cut off. The map is as
+coarse as the last feature map (7 x 7 for 224 pixels), and it tells where the evidence lies, not whether it is any good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..inference.classifier import Classifier
+from ..inference.engines import TorchEngine
+from ..models.entrypoints import load
+from ..models.manifest import Preprocessing, find_checkpoint
+from ..processing_utils.images import ImageSource
+from ..processing_utils.labels import Label, read_labels
+from ..processing_utils.preprocessing import load_pixels, normalise
+from .targets import targets_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Explanation", "explain"]
+
+STRENGTH = 0.55  # of the colours over the image
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A class and where it was seen.
+
+    Attributes:
+        index, label, probability: the class, its name ("" if it has none) and what the network gives it, 0..1.
+        heat: (crop, crop) float32, 0..1; all zeros if nothing speaks for the class.
+        pixels: (crop, crop, 3) uint8, what the network has seen.
+    """
+
+    index: int
+    label: str
+    probability: float
+    heat: np.ndarray
+    pixels: np.ndarray
+
+    @property
+    def overlay(self) -> np.ndarray:
+        """(crop, crop, 3) uint8: the heat's colours over the image."""
+        from matplotlib import colormaps
+
+        colours = 255 * colormaps["turbo"](self.heat)[..., :3]
+        return np.rint((1 - STRENGTH) * self.pixels + STRENGTH * colours).astype(np.uint8)
+
+    def plot(self) -> Figure:
+        """A figure: what the network has seen, and the same under the heat."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.4, 3.5), layout="constrained")
+        for axes, pixels in zip(figure.subplots(1, 2), (self.pixels, self.overlay), strict=True):
+            axes.imshow(pixels)
+            axes.axis("off")
+        name = self.label.split(",")[0] or f"class {self.index}"
+        figure.suptitle(f"{name}, {self.probability:.1%}", fontsize=11, color="#1f2933")
+        return figure
+
+
+def explain(
+    network: Classifier | nn.Module | str | Path,
+    image: ImageSource,
+    target: int | str | None = None,
+    *,
+    preset: Preprocessing | None = None,
+    labels: Sequence[Label] | Sequence[str] | None = None,
+    layer: str | None = None,
+    **image_options: Any,
+) -> Explanation:
+    """Where a network sees a class.
+
+    Args:
+        network: a classifier, a variant's name or a training's folder; or a network in eval mode, with its ``preset``.
+        image: see `processing_utils.images.open_image`, as ``image_options``.
+        target: the class: its number, synset or name; the most probable one by default.
+        labels: names of a network's classes.
+        layer: whose output is looked at, e.g. "layer3" for a finer map; the last feature map by default.
+
+    Raises:
+        ImageError, FileNotFoundError, FetchError: the image cannot be used.
+        ValueError: no such class or layer; a network without a preset.
+    """
+    if isinstance(network, (str, Path)):
+        checkpoint = find_checkpoint(network)
+        preset, labels = preset or checkpoint.preprocessing, labels or read_labels(checkpoint.labels)
+        network = load(checkpoint).eval()
+    elif isinstance(network, Classifier):
+        preset, labels = preset or network.preset, labels or network.labels
+        network = _network_of(network)
+    if preset is None:
+        raise ValueError("A network needs preset=: how its images are made.")
+    pixels = load_pixels(image, preset, **image_options)
+    like = next(network.parameters())
+    images = torch.from_numpy(normalise(pixels, preset))[None].to(like.device, like.dtype)
+    with torch.enable_grad():
+        maps, logits = _from_layer(network, images, layer) if layer else _from_last(network, images)
+        named = [name if isinstance(name, Label) else Label(i, "", name) for i, name in enumerate(labels or ())]
+        index = int(logits[0].argmax()) if target is None else _index(target, named, logits.shape[1])
+        (gradient,) = torch.autograd.grad(logits[0, index], maps)
+    weights = gradient.float().mean((2, 3), keepdim=True)
+    heat = (weights * maps.detach().float()).sum(1, keepdim=True).relu()
+    heat = F.interpolate(heat, pixels.shape[:2], mode="bilinear", align_corners=False)[0, 0].cpu().numpy()
+    if heat.max() > 0:
+        heat /= heat.max()
+    label = named[index].name if named else ""
+    return Explanation(index, label, float(logits[0].detach().float().softmax(0)[index]), heat, pixels)
+
+
+def _network_of(classifier: Classifier) -> nn.Module:
+    """Engines other than PyTorch's have no gradients: their checkpoint is loaded."""
+    if isinstance(classifier.engine, TorchEngine):
+        return classifier.engine.network
+    if classifier.checkpoint is None:
+        raise ValueError(f"{classifier.engine.name} has no gradients; make the classifier with engine='torch'.")
+    return load(classifier.checkpoint).eval()
+
+
+def _index(target: int | str, labels: Sequence[Label], classes: int) -> int:
+    if isinstance(target, int):
+        if not 0 <= target < classes:
+            raise ValueError(f"The class must be in 0..{classes - 1}, got {target}.")
+        return target
+    if not labels:
+        raise ValueError(f"To find {target!r}, labels= must name the classes.")
+    return next(iter(targets_of([target], labels)[0]))
+
+
+def _leaf(maps: Tensor) -> Tensor:
+    """The maps as the start of a graph: nothing before them needs gradients, or memory for them."""
+    return maps.detach().clone().requires_grad_()
+
+
+def _from_last(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The last feature map, and the logits that come of it. No hook: other threads may be using the network."""
+    if not hasattr(network, "forward_features") or not hasattr(network, "forward_head"):
+        raise ValueError(f"Say which layer= of {type(network).__name__} gives the last feature map, e.g. 'layer4'.")
+    parts: Any = network
+    with torch.no_grad():
+        features = parts.forward_features(images)
+    maps = _leaf(features)
+    return maps, parts.forward_head(maps)
+
+
+def _from_layer(network: nn.Module, images: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+    try:
+        module = network.get_submodule(layer)
+    except AttributeError as error:
+        children = ", ".join(name for name, _ in network.named_children())
+        raise ValueError(f"The network has no layer {layer!r}; there are {children}.") from error
+    found: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        found.append(_leaf(output))
+        # What follows may work in place (ReLU): on a copy, so that the leaf stays what it is.
+        return found[-1].clone()
+
+    handle = module.register_forward_hook(keep)
+    try:
+        logits = network(images)
+    finally:
+        handle.remove()
+    if len(found) != 1 or found[0].ndim != 4:
+        raise ValueError(f"The layer {layer!r} does not give one feature map (N, C, H, W).")
+    return found[0], logits

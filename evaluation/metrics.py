@@ -1,0 +1,175 @@
+"""Predictions and targets -> accuracies, intervals, calibration. Pure functions; numpy."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .targets import Target
+
+__all__ = [
+    "Bin",
+    "ClassAccuracy",
+    "Confusion",
+    "Metrics",
+    "Rate",
+    "expected_calibration_error",
+    "measure",
+    "reliability",
+    "wilson_interval",
+]
+
+BINS = 15
+Z95 = 1.959963984540054
+
+
+def wilson_interval(right: int, total: int, z: float = Z95) -> tuple[float, float]:
+    """The interval, 0..1, that a share of ``right`` in ``total`` is known to; 95 % by default.
+
+    Wilson 1927; Brown et al. 2001 (doi 10.1214/ss/1009213286): unlike the usual one it holds near 0 and 1 too.
+    """
+    if total == 0:
+        return 0.0, 1.0
+    share, square = right / total, z * z
+    middle = (share + square / (2 * total)) / (1 + square / total)
+    half = z / (1 + square / total) * math.sqrt(share * (1 - share) / total + square / (4 * total * total))
+    # At the ends the interval's is exact; the sum is off by a rounding.
+    return (0.0 if right == 0 else middle - half), (1.0 if right == total else middle + half)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How many of how many, in percent, and its 95 % interval."""
+
+    right: int
+    total: int
+    percent: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, right: int, total: int) -> Rate:
+        low, high = wilson_interval(right, total)
+        return cls(right, total, 100 * right / total if total else math.nan, 100 * low, 100 * high)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Images of about the same confidence; ``confidence`` and ``accuracy`` are means, 0..1."""
+
+    low: float
+    high: float
+    images: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    index: int
+    images: int
+    top1: float
+    top5: float
+    taken_for: int | None  #: the class that it is most often mistaken for
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """``images`` of class ``truth`` were taken for ``prediction``."""
+
+    truth: int
+    prediction: int
+    images: int
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What a network is worth on a set. Images without a target are ``not_counted``; classes and confusions are of the
+    images that have one class only."""
+
+    top1: Rate
+    top5: Rate
+    not_counted: int
+    ece: float
+    confidence: float
+    bins: tuple[Bin, ...]
+    classes: tuple[ClassAccuracy, ...]
+    confusions: tuple[Confusion, ...]
+
+
+def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> tuple[Bin, ...]:
+    """Equal bins of the confidence, and how often it was right in each (Guo et al. 2017, arXiv 1706.04599).
+
+    Args:
+        confidence: (N,) probability of the predicted class, 0..1.
+        right: (N,) bool.
+    """
+    confidence = np.asarray(confidence, np.float64)
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    count = np.bincount(place, minlength=bins)
+    sums = np.bincount(place, confidence, bins), np.bincount(place, np.asarray(right, np.float64), bins)
+    mean, share = (np.divide(s, count, out=np.zeros(bins), where=count > 0) for s in sums)
+    return tuple(Bin(i / bins, (i + 1) / bins, int(count[i]), float(mean[i]), float(share[i])) for i in range(bins))
+
+
+def expected_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
+    """The mean gap between confidence and accuracy, 0..1, over equal bins of the confidence (Guo et al., eq. 3).
+
+    Args:
+        confidence, right: as `reliability`.
+    """
+    found = reliability(confidence, right, bins)
+    return sum(b.images * abs(b.accuracy - b.confidence) for b in found) / max(1, sum(b.images for b in found))
+
+
+def measure(classes: np.ndarray, confidence: np.ndarray, targets: Sequence[Target]) -> Metrics:
+    """Hold predictions against targets.
+
+    Args:
+        classes: (N, K) the predicted classes, best first; -1 for none.
+        confidence: (N,) probability of the first, 0..1.
+        targets: N sets of the classes that are right. A prediction is right if it is any of them, a list of five if any
+            of the five is (as in Beyer et al. 2020).
+    """
+    counted = [i for i, target in enumerate(targets) if target]
+    best = classes[counted]
+    hits = np.array([[c in targets[i] for c in row] for i, row in zip(counted, best.tolist(), strict=True)], bool)
+    hits = hits.reshape(len(counted), classes.shape[1])
+    first, any5 = hits[:, 0], np.asarray(hits[:, :5].any(1))
+    sure = np.asarray(confidence, np.float64)[counted]
+    total = len(counted)
+    by_class, confusions = _by_class(best[:, 0], first, any5, [targets[i] for i in counted])
+    return Metrics(
+        top1=Rate.of(int(first.sum()), total),
+        top5=Rate.of(int(any5.sum()), total),
+        not_counted=len(targets) - total,
+        ece=expected_calibration_error(sure, first),
+        confidence=float(sure.mean()) if total else math.nan,
+        bins=reliability(sure, first),
+        classes=by_class,
+        confusions=confusions,
+    )
+
+
+def _by_class(
+    best: np.ndarray, first: np.ndarray, any5: np.ndarray, targets: Sequence[Target]
+) -> tuple[tuple[ClassAccuracy, ...], tuple[Confusion, ...]]:
+    single = [i for i, target in enumerate(targets) if len(target) == 1]
+    truth = np.array([next(iter(targets[i])) for i in single], int)
+    best, first, any5 = best[single], first[single], any5[single]
+    wrong = Counter(zip(truth[~first].tolist(), best[~first].tolist(), strict=True))
+    confusions = sorted((Confusion(t, p, n) for (t, p), n in wrong.items()), key=lambda c: (-c.images, c.truth))
+    taken_for: dict[int, int] = {}
+    for confusion in confusions:
+        if confusion.prediction >= 0:
+            taken_for.setdefault(confusion.truth, confusion.prediction)
+    classes = []
+    for index in sorted(set(truth.tolist())):
+        of = truth == index
+        share1, share5 = 100 * float(first[of].mean()), 100 * float(any5[of].mean())
+        classes.append(ClassAccuracy(index, int(of.sum()), share1, share5, taken_for.get(index)))
+    return tuple(classes), tuple(confusions)

@@ -1,0 +1,68 @@
+"""Results -> pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .evaluate import Result
+
+__all__ = ["plot_reliability", "plot_sizes"]
+
+INK, BAR, REST, GAP = "#1f2933", "#2f6f9f", "#9db8cc", "#d9822b"
+COLUMNS = 4
+
+
+def plot_reliability(results: Sequence[Result]) -> Figure:
+    """For each contender how often it is right at each confidence; on the diagonal a confidence means what it says.
+
+    A bar as wide as its bin, as dark as its share of the images.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(COLUMNS, len(results))
+    rows = math.ceil(len(results) / columns)
+    figure = Figure(figsize=(3.7 * columns, 3.9 * rows), layout="constrained")
+    for at, result in enumerate(results):
+        axes = figure.add_subplot(rows, columns, at + 1)
+        metrics = result.metrics
+        most = max(1, *(b.images for b in metrics.bins))
+        for b in metrics.bins:
+            if b.images:
+                shade = 0.25 + 0.75 * b.images / most
+                axes.bar(b.low, b.accuracy, b.high - b.low, align="edge", color=BAR, alpha=shade, edgecolor="white")
+                axes.plot([b.low, b.high], [b.confidence] * 2, color=GAP, linewidth=2)
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle="--")
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence")
+        if at % columns == 0:
+            axes.set_ylabel("accuracy (bars), mean confidence (lines)")
+        axes.set_title(f"{result.name}\n{result.dataset}, ECE {100 * metrics.ece:.1f} %", fontsize=9, color=INK)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_sizes(results: Sequence[Result]) -> Figure:
+    """Top-1 against the size of the crop, with its 95 % interval: a line for each variant and share that is cropped."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    lines: dict[str, list[Result]] = {}
+    for result in sorted(results, key=lambda r: r.preset.crop_size):
+        share = result.preset.crop_size / result.preset.resize_size
+        lines.setdefault(f"{result.variant}, {result.dataset}, crop {share:.0%}", []).append(result)
+    for name, found in lines.items():
+        rates = [r.metrics.top1 for r in found]
+        sizes = [r.preset.crop_size for r in found]
+        (line,) = axes.plot(sizes, [r.percent for r in rates], marker="o", markersize=4, label=name)
+        axes.fill_between(sizes, [r.low for r in rates], [r.high for r in rates], color=line.get_color(), alpha=0.15)
+    axes.set(xlabel="crop, pixels", ylabel="top-1, %")
+    axes.set_xticks(sorted({r.preset.crop_size for r in results}))
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

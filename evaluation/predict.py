@@ -1,0 +1,335 @@
+"""Labelled images, several networks -> one table of what each predicts.
+
+One pass, one decoding; it can be stopped and go on; on one process or many.
+
+It is the bulk pipeline (`inference.bulk`) with another worker: an image is read and decoded once, made into pixels once
+for each distinct geometry, and passes every network. The table, ``predictions.parquet``, has the columns image, index,
+error, and for every contender ``NAME.classes`` (the five best of the classes that it may choose from) and
+``NAME.probabilities``. What is true is not in it: accuracy is a function of this table and of the targets.
+
+Under torchrun every rank takes each n-th shard and commits its parts into the one folder, which all must see; rank 0
+makes the table of them. A part is there once, whoever wrote it, so an image is counted once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..inference.built_engines import available_cores
+from ..inference.bulk import (
+    COMMIT_SECONDS,
+    OutputError,
+    SourceJob,
+    commit_shards,
+    printable,
+    progress_bar,
+    run,
+    terminable,
+)
+from ..inference.engines import Engine
+from ..inference.sources import Item, Shard, SourceError, shards
+from ..inference.tables import Parts
+from ..models.manifest import Checkpoint, LabelSet, Preprocessing
+from ..processing_utils.images import ImageError, open_image
+from ..processing_utils.preprocessing import crop_pixels, load_pixels, view_pixels
+from .layouts import SHARD_ROWS, LabelledSource
+
+__all__ = ["TOP", "Contender", "Predictions", "Ranks", "predict"]
+
+TOP = 5
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A network under test, and how its images are made.
+
+    Attributes:
+        name: its columns' name; unlike all others'.
+        sha256: of its weights.
+        views: see `preprocessing.view_pixels`; probabilities are averaged over them.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    sha256: str
+    preset: Preprocessing
+    engine: Engine
+    views: str = "centre"
+
+    @property
+    def geometry(self) -> tuple[Preprocessing, str]:
+        """What its pixels depend on: the networks normalise them themselves."""
+        return dataclasses.replace(self.preset, mean=(0, 0, 0), std=(1, 1, 1), source=""), self.views
+
+    def describe(self) -> dict[str, Any]:
+        preset = {k: v for k, v in dataclasses.asdict(self.preset).items() if k != "source"}
+        named = {"name": self.name, "checkpoint": self.checkpoint.variant, "sha256": self.sha256}
+        about = {"engine": self.engine.name, "precision": self.engine.precision, "views": self.views}
+        return json.loads(json.dumps(named | about | preset))  # lists where there were tuples: as it is read back
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionJob(SourceJob):
+    """What decides the table's content. ``classes``: from which each contender chooses, None for all of its own."""
+
+    contenders: list[dict[str, Any]]
+    classes: list[list[int] | None]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The table; and how many images were done by this run, by all ranks, in how many seconds."""
+
+    table: pa.Table
+    computed: int
+    seconds: float
+    engine_seconds: Mapping[str, float]  #: within each contender's engine, summed over threads, of this process
+
+    def of(self, name: str, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """A contender's classes (N, 5), -1 where there is none, and the probability of the first (N,)."""
+        classes = np.full((len(rows), TOP), -1)
+        confidence = np.zeros(len(rows))
+        found = self.table[f"{name}.classes"].to_pylist(), self.table[f"{name}.probabilities"].to_pylist()
+        for at, row in enumerate(rows):
+            if found[0][row]:
+                classes[at, : len(found[0][row])] = found[0][row]
+                confidence[at] = found[1][row][0]
+        return classes, confidence
+
+
+@dataclass
+class _Worker:
+    """From items to rows; see `bulk.Worker`."""
+
+    contenders: Sequence[Contender]
+    classes: Sequence[Sequence[int] | None]
+    grade: str
+    seconds: dict[str, float]
+    _turns: dict[str, threading.Lock] = field(default_factory=dict)
+    _count: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.geometries = list(dict.fromkeys(c.geometry for c in self.contenders))
+        self._turns = {c.name: threading.Lock() for c in self.contenders if not c.engine.concurrent}
+
+    @property
+    def columns(self) -> pa.Schema:
+        fields = [pa.field("image", pa.string(), nullable=False), pa.field("error", pa.string())]
+        for contender in self.contenders:
+            fields.append(pa.field(f"{contender.name}.classes", pa.list_(pa.int32())))
+            fields.append(pa.field(f"{contender.name}.probabilities", pa.list_(pa.float32())))
+        return pa.schema(fields)
+
+    def __call__(self, items: Sequence[Item]) -> pa.RecordBatch:
+        errors: list[str | None] = []
+        loaded: list[list[np.ndarray]] = []
+        for item in items:
+            try:
+                loaded.append(self._load(item.read()))
+                errors.append(None)
+            except (ImageError, OSError) as error:
+                errors.append(printable(str(error) or type(error).__name__))
+        good = [i for i, error in enumerate(errors) if error is None]
+        names = [printable(item.name) for item in items]
+        columns: list[pa.Array] = [pa.array(names, pa.string()), pa.array(errors, pa.string())]
+        for contender, classes in zip(self.contenders, self.classes, strict=True):
+            at = self.geometries.index(contender.geometry)
+            found = self._best(contender, classes, np.stack([image[at] for image in loaded])) if loaded else []
+            best: list[Any] = [None] * len(items)
+            sure: list[Any] = [None] * len(items)
+            for i, (which, probability) in zip(good, found, strict=True):
+                best[i], sure[i] = which, probability
+            columns += [pa.array(best, pa.list_(pa.int32())), pa.array(sure, pa.list_(pa.float32()))]
+        return pa.RecordBatch.from_arrays(columns, schema=self.columns)
+
+    def _load(self, data: bytes) -> list[np.ndarray]:
+        """(views, crop, crop, 3) uint8 for every geometry; decoded once, but where the decoder is to shrink."""
+        if self.grade == "fast" and all(views == "centre" for _, views in self.geometries):
+            return [load_pixels(data, preset, self.grade)[None] for preset, _ in self.geometries]
+        if len(self.geometries) == 1 and self.geometries[0][1] == "centre":
+            return [load_pixels(data, self.geometries[0][0], self.grade)[None]]
+        image = open_image(data)
+        return [
+            crop_pixels(image, preset, self.grade)[None] if views == "centre" else view_pixels(image, preset, views)
+            for preset, views in self.geometries
+        ]
+
+    def _best(
+        self, contender: Contender, classes: Sequence[int] | None, pixels: np.ndarray
+    ) -> list[tuple[list[int], list[float]]]:
+        """The best classes and their probabilities, of pixels (N, views, crop, crop, 3); none of NaN scores."""
+        start = time.perf_counter()
+        with self._turns.get(contender.name, contextlib.nullcontext()):
+            logits = [contender.engine(np.ascontiguousarray(view))[0] for view in pixels.swapaxes(0, 1)]
+        with self._count:
+            self.seconds[contender.name] += time.perf_counter() - start
+        choice = np.arange(logits[0].shape[1]) if classes is None else np.asarray(classes)
+        probabilities = np.mean([_softmax(view[:, choice]) for view in logits], axis=0)
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP]
+        return [
+            (choice[best].tolist(), row[best].tolist()) if np.isfinite(row).all() else ([], [])
+            for best, row in zip(order, probabilities, strict=True)
+        ]
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    """In float64, so that no two logits become one probability."""
+    with np.errstate(invalid="ignore"):  # what is not finite is dealt with by the caller
+        values = logits.astype(np.float64)
+        values -= values.max(axis=1, keepdims=True)
+        np.exp(values, out=values)
+        return values / values.sum(axis=1, keepdims=True)
+
+
+class Ranks:
+    """The processes of a torchrun, or this one alone. Results are small and go through gloo, on any device."""
+
+    def __init__(self) -> None:
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.local, self.local_world = (
+            int(os.environ.get(f"LOCAL_{k}", d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1))
+        )
+
+    def has(self, shard: int) -> bool:
+        """Whether a shard is this rank's."""
+        return shard % self.world == self.rank
+
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[Ranks]:
+        if self.world == 1:
+            yield self
+            return
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))  # one rank may have the larger shards
+        try:
+            yield self
+        finally:
+            dist.destroy_process_group()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value; waits for all."""
+        if self.world == 1:
+            return [value]
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+
+def predict(
+    images: LabelledSource,
+    contenders: Sequence[Contender],
+    out: Path,
+    *,
+    ranks: Ranks,
+    classes: Mapping[LabelSet, Sequence[int]] | None = None,
+    grade: str = "reference",
+    batch: int = 16,
+    workers: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Predictions | None:
+    """Have every contender predict every image; None on ranks other than 0.
+
+    Args:
+        out: the table, a .parquet file.
+        classes: what the network chooses from, by its label set; all of its classes by default.
+        workers: threads, each with an engine of one thread; by default the cores, shared by the ranks of a machine.
+        resume: go on where an equal run was stopped; take its table if it was not.
+
+    Raises:
+        OutputError: ``out`` must not be replaced, or what is there is of another job.
+        SourceError: the images are not those that the labels are for.
+    """
+    choices = [None if classes is None else list(classes[c.checkpoint.labels]) for c in contenders]
+    job = PredictionJob(
+        source=images.source,
+        grade=grade,
+        batch=batch,
+        shard_rows=SHARD_ROWS,
+        column=images.column,
+        allow_private=images.allow_private,
+        contenders=[c.describe() for c in contenders],
+        classes=choices,
+    )
+    seconds = {c.name: 0.0 for c in contenders}
+    worker = _Worker(contenders, choices, grade, seconds)
+    many = workers or max(1, available_cores() // ranks.local_world)
+    told: list[tuple[int, float]] = []
+
+    def do(numbered: Iterator[tuple[int, Shard]], parts: Parts, _: Callable[[int], object]) -> int:
+        ranks.gather(None)  # rank 0 has made the folder
+        parts.check_job()
+        parts.refresh()
+        ranks.gather(None)  # nobody writes while another lists
+        start = time.perf_counter()
+        own = ((number, shard) for number, shard in numbered if ranks.has(number))
+        before = sum(part.start + part.rows for number, part in parts.done.items() if ranks.has(number))
+        total = sum(size for number, size in enumerate(images.sizes) if ranks.has(number))
+        with progress_bar(progress and ranks.rank == 0, total, before) as advance:
+            computed = commit_shards(
+                own, parts, worker, batch=batch, workers=many, commit_seconds=COMMIT_SECONDS, advance=advance
+            )
+        told.extend(ranks.gather((computed, time.perf_counter() - start)))
+        if ranks.rank == 0:  # it alone looks on: soon it takes the folder away
+            parts.refresh()
+        return computed
+
+    if not ranks.gather(ranks.rank == 0 and resume and _is_made(out, job))[0]:
+        if ranks.rank == 0:
+            run(job, out, do, resume=resume, overwrite=overwrite)
+        else:
+            with terminable():
+                found = shards(job.source, job.shard_rows, column=job.column, private=job.allow_private)
+                do(enumerate(found), Parts(out, dataclasses.asdict(job)), lambda rows: None)
+    if ranks.rank:
+        return None
+    table = pq.read_table(out)
+    _check_names(table, images)
+    return Predictions(table, sum(n for n, _ in told), max((s for _, s in told), default=0.0), seconds)
+
+
+def _is_made(out: Path, job: PredictionJob) -> bool:
+    """Whether the table is there, and is this job's.
+
+    Raises:
+        OutputError: it is another's.
+    """
+    if not out.exists():
+        return False
+    try:
+        made = json.loads((pq.read_schema(out).metadata or {})[b"resnext_hub"])
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise OutputError(f"{out} is no table of an evaluation. Name another folder, or pass --overwrite.") from error
+    asked = json.loads(json.dumps(dataclasses.asdict(job)))
+    if different := [key for key in {**made, **asked} if made.get(key) != asked.get(key)]:
+        raise OutputError(
+            f"{out} is of another run: {', '.join(different)} differ. Name another folder, or --overwrite."
+        )
+    return True
+
+
+def _check_names(table: pa.Table, images: LabelledSource) -> None:
+    names = table["image"].to_pylist()
+    if len(names) != len(images.keys):
+        raise SourceError(f"{len(images.keys):,} labels were found and {len(names):,} images read: a source is broken.")
+    for name, expected in zip(names, images.names, strict=True):
+        if expected is not None and name != printable(expected):
+            raise SourceError(f"Where {expected} was labelled, {name} was read: the source has changed.")

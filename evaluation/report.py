@@ -1,0 +1,169 @@
+"""A report -> text, and a folder of files: JSON for programs, tables, pictures."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..inference.bulk import OutputError
+from ..processing_utils.labels import Label, read_labels
+from .evaluate import Comparison, Report, Result
+from .metrics import Rate
+from .plots import plot_reliability, plot_sizes
+
+__all__ = ["as_json", "as_text", "write_report"]
+
+CONFUSIONS = 100  # pairs of a contender in the table
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report as JSON has it; classes and confusions are in the tables."""
+
+    def of(result: Result) -> dict[str, Any]:
+        preset = {k: v for k, v in dataclasses.asdict(result.preset).items() if k != "source"}
+        values = dataclasses.asdict(result.metrics)
+        del values["classes"], values["confusions"]
+        verdicts = [dataclasses.asdict(c) | {"reproduced": c.reproduced} for c in result.comparisons]
+        about = {name: getattr(result, name) for name in ("name", "variant", "dataset", "views", "engine", "precision")}
+        return about | {"preprocessing": preset} | values | {"comparisons": verdicts}
+
+    values = {f.name: getattr(report, f.name) for f in dataclasses.fields(report) if f.name != "results"}
+    speed = report.computed / report.seconds if report.computed and report.seconds else None
+    return values | {"images_per_second": speed, "results": [of(result) for result in report.results]}
+
+
+def _rate(rate: Rate) -> str:
+    return f"{rate.percent:.2f} [{rate.low:.2f}, {rate.high:.2f}]" if rate.total else "-"
+
+
+def _verdict(comparison: Comparison) -> str:
+    return f"{comparison.top1:.2f} / {comparison.top5:.2f} {comparison.kind}: {comparison.verdict}"
+
+
+def _rows(report: Report) -> list[tuple[str, ...]]:
+    several = len({result.dataset for result in report.results}) > 1
+    return [
+        (
+            f"{result.name} ({result.dataset})" if several else result.name,
+            _rate(result.metrics.top1),
+            _rate(result.metrics.top5),
+            f"{100 * result.metrics.ece:.1f}",
+            "; ".join(map(_verdict, result.comparisons)) or "nothing to compare with",
+        )
+        for result in report.results
+    ]
+
+
+HEADS = ("", "top-1 %", "top-5 %", "ECE %", "beside")
+
+
+def _facts(report: Report) -> list[str]:
+    lines = [
+        f"{report.title}: {report.images:,} images of {report.classes} classes ({report.layout}), grade {report.grade}"
+        + (", choosing among these classes only" if report.restricted else "")
+    ]
+    if report.unreadable:
+        name, why = report.unreadable[0]
+        lines.append(f"{len(report.unreadable):,} of them could not be read and do not count, e.g. {name}: {why}")
+    lines += report.notes
+    if report.computed and report.seconds:
+        speed = report.computed / report.seconds
+        lines.append(f"{report.computed:,} images in {report.seconds:.1f} s: {speed:.1f} images/s")
+    return lines
+
+
+def as_text(report: Report) -> str:
+    """What the command prints: intervals are of 95 %."""
+    rows = [HEADS, *_rows(report)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADS) - 1)]
+    table = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
+    return "\n".join([*_facts(report), "", *(line.rstrip() for line in table)])
+
+
+def _as_markdown(report: Report) -> str:
+    table = [f"| {' | '.join(row)} |" for row in (HEADS, ("---", *["--:"] * 3, "---"), *_rows(report))]
+    sources = {c.source for result in report.results for c in result.comparisons}
+    lines = ["# Evaluation", "", *_facts(report), "", *table, "", "Intervals are of 95 % (Wilson)."]
+    return "\n".join([*lines, *(f"- {source}" for source in sorted(sources)), ""])
+
+
+def _labels(result: Result) -> tuple[Label, ...]:
+    return read_labels(result.labels)
+
+
+def _class_rows(report: Report) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = [
+        ("contender", "dataset", "class", "synset", "label", "images", "top1", "top5", "taken_for", "taken_for_label")
+    ]
+    for result in report.results:
+        labels = _labels(result)
+        for c in result.metrics.classes:
+            label, other = labels[c.index], None if c.taken_for is None else labels[c.taken_for].name
+            start = (result.name, result.dataset, c.index, label.synset, label.name)
+            rows.append((*start, c.images, f"{c.top1:.2f}", f"{c.top5:.2f}", c.taken_for, other))
+    return rows
+
+
+def _confusion_rows(report: Report) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = [
+        (
+            "contender",
+            "dataset",
+            "images",
+            "class",
+            "synset",
+            "label",
+            "taken_for",
+            "taken_for_synset",
+            "taken_for_label",
+        )
+    ]
+    for result in report.results:
+        labels = _labels(result)
+        for c in result.metrics.confusions[:CONFUSIONS]:
+            ends = [(i, labels[i].synset, labels[i].name) if i >= 0 else ("", "", "") for i in (c.truth, c.prediction)]
+            rows.append((result.name, result.dataset, c.images, *ends[0], *ends[1]))
+    return rows
+
+
+def _csv(rows: list[tuple[Any, ...]]) -> Callable[[Path], object]:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return lambda path: path.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+
+def write_report(report: Report, folder: str | Path) -> list[Path]:
+    """Write report.json, report.md, classes.csv, confusions.csv, reliability.png and, of several sizes, sizes.png.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    writers: dict[str, Callable[[Path], object]] = {
+        "report.json": lambda p: p.write_text(json.dumps(as_json(report), indent=1, default=str) + "\n", "utf-8"),
+        "report.md": lambda p: p.write_text(_as_markdown(report), "utf-8"),
+        "classes.csv": _csv(_class_rows(report)),
+        "confusions.csv": _csv(_confusion_rows(report)),
+        "reliability.png": lambda p: plot_reliability(report.results).savefig(p, dpi=120, format="png"),
+    }
+    if len({(r.preset.crop_size, r.preset.resize_size) for r in report.results}) > 1:
+        writers["sizes.png"] = lambda p: plot_sizes(report.results).savefig(p, dpi=120, format="png")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, write in writers.items():
+            temporary = folder / f"{name}.{uuid.uuid4().hex}.tmp"
+            try:
+                write(temporary)
+                os.replace(temporary, folder / name)
+            finally:
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"The report cannot be written to {folder}: {error.strerror or error}.") from error
+    return [folder / name for name in writers]

@@ -1,0 +1,135 @@
+"""Classes as people write them -> the logits that are right; and which of the known sets it is."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from ..inference.sources import SourceError
+from ..processing_utils.labels import Label
+from .layouts import Key, LabelledSource, ilsvrc_number
+
+__all__ = ["Dataset", "Target", "datasets", "read_real", "recognise", "target_classes", "targets_of"]
+
+#: The classes that are right for an image; an image without any does not count.
+Target = frozenset[int]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A labelled set that the manifest has accuracies for.
+
+    Attributes:
+        images, classes: how many it has; None for what is not recognised by them.
+        path: what is in its path, a regular expression.
+        restrict: whether the network chooses among the set's classes only.
+    """
+
+    name: str
+    title: str
+    images: int | None = None
+    classes: int | None = None
+    path: str | None = None
+    restrict: bool = False
+
+
+@cache
+def datasets() -> dict[str, Dataset]:
+    """The known sets, by the manifest's names."""
+    content = (Path(__file__).parent / "datasets.toml").read_text(encoding="utf-8")
+    return {name: Dataset(name, **values) for name, values in tomllib.loads(content).items()}
+
+
+def recognise(images: LabelledSource) -> Dataset | None:
+    """The known set that this is, None for any other."""
+    present, where = len(set(images.keys)), " ".join(images.source).lower()
+    for known in datasets().values():
+        same = (known.images, known.classes) == (len(images.keys), present)
+        if same and (known.path is None or re.search(known.path, where)):
+            return known
+    return None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+
+
+def _index(labels: Sequence[Label]) -> dict[str, set[int]]:
+    """Every way to name a class -> the classes that it may mean: a crayfish is no spiny lobster, though that is called
+    crayfish too."""
+    proper: dict[str, set[int]] = {}
+    others: dict[str, set[int]] = {}
+    for label in labels:
+        first, *synonyms = label.name.split(",")
+        for way in filter(None, map(_plain, {label.synset, label.name, first})):
+            proper.setdefault(way, set()).add(label.index)
+        for way in filter(None, map(_plain, synonyms)):
+            others.setdefault(way, set()).add(label.index)
+    return others | proper
+
+
+def targets_of(keys: Iterable[Key], labels: Sequence[Label]) -> list[Target]:
+    """The class of every image among a network's.
+
+    A key is a synset, a name or one of its synonyms (case, blanks, _ and - do not matter), or a class's number.
+
+    Raises:
+        SourceError: no such class, or a name that two classes have.
+    """
+    by_name = _index(labels)
+    known: dict[Key, Target] = {}
+    wrong: list[str] = []
+    found: list[Target] = []
+    for key in keys:
+        if key not in known:
+            numbers = by_name.get(_plain(key), set()) if isinstance(key, str) else set()
+            if not numbers and re.fullmatch(r"\d+", str(key)) and int(key) < len(labels):
+                numbers = {int(key)}
+            if len(numbers) > 1:
+                synsets = " and ".join(labels[i].synset or str(i) for i in sorted(numbers))
+                raise SourceError(f"{key!r} means {synsets}: name the class by its synset or number.")
+            if not numbers:
+                wrong.append(repr(key))
+            known[key] = frozenset(numbers)
+        found.append(known[key])
+    if wrong:
+        many = f"{', '.join(wrong[:3])}{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}"
+        raise SourceError(
+            f"{many}: no such class among the network's {len(labels)}. Classes (folders or labels) are synsets "
+            f"({labels[0].synset or labels[0].name}), names ({labels[0].name.split(',')[0]}) or numbers (0 to "
+            f"{len(labels) - 1}). For a flat folder, say --labels FILE; of train and val, name one folder."
+        )
+    return found
+
+
+def target_classes(targets: Iterable[Target]) -> list[int]:
+    """The classes that there are, sorted."""
+    return sorted(set().union(*targets))
+
+
+def read_real(path: str | Path, names: Sequence[str]) -> list[Target]:
+    """ImageNet-ReaL's labels (Beyer et al. 2020, arXiv 2006.07159): none, one or several for a validation image.
+
+    Args:
+        path: ``real.json``, a list of lists of classes, for image 1, 2, ... of 50,000.
+        names: the images'; each has its number in it, as ILSVRC2012_val_00000293.JPEG.
+
+    Raises:
+        SourceError: the file is not that, or a name has no number.
+    """
+    try:
+        lists = json.loads(Path(path).read_text("utf-8"))
+        targets = [frozenset(int(c) for c in one) for one in lists]
+    except (OSError, ValueError, TypeError) as error:
+        raise SourceError(f"The labels {path} cannot be read: {error}") from error
+    numbers = [ilsvrc_number(name) for name in names]
+    if bad := [name for name, number in zip(names, numbers, strict=True) if not number or number > len(targets)]:
+        raise SourceError(
+            f"{path} has labels for ILSVRC2012_val_00000001 to {len(targets):08d}, and {bad[0]} has no such number."
+        )
+    return [targets[number - 1] for number in numbers if number]

@@ -1,0 +1,866 @@
+"""Accuracy: a network whose accuracy is known, in every layout; and the one in the repository."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from resnext_hub import cli
+from resnext_hub.evaluation import evaluate as evaluating
+from resnext_hub.evaluation import predict as predicting
+from resnext_hub.evaluation.evaluate import contenders_of, evaluate, judge, parse_size
+from resnext_hub.evaluation.layouts import LabelledSource, find_labelled, read_label_file
+from resnext_hub.evaluation.metrics import expected_calibration_error, measure, reliability, wilson_interval
+from resnext_hub.evaluation.predict import Contender
+from resnext_hub.evaluation.targets import datasets, read_real, recognise, targets_of
+from resnext_hub.inference.bulk import OutputError, SourceError
+from resnext_hub.inference.engines import Engine, open_engine
+from resnext_hub.models.manifest import Accuracy, UnknownVariantError, default_manifest
+from resnext_hub.processing_utils.labels import Label, read_labels
+from resnext_hub.processing_utils.preprocessing import load_pixels, view_pixels
+
+LABELS = read_labels("imagenet-1k")
+IMAGES = 41
+CHECKPOINT = default_manifest().resolve("resnext50_32x4d_swsl")
+PRESET = dataclasses.replace(CHECKPOINT.preprocessing, resize_size=8, crop_size=8)
+
+# What the double answers, from its seat at the table: the target's place among its best, 0 for the first.
+PLACES = [0] * 19 + [1, 2, 3, 4] * 3 + [5, 6] * 5
+TOP1, TOP5 = 19, 31
+CLASSES = [int(c) for c in np.random.default_rng(1).integers(0, 1000, IMAGES)]
+
+
+def table_of(classes: Sequence[int], places: Sequence[int] = PLACES, num_classes: int = 1000) -> np.ndarray:
+    """Logits (N, num_classes) that put each class at its place."""
+    logits = np.random.default_rng(0).uniform(0, 1, (len(classes), num_classes)).astype(np.float32)
+    for row, (target, place) in enumerate(zip(classes, places, strict=True)):
+        others = [c for c in range(num_classes) if c != target][row : row + 8]
+        order = [*others[:place], target, *others[place:]]
+        logits[row, order[:8]] = np.arange(8, 0, -1) + 2
+    return logits
+
+
+class Double(Engine):
+    """A network that answers from a table: an image is one colour, which is its number."""
+
+    name = "double"
+    concurrent = True
+
+    def __init__(self, table: np.ndarray, stop_after: int | None = None) -> None:
+        self.table, self.stop_after, self.seen = table, stop_after, 0
+
+    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.stop_after is not None and self.seen >= self.stop_after:
+            raise KeyboardInterrupt
+        self.seen += len(pixels)
+        numbers = pixels[:, 0, 0, 0].astype(int) + 256 * pixels[:, 0, 0, 1].astype(int)
+        assert (pixels == pixels[:, :1, :1]).all()
+        return self.table[numbers], np.zeros((len(pixels), 1), np.float32)
+
+
+def contender(name: str = "double", table: np.ndarray | None = None, **options: Any) -> Contender:
+    table = table_of(CLASSES) if table is None else table
+    return Contender(name, CHECKPOINT, "0", PRESET, Double(table, **options))
+
+
+def encoded(number: int, size: tuple[int, int] = (8, 8)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, (number % 256, number // 256, 7)).save(file, "PNG")
+    return file.getvalue()
+
+
+def synset(number: int) -> str:
+    return LABELS[CLASSES[number]].synset
+
+
+def ilsvrc(number: int) -> str:
+    return f"ILSVRC2012_val_{number + 1:08d}.JPEG"
+
+
+def write(path: Path, content: bytes | str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def tar(path: Path, members: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+# ILSVRC's own numbers of the classes are in no order; here any other order than the labels' will do.
+ORDER = np.random.default_rng(5).permutation(1000)
+NUMBERS = {label.synset: int(i) + 1 for label, i in zip(LABELS, ORDER, strict=True)}
+
+
+def truth() -> str:
+    return "".join(f"{NUMBERS[synset(i)]}\n" for i in range(IMAGES))
+
+
+def meta() -> bytes:
+    from scipy.io import savemat
+
+    kinds = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
+    # The devkit's table goes on with inner synsets, which are not classes.
+    rows = [(number, name, "w", "g", 0) for name, number in NUMBERS.items()] + [(1001, "n00000001", "w", "g", 9)]
+    file = io.BytesIO()
+    savemat(file, {"synsets": np.array(rows, dtype=kinds).reshape(-1, 1)})
+    return file.getvalue()
+
+
+def flat(folder: Path) -> Path:
+    for i in range(IMAGES):
+        write(folder / ilsvrc(i), encoded(i))
+    return folder
+
+
+Layout = Callable[[Path], dict[str, Any]]
+
+
+def class_folders(top: Path) -> dict[str, Any]:
+    for i in range(IMAGES):
+        write(top / "val" / synset(i) / ilsvrc(i), encoded(i))
+    return {"data": str(top / "val")}
+
+
+def kaggle(top: Path) -> dict[str, Any]:
+    lines = [f"{ilsvrc(i).removesuffix('.JPEG')},{synset(i)} 85 1 499 272 {synset(i)} 1 2 3 4\n" for i in range(IMAGES)]
+    write(top / "LOC_val_solution.csv", "ImageId,PredictionString\n" + "".join(reversed(lines)))
+    return {"data": str(flat(top / "ILSVRC" / "Data" / "CLS-LOC" / "val"))}
+
+
+def devkit_folder(top: Path) -> dict[str, Any]:
+    write(top / "ILSVRC2012_devkit_t12" / "data" / "ILSVRC2012_validation_ground_truth.txt", truth())
+    write(top / "ILSVRC2012_devkit_t12" / "data" / "meta.mat", meta())
+    return {"data": str(flat(top / "val"))}
+
+
+def devkit_text(top: Path) -> dict[str, Any]:
+    write(top / "elsewhere" / "ILSVRC2015_clsloc_validation_ground_truth.txt", truth())
+    lines = [f"{number[1]} {number[0]} a_name\n" for number in sorted((n, s) for s, n in NUMBERS.items())]
+    path = write(top / "elsewhere" / "map_clsloc.txt", "".join(lines))
+    return {
+        "data": str(flat(top / "val")),
+        "labels": path.with_name("ILSVRC2015_clsloc_validation_ground_truth.txt"),
+    }
+
+
+def two_archives(top: Path) -> dict[str, Any]:
+    """What image-net.org gives."""
+    data = "ILSVRC2012_devkit_t12/data"
+    members = {f"{data}/meta.mat": meta(), f"{data}/ILSVRC2012_validation_ground_truth.txt": truth().encode()}
+    tar(top / "ILSVRC2012_devkit_t12.tar.gz", members)
+    return {"data": str(tar(top / "ILSVRC2012_img_val.tar", {ilsvrc(i): encoded(i) for i in range(IMAGES)}))}
+
+
+def synset_lines(top: Path) -> dict[str, Any]:
+    write(top / "imagenet_2012_validation_synset_labels.txt", "".join(f"{synset(i)}\n" for i in range(IMAGES)))
+    return {"data": f"{flat(top / 'val')}/*.JPEG"}
+
+
+def caffe(top: Path) -> dict[str, Any]:
+    path = write(top / "val.txt", "".join(f"{ilsvrc(i)} {CLASSES[i]}\n" for i in range(IMAGES)))
+    return {"data": str(flat(top / "val")), "labels": str(path)}
+
+
+def tiny_original(top: Path) -> dict[str, Any]:
+    for i in range(IMAGES):
+        write(top / "val" / "images" / f"val_{i}.JPEG", encoded(i))
+    lines = [f"val_{i}.JPEG\t{synset(i)}\t0\t32\t44\t62\n" for i in range(IMAGES)]
+    write(top / "val" / "val_annotations.txt", "".join(lines))
+    return {"data": str(top / "val")}
+
+
+def hugging_face(top: Path) -> dict[str, Any]:
+    for split, offset in (("train", 3), ("validation", 0)):
+        images = [{"bytes": encoded(i), "path": ilsvrc(i)} for i in range(IMAGES)]
+        table = pa.table({"image": images, "label": [(c + offset) % 1000 for c in CLASSES]})
+        (top / "data").mkdir(parents=True, exist_ok=True)
+        for part, (start, rows) in enumerate([(0, 30), (30, 11)]):
+            path = top / "data" / f"{split}-{part:05d}-of-00002.parquet"
+            pq.write_table(table.slice(start, rows), path, row_group_size=7)
+    return {"data": str(top / "data")}
+
+
+def table_with_synsets(top: Path) -> dict[str, Any]:
+    columns = {
+        "jpeg": [encoded(i) for i in range(IMAGES)],
+        "name": ["same"] * IMAGES,
+        "what": list(map(synset, range(IMAGES))),
+    }
+    top.mkdir(exist_ok=True)
+    pq.write_table(pa.table(columns), top / "val.parquet")
+    return {"data": str(top / "val.parquet"), "label_column": "what"}
+
+
+def webdataset(top: Path) -> dict[str, Any]:
+    for shard, numbers in enumerate(_batched()):
+        members = {}
+        for i in numbers:  # the class comes after its image here, and before it there
+            pair = [(f"./{i:06d}.jpg", encoded(i)), (f"./{i:06d}.cls", str(CLASSES[i]).encode())]
+            members |= dict(pair if i % 2 else reversed(pair))
+        tar(top / f"val-{shard:02d}.tar", members)
+    return {"data": f"{top}/val-{{00..02}}.tar"}
+
+
+def _batched() -> list[range]:
+    return [range(15), range(15, 30), range(30, IMAGES)]
+
+
+def webdataset_json(top: Path) -> dict[str, Any]:
+    for shard, numbers in enumerate(_batched()):
+        members = {}
+        for i in numbers:
+            members[f"x/{i}.png"] = encoded(i)
+            members[f"x/{i}.json"] = json.dumps({"width": 8, "wnid": synset(i)}).encode()
+        tar(top / "shards" / f"{shard}.tar.gz", members)
+    return {"data": str(top / "shards")}
+
+
+def tar_of_class_folders(top: Path) -> dict[str, Any]:
+    return {"data": str(tar(top / "val.tar", {f"./val/{synset(i)}/{ilsvrc(i)}": encoded(i) for i in range(IMAGES)}))}
+
+
+def version_two(top: Path) -> dict[str, Any]:
+    for i in range(IMAGES):
+        write(top / "imagenetv2" / str(CLASSES[i]) / f"{i}.jpeg", encoded(i))
+    return {"data": str(top / "imagenetv2")}
+
+
+def own_names(top: Path) -> dict[str, Any]:
+    """Names as people write them; those that two classes have are given by synset."""
+    names = [label.name.split(",")[0] for label in LABELS]
+    for i in range(IMAGES):
+        name = names[CLASSES[i]]
+        plain = name.replace(" ", "_").upper() if names.count(name) == 1 else synset(i)
+        write(top / "mine" / plain / f"{i}.png", encoded(i))
+    return {"data": str(top / "mine")}
+
+
+LAYOUTS: list[Layout] = [
+    class_folders,
+    kaggle,
+    devkit_folder,
+    devkit_text,
+    two_archives,
+    synset_lines,
+    caffe,
+    tiny_original,
+    hugging_face,
+    table_with_synsets,
+    webdataset,
+    webdataset_json,
+    tar_of_class_folders,
+    version_two,
+    own_names,
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+def test_a_known_accuracy_is_found_in_every_layout(layout: Layout, tmp_path: Path) -> None:
+    if "devkit" in layout.__name__ or layout is two_archives:
+        pytest.importorskip("scipy")
+    report = evaluate([contender()], **layout(tmp_path))
+    assert report is not None
+    metrics = report.results[0].metrics
+    assert (metrics.top1.right, metrics.top5.right, metrics.top1.total) == (TOP1, TOP5, IMAGES)
+    assert report.images == IMAGES
+    assert report.classes == len(set(CLASSES))
+    assert not report.unreadable
+    # ... and with every answer one image off it is another: the order is not right by chance
+    assert evaluated(contender(table=np.roll(table_of(CLASSES), 1, 0)), **layout(tmp_path / "again")).top5.right < 5
+
+
+def evaluated(*contenders: Contender, **options: Any) -> Any:
+    report = evaluate(contenders, **options)
+    assert report is not None
+    return report.results[0].metrics
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> str:
+    return class_folders(tmp_path)["data"]
+
+
+# One pass.
+
+
+def test_several_networks_in_one_pass_decode_once(
+    folders: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    opened = []
+    original = predicting.open_image
+    monkeypatch.setattr(predicting, "open_image", lambda data: opened.append(1) or original(data))
+    perfect = table_of(CLASSES, [0] * IMAGES)
+    larger = dataclasses.replace(PRESET, resize_size=12, crop_size=10)
+    entrants = [
+        contender("one"),
+        dataclasses.replace(contender("two", perfect), preset=larger),
+        dataclasses.replace(contender("three", perfect), preset=dataclasses.replace(PRESET, mean=(0, 0, 0))),
+    ]
+    report = evaluate(entrants, folders, tmp_path / "out")
+    assert report is not None
+    assert [r.metrics.top1.right for r in report.results] == [TOP1, IMAGES, IMAGES]
+    assert len(opened) == IMAGES
+    assert len(pq.read_table(tmp_path / "out" / "predictions.parquet").column_names) == 3 + 2 * 3
+    for entrant in entrants:  # alone each gets the same
+        alone = evaluate([entrant], folders)
+        assert alone is not None
+        assert alone.results[0].metrics == next(r.metrics for r in report.results if r.name == entrant.name)
+
+
+@pytest.mark.parametrize("grade", ["reference", "close", "fast"])
+def test_the_pixels_are_those_of_the_grade(grade: str, shared: Path) -> None:
+    """Also where several geometries share a decoding."""
+    photo = sorted((shared / "photos").iterdir())[3].read_bytes()
+    presets = [CHECKPOINT.preprocessing, dataclasses.replace(CHECKPOINT.preprocessing, resize_size=320, crop_size=288)]
+    entrants = [dataclasses.replace(contender(str(i)), preset=preset) for i, preset in enumerate(presets)]
+    worker = predicting._Worker(entrants, [None, None], grade, {})
+    for preset, pixels in zip(presets, worker._load(photo), strict=True):
+        off = np.abs(pixels[0].astype(int) - load_pixels(photo, preset, grade).astype(int)).max()
+        assert off <= (0 if grade in ("reference", "fast") else 1)
+
+
+def test_views_are_torchvisions(shared: Path) -> None:
+    from torchvision.transforms.v2 import InterpolationMode, PILToTensor, Resize, TenCrop
+
+    preset = CHECKPOINT.preprocessing
+    for path in sorted((shared / "photos").iterdir())[:4]:
+        image = Image.open(path).convert("RGB")
+        resized = Resize(preset.resize_size, InterpolationMode.BILINEAR)(image)
+        expected = [PILToTensor()(crop).permute(1, 2, 0).numpy() for crop in TenCrop(preset.crop_size)(resized)]
+        found = view_pixels(image, preset, "ten-crop")
+        np.testing.assert_array_equal(found, np.stack(expected))
+        np.testing.assert_array_equal(view_pixels(image, preset, "flip"), [found[4], found[4][:, ::-1]])
+        np.testing.assert_array_equal(view_pixels(image, preset, "centre"), found[[4]])
+
+
+def test_views_are_averaged(tmp_path: Path) -> None:
+    """An image of two halves; each mirror image alone is wrong, their mean probability is right."""
+    image = Image.new("RGB", (8, 8), (0, 0, 0))
+    image.paste((1, 0, 0), (4, 0, 8, 8))
+    image.save(write(tmp_path / "d" / LABELS[2].synset / "a.png", b""))
+
+    class Corner(Double):
+        def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return self.table[pixels[:, 0, 0, 0]], np.zeros((len(pixels), 1), np.float32)
+
+    logits = np.full((2, 1000), -30, np.float32)
+    logits[0, [1, 2, 3]] = np.log([0.5, 0.4, 0.1])
+    logits[1, [1, 2, 3]] = np.log([0.1, 0.4, 0.5])
+    entrant = dataclasses.replace(contender(), engine=Corner(logits))
+    assert evaluated(entrant, data=str(tmp_path / "d")).top1.right == 0
+    flipped = evaluated(dataclasses.replace(entrant, views="flip"), data=str(tmp_path / "d"))
+    assert flipped.top1.right == 1
+    assert flipped.confidence == pytest.approx(0.4, abs=1e-6)
+
+
+def test_the_network_chooses_among_the_sets_classes_only_where_that_is_the_protocol(
+    folders: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = table_of(CLASSES, [0] * IMAGES)
+    outside = [c for c in range(1000) if c not in CLASSES]
+    logits[:, outside[0]] = 99
+    logits[: IMAGES // 2, outside[1:5]] = 98
+    assert evaluated(contender(table=logits), data=folders).top1.right == 0
+    assert evaluated(contender(table=logits), data=folders).top5.right == IMAGES - IMAGES // 2
+    assert evaluated(contender(table=logits), data=folders, restrict=True).top1.right == IMAGES
+    # A and R say so themselves
+    assert datasets()["imagenet_r"].restrict
+    report = evaluate([contender(table=logits)], folders, dataset="imagenet_a")
+    assert report is not None
+    assert report.restricted
+    assert report.results[0].metrics.top1.right == IMAGES
+    assert any("7,500" in note for note in report.notes)
+    assert evaluated(contender(table=logits), data=folders, dataset="imagenet_a", restrict=False).top1.right == 0
+
+
+def test_known_sets_are_recognised() -> None:
+    def found(images: int, classes: int, source: str = "d") -> str | None:
+        keys = [i % classes for i in range(images)]
+        known = recognise(LabelledSource([source], "", [None] * images, keys, [images]))
+        return known and known.name
+
+    assert found(50000, 1000) == "imagenet"
+    assert found(50889, 1000) == "sketch"
+    assert found(7500, 200) == "imagenet_a"
+    assert found(30000, 200) == "imagenet_r"
+    assert found(5000, 200) == "tiny-imagenet-200"
+    assert found(10000, 1000, "/data/imagenetv2-matched-frequency-format-val") == "imagenetv2_mf"
+    assert found(10000, 1000, "/data/imagenetv2-top-images-format-val") == "imagenetv2_top"
+    assert found(10000, 1000) is None
+    assert found(49999, 1000) is None
+    measured = {row.dataset for c in default_manifest().checkpoints.values() for row in (c.published, *c.measured)}
+    clean = {"imagenet_a_clean", "imagenet_r_clean"}  # of other files than these layouts
+    assert measured - clean <= set(datasets())
+
+
+# Stopped, resumed, shared.
+
+
+def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(
+    folders: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(predicting, "COMMIT_SECONDS", 0.0)
+    whole = evaluate([contender()], folders, tmp_path / "whole", batch=4)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate([contender(stop_after=20)], folders, tmp_path / "out", batch=4, workers=1)
+    with pytest.raises(OutputError, match="--resume"):
+        evaluate([contender()], folders, tmp_path / "out", batch=4)
+    with pytest.raises(OutputError, match="classes was"):
+        evaluate([contender()], folders, tmp_path / "out", batch=4, resume=True, restrict=True)
+    resumed = evaluate([contender()], folders, tmp_path / "out", batch=4, resume=True)
+    assert whole is not None
+    assert resumed is not None
+    assert 0 < resumed.computed < IMAGES
+    assert resumed.results[0].metrics == whole.results[0].metrics
+    tables = [(tmp_path / name / "predictions.parquet").read_bytes() for name in ("out", "whole")]
+    assert tables[0] == tables[1]
+    again = evaluate(
+        [contender(stop_after=0)], folders, tmp_path / "out", batch=4, resume=True
+    )  # nothing is left to do
+    assert again is not None
+    assert (again.computed, again.results) == (0, whole.results)
+    with pytest.raises(OutputError, match="is of another run: batch"):
+        evaluate([contender()], folders, tmp_path / "out", batch=5, resume=True)
+    with pytest.raises(OutputError, match="is there already"):
+        evaluate([contender()], folders, tmp_path / "out", batch=4)
+    assert evaluate([contender()], folders, tmp_path / "out", batch=5, overwrite=True) is not None
+
+
+RANK = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import resnext_hub.evaluation.layouts as layouts, resnext_hub.evaluation.predict as predict
+layouts.SHARD_ROWS = predict.SHARD_ROWS = 6
+from tests.test_evaluation import contender
+from resnext_hub.evaluation.evaluate import evaluate
+from resnext_hub.evaluation.report import write_report
+report = evaluate([contender()], {data!r}, {out!r}, batch=4)
+if report is not None:
+    write_report(report, {out!r})
+"""
+
+
+def test_ranks_share_the_images_and_each_is_counted_once(
+    folders: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, root: Path
+) -> None:
+    script = write(tmp_path / "rank.py", RANK.format(tests=str(root), data=folders, out=str(tmp_path / "out")))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [*command, f"--master-port={port}", str(script)], env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["results"][0]["top1"]["right"] == TOP1
+    assert report["results"][0]["top5"]["total"] == IMAGES
+    assert report["computed"] == IMAGES
+    for module in (predicting, sys.modules["resnext_hub.evaluation.layouts"]):
+        monkeypatch.setattr(module, "SHARD_ROWS", 6)
+    evaluate([contender()], folders, tmp_path / "alone", batch=4)
+    tables = [(tmp_path / name / "predictions.parquet").read_bytes() for name in ("out", "alone")]
+    assert tables[0] == tables[1]
+
+
+# Metrics.
+
+
+def test_wilsons_interval() -> None:
+    # Brown, Cai and DasGupta's formula worked by hand for 0, 5 and 10 of 10, and 1 of 3
+    for right, total, low, high in (
+        (0, 10, 0, 0.27753),
+        (5, 10, 0.23659, 0.76341),
+        (10, 10, 0.72247, 1),
+        (1, 3, 0.06149, 0.79234),
+    ):
+        assert wilson_interval(right, total) == pytest.approx((low, high), abs=1e-4)
+    assert wilson_interval(0, 0) == (0, 1)
+    assert wilson_interval(0, 7)[0] == 0
+    assert wilson_interval(7, 7)[1] == 1
+
+
+def test_calibration_is_guos() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probs = (3 * torch.randn(500, 20, generator=generator)).softmax(1)
+    labels = torch.randint(20, (500,), generator=generator)
+    labels[:250] = probs[:250].argmax(1)
+    confidence, best = probs.max(1)
+    right = best == labels
+    gaps = torch.zeros(15, dtype=torch.float64)
+    gaps.index_add_(0, (confidence * 15).long().clamp(max=14), right.double() - confidence.double())
+    expected = (gaps.abs().sum() / 500).item()
+    assert expected_calibration_error(confidence.numpy(), right.numpy()) == pytest.approx(expected, abs=1e-9)
+    bins = reliability(np.array([0.05, 0.5, 1.0]), np.array([True, False, True]), 10)
+    assert [(b.images, b.accuracy) for b in bins if b.images] == [(1, 1), (1, 0), (1, 1)]
+    assert bins[9].confidence == 1
+    assert expected_calibration_error(np.array([]), np.array([])) == 0
+
+
+def test_classes_and_confusions() -> None:
+    best = np.array([[3, 1], [4, 3], [4, 5], [3, 4], [-1, -1], [0, 9]])
+    targets = [frozenset(t) for t in ({3}, {3}, {3}, {4}, {4}, set())]
+    metrics = measure(best, np.full(6, 0.5), targets)
+    assert (metrics.top1.right, metrics.top5.right, metrics.top1.total, metrics.not_counted) == (1, 3, 5, 1)
+    assert [(c.index, c.images, round(c.top1, 1), round(c.top5, 1), c.taken_for) for c in metrics.classes] == [
+        (3, 3, 33.3, 66.7, 4),
+        (4, 2, 0.0, 50.0, 3),
+    ]
+    assert [(c.truth, c.prediction, c.images) for c in metrics.confusions] == [(3, 4, 2), (4, 3, 1), (4, -1, 1)]
+
+
+def test_real_labels(folders: str, tmp_path: Path) -> None:
+    """None, one or several right classes; predictions are right if they are any of them."""
+    logits = table_of(CLASSES)
+    first = logits.argmax(1).tolist()
+    real = [[] if i < 5 else [first[i], 998] if i < 20 else [999] for i in range(IMAGES)]
+    path = write(tmp_path / "real.json", json.dumps(real))
+    report = evaluate([contender(table=logits)], folders, real=path, dataset="imagenet")
+    assert report is not None
+    plain, on_real = report.results
+    assert (plain.dataset, plain.metrics.top1.right) == ("imagenet", TOP1)
+    assert on_real.dataset == "imagenet_real"
+    assert (on_real.metrics.top1.right, on_real.metrics.top1.total, on_real.metrics.not_counted) == (15, IMAGES - 5, 5)
+    with pytest.raises(SourceError, match="no such number"):
+        read_real(path, ["a.jpg"])
+    with pytest.raises(SourceError, match="cannot be read"):
+        read_real(folders, [])
+    with pytest.raises(ValueError, match="networks of 1000 classes"):
+        evaluate(["resnext_tiny"], folders, real=path)
+
+
+def test_images_that_cannot_be_read_and_scores_that_are_no_numbers(tmp_path: Path, capsys: Any) -> None:
+    data = class_folders(tmp_path)["data"]
+    next(iter(sorted(Path(data).glob(f"*/{ilsvrc(0)}")))).write_bytes(b"broken")  # right otherwise
+    logits = table_of(CLASSES)
+    logits[1] = np.nan  # right otherwise, and wrong like this
+    report = evaluate([contender(table=logits)], data)
+    assert report is not None
+    assert report.results[0].metrics.top1.right == TOP1 - 2
+    assert report.results[0].metrics.top1.total == IMAGES - 1
+    assert [Path(name).name for name, _ in report.unreadable] == [ilsvrc(0)]
+    assert "Not an image" in report.unreadable[0][1]
+
+
+# Verdicts.
+
+
+def test_verdicts() -> None:
+    metrics = measure(np.array([[1], [1]] * 500), np.ones(1000), [frozenset([1])] * 800 + [frozenset([2])] * 200)
+    assert metrics.top1.percent == 80
+    low, high = metrics.top1.low, metrics.top1.high
+    figure = Accuracy("imagenet", 80.0, 80.0, None, None, "s")
+
+    def verdict(top1: float, top5: float = 80.0) -> Any:
+        return judge(metrics, "published", dataclasses.replace(figure, top1=top1, top5=top5))
+
+    assert verdict(80).reproduced
+    assert verdict(low + 0.001).reproduced
+    assert not verdict(low - 0.1).reproduced
+    assert verdict(low - 0.1).beyond == pytest.approx(0.1)
+    assert verdict(high + 0.25).off1 == pytest.approx(80 - high - 0.25)
+    assert f"{80 - high - 0.25:+.2f}" in verdict(high + 0.25).verdict
+    assert "0.25 outside" in verdict(high + 0.25).verdict
+    assert not verdict(80, high + 1).reproduced
+
+
+def test_only_figures_of_the_same_images_made_the_same_way_are_compared(folders: str) -> None:
+    checkpoint = default_manifest().resolve("resnext50_32x4d.IMAGENET1K_V2")
+    entrant = Contender("v2", checkpoint, "0", checkpoint.preprocessing, Double(table_of(CLASSES)))
+
+    def compared(entrant: Contender, dataset: str) -> list[tuple[str, float]]:
+        metrics = measure(np.array([[1]]), np.ones(1), [frozenset([1])])
+        return [(c.kind, c.top1) for c in evaluating.compare(metrics, entrant, dataset)]
+
+    rows = {(row.dataset, row.image_size): row.top1 for row in checkpoint.measured}
+    assert compared(entrant, "imagenet") == [
+        ("published", checkpoint.published.top1),
+        ("measured", rows["imagenet", 224]),
+    ]
+    smaller = dataclasses.replace(checkpoint.preprocessing, resize_size=201, crop_size=176)
+    assert compared(dataclasses.replace(entrant, preset=smaller), "imagenet_a") == [
+        ("measured", rows["imagenet_a", 176])
+    ]
+    other = dataclasses.replace(checkpoint.preprocessing, resize_size=256, crop_size=224)
+    assert compared(dataclasses.replace(entrant, preset=other), "imagenet") == []
+    assert compared(dataclasses.replace(entrant, views="flip"), "imagenet") == []
+    assert compared(entrant, "these images") == []
+
+
+def test_sizes() -> None:
+    assert parse_size("288") == (None, 288)
+    assert parse_size("320:288") == (320, 288)
+    for wrong in ("", "0", "a", "200:288", "1:2:3", "-5"):
+        with pytest.raises(ValueError, match="CROP or RESIZE:CROP"):
+            parse_size(wrong)
+    resized = evaluating._resized(CHECKPOINT.preprocessing, None, 288)
+    assert (resized.resize_size, resized.crop_size) == (329, 288)
+
+
+# The command.
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, folders: str, tmp_path: Path) -> Callable[..., int]:
+    """The command with the double in the place of every variant's engine, on a set that is called ImageNet."""
+
+    def entrants(variants: Sequence[str], **options: Any) -> list[Contender]:
+        published = Accuracy("imagenet", 100 * TOP1 / IMAGES, 100 * TOP5 / IMAGES, None, None, "the table")
+        checkpoint = dataclasses.replace(CHECKPOINT, published=published, measured=(), preprocessing=PRESET)
+        worse = dataclasses.replace(checkpoint, published=dataclasses.replace(published, top1=99.0))
+        both = {"good": checkpoint, "bad": worse}
+        return [dataclasses.replace(contender(v), checkpoint=both[v]) for v in variants]
+
+    monkeypatch.setattr(evaluating, "contenders_of", entrants)
+    monkeypatch.setattr(evaluating, "find_checkpoint", lambda variant: CHECKPOINT)
+
+    def run(*arguments: str) -> int:
+        return cli.main(["evaluate", "--data", folders, "--dataset", "imagenet", *arguments])
+
+    return run
+
+
+def test_expect_is_an_exit_status(command: Callable[..., int], capsys: Any) -> None:
+    assert command("--variant", "good", "--expect", "published") == 0
+    out, err = capsys.readouterr()
+    assert "reproduced (+0.00)" in out
+    assert err == ""
+    assert command("--variant", "bad") == 0
+    assert command("--variant", "good", "--variant", "bad", "--expect", "published") == 4
+    _, err = capsys.readouterr()
+    assert "bad: not reproduced" in err
+    assert "good" not in err
+    assert command("--variant", "good", "--expect", "measured") == 4
+    assert "no figure is measured" in capsys.readouterr().err
+
+
+def test_what_is_written(command: Callable[..., int], capsys: Any, tmp_path: Path) -> None:
+    out = tmp_path / "o" / "p"
+    assert command("--variant", "good", "--variant", "bad", "--out", str(out), "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((out / "report.json").read_text())
+    found = printed["results"][0]
+    assert found["top1"]["right"] == TOP1
+    assert found["top1"]["low"] < found["top1"]["percent"] < found["top1"]["high"]
+    assert found["comparisons"][0]["reproduced"] is True
+    assert sum(b["images"] for b in found["bins"]) == IMAGES
+    assert printed["images_per_second"] > 0
+    assert "| good |" in (out / "report.md").read_text()
+    with open(out / "classes.csv", newline="") as file:
+        classes = [row for row in csv.DictReader(file) if row["contender"] == "good"]
+    assert sum(int(row["images"]) for row in classes) == IMAGES
+    right = sum(int(row["images"]) * float(row["top1"]) / 100 for row in classes)
+    assert right == pytest.approx(TOP1, abs=0.01)
+    with open(out / "confusions.csv", newline="") as file:
+        confusions = [row for row in csv.DictReader(file) if row["contender"] == "good"]
+    assert sum(int(row["images"]) for row in confusions) == IMAGES - TOP1
+    assert (out / "reliability.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in out.iterdir()) == sorted(
+        ["report.json", "report.md", "classes.csv", "confusions.csv", "reliability.png", "predictions.parquet"]
+    )
+    # A line of the table that is printed for each, and what it holds can be taken up again.
+    assert command("--variant", "good", "--variant", "bad", "--out", str(out), "--resume") == 0
+    assert len([line for line in capsys.readouterr().out.splitlines() if re.match("good|bad", line)]) == 2
+
+
+def test_an_image_that_cannot_be_read_is_an_exit_status(command: Callable[..., int], folders: str, capsys: Any) -> None:
+    sorted(Path(folders).glob("*/*"))[0].write_bytes(b"")
+    assert command("--variant", "good") == 1
+    assert "could not be read" in capsys.readouterr().err
+    assert command("--variant", "good", "--expect", "published") == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--variant", "resnext50"], "Did you mean"),
+        (["--variant", "resnext_tiny", "--dataset", "x"], "There is no set"),
+        (["--variant", "resnext_tiny", "--engine", "x"], "There is no engine"),
+        (["--variant", "resnext_tiny", "--size", "x"], "CROP or RESIZE:CROP"),
+        (["--variant", "resnext_tiny", "--batch", "0"], "1 or more"),
+        (["--variant", "resnext_tiny", "--resume"], "--out"),
+        (["--variant", "resnext_tiny", "--labels", "none.txt"], "cannot be read"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], message: str, tmp_path: Path, capsys: Any) -> None:
+    tiny = read_labels("tiny-imagenet-200")
+    write(tmp_path / "d" / tiny[0].synset / "a.png", encoded(1))
+    assert cli.main(["evaluate", "--data", str(tmp_path / "d"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+# What is wrong with labels shows before anything is computed.
+
+
+def labelled(path: Path, **options: Any) -> LabelledSource:
+    return find_labelled(str(path), **options)
+
+
+def test_labels_that_do_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no file or folder"):
+        labelled(tmp_path / "none")
+    write(tmp_path / "flat" / "a.png", encoded(1))
+    with pytest.raises(SourceError, match="lies in no class's folder.*LOC_val_solution"):
+        labelled(tmp_path / "flat")
+    path = write(tmp_path / "labels.txt", "b.png n01440764\n")
+    with pytest.raises(SourceError, match="no class for .*a.png"):
+        labelled(tmp_path / "flat", labels=path)
+    for text, message in (("", "empty"), ("1\n2\n", "do not say"), ("lonely.png\n", "no line")):
+        with pytest.raises(SourceError, match=message):
+            read_label_file(write(tmp_path / "bad.txt", text))
+    with pytest.raises(SourceError, match=r"meta\.mat"):
+        read_label_file(write(tmp_path / "ILSVRC2012_validation_ground_truth.txt", "1\n2\n"))
+    with pytest.raises(SourceError, match="not ILSVRC's devkit"):
+        read_label_file(tar(tmp_path / "x.tar.gz", {"a": b""}))
+    with pytest.raises(SourceError, match="cannot be read"):
+        read_label_file(write(tmp_path / "y.tar.gz", "no archive"))
+    pq.write_table(pa.table({"image": [encoded(1)], "label": [-1]}), tmp_path / "test.parquet")
+    with pytest.raises(SourceError, match="has no label, or -1"):
+        labelled(tmp_path / "test.parquet")
+    with pytest.raises(SourceError, match="has no column 'x'; it has image, label"):
+        labelled(tmp_path / "test.parquet", label_column="x")
+    pq.write_table(pa.table({"image": [encoded(1)], "n": [1]}), tmp_path / "n.parquet")
+    with pytest.raises(SourceError, match="Which column"):
+        labelled(tmp_path / "n.parquet")
+    with pytest.raises(SourceError, match="no class beside it"):
+        labelled(tar(tmp_path / "w.tar", {"a.jpg": b"", "a.cls": b"1", "b.jpg": b""}))
+    with pytest.raises(SourceError, match="holds no class"):
+        labelled(tar(tmp_path / "j.tar", {"a.jpg": b"", "a.json": b"{"}))
+    whole = tar(tmp_path / "whole.tar", {f"n01440764/{i}.jpg": encoded(i) for i in range(5)}).read_bytes()
+    with pytest.raises(SourceError, match="breaks off or is broken"):
+        labelled(write(tmp_path / "broken.tar", whole[:600] + b"\xff" * 2000))
+    for name in ("train-0.parquet", "test-0.parquet"):
+        write(tmp_path / "both" / name, "")
+    with pytest.raises(SourceError, match="say which"):
+        labelled(tmp_path / "both")
+
+
+def test_names_of_classes() -> None:
+    def index(key: str | int) -> set[int]:
+        return set(targets_of([key], LABELS)[0])
+
+    assert index("n01440764") == index("tench") == index("Tinca_tinca") == index("tench, Tinca tinca") == {0}
+    assert index(0) == index("0") == {0}
+    assert index("Great-White Shark") == {2}
+    with pytest.raises(SourceError, match="'crane' means n\\d+ and n\\d+"):
+        targets_of(["crane"], LABELS)
+    with pytest.raises(SourceError, match=r"'val', 'train': no such class among the network's 1000"):
+        targets_of(["val", "train", "val", "tench"], LABELS)
+    with pytest.raises(SourceError, match="1000"):
+        targets_of([1000], LABELS)
+    own = [Label(0, "", "cat"), Label(1, "", "7")]
+    assert [set(t) for t in targets_of(["cat", "7", 0, 1], own)] == [{0}, {1}, {0}, {1}]
+
+
+def test_a_source_that_changes_is_noticed(folders: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = find_labelled(folders)
+    shuffled = dataclasses.replace(found, names=[*found.names[1:], found.names[0]])
+    monkeypatch.setattr(evaluating, "find_labelled", lambda *a, **k: shuffled)
+    with pytest.raises(SourceError, match="the source has changed"):
+        evaluate([contender()], folders)
+
+
+def test_each_network_has_its_own_numbers_for_the_same_classes(tmp_path: Path) -> None:
+    """A network of 200 classes and one of 1,000, on images of classes that both have."""
+    tiny = default_manifest().resolve("resnext_tiny")
+    few = read_labels("tiny-imagenet-200")
+    thousand = {label.synset: label.index for label in LABELS}
+    shared_classes = [label for label in few if label.synset in thousand][5 : 5 + IMAGES]
+    for i, label in enumerate(shared_classes):
+        write(tmp_path / "d" / label.synset / f"{i}.png", encoded(i))
+    entrants = [
+        contender("large", table_of([thousand[label.synset] for label in shared_classes])),
+        dataclasses.replace(
+            contender("small", table_of([label.index for label in shared_classes], num_classes=200)), checkpoint=tiny
+        ),
+    ]
+    report = evaluate(entrants, str(tmp_path / "d"))
+    assert report is not None
+    assert [(r.metrics.top1.right, r.metrics.top5.right) for r in report.results] == [(TOP1, TOP5)] * 2
+
+
+def test_numbers_are_no_names_for_two_label_sets(tmp_path: Path) -> None:
+    data = version_two(tmp_path)["data"]
+    tiny = default_manifest().resolve("resnext_tiny")
+    entrants = [contender(), dataclasses.replace(contender("tiny"), checkpoint=tiny)]
+    with pytest.raises(ValueError, match="one at a time"):
+        evaluate(entrants, data)
+
+
+# The network in the repository.
+
+
+def test_resnext_tiny_on_tiny_imagenet(shared: Path, tmp_path: Path) -> None:
+    """200 images; against the network, called with what the documented pipeline makes of them."""
+    rows = pq.read_table(shared / "tiny-imagenet-200" / "val.parquet").slice(100, 200)
+    pq.write_table(rows, tmp_path / "val.parquet")
+    tiny = default_manifest().resolve("resnext_tiny")
+    report = evaluate(["resnext_tiny"], str(tmp_path / "val.parquet"), batch=8, engine="torch")
+    assert report is not None
+    pixels = np.stack([load_pixels(row, tiny.preprocessing) for row in rows["jpeg"].to_pylist()])
+    logits = open_engine(tiny, "torch", threads=1)(pixels)[0]
+    classes = {label.synset: label.index for label in read_labels("tiny-imagenet-200")}
+    right = np.argsort(-logits, 1) == np.array([classes[w] for w in rows["wnid"].to_pylist()])[:, None]
+    metrics = report.results[0].metrics
+    assert (metrics.top1.right, metrics.top5.right) == (right[:, 0].sum(), right[:, :5].sum())
+    assert metrics.top1.total == 200
+    assert 0 < metrics.top1.right < 200
+
+
+def test_a_sweep_of_sizes(shared: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(shared / "tiny-imagenet-200" / "val.parquet").slice(0, 48)
+    pq.write_table(rows, tmp_path / "val.parquet")
+    out = tmp_path / "out"
+    command = ["evaluate", "--variant", "resnext_tiny", "--data", str(tmp_path / "val.parquet"), "--engine", "torch"]
+    assert cli.main([*command, "--size", "48", "64", "72:64", "--views", "flip", "--out", str(out)]) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert [r["name"] for r in report["results"]] == [f"resnext_tiny@{s}+flip" for s in ("48:48", "64:64", "72:64")]
+    assert all(r["comparisons"] == [] for r in report["results"])
+    assert (out / "sizes.png").exists()
+
+
+@pytest.mark.soak
+def test_resnext_tinys_published_figure_is_reproduced(shared: Path, tmp_path: Path) -> None:
+    data = str(shared / "tiny-imagenet-200" / "val.parquet")
+    command = ["evaluate", "--variant", "resnext_tiny", "--data", data, "--out", str(tmp_path / "out")]
+    assert cli.main([*command, "--expect", "published"]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    published = default_manifest().resolve("resnext_tiny").published
+    assert report["dataset"] == published.dataset
+    assert abs(report["results"][0]["top1"]["percent"] - published.top1) < 0.05
+
+
+def test_contenders() -> None:
+    one = contenders_of(["resnext_tiny", "resnext_tiny"], engine="torch")
+    assert [c.name for c in one] == ["resnext_tiny"]
+    assert one[0].preset == default_manifest().resolve("resnext_tiny").preprocessing
+    with pytest.raises(UnknownVariantError):
+        contenders_of(["none"])
+    with pytest.raises(ValueError, match="no views"):
+        contenders_of(["resnext_tiny"], views="x")
