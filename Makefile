@@ -41,7 +41,7 @@ types: setup
 
 docs: setup
 	$(BIN)/python docs/tables.py --check
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 
 notebooks: setup
 	$(BIN)/python notebooks/execute.py
