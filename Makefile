@@ -41,6 +41,7 @@ types: setup
 
 docs: setup
 	$(BIN)/python docs/tables.py --check
+	$(BIN)/python docs/pages.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 
 notebooks: setup

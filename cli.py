@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     classify = commands.add_parser("classify", help="name what is in photos; of many, make a table")
     classify.add_argument("photos", nargs="+", metavar="PHOTO", help="path or URL; with --out also folders and more")
     classify.add_argument("--variant", default=DEFAULT_VARIANT, metavar="V", help=f"default {DEFAULT_VARIANT}")
-    classify.add_argument("--top", type=_positive_number, default=5, metavar="K", help="how many classes (default 5)")
+    classify.add_argument("--top", type=_positive_number, metavar="K", help="how many classes (default 5)")
     classify.add_argument("--json", action="store_true", help="one JSON object a photo, a line each")
     classify.add_argument("--picture", type=Path, metavar="FILE", help="save image and bars (one photo only)")
     classify.add_argument("--allow-private", action="store_true", help="fetch URLs at private addresses too")
@@ -148,6 +148,8 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
         checkpoint = find_checkpoint(arguments.variant)
     except (UnknownVariantError, ManifestError) as error:
         return fail(str(error), EXIT_USAGE)
+    if arguments.top is None:
+        arguments.top = min(5, checkpoint.num_classes)
     if arguments.top > checkpoint.num_classes:
         return fail(f"--top {arguments.top}: {checkpoint.name} has {checkpoint.num_classes} classes.", EXIT_USAGE)
 

@@ -110,7 +110,9 @@ def test_errors(classify: Classifier, image: Image.Image) -> None:
 
 def test_own_network_and_labels(image: Image.Image) -> None:
     network = hubconf.resnext_tiny(num_classes=2)
-    (best,) = Classifier(network, TINY.preprocessing, ["cat", "dog"])(image, 1)
+    classify = Classifier(network, TINY.preprocessing, ["cat", "dog"])
+    assert {p.label for p in classify(image)} == {"cat", "dog"}  # five by default, where there are five
+    (best,) = classify(image, 1)
     assert best.label in ("cat", "dog")
     assert best.synset is None
     assert 0.5 <= best.probability <= 1
