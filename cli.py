@@ -292,13 +292,14 @@ def _cache_list(arguments: argparse.Namespace, manifest: Manifest) -> int:
 
 def _cache_verify(arguments: argparse.Namespace, manifest: Manifest) -> int:
     from .models.cache import CheckpointError, inventory, is_whole, verify
-    from .models.checkpoints import is_faithful
+    from .models.checkpoints import examine, is_faithful
 
     status, broken = EXIT_OK, set()
     for item in inventory(manifest):  # originals come before their copies
         if item.source is not None:
             try:
                 print(f"{item.path.name}: sha256 {verify(item.path, item.source, again=True)}", flush=True)
+                examine(item.path)
             except CheckpointError as error:
                 broken.add(item.path)
                 status = fail(str(error), EXIT_WEIGHTS)

@@ -327,7 +327,9 @@ class Evil:
 def test_no_code_in_a_checkpoint_runs(legacy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"conv1.weight": Evil()}, "evil.pth", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(CheckpointError, match=r"more than weights \([\w.]+\), and nothing in a checkpoint is executed"):
+    with pytest.raises(
+        CheckpointError, match=r"more than weights \([\w.]+ at byte \d+\), and nothing in a checkpoint is executed"
+    ):
         read_state_dict("evil.pth")
     assert not Path("evil").exists()
 
