@@ -24,7 +24,7 @@ import zlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,9 +56,9 @@ def read_state_dict(path: str | Path, *, mmap: bool = False) -> dict[str, Tensor
         raise FileNotFoundError(f"There is no checkpoint file {path}.")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            import safetensors.torch
 
-            state = load_file(path)
+            state: dict[str, Tensor] = safetensors.torch.load_file(path)  # pyright: ignore[reportUnknownMemberType]
         else:
             state = _read(path, mmap=mmap)
     except ForeignError as error:
@@ -114,17 +114,16 @@ def _read(path: Path, *, mmap: bool) -> dict[str, Tensor]:
     with open(path, "rb") as file:
         described, places = (_zip if file.read(4) == ZIP else _legacy)(file)
         size = os.fstat(file.fileno()).st_size
-    views = sum(math.prod(stored.shape) * stored.storage.dtype.itemsize for stored in described.values())
-    if sum(place.bytes for place in places.values()) > size or views > MOST_VIEWS * size:
-        raise PickleError("its tensors have more bytes than the file")
-    whole: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
+        views = sum(math.prod(stored.shape) * stored.storage.dtype.itemsize for stored in described.values())
+        if sum(place.bytes for place in places.values()) > size or views > MOST_VIEWS * size:
+            raise PickleError("its tensors have more bytes than the file")
+        if not mmap:
+            _check_crc(file, described, places)
+    whole: Any = torch.UntypedStorage.from_file(str(path), False, size)  # pyright: ignore[reportUnknownMemberType]
     parts: dict[str, torch.UntypedStorage] = {}
-    for name, stored in described.items():
-        key = stored.storage.key
-        if key not in parts:
-            place = places[key]
-            part = whole[place.offset : place.offset + place.bytes]  # a view
-            parts[key] = part if mmap else _checked_copy(part, place, name)
+    for key, place in places.items():
+        part = whole[place.offset : place.offset + place.bytes]  # a view
+        parts[key] = part if mmap else part.clone()
     return {
         name: torch.empty(0, dtype=stored.storage.dtype, device="cpu").set_(
             parts[stored.storage.key], stored.offset, stored.shape, stored.stride
@@ -133,23 +132,32 @@ def _read(path: Path, *, mmap: bool) -> dict[str, Tensor]:
     }
 
 
-def _checked_copy(part: torch.UntypedStorage, place: _Place, name: str) -> torch.UntypedStorage:
-    copy = part.clone()
-    if place.crc and place.bytes:
-        data = torch.empty(0, dtype=torch.uint8, device="cpu").set_(copy, 0, (place.bytes,), (1,))
-        if zlib.crc32(memoryview(data.numpy())) != place.crc:
-            raise PickleError(f"{name[:100]} is not as it was saved (its CRC32 differs)")
-    return copy
+def _check_crc(file: BinaryIO, described: Mapping[str, Stored], places: Mapping[str, _Place]) -> None:
+    names = {stored.storage.key: name for name, stored in described.items()}
+    for key, place in places.items():
+        if place.crc:
+            file.seek(place.offset)
+            crc, left = 0, place.bytes
+            while chunk := file.read(min(left, 1 << 20)):
+                crc, left = zlib.crc32(chunk, crc), left - len(chunk)
+            if crc != place.crc:
+                raise PickleError(f"{names[key][:100]} is not as it was saved (its CRC32 differs)")
 
 
-def _weights_in(value: Any) -> dict[str, Stored]:
+def _is_dict(value: object) -> TypeGuard[dict[Any, Any]]:
+    return type(value) is dict
+
+
+def _weights_in(value: object) -> dict[str, Stored]:
     """The state_dict that a pickle holds, or that a training checkpoint has under "state_dict"."""
-    if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
+    if _is_dict(value) and _is_dict(value.get("state_dict")):
         value = value["state_dict"]
-    if not isinstance(value, dict) or not all(isinstance(tensor, Stored) for tensor in value.values()):
+    if not _is_dict(value):
         raise PickleError(f"it holds a {type(value).__name__}, expected a state_dict (name -> tensor)")
-    if not all(isinstance(name, str) for name in value):
-        raise PickleError("it holds tensors under numbers, expected names")
+    for name, tensor in value.items():
+        if not isinstance(name, str) or not isinstance(tensor, Stored):
+            kind = "tensor" if isinstance(tensor, Stored) else type(tensor).__name__
+            raise PickleError(f"it holds a {kind} under {str(name)[:100]!r}, expected a state_dict (name -> tensor)")
     return value
 
 
@@ -227,7 +235,7 @@ def _legacy(file: BinaryIO) -> tuple[dict[str, Stored], dict[str, _Place]]:
     keys, offset = unpickle(data, at)
     size = os.fstat(file.fileno()).st_size
     places: dict[str, _Place] = {}
-    for key in keys if isinstance(keys, list) else ():
+    for key in cast("list[Any]", keys) if type(keys) is list else ():
         if not isinstance(key, str) or key not in storages or key in places:
             raise PickleError(f"its list of storages, at byte {at:,}, is not that of its tensors")
         file.seek(offset)
@@ -236,11 +244,12 @@ def _legacy(file: BinaryIO) -> tuple[dict[str, Stored], dict[str, _Place]]:
             raise PickleError(f"it is cut short or broken at byte {offset:,}")
         places[key] = _Place(offset + 8, storage.bytes)
         offset += 8 + storage.bytes
+    used = {stored.storage.key for stored in described.values()}
     if lost := [name for name, stored in described.items() if stored.storage.key not in places]:
         raise PickleError(f"it has no bytes of {_shown(lost)}")
     if offset != size:
         raise PickleError(f"it goes on after its end, at byte {offset:,}")
-    return described, places
+    return described, {key: place for key, place in places.items() if key in used}
 
 
 def mapped_state_dict(path: Path, digest: str) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ __all__ = ["LIMIT", "ForeignError", "PickleError", "Storage", "Stored", "unpickl
 
 LIMIT: Final = (
     1 << 22
-)  # bytes. The pickle of the largest ResNeXt has 0.1 MB, that of a training checkpoint not ten times more
+)  # bytes. The pickle of the largest ResNeXt has 0.1 MB, that of a training checkpoint a few times more
 
 
 class PickleError(ValueError):
@@ -68,11 +68,16 @@ class _StorageType:
     dtype: torch.dtype
 
 
-def _natural(values: object) -> tuple[int, ...]:
+def _is(value: object, *kinds: type) -> bool:
+    """Whether a value is of a type itself, of none derived from it."""
+    return type(value) in kinds
+
+
+def _natural(values: Any) -> tuple[int, ...]:
     """The value as a tuple of numbers, none below zero."""
-    if not isinstance(values, (tuple, list)) or len(values) > 16:
+    if not _is(values, tuple, list) or len(values) > 16:
         raise PickleError("a tensor of no shape")
-    if not all(type(value) is int and value >= 0 for value in values):
+    if not all(_is(value, int) and value >= 0 for value in values):
         raise PickleError("a tensor's shape or place that is not made of natural numbers")
     return tuple(values)
 
@@ -99,19 +104,19 @@ def _parameter(data: object, *_: object) -> Stored:
 
 
 def _put(target: dict[Any, Any], key: object, value: object) -> None:
-    if type(key) not in (str, int):  # a nested tuple is hashed without end, a deep one until the stack is through
+    if not _is(key, str, int):  # a nested tuple is hashed without end, a deep one until the stack is through
         raise PickleError(f"a {type(key).__name__} as a key")
     if key in target:
         raise PickleError("the same key twice")
     target[key] = value
 
 
-def _dictionary(pairs: object = None) -> dict[Any, Any]:
+def _dictionary(pairs: Any = None) -> dict[Any, Any]:
     """``OrderedDict``, whose items Python 2 wrote as a list of pairs, and ``Counter``, which some schedules have."""
-    if isinstance(pairs, dict):
+    if _is(pairs, dict):
         return pairs
     result: dict[Any, Any] = {}
-    if isinstance(pairs, list):
+    if _is(pairs, list):
         for key, value in pairs:
             _put(result, key, value)
         pairs.clear()  # moved, not copied: else a list that is named a million times would fill the memory
@@ -153,15 +158,13 @@ _GLOBALS: Final[Mapping[str, _Global | _StorageType]] = {
 }
 
 
-def _storage(saved_id: object) -> Storage:
-    """A persistent id: ("storage", type, key, device, numel), with the storage that it is a view of in old files."""
-    match saved_id:
-        case ("storage", _StorageType(dtype), str(key), _, int(numel)) if numel >= 0:
-            return Storage(key, dtype, numel)
-        case ("storage", _StorageType(dtype), str(key), _, int(numel), None) if numel >= 0:
-            return Storage(key, dtype, numel)
-        case _:
-            raise PickleError("a storage of a kind that cannot be mapped")
+def _storage(saved_id: Any) -> Storage:
+    """A persistent id: ("storage", type, key, device, numel); old files have a sixth, None where it is no view."""
+    if _is(saved_id, tuple) and len(saved_id) in (5, 6) and (*saved_id, None)[5] is None:
+        word, kind, key, _, numel = saved_id[:5]
+        if word == "storage" and isinstance(kind, _StorageType) and _is(key, str) and _is(numel, int) and numel >= 0:
+            return Storage(key, kind.dtype, numel)
+    raise PickleError("a storage of a kind that cannot be mapped")
 
 
 class _Reader:
@@ -201,12 +204,12 @@ class _Reader:
         self.stack.append(values[::-1])
 
     def append(self, values: list[Any]) -> None:
-        if type(self.stack[-1]) is not list:
+        if not _is(self.stack[-1], list):
             raise PickleError("an item for what is no list")
         self.stack[-1].extend(values)
 
     def set_items(self, values: list[Any]) -> None:
-        if type(self.stack[-1]) is not dict:
+        if not _is(self.stack[-1], dict):
             raise PickleError("an item for what is no dictionary")
         for key, value in zip(values[::2], values[1::2], strict=True):
             _put(self.stack[-1], key, value)
@@ -219,7 +222,7 @@ class _Reader:
 
     def reduce(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
-        if not isinstance(function, _Global) or type(arguments) is not tuple:
+        if not isinstance(function, _Global) or not _is(arguments, tuple):
             raise PickleError("a call of what is no function")
         self.put(function.call(*arguments))
 
@@ -291,8 +294,8 @@ def unpickle(data: bytes, at: int = 0, storages: dict[str, Storage] | None = Non
             if code == b".":
                 return reader.stack.pop(), reader.at
             if code not in _OPCODES:
-                known = pickletools.code2op.get(code.decode("latin-1"))
-                raise PickleError(f"{known.name if known else 'no opcode'}, which torch.save does not write,")
+                names = [op.name for op in pickletools.opcodes if op.code == code.decode("latin-1")]
+                raise PickleError(f"{(*names, 'no opcode')[0]}, which torch.save does not write,")
             _OPCODES[code](reader)
     except PickleError as error:
         raise type(error)(f"{error} at byte {at:,}") from None
