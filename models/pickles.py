@@ -82,8 +82,10 @@ def _natural(values: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _tensor(storage: object, offset: object, shape: object, stride: object, *_: object) -> Stored:
-    """``torch._utils._rebuild_tensor`` and ``_v2``; hooks, flags and attributes are no weights and are dropped."""
+def _tensor(storage: object, offset: object, shape: object, stride: object, *beside: object) -> Stored:
+    """``torch._utils._rebuild_tensor`` and ``_v2`` (requires_grad, hooks, metadata); hooks are no weights."""
+    if len(beside) > 2 and beside[2] is not None:
+        raise PickleError("a tensor of a kind that is conjugated or negated when it is read")
     if not isinstance(storage, Storage):
         raise PickleError("a tensor without a storage")
     (start,), sizes, steps = _natural((offset,)), _natural(shape), _natural(stride)

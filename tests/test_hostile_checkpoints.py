@@ -26,6 +26,7 @@ import torch
 from resnext_hub import cli
 from resnext_hub.models import checkpoints
 from resnext_hub.models.cache import CheckpointError
+from resnext_hub.models.checkpoints import load_into, mapped_state_dict, read_state_dict
 from resnext_hub.models.entrypoints import build, facebook, load
 from resnext_hub.models.manifest import (
     Architecture,
@@ -179,7 +180,8 @@ UNARMED = {
     f"{module}.{attribute}": call(name(module, attribute), text("http://127.0.0.1:1/x"))
     for module, attribute in [
         ("torch.utils.model_zoo", "load_url"), ("torch.hub", "load"), ("torch.hub", "load_state_dict_from_url"),
-        ("torch.jit", "load"), ("torch.serialization", "load"), ("pathlib", "Path.touch"), ("torch", "load"), ("torch._utils", "_rebuild_device_tensor_from_numpy"),
+        ("torch.jit", "load"), ("torch.serialization", "load"),
+        ("pathlib", "Path.touch"), ("torch", "load"), ("torch._utils", "_rebuild_device_tensor_from_numpy"),
         ("torch._utils", "_rebuild_wrapper_subclass"), ("torch._utils", "_rebuild_meta_tensor_no_storage"),
         ("torch._utils", "_rebuild_nested_tensor"), ("torch._utils", "_rebuild_qtensor"),
         ("torch._utils", "_rebuild_sparse_tensor"), ("torch._utils", "_rebuild_tensor_v3"),
@@ -598,11 +600,11 @@ WRONG = {
     "int64": (lambda s: s.update({"fc.bias": torch.ones(5, dtype=torch.int64)}), r"fc\.bias is torch\.int64"),
     "bool": (lambda s: s.update({"fc.bias": torch.ones(5) > 0}), r"fc\.bias is torch\.bool"),
     "complex": (lambda s: s.update({"fc.bias": torch.ones(5) * 1j}), r"fc\.bias is torch\.complex64"),
-    "NaN": (lambda s: s["layer1.0.bn1.running_var"].fill_(torch.nan), r"NaN or infinity, in layer1\.0\.bn1\.running_var"),
+    "NaN": (lambda s: s["bn1.running_var"].fill_(torch.nan), r"NaN or infinity, in bn1\.running_var"),
     "one infinity": (lambda s: s["fc.weight"][2].fill_(-torch.inf), r"NaN or infinity, in fc\.weight"),
     "NaN everywhere": (
         lambda s: [t.fill_(torch.nan) for t in s.values() if t.is_floating_point()],
-        r"NaN or infinity, in conv1\.weight, bn1\.weight, bn1\.bias and \d+ more",
+        r"NaN or infinity, in [\w.]+, [\w.]+, [\w.]+ and \d+ more",
     ),
     "two of one name": (
         lambda s: s.update({"module.fc.bias": torch.ones(5)}), r"Two tensors .* have one name.*: module\.fc\.bias"
@@ -665,6 +667,7 @@ SPECIAL = {
     "without memory": lambda t: t.to("meta"),
     "nested": lambda t: torch.nested.nested_tensor([t, t]),
     "conjugate": lambda t: torch.conj(t + 0j),
+    "negated when it is read": lambda t: torch._neg_view(t),
     "float8": lambda t: t.to(torch.float8_e4m3fn),
 }
 
@@ -677,7 +680,7 @@ def test_tensors_that_are_more_than_numbers(special: str, legacy: bool, tmp_path
     state = STATE | {"fc.weight": SPECIAL[special](STATE["fc.weight"])}
     torch.save(state, file, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(
-        CheckpointError, match=r"holds more than weights \([\w.]+ at byte|fc\.weight is torch\.complex64"
+        CheckpointError, match=r"holds more than weights \([\w.]+ at byte|a tensor of a kind that is .* at byte"
     ):
         load_into(build(SMALL, hostile.CLASSES), mapped_state_dict(file, "0" * 64))
 
@@ -687,9 +690,9 @@ def test_tensors_that_are_more_than_numbers(special: str, legacy: bool, tmp_path
 def test_floats_of_another_width_become_the_networks(dtype: torch.dtype, kind: str, tmp_path: Path) -> None:
     state = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in STATE.items()}
     folder = put(tmp_path / "run", saved(state, kind), "w.safetensors" if kind == "safetensors" else "w.pth")
-    for key, tensor in load(find_checkpoint(folder), progress=False).state_dict().items():
-        assert tensor.dtype == STATE[key].dtype
-        assert torch.equal(tensor, state[key].to(tensor.dtype))
+    for key, value in load(find_checkpoint(folder), progress=False).state_dict().items():
+        assert value.dtype == STATE[key].dtype
+        assert torch.equal(value, state[key].to(value.dtype))
 
 
 def test_an_averaged_counter_is_a_number_too(tmp_path: Path) -> None:
@@ -714,10 +717,10 @@ def test_strides_parameters_hooks_and_old_pickles(kind: str, tmp_path: Path) -> 
     assert network.fc.weight.is_contiguous()
     assert not hasattr(network.fc.weight, "attribute")
     hooks = call(name("collections", "OrderedDict"), b"]](K\x00Nea")
-    python2 = PROTO + call(
-        name("collections", "OrderedDict"),
-        b"](](" + b"U\x01a" + tensor() + b"e](" + b"U\x01b" + call(name("torch._utils", "_rebuild_parameter"), tensor(), b"\x88", hooks) + b"ee",
-    ) + b"}" + text("_metadata") + b"Nsb" + STOP  # fmt: skip
+    parameter = call(name("torch._utils", "_rebuild_parameter"), tensor(), b"\x88", hooks)
+    pairs = b"](](U\x01a" + tensor() + b"e](U\x01b" + parameter + b"ee"
+    metadata = b"}" + text("_metadata") + b"Nsb"
+    python2 = PROTO + call(name("collections", "OrderedDict"), pairs) + metadata + STOP
     (tmp_path / "old.pth").write_bytes((as_zip if kind == "zip" else as_legacy)(python2))
     assert {k: (type(v), v.tolist(), v.requires_grad) for k, v in read_state_dict(tmp_path / "old.pth").items()} == {
         k: (torch.Tensor, [0.0] * 4, False) for k in "ab"
@@ -729,8 +732,8 @@ def test_tensors_that_share_memory_are_parted(kind: str, tmp_path: Path) -> None
     """Two layers of one storage, and one number for a whole layer: training one must not change another."""
     shared = torch.rand(8, 4, 3, 3)
     state = STATE | {
-        "layer3.0.conv1.weight": shared, "layer1.0.conv1.weight": shared[1:2, :2].expand(2, 2, 3, 3),
-        "bn1.weight": torch.rand(3)[1:], "bn1.bias": torch.rand(1).expand(2),
+        "layer3.0.conv1.weight": shared, "layer1.0.conv1.weight": shared.as_strided((2, 2, 3, 3), (1, 1, 3, 1)),
+        "bn1.weight": torch.rand(3)[1:], "bn1.bias": torch.rand(3)[:1].expand(2),
     }  # fmt: skip
     folder = put(tmp_path / "run", saved(state, kind))
     network = load(find_checkpoint(folder), progress=False)
