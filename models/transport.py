@@ -132,9 +132,12 @@ def _open(url: str, headers: Mapping[str, str], route: _Route) -> http.client.HT
         request = urllib.request.Request(url, headers=dict(headers))
         if request.type not in ("http", "https") or not request.host or "@" in request.host:
             raise SourceError(f"{url[:200]!r} is not a URL of http or https, or carries a user name")
+        proxy = urllib.request.getproxies().get(request.type, "")
+        if "://" in proxy and not proxy.startswith("http") and not urllib.request.proxy_bypass(request.host):
+            raise SourceError(f"{request.type}_proxy names no proxy of http or https")
         for handler in (urllib.request.ProxyHandler(), _Handler(request.host, route)):
             opener.add_handler(handler)
-        response = opener.open(request, timeout=TIMEOUT)
+        return opener.open(request, timeout=TIMEOUT)
     except (OSError, http.client.HTTPException, ValueError) as error:
         route.pace.check()
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
@@ -147,9 +150,6 @@ def _open(url: str, headers: Mapping[str, str], route: _Route) -> http.client.HT
         if declined := re.match(r"Tunnel connection failed: (4\d\d)", str(reason)):
             raise SourceError(why_proxy_declines(int(declined[1]))) from error
         raise BrokenOffError(_text(reason)) from error
-    if response is None:  # nobody speaks the proxy's scheme
-        raise SourceError(f"the proxy for {url[:200]!r} is no proxy of http or https")
-    return response
 
 
 def why_proxy_declines(status: int) -> str:
