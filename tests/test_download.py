@@ -8,9 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import ssl
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -327,66 +325,6 @@ def test_a_file_left_by_the_originals_is_used(server: FaultyServer, home: Path) 
     assert server.seen == []
 
 
-# Processes: many at once, killed, out of room.
-
-FETCH = """
-import sys, dataclasses, logging
-from resnext_hub.models import download
-from resnext_hub.models.manifest import Hash, Source, default_manifest
-download.BACKOFF = 0.001
-source = Source(sys.argv[1], None, None, None, Hash("sha256", sys.argv[2]))
-checkpoint = dataclasses.replace(default_manifest().resolve("resnet18_ssl"), sources=(source,))
-print(download.local_file(checkpoint, progress=False)[1])
-"""
-
-
-def start(server: FaultyServer, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", FETCH, f"{server.url}/{NAME}", DIGEST],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment,
-    )  # fmt: skip
-
-
-def test_eight_processes_fetch_once(server: FaultyServer) -> None:
-    server.script = ["slow 0.05"]
-    processes = [start(server) for _ in range(8)]
-    for process in processes:
-        out, err = process.communicate(timeout=180)
-        assert out.strip() == DIGEST, err
-    assert len(server.seen) == 1
-
-
-def test_a_killed_process_is_carried_on_from(server: FaultyServer, home: Path) -> None:
-    server.script = ["slow 0.2"]
-    process = start(server)
-    part = home / ".resnext-hub" / f"{NAME}.part"
-    deadline = time.monotonic() + 60
-    while not (part.exists() and part.stat().st_size >= 40_000) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert not (home / NAME).exists()
-    size = part.stat().st_size
-    assert 0 < size < len(CONTENT)
-    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
-    assert server.seen[-1]["Range"] == f"bytes={size}-"
-    assert left(home) == [NAME]
-
-
-@pytest.mark.parametrize("announced", [True, False], ids=["announced", "unannounced"])
-def test_a_full_disk_leaves_nothing_behind(
-    server: FaultyServer, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, announced: bool
-) -> None:
-    disk = small_disk(200_000)
-    monkeypatch.setenv("TORCH_HOME", str(disk))
-    server.script = [] if announced else ["unannounced"]
-    source = source_at(server) if announced else source_at(server, bytes=None)
-    message = r"400,000 bytes are to be fetched and the disk .* has [\d,]+ left" if announced else "is full"
-    with pytest.raises(CheckpointError, match=message):
-        local_file(described(source), progress=False)
-    assert left(disk / "hub" / "checkpoints") == []
-
-
 # From the file to the network.
 
 
@@ -483,18 +421,6 @@ def test_a_legacy_file_cut_short_is_refused(share: float, tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match="not a whole file of torch.save"):
         checkpoints._convert(path, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
-
-
-def test_no_room_for_the_conversion(
-    server: FaultyServer, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, caplog: Any
-) -> None:
-    checkpoint, expected = publish_small(server, True)
-    disk = small_disk(int(len(server.content) * 1.5))
-    monkeypatch.setenv("TORCH_HOME", str(disk))
-    network = load(checkpoint, progress=False)
-    assert torch.equal(network.fc.weight, expected["fc.weight"])
-    assert "could not be converted and is read the slow way" in caplog.text
-    assert left(disk / "hub" / "checkpoints") == ["w.pth"]
 
 
 def test_safetensors_mirrors(server: FaultyServer, home: Path) -> None:
