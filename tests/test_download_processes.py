@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import errno
 import hashlib
 import os
 import random
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from resnext_hub.models import cache, download
+from resnext_hub.models import cache
 from resnext_hub.models.cache import CheckpointError
 from resnext_hub.models.download import UnreachableError
 from resnext_hub.models.entrypoints import load
@@ -29,7 +30,8 @@ from .faulty_server import FaultyServer, serving
 LARGER = Architecture("Bottleneck", (1, 1, 1, 1), 4, 32, None, 32, True)
 
 # Imports once, and then forks a process for each load: 200 trials would else be 200 imports of torch. A line in is
-# a cache and a number of processes; lines out are their ids, and when all have ended, their exit statuses.
+# a cache and a number of processes; lines out are their ids, and after another line, their exit statuses: until then
+# an id is not given to another process, which would be killed in its place.
 FORKS = """
 import dataclasses, hashlib, os, sys, traceback
 import torch, torch.hub
@@ -53,7 +55,7 @@ def run():
     assert found == expected, "other weights"
 
 print("ready", flush=True)
-for line in sys.stdin:
+for line in iter(sys.stdin.readline, ""):
     home, count = line.split()
     os.environ["TORCH_HOME"] = home
     children = []
@@ -67,6 +69,7 @@ for line in sys.stdin:
                 os._exit(1)
         children.append(child)
     print(*children, flush=True)
+    sys.stdin.readline()
     print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children), flush=True)
 """
 
@@ -92,12 +95,17 @@ class Forks:
 
     def start(self, home: Path, count: int = 1) -> list[int]:
         """The ids of so many processes, each of which loads the network into a cache."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{home} {count}\n")
-        self.process.stdin.flush()
+        self._say(f"{home} {count}")
         return [int(word) for word in self._line()]
 
+    def _say(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
     def wait(self) -> list[int]:
+        """Their exit statuses."""
+        self._say("")
         return [int(word) for word in self._line()]
 
     def run(self, home: Path, count: int = 1) -> list[int]:
@@ -307,17 +315,17 @@ def test_a_read_only_cache_that_has_not(
     assert server.seen == []
 
 
-def test_a_cache_that_becomes_read_only(
-    server: FaultyServer, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+def test_a_cache_that_cannot_be_written_at_the_end(
+    server: FaultyServer, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint, expected = publish_small(server, True)
-    disk = small_disk(4 * len(server.content))
-    monkeypatch.setenv("TORCH_HOME", str(disk))
-    replace = os.replace
-    with monkeypatch.context() as patch:
-        patch.setattr(download.os, "replace", lambda a, b: (remount(disk, "ro"), replace(a, b))[1])
+
+    def replace(*_: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patch:  # (a file system with open files cannot be made read-only)
+        patch.setattr(os, "replace", replace)
         with pytest.raises(UnreachableError, match=r"cannot be written \(Read-only file system\)"):
             load(checkpoint, progress=False)
-    remount(disk, "rw")
     assert same(load(checkpoint, progress=False), expected)
     assert len(server.seen) == 1, "the bytes were there"
