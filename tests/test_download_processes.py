@@ -208,7 +208,7 @@ def test_killed_at_random_the_next_run_succeeds(forks: Forks, tmp_path: Path, tr
         assert {name: cache.sha256(path) for name, path in files(folder).items()} == digests
         for path in folder.rglob("w.pth*"):
             path.unlink()
-    print(f"{trials} trials, {requests} of the next runs had to ask the server; killed while: {dict(stages)}")
+        print(f"{trial + 1} trials, {requests} requests by the next runs; killed while: {dict(stages)}", flush=True)
 
 
 def test_a_killed_process_is_carried_on_from(forks: Forks, tmp_path: Path) -> None:
