@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from .faulty_server import FaultyServer, serving
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -216,6 +218,24 @@ def publish(served: Served) -> Callable[..., dict[str, Any]]:
         return manifest
 
     return publish_one
+
+
+@pytest.fixture
+def faulty_server() -> Iterator[FaultyServer]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of this test's own, no proxies or mirrors, and retries at once: torch.hub's checkpoints folder."""
+    from resnext_hub.models import download
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    for name in ("http_proxy", "https_proxy", "no_proxy", "RESNEXT_HUB_MIRROR", "RESNEXT_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(download, "BACKOFF", 0.001)
+    return tmp_path / "home" / "hub" / "checkpoints"
 
 
 @pytest.fixture
