@@ -88,15 +88,18 @@ def uris() -> Iterator[tuple[str, bytes]]:
     """(name, case): a URI, addresses and answers, as `targets.fetch_uri` takes them."""
     hosts = [
         b"photos.example.org", b"8.8.8.8", b"127.1", b"0x7f000001", b"2130706433", b"[::1]", b"[::ffff:10.0.0.1]",
-        "bücher.example".encode(), "①②⑦.0.0.1".encode(), b"user:word@example.org", b"example.org:8080", b"[fe80::1%25eth0]",
-        b"93.184.216.34@10.0.0.1", b"a_b.example.org.", b"metadata.google.internal", b"[64:ff9b::a00:1]", b"[2002:a00:1::]",
+        "bücher.example".encode(), "①②⑦.0.0.1".encode(), b"user:word@example.org", b"example.org:8080",
+        b"[fe80::1%25eth0]",
+        b"93.184.216.34@10.0.0.1", b"a_b.example.org.", b"metadata.google.internal",
+        b"[64:ff9b::a00:1]", b"[2002:a00:1::]",
     ]  # fmt: skip
     for number, host in enumerate(hosts):
         yield f"host{number}", b"http://" + host + b"/a.jpg?x=1&y=%20#part\0" + PUBLIC + b"\0" + OK
     yield "https", b"https://photos.example.org/\0" + PUBLIC + b"\0\x16\x03\x03\0\x02"
     yield "private", b"http://photos.example.org/\x0010.0.0.1,8.8.8.8\0" + OK
     for number, to in enumerate(
-        [b"/there", b"//other.example.org/", b"http://127.0.0.1/", b"http://[::1]/", b"file:///etc/passwd", b"\\\\host\\x",
+        [b"/there", b"//other.example.org/", b"http://127.0.0.1/", b"http://[::1]/", b"file:///etc/passwd",
+         b"\\\\host\\x",
          b"https://example.org/", b"http:/10.0.0.1", b"?x", b"http://169.254.169.254/latest/", b""]
     ):  # fmt: skip
         hop = b"HTTP/1.1 302 Found\r\nLocation: " + to + b"\r\nContent-Length: 0\r\n\r\n"
@@ -140,7 +143,9 @@ def arguments(kind: str, argv: Sequence[str]) -> list[str]:
     seeds = tempfile.mkdtemp(prefix=f"fuzz-{kind}-")
     write(kind, Path(seeds))
     ours = ["-max_len=4096", "-timeout=20", "-rss_limit_mb=2048", f"-dict={FOLDER / kind}.dict"]
-    grown = [argument for argument in argv[1:] if not argument.startswith("-")] or [tempfile.mkdtemp(prefix="fuzz-new-")]
+    grown = [argument for argument in argv[1:] if not argument.startswith("-")] or [
+        tempfile.mkdtemp(prefix="fuzz-new-")
+    ]
     return [argv[0], *ours, *(a for a in argv[1:] if a.startswith("-")), *grown, seeds]
 
 
