@@ -43,8 +43,11 @@ LOOKS = {
     rb"%pdf-": "It looks like a PDF: take the image out of it.",
     rb"%!ps|\xc5\xd0\xd3\xc6": "It looks like PostScript, which is a program: save it as PNG.",
     rb"<svg|<\?xml": "It looks like SVG: save it as PNG.",
-    rb"(?s)8bps|.{4}jp  \r\n|\xffo\xffq|\0\0\1\0": "It looks like PSD, JPEG 2000 or ICO: save it as PNG.",
+    rb"(?s)8bps|.{4}jp  \r\n|\xffo\xffq|\x00\x00\x01\x00": "It looks like PSD, JPEG 2000 or ICO: save it as PNG.",
 }
+
+# The header of a scan is as long as its number of components says, or libjpeg refuses it.
+SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 
 # Work that a small file can ask for without bounds. Files of cameras and programs stay far below.
 MAX_READS = 1_000_000  # of Pillow, a few bytes each: chunks, markers, runs of pixels that it takes one by one
@@ -171,8 +174,7 @@ def _check_size(image: Image.Image, data: bytes, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(f"The image has {width} x {height} pixels, more than {max_pixels:,}.")
-    # A scan's header is as long as its number of components says, or libjpeg refuses it.
-    if "progressive" in image.info and len(re.findall(rb"\xff\xda\0(?:\x08\1|\x0a\2|\x0c\3|\x0e\4)", data)) > MAX_SCANS:
+    if "progressive" in image.info and len(SCAN.findall(data)) > MAX_SCANS:
         raise ImageError(f"The JPEG has more than {MAX_SCANS} scans.")
     if isinstance(image, TiffImagePlugin.TiffImageFile):  # a tile is decoded whole, however little of it is wanted
         across, down = (image.tag_v2.get(tag, 0) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))

@@ -252,6 +252,8 @@ def _split(url: str) -> _Url:
     host, port = parts.hostname or "", parts.port or PORTS[scheme]
     if not host:  # of http:10.0.0.1 the path would be read as the host, by a proxy
         raise FetchError(f"{url[:200]!r} is not a well-formed URL: it names no host.")
+    if ":" in host and not re.fullmatch(r"[0-9a-f:.]+(%[\w.~-]+)?", host, re.ASCII | re.IGNORECASE):
+        raise FetchError(f"{url[:200]!r} is not a well-formed URL.")
     if ":" not in host:
         host = host.encode("idna").decode("ascii")
     if parts.username is not None:

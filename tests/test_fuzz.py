@@ -28,7 +28,18 @@ def test_the_seeds_of_uris_end_as_they_should() -> None:
         fetched = {name: targets.fetch_uri(data) for name, data in seeds.uris()}
     got = {name for name, body in fetched.items() if body == b"image"}
     assert {"host0", "host1", "host7", "redirect0", "redirect1", "answer0", "answer1", "answer2", "data0"} <= got
-    assert not got & {"host2", "host3", "host4", "host5", "host6", "host8", "private", "redirect2", "redirect9", "answer4"}
+    assert not got & {
+        "host2",
+        "host3",
+        "host4",
+        "host5",
+        "host6",
+        "host8",
+        "private",
+        "redirect2",
+        "redirect9",
+        "answer4",
+    }
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,9 @@ def test_a_bomb_does_not_go_off(name: str, grade: str) -> None:
         load_pixels(make(), IMAGENET, grade)
 
 
-def test_memory_and_time_of_all_bombs(run_python: Callable[..., subprocess.CompletedProcess[str]], root: object) -> None:
+def test_memory_and_time_of_all_bombs(
+    run_python: Callable[..., subprocess.CompletedProcess[str]], root: object
+) -> None:
     """In a process of its own, of 3 GiB of addresses and 120 seconds of processor: its peak is that of a photo."""
     done = run_python(
         f"""
@@ -394,7 +396,9 @@ edits = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(sorted(SEEDS)), edits)
-def test_any_mutation_of_any_format_is_prepared_alike_or_refused(name: str, edits: list[tuple[int, bytes, str]]) -> None:
+def test_any_mutation_of_any_format_is_prepared_alike_or_refused(
+    name: str, edits: list[tuple[int, bytes, str]]
+) -> None:
     data = SEEDS[name]
     for at, value, how in edits:
         at %= len(data) + 1

@@ -91,7 +91,7 @@ NOT_WELL_FORMED = [
     "http://127.0.0.1 /", "http://127.0.0.1;photos.example.org/", "http://127.0.0.1,photos.example.org/",
     "http://1.1.1.1 &@2.2.2.2# @127.0.0.1/", "http://[127.0.0.1]/", "http://[::1]@photos.example.org/",
     "http:\\\\127.0.0.1\\", "http:/127.0.0.1/", "http:127.0.0.1/", "http:///127.0.0.1/", "http:////127.0.0.1/",
-    "http:@127.0.0.1/", "http://:80/", "http://127.0.0.1:80:80/",
+    "http:@127.0.0.1/", "http://:80/", "http://[fe80::1%25e\x15\udc80\udc82]/", "http://[::1%\t\u00e9]/", "http://127.0.0.1:80:80/",
 ]  # fmt: skip
 
 SPELLINGS = LEADING_INSIDE + NOT_WELL_FORMED

@@ -18,7 +18,11 @@ with atheris.instrument_imports(include=["PIL", "resnext_hub"]):
 
 
 def one(data: bytes) -> None:
-    targets.prepare_image(data)
+    try:
+        targets.prepare_image(data)
+    except BaseException:
+        print("FOUND", repr(data), flush=True)  # libFuzzer does not always get to write its file
+        raise
 
 
 def mutate(data: bytes, max_size: int, seed: int) -> bytes:

@@ -19,7 +19,11 @@ with atheris.instrument_imports(include=["resnext_hub", "validators", "urllib", 
 
 
 def one(data: bytes) -> None:
-    targets.fetch_uri(data)
+    try:
+        targets.fetch_uri(data)
+    except BaseException:
+        print("FOUND", repr(data), flush=True)  # libFuzzer does not always get to write its file
+        raise
 
 
 if __name__ == "__main__":
