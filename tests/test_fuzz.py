@@ -44,8 +44,9 @@ def test_the_seeds_of_uris_end_as_they_should() -> None:
 
 @pytest.mark.parametrize(
     ("address", "public"),
-    [("8.8.8.8", True), ("10.0.0.1", False), ("::ffff:8.8.8.8", True), ("::ffff:10.0.0.1", False), ("fe80::1%lo", False),
-     ("2002:808:808::", True), ("2002:a00:1::", False), ("64:ff9b::a00:1", False), ("2606:2800:220:1::1", True)],
+    [("8.8.8.8", True), ("10.0.0.1", False), ("::ffff:8.8.8.8", True), ("::ffff:10.0.0.1", False),
+     ("fe80::1%lo", False), ("2002:808:808::", True), ("2002:a00:1::", False), ("64:ff9b::a00:1", False),
+     ("2606:2800:220:1::1", True)],
 )  # fmt: skip
 def test_the_judge_of_addresses(address: str, public: bool) -> None:
     assert targets.is_public(address) == public

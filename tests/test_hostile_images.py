@@ -8,6 +8,7 @@ import subprocess
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,7 +127,9 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str | None]] = {
         "pixels|broken|Not an image",
     ),
     "TIFF of 60000 x 60000, deflated": (
-        lambda: tiff((256, 4, 1, 60000), (257, 4, 1, 60000), (259, 3, 1, 8), (273, 4, 1, 8), (279, 4, 1, 99), data=zeros(1)),
+        lambda: tiff(
+            *[(256, 4, 1, 60000), (257, 4, 1, 60000), (259, 3, 1, 8), (273, 4, 1, 8), (279, 4, 1, 99)], data=zeros(1)
+        ),
         "pixels",
     ),
     "TIFF of 16 x 16 in a tile of 20000 x 20000": (
@@ -154,7 +157,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "PPM of 99999 x 99999": (lambda: b"P6 99999 99999 255\n", "pixels"),
     "PPM, 600 000 pixels one by one": (lambda: b"P5 2000 600 254\n" + bytes(1_200_000), "pieces"),
     "PPM, a number of 100 000 digits": (lambda: b"P2 2 2 255\n" + b"1" * 100_000, "broken"),
-    "AVIF of 65536 x 65536": (lambda: resized("RGB.avif", b"ispe", 8, ">LL", 65536, 65536), "broken|Not an image|pixels"),
+    "AVIF of 65536 x 65536": (lambda: resized("RGB.avif", b"ispe", 8, ">LL", 65536, 65536), "broken|Not|pixels"),
 }  # fmt: skip
 
 
