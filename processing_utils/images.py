@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +141,8 @@ def decode(data: bytes, max_pixels: int, use: Callable[[Image.Image], T]) -> T:
         raise ImageError("The image is empty: 0 bytes.")
     Image.init()
     try:
+        if data[:2] in (b"II", b"MM") and _strips(data) > MAX_READS:
+            raise ImageError(f"The image is made of more than {MAX_READS:,} pieces: save it as PNG.")
         with Image.open(_Rationed(data), formats=[f for f in FORMATS if f in Image.OPEN]) as image:
             _check_size(image, data, max_pixels)
             return use(image)
@@ -167,6 +170,23 @@ class _Rationed(io.BytesIO):
         if self._reads > MAX_READS:
             raise ImageError(f"The image is made of more than {MAX_READS:,} pieces: save it as PNG.")
         return super().read(size)
+
+
+def _strips(data: bytes) -> int:
+    """Of how many strips or tiles a TIFF is made. Pillow makes an object of each as it opens the file."""
+    order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
+    count, entry = order + ("Q" if big else "H"), struct.Struct(order + ("HHQ8x" if big else "HHL4x"))
+    strips = 0
+    try:
+        (at,) = struct.unpack_from(order + ("Q" if big else "L"), data, 8 if big else 4)
+        (entries,) = struct.unpack_from(count, data, at)
+        for number in range(min(entries, len(data))):
+            tag, _, values = entry.unpack_from(data, at + struct.calcsize(count) + number * entry.size)
+            if tag in (TiffImagePlugin.STRIPOFFSETS, TiffImagePlugin.TILEOFFSETS):
+                strips = max(strips, values)
+    except (struct.error, OverflowError):  # it ends there; Pillow says so
+        pass
+    return strips
 
 
 def _check_size(image: Image.Image, data: bytes, max_pixels: int) -> None:

@@ -89,12 +89,19 @@ def overlapping_exif() -> bytes:
     return b"II*\0\x08\0\0\0" + struct.pack("<H", 2000) + entries + bytes(4)
 
 
+@cache
+def lying_avif() -> bytes:
+    data = encoded(Image.new("RGB", (2500, 2500)), "AVIF", speed=10)
+    start = data.index(b"ispe") + 8
+    return data[:start] + struct.pack(">LL", 16, 16) + data[start + 8 :]
+
+
 # What it is -> (the file, what is said of it). None: it is taken, and that costs no more than another image.
 BOMBS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "PNG of 65000 x 65000": (lambda: repair(resized("RGB.png", b"IHDR", 4, ">LL", 65000, 65000)), "pixels"),
     "PNG, 200 MB in zTXt": (lambda: png_with(chunk(b"zTXt", b"a\0\0" + zeros(200))), ""),
     "PNG, 200 MB in iTXt": (lambda: png_with(chunk(b"iTXt", b"a\0\1\0\0\0" + zeros(200))), ""),
-    "PNG, 200 MB in iCCP": (lambda: png_with(chunk(b"iCCP", b"a\0\0" + zeros(200))), None),
+    "PNG, 200 MB in iCCP": (lambda: png_with(chunk(b"iCCP", b"a\0\0" + zeros(200))), "broken"),
     "PNG, 200 MB in IDAT": (lambda: png_with(chunk(b"IDAT", zeros(200))), None),
     "PNG, EXIF of 40 MB from 24 kB": (lambda: png_with(chunk(b"eXIf", overlapping_exif())), None),
     "APNG, a frame of 65000 x 65000": (
@@ -153,12 +160,20 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str | None]] = {
         ),
         "",
     ),
+    "TIFF, 2 000 000 strips": (
+        lambda: tiff(
+            *[(256, 4, 1, 9), (257, 4, 1, 9), (259, 3, 1, 1), (273, 1, 2_000_000, 8), (278, 4, 1, 1), (279, 4, 1, 1)],
+            data=bytes(2_000_000),
+        ),
+        "more than 1,000,000 pieces",
+    ),
     "BMP of 65000 x 65000": (lambda: resized("RGB.bmp", b"BM", 18, "<ll", 65000, 65000), "pixels"),
     "BMP, a run that goes up 255 lines of 80 000 000": (lambda: bmp_rle(80_000_000, 1, b"\0\2\xff\xff"), ""),
     "BMP, 600 000 runs": (lambda: bmp_rle(5000, 5000, b"\1\1" * 600_000), "pieces"),
     "PPM of 99999 x 99999": (lambda: b"P6 99999 99999 255\n", "pixels"),
     "PPM, 600 000 pixels one by one": (lambda: b"P5 2000 600 254\n" + bytes(1_200_000), "pieces"),
     "PPM, a number of 100 000 digits": (lambda: b"P2 2 2 255\n" + b"1" * 100_000, "broken"),
+    "AVIF, 2500 x 2500 said to be 16 x 16": (lambda: lying_avif(), "broken|Not"),
     "AVIF of 65536 x 65536": (lambda: resized("RGB.avif", b"ispe", 8, ">LL", 65536, 65536), "broken|Not|pixels"),
 }  # fmt: skip
 
@@ -379,6 +394,12 @@ def test_cmyk_of_adobe_is_inverted_and_ycck_is_converted() -> None:
         for grade in ("close", "fast"):
             assert np.array_equal(load_pixels(kind, IMAGENET, grade), reference)
     assert not np.array_equal(open_image(ycck), open_image(data))
+
+
+@pytest.mark.parametrize(("name", "sof", "arithmetic"), [("RGB.jpg", 0xC0, 0xC9), ("RGB.progressive.jpg", 0xC2, 0xCA)])
+def test_arithmetic_coding_is_taken_alike(name: str, sof: int, arithmetic: int) -> None:
+    """Pillow cannot write it. Of Huffman codes called arithmetic any decoder makes noise, and must make the same."""
+    prepare_image(SEEDS[name].replace(bytes([0xFF, sof]), bytes([0xFF, arithmetic]), 1))
 
 
 @pytest.mark.parametrize("name", sorted(SEEDS))
