@@ -114,7 +114,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str | None]] = {
         lambda: resized("RGB.progressive.jpg", b"\xff\xc2", 5, ">HH", 65535, 65535),
         "pixels",
     ),
-    "JPEG of 5000 x 5000 without data": (lambda: resized("L.jpg", b"\xff\xc0", 5, ">HH", 5000, 5000), "broken|cut"),
+    "JPEG of 5000 x 5000 without data": (lambda: resized("L.jpg", b"\xff\xc0", 5, ">HH", 5000, 5000), None),
     "JPEG, 5 000 scans": (lambda: scans(5000), "more than 100 scans"),
     "JPEG, 400 000 markers": (lambda: markers(400_000), "more than 1,000,000 pieces"),
     "MPO of 65535 x 65535": (lambda: resized("two.mpo", b"\xff\xc0", 5, ">HH", 65535, 65535), "pixels"),
@@ -151,7 +151,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     ),
     "TIFF, a tag of 4 GB": (
         lambda: tiff((256, 4, 1, 9), (257, 4, 1, 9), (259, 3, 1, 1), (273, 4, 1, 8), (270, 2, 2**32 - 1, 8)),
-        "broken|cut",
+        "",
     ),
     "TIFF, 300 000 strips of one pixel": (
         lambda: tiff(
