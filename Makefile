@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup triton demo test soak lint types docs notebooks notebooks-write check clean
+.PHONY: setup triton demo test soak fuzz lint types docs notebooks notebooks-write check clean
 
 setup: .venv/.done
 
@@ -31,6 +31,12 @@ test: setup triton
 
 soak: setup triton
 	$(BIN)/pytest -m soak
+
+# Ten minutes each, coverage-guided; what they learn is kept in build/fuzz. (make soak does it without keeping.)
+fuzz: setup
+	mkdir -p build/fuzz/image build/fuzz/uri
+	$(BIN)/python tests/fuzz/fuzz_image.py -max_total_time=600 -print_final_stats=1 build/fuzz/image
+	$(BIN)/python tests/fuzz/fuzz_uri.py -max_total_time=600 -print_final_stats=1 build/fuzz/uri
 
 lint: setup
 	$(BIN)/ruff check .
