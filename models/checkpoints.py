@@ -10,9 +10,13 @@ SIGBUS). This project only ever replaces files by renaming, which leaves a mappi
 rsync.
 """
 
+# pyright: reportUnknownMemberType=false
+# torch and safetensors leave arguments unannotated, of UntypedStorage.from_file for one.
+
 from __future__ import annotations
 
 import errno
+import importlib
 import logging
 import os
 import pickle
@@ -20,7 +24,7 @@ import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -48,9 +52,9 @@ def read_state_dict(path: str | Path, *, mmap: bool = False) -> dict[str, Tensor
         raise FileNotFoundError(f"There is no checkpoint file {path}.")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            import safetensors.torch
 
-            return load_file(path)
+            return safetensors.torch.load_file(path)
         data: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         # torch's own text advises to run the code after all; what it found is all that is of use of it.
@@ -65,10 +69,14 @@ def read_state_dict(path: str | Path, *, mmap: bool = False) -> dict[str, Tensor
     return _state_dict_in(data, path)
 
 
-def _state_dict_in(data: Any, path: Path) -> dict[str, Tensor]:
-    if isinstance(data, dict) and isinstance(data.get("state_dict"), dict):
+def _is_dict(data: object) -> TypeGuard[dict[Any, Any]]:
+    return isinstance(data, dict)
+
+
+def _state_dict_in(data: object, path: Path) -> dict[str, Tensor]:
+    if _is_dict(data) and _is_dict(data.get("state_dict")):
         data = data["state_dict"]
-    if not isinstance(data, dict) or not all(isinstance(v, Tensor) for v in data.values()):
+    if not _is_dict(data) or not all(isinstance(v, Tensor) for v in data.values()):
         raise CheckpointError(f"{path} holds a {type(data).__name__}, expected a state_dict (name -> tensor).")
     return dict(data)
 
@@ -80,7 +88,7 @@ def _map_legacy(path: Path) -> dict[str, Tensor]:
     the storages' keys), then for each key its number of elements (int64) and its bytes. The pickles are read with the
     unpickler behind ``weights_only=True``, the object twice: where its storages lie is known after the first time.
     """
-    from torch import _weights_only_unpickler as safe
+    safe: Any = importlib.import_module("torch._weights_only_unpickler")
 
     storages: dict[str, torch.UntypedStorage] = {}
     lengths: dict[str, tuple[int, int]] = {}  # elements, bytes
@@ -95,7 +103,7 @@ def _map_legacy(path: Path) -> dict[str, Tensor]:
 
     def read_object() -> Any:
         unpickler = safe.Unpickler(file, encoding="utf-8")
-        unpickler.persistent_load = storage_of  # pyright: ignore[reportAttributeAccessIssue]
+        unpickler.persistent_load = storage_of
         return unpickler.load()
 
     with open(path, "rb") as file:
@@ -108,14 +116,13 @@ def _map_legacy(path: Path) -> dict[str, Tensor]:
         read_object()
         keys = safe.load(file, encoding="utf-8")
         offset, size = file.tell(), path.stat().st_size
-        whole = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
+        whole: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
         for key in keys:
             elements, length = lengths[key]
             file.seek(offset)
             if int.from_bytes(file.read(8), "little") != elements or offset + 8 + length > size:
                 raise CheckpointError(f"{path} is cut short or broken at byte {offset:,}.")
-            part: Any = whole[offset + 8 : offset + 8 + length]  # a view
-            storages[key] = part
+            storages[key] = whole[offset + 8 : offset + 8 + length]  # a view
             offset += 8 + length
         file.seek(start)
         return _state_dict_in(read_object(), path)
