@@ -118,7 +118,7 @@ def test_near_names_are_suggested_in_any_case() -> None:
 
 
 def test_a_published_checkpoint_is_found_by_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find_checkpoint("resnet18_ssl") is MANIFEST.checkpoints["resnet18_ssl"]
+    assert find_checkpoint("resnet18_ssl") == MANIFEST.checkpoints["resnet18_ssl"]
     assert find_checkpoint("resnext50_32x4d").tag == "IMAGENET1K_V2"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "resnet18_ssl").mkdir()
