@@ -55,7 +55,7 @@ TESTS = {
             "test_preprocessing.py",
             "test_resampling.py",
             "test_uris.py",
-        ),  # fmt: skip
+        ),
     ),
 }
 # Tests that start another process see no mutant, and large images take long.
