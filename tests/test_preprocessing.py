@@ -378,8 +378,8 @@ def test_decoded_jpegs(size: tuple[int, int], factor: int, decoder: str) -> None
 
 
 def test_what_is_not_decoded_here(decoder: str) -> None:
-    for image, format in ((picture(16, 16), "PNG"), (picture(16, 16).convert("CMYK"), "JPEG")):
-        data = encoded(image, format)
+    for image, kind in ((picture(16, 16), "PNG"), (picture(16, 16).convert("CMYK"), "JPEG")):
+        data = encoded(image, kind)
         with Image.open(io.BytesIO(data)) as opened:
             assert jpeg.decode_jpeg(data, opened) is None
     data = encoded(picture(16, 16).convert("L"))
