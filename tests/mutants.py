@@ -45,6 +45,11 @@ SLOWEST = 3.0  # seconds of a processor: a test that takes longer is left out
 UTILITIES = tuple(f"processing_utils/{path.stem}" for path in sorted((ROOT / "processing_utils").glob("*.py")))
 #: The tests that are held against each module's mutants.
 TESTS = {
+    **dict.fromkeys(
+        ("models/checkpoints", "models/pickles"),
+        ("test_checkpoints.py", "test_download.py", "test_entrypoints.py", "test_hostile_checkpoints.py"),
+    ),
+    **dict.fromkeys(("models/download", "models/transport"), ("test_download.py", "test_download_faults.py")),
     "models/manifest": ("test_manifest.py", "test_manifest_reading.py"),
     **dict.fromkeys(
         UTILITIES,
@@ -61,7 +66,7 @@ TESTS = {
 # Tests that start another process see no mutant, and large images take long.
 LEFT_OUT = (
     "need_no_torch or tables_are_current or schema or built_network or help_says or size2 or size3 or any_size or "
-    "any_bytes or large_photo or shrunk_pictures or photos"
+    "any_bytes or large_photo or shrunk_pictures or photos or processes or killed"
 )
 
 
@@ -204,16 +209,16 @@ def difference(mutant: str) -> str:
 
 
 def main(modules: list[str]) -> int:
-    modules = modules or list(TESTS)
+    modules = [module for module in modules or TESTS if (ROOT / f"{module}.py").is_file()]
     os.chdir(ROOT)
     names = lay_out(modules)
     os.chdir(PACKAGE)
     sys.path.insert(0, str(LAB))
     laboratory = Laboratory([name for module in modules for name in names[module]])
-    tests = dict.fromkeys(f"tests/{test}" for module in modules for test in TESTS[module])
+    tests = [test for module in modules for test in TESTS[module] if (ROOT / "tests" / test).is_file()]
     arguments = ["-q", "--tb=native", "--assert=plain", "-p", "no:cacheprovider", "-k", f"not ({LEFT_OUT})"]
     arguments += ["-o", "tmp_path_retention_policy=none"]
-    if status := pytest.main([*arguments, *tests], plugins=[laboratory]):
+    if status := pytest.main([*arguments, *(f"tests/{test}" for test in dict.fromkeys(tests))], plugins=[laboratory]):
         return int(status)
     survivors = [name for name, end in laboratory.outcomes.items() if end in ("survived", "untested")]
     (LAB / "survivors.diff").write_text("\n\n".join(map(difference, survivors)), encoding="utf-8")
