@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup triton demo test soak fuzz lint types docs notebooks notebooks-write check clean
+.PHONY: setup triton demo test coverage mutants soak fuzz lint types docs notebooks notebooks-write check clean
 
 setup: .venv/.done
 
@@ -28,6 +28,15 @@ demo: setup
 
 test: setup triton
 	$(BIN)/pytest -n 2
+
+# Branches of the rooms that meet other people's files and servers. Only tests that run in this process count.
+COVERED := checkpoints download entrypoints http_exchange image_sources images manifest manifest_reading predictions \
+  preprocessing resampling resnext uris
+coverage: setup
+	$(BIN)/pytest -n 2 --cov --cov-fail-under=95 $(wildcard $(COVERED:%=tests/test_%.py))
+
+mutants: setup
+	$(BIN)/python tests/mutants.py
 
 soak: setup triton
 	$(BIN)/pytest -m soak

@@ -279,7 +279,7 @@ def load_manifest(path: str | Path, folder: Path = ROOT) -> Manifest:
                 for key, value in data["architectures"].items()
             },
         }
-        checkpoints = {}
+        checkpoints: dict[str, Checkpoint] = {}
         for where, value in data["checkpoints"].items():
             checkpoints[where] = _checkpoint(where, value, shared, folder)
         aliases = dict(data["aliases"])

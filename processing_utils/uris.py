@@ -304,7 +304,7 @@ def _proxy_of(url: _Url) -> tuple[str, int, dict[str, str]] | None:
     parts = urllib.parse.urlsplit(address if "://" in address else f"http://{address}")
     if not parts.hostname:
         raise FetchError(f"The {url.scheme}_proxy {address!r} names no host.")
-    headers = {}
+    headers: dict[str, str] = {}
     if parts.username is not None:
         pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
         headers["Proxy-Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
@@ -336,7 +336,7 @@ def _pin(
     """Make the connection go to the addresses that were checked; TLS still verifies the host's name."""
 
     def create(*_: object) -> socket.socket:
-        errors = []
+        errors: list[str] = []
         for address in addresses:
             seconds = deadline - time.monotonic()
             if seconds <= 0:
