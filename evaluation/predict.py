@@ -307,13 +307,15 @@ def predict(
 
 
 def _is_made(out: Path, job: PredictionJob) -> bool:
-    """Whether the table is there, and is this job's.
+    """Whether the table is there, and is this job's; what a run left that died cleaning up after it goes.
 
     Raises:
         OutputError: it is another's.
     """
-    if not out.exists():
+    parts = Parts(out, {})
+    if not out.exists() or parts.is_kept():  # the run that was stopped is to replace it
         return False
+    parts.sweep()
     try:
         made = json.loads((pq.read_schema(out).metadata or {})[b"resnext_hub"])
     except (pa.ArrowException, KeyError, ValueError) as error:
