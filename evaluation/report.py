@@ -150,7 +150,7 @@ def _json(values: dict[str, Any]) -> Callable[[Path], object]:
 
 
 def write_report(report: Report, folder: str | Path) -> list[Path]:
-    """Write report.json, report.md, speed.json, classes.csv, confusions.csv, reliability.png; sizes.png of several sizes.
+    """Write report.json, report.md, speed.json, classes.csv, confusions.csv, reliability.png; sizes.png of a sweep.
 
     Of the same predictions all but speed.json have the same bytes.
 

@@ -241,7 +241,7 @@ class Parts:
             table = pa.Table.from_batches(batches, columns).replace_schema_metadata(marked.metadata)
             pq.write_table(table, temporary, write_page_checksum=True)
 
-        with explained(f"{self.rows:,} rows are safe in {self.folder}; make room and go on with --resume."):
+        with explained(f"{self.rows:,} rows are safe in {self.folder}"):
             _replace(self.folder / part.name, write)
         self.done[part.shard] = part
         self.rows += part.rows
@@ -257,7 +257,7 @@ class Parts:
         if missing or len(self.done) > shards:
             raise OutputError(f"{len(missing) or len(self.done) - shards} shards are not as they were; --resume again.")
         write = {".parquet": self._write_parquet, ".csv": self._write_csv, ".jsonl": self._write_jsonl}[self.out.suffix]
-        with explained(f"All rows are safe in {self.folder}; make room and go on with --resume."):
+        with explained(f"All rows are safe in {self.folder}"):
             _replace(self.out, write, self.folder)
             (self.folder / "job.json").unlink()
             shutil.rmtree(self.folder)
@@ -370,12 +370,13 @@ def _clear_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def explained(advice: str = "") -> Iterator[None]:
-    """Errors of the file system as `OutputError`, with what to do about them."""
+def explained(safe: str = "") -> Iterator[None]:
+    """Errors of the file system as `OutputError`, with what is safe and what to do."""
     try:
         yield
     except OSError as error:
         full = error.errno == errno.ENOSPC or "No space left" in str(error)
         where = f" ({error.filename})" if error.filename else ""
         why = "the disk is full" if full else f"{error.strerror or error}{where}"
-        raise OutputError(f"The table cannot be written: {why}. {advice}".rstrip()) from error
+        advice = f" {safe}; {'make room' if full else 'mend that'} and go on with --resume." if safe else ""
+        raise OutputError(f"The table cannot be written: {why}.{advice}") from error
