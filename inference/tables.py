@@ -107,6 +107,7 @@ class Parts:
         with explained():
             kept, made = self.is_kept(), self.out.exists()
         if made and resume and not kept:
+            self.sweep()
             raise OutputError(
                 f"{self.out} is there already, and no stopped run of it: a table gets its name when it is whole. "
                 "--overwrite makes it anew."
@@ -138,8 +139,6 @@ class Parts:
             OutputError: OUT has no known suffix or is there already; parts are there and ``resume`` was not asked for,
                 or they are of another job, or broken; another run is writing it.
         """
-        if resume:
-            self.sweep()
         self.check_output(resume=resume, overwrite=overwrite)
         with self._locked():
             self.check_output(resume=resume, overwrite=overwrite)  # another run may have ended meanwhile
