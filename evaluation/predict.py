@@ -222,13 +222,20 @@ class Ranks:
             dist.destroy_process_group()
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value; waits for all."""
+        """Every rank's value; waits for all.
+
+        Raises:
+            OutputError: another rank is no more.
+        """
         if self.world == 1:
             return [value]
         import torch.distributed as dist
 
         values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value)
+        try:
+            dist.all_gather_object(values, value)
+        except RuntimeError as error:
+            raise OutputError(f"Another rank has ended; the same command with --resume goes on. ({error})") from error
         return values
 
 
