@@ -6,6 +6,7 @@ milliseconds. Every run is waited for with a limit: one that hangs is a failure.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
@@ -31,10 +32,12 @@ def fork(run: Callable[[], object], errors: Path) -> int:
     sys.stdout.flush()
     pid = os.fork()
     if pid:
+        with contextlib.suppress(PermissionError, ProcessLookupError):  # it did so itself, and is gone
+            os.setpgid(pid, pid)
         return pid
     status: object = 99
     try:
-        os.setsid()
+        os.setpgid(0, 0)
         out = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(out, 1)
         os.dup2(out, 2)
