@@ -37,7 +37,7 @@ from resnext_hub.models.manifest import find_checkpoint
 from resnext_hub.processing_utils.labels import read_labels
 
 from . import dying, test_evaluation
-from .test_bulk import TINY, jpeg, made_run, made_work
+from .test_bulk import TINY, Double, jpeg, made_run, made_work
 
 Run = Callable[..., Any]
 
@@ -385,7 +385,7 @@ def folder_made_read_only(folder: Path) -> list[str]:
         os.setgid(65534)
         os.setuid(65534)
 
-    class Meddling(type(made_work().engine)):
+    class Meddling(Double):
         def __call__(self, pixels: Any) -> Any:
             if self.calls == 12:
                 os.chmod("o.csv.parts", 0o555)
