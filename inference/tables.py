@@ -359,6 +359,13 @@ def _replace(path: Path, write: Callable[[Path], object], folder: Path | None = 
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    # The name too: what comes later must not outlive it where the power goes. Not every system has that for folders.
+    with contextlib.suppress(OSError):
+        folder_itself = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder_itself)
+        finally:
+            os.close(folder_itself)
 
 
 def _clear_folder(folder: Path) -> None:

@@ -216,7 +216,7 @@ def tables_at_random(folder: Path, trials: int, images: int) -> list[int]:
 def test_classify_killed_at_random_and_resumed(trials: int, images: int, script: Run) -> None:
     runs, kills, refusals = script(tables_at_random, trials, images, timeout=3000)
     print(f"classify: {runs} runs, {kills} kills, {refusals} resumes as another job refused")
-    assert kills > 0
+    assert kills >= trials // 3  # of a few, all may have come too late
 
 
 def evaluations_at_random(folder: Path, trials: int, images: int) -> list[int]:
@@ -244,7 +244,7 @@ def test_evaluate_killed_at_random_and_resumed(trials: int, images: int, script:
     """report.json and all else is an unbroken run's byte for byte, but for speed.json."""
     runs, kills, refusals = script(evaluations_at_random, trials, images, timeout=3000)
     print(f"evaluate: {runs} runs, {kills} kills, {refusals} resumes as another job refused")
-    assert kills > 0
+    assert kills >= trials // 3  # of a few, all may have come too late
 
 
 # One process of several killed.
