@@ -93,7 +93,6 @@ def test_a_node_or_actor_is_lost_and_the_table_is_the_same(
         # A lost node is missed after some seconds instead of half a minute.
         RAY_health_check_period_ms="500",
         RAY_health_check_failure_threshold="4" if images < 100 else "30",
-        RAY_raylet_start_wait_time_s="120",
     )
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["alive"] == (2 if what == "node" else 3)
