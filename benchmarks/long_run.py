@@ -84,7 +84,7 @@ def plot(rows: list[dict[str, str]], path: Path) -> None:
                 axes.plot(
                     [100 * int(r["rows"]) / last for r in own], [float(r[column]) for r in own], style, label=label
                 )
-        axes.set(xlabel="% of the rows done", title=title, ylim=(0, None))
+        axes.set(xlabel="% of the rows done", title=title, ylim=(0, 1.15 * max(float(row[column]) for row in rows)))
         axes.grid(alpha=0.3)
         if column == "rss_mib":
             axes.legend(fontsize="small")

@@ -294,6 +294,8 @@ def test_a_rank_of_an_evaluation_is_killed(lost: int, tmp_path: Path) -> None:
     ranks[str(lost)].kill()
     output, _ = run.communicate(timeout=240)
     assert run.returncode != 0
+    assert "resnext-hub: " in output  # the other one says what to do
+    assert "--resume" in output
     assert not (tmp_path / "out" / "predictions.parquet").exists()
     done = len(list(parts.glob("part-*.parquet")))
     run = start("--resume")
