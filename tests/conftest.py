@@ -77,7 +77,9 @@ def built_engines() -> Path:
 def run_python(tmp_path: Path, built_engines: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a script in a fresh process, in an empty folder, with a TORCH_HOME of its own; fail with its output."""
 
-    def run(script: str, *, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        script: str, *, check: bool = True, timeout: float = 300, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         home = tmp_path / "torch_home"
         here = tmp_path / "cwd"
         here.mkdir(exist_ok=True)
@@ -89,7 +91,7 @@ def run_python(tmp_path: Path, built_engines: Path) -> Callable[..., subprocess.
         path.write_text(script)
         env = os.environ | {"TORCH_HOME": str(home), "PYTHONPATH": "", "OMP_NUM_THREADS": "1"} | environment
         done = subprocess.run(
-            [sys.executable, str(path)], cwd=here, env=env, capture_output=True, text=True, timeout=300, check=False
+            [sys.executable, str(path)], cwd=here, env=env, capture_output=True, text=True, timeout=timeout, check=False
         )
         if check and done.returncode:
             pytest.fail(f"exit {done.returncode}\n{done.stdout}\n{done.stderr}")
