@@ -27,7 +27,7 @@ import nbformat
 import torch
 from PIL import Image
 from resnext_hub.models.entrypoints import build
-from resnext_hub.models.manifest import default_manifest
+from resnext_hub.models.manifest import default_manifest, write_digest
 from resnext_hub.models.resnext import BasicBlock, Bottleneck
 from resnext_hub.tests.conftest import exported_files
 
@@ -92,6 +92,7 @@ def prepare(folder: Path, scripts: list[Path]) -> list[Path]:
         if name.split(".")[0] in text:
             write_random_weights(manifest["checkpoints"][name], name, checkpoints)
     (clone / "weights_manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    write_digest(clone)
     (clone / "notebooks").mkdir()
     copies = [clone / "notebooks" / f"{script.stem}.ipynb" for script in scripts]
     for script, copy in zip(scripts, copies, strict=True):

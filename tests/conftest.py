@@ -126,6 +126,9 @@ def copy_repository(tmp_path: Path) -> Callable[..., Path]:
             shutil.copy2(ROOT / file, target / file)
         if manifest is not None:
             (target / "weights_manifest.json").write_text(json.dumps(manifest))
+            from resnext_hub.models.manifest import write_digest
+
+            write_digest(target)
         return target
 
     return copy
