@@ -1,4 +1,4 @@
-"""Write what is made from weights_manifest.json: README.md's table and the digest of the manifest; --check only compares."""
+"""Write what is made from weights_manifest.json: the README's table, the manifest's digest; --check only compares."""
 
 from __future__ import annotations
 
