@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup triton tools demo test test-oldest soak lint types docs notebooks notebooks-write check lock audit clean
+.PHONY: setup triton tools demo test test-oldest soak lint types docs notebooks notebooks-write check lock audit verify-weights clean
 
 # What the checks run with, every file by its sha256. Users are free within pyproject.toml's ranges.
 INSTALL := pip install --quiet --disable-pip-version-check
@@ -89,6 +89,10 @@ audit: tools
 	for lock in dev triton tools; do \
 	  .venv-tools/bin/pip-audit --strict --disable-pip --require-hashes --requirement locks/$$lock.txt $(AUDIT_IGNORED) || exit; \
 	done
+
+# Every published file: fetched, held against the manifest, hashed whole. ARGUMENTS=--write puts the hashes into it.
+verify-weights: setup
+	$(BIN)/python maintenance/verify_weights.py $(ARGUMENTS)
 
 clean:
 	rm -rf .venv .venv-triton .venv-tools .venv-oldest build demo_out

@@ -95,7 +95,8 @@ def prepare(folder: Path, names: list[str]) -> Path:
         with open(cached, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         source = manifest["checkpoints"][name]["sources"][0]
-        source["bytes"], source["hash"]["value"] = cached.stat().st_size, digest[:8]
+        source["bytes"] = cached.stat().st_size
+        source["hash"]["value"] = digest[: len(source["hash"]["value"])]
     (ours / "weights_manifest.json").write_text(json.dumps(manifest))
     write_digest(ours)
     return ours

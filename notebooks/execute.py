@@ -71,9 +71,10 @@ def write_random_weights(entry: dict[str, Any], name: str, folder: Path) -> None
     filename = source["url"].rsplit("/", 1)[1]
     if source["hash"] is not None:
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:8]
-        filename = filename.replace(source["hash"]["value"], digest)
-        source["hash"]["value"] = digest
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        expected = source["hash"]["value"]
+        filename = filename.replace(expected[:8], digest[:8])
+        source["hash"]["value"] = digest[: len(expected)]
     source |= {"url": f"http://127.0.0.1:9/{filename}", "bytes": path.stat().st_size}
     entry |= {"sources": [source], "made_by": "random weights"}
     path.rename(folder / filename)

@@ -156,8 +156,8 @@ def test_a_hash_in_a_file_name_is_the_hash_in_the_manifest(checkpoint: Any) -> N
         assert match is not None
         assert source.hash.kind == "sha256"
         assert source.hash.value.startswith(match[1])
-    else:
-        assert (match and match[1]) == (source.hash and source.hash.value)
+    elif match is not None:
+        assert source.hash.value.startswith(match[1])
 
 
 def test_names_resolve() -> None:
