@@ -1,4 +1,4 @@
-"""The locks hold what pyproject.toml asks for, each file by its sha256, and name no place to fetch it from."""
+"""The locks hold what pyproject.toml asks for, each file by its sha256; SECURITY.md names tests that are there."""
 
 from __future__ import annotations
 
@@ -67,3 +67,10 @@ def test_the_oldest_lock_is_at_the_floors(requirement: Requirement) -> None:
         if canonicalize_name(r.name) == name and s.operator == ">="
     ]  # fmt: skip
     assert pinned("oldest.txt")[name] == max(floors)
+
+
+def test_security_names_tests_that_are_there() -> None:
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "SECURITY.md").read_text())
+    assert named
+    for file, name in named:
+        assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), f"{file}::{name}"
