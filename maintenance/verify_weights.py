@@ -129,10 +129,8 @@ def filled_in(text: str, results: list[Result]) -> str:
             source |= {"bytes": result.bytes, "hash": {"kind": "sha256", "value": result.sha256}}
             text = re.sub(
                 rf'("url": {re.escape(json.dumps(result.place))},[^{{}}]*?"bytes": )(?:null|\d+)'
-                r'(,(\s*)"hash": )(?:null|\{[^}]*\})',
-                lambda m, r=result: (
-                    f'{m[1]}{r.bytes}{m[2]}{{{m[3]} "kind": "sha256",{m[3]} "value": "{r.sha256}"{m[3]}}}'
-                ),
+                r'(,\s*"hash": )(?:null|\{[^}]*\})',
+                rf'\g<1>{result.bytes}\g<2>{{"kind": "sha256", "value": "{result.sha256}"}}',
                 text,
             )
     if json.loads(text) != expected:

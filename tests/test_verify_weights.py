@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -27,34 +29,37 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, "verify_weights", module)  # dataclasses look there
+    monkeypatch.setitem(sys.modules, "verify_weights", module)  # dataclasses look there
     spec.loader.exec_module(module)
     return module
 
 
-def content_of(name: str) -> bytes:
-    return name.encode() * 1000
-
-
 @pytest.fixture
 def checkout(tmp_path: Path, served: Any) -> Path:
-    """The real manifest, as it is written, with every URL on loopback; small files of their hashes behind all."""
+    """The real manifest, as it is written, but every URL on loopback, with a small file behind it.
+
+    Mirrors have whole hashes, NVIDIA's files none, the others prefixes; every other one has a length.
+    """
     text = (ROOT / "weights_manifest.json").read_text()
+    for i, source in enumerate(sources(text)):
+        content = source["url"].encode() * 1000
+        digest = hashlib.sha256(content).hexdigest()
+        (served.folder / f"{i}.pth").write_bytes(content)
+        hashed = {"kind": "sha256-prefix", "value": digest[:8]}
+        if source["format"] == "safetensors":
+            hashed = {"kind": "sha256", "value": digest}
+        before, after = text.split(json.dumps(source["url"]))
+        after = re.sub(
+            r'"bytes": (\w+),(\s*)"hash": (null|\{[^}]*\})',
+            rf'"bytes": {len(content) if i % 2 else "null"},\g<2>"hash": '
+            + ("null" if "nvidia" in source["url"] else json.dumps(hashed)),
+            after,
+            count=1,
+        )
+        text = f"{before}{json.dumps(f'{served.url}/{i}.pth')}{after}"
     folder = tmp_path / "checkout"
     folder.mkdir()
     (folder / "models").symlink_to(ROOT / "models")
-    for i, source in enumerate(sources(text)):
-        content = content_of(source["url"])
-        digest = hashlib.sha256(content).hexdigest()
-        (served.folder / f"{i}.pth").write_bytes(content)
-        written = json.dumps(source["url"])
-        before, after = text.split(written)
-        if source["hash"]:
-            value = digest[: len(source["hash"]["value"])]
-            after = after.replace(source["hash"]["value"], value, 1)
-        if source["bytes"]:
-            after = after.replace(f'"bytes": {source["bytes"]}', f'"bytes": {len(content)}', 1)
-        text = f"{before}{json.dumps(f'{served.url}/{i}.pth')}{after}"
     (folder / "weights_manifest.json").write_text(text)
     return folder
 
@@ -89,9 +94,8 @@ def test_whole_hashes_are_filled_in_and_nothing_else_changes(
         content = (served.folder / source["url"].rsplit("/", 1)[1]).read_bytes()
         assert source["hash"] == {"kind": "sha256", "value": hashlib.sha256(content).hexdigest()}
         assert source["bytes"] == len(content)
-    kept = [line for line in before.splitlines() if '"hash"' not in line and '"bytes"' not in line]
-    changed = [line for line in kept if line not in after.splitlines()]
-    assert all('"kind": "sha256-prefix"' in line or '"value": ' in line for line in changed)
+    for written, was in zip(after.splitlines(), before.splitlines(), strict=True):
+        assert written == was or re.match(r' +"(bytes": \d+,|hash": \{.*\})$', written)
     assert (checkout / "weights_manifest.sha256").read_text().startswith(hashlib.sha256(after.encode()).hexdigest())
     assert not any(path.is_file() for path in checkpoints_folder().glob("*"))  # none is kept
     asked = len(served.log)
@@ -103,13 +107,14 @@ def test_whole_hashes_are_filled_in_and_nothing_else_changes(
 def test_what_is_wrong_is_reported_and_not_written(
     run: Callable[..., int], checkout: Path, served: Any, tmp_path: Path
 ) -> None:
-    prefix, longer, gone, whole = served.folder / "0.pth", served.folder / "1.pth", served.folder / "2.pth", None
+    prefix, longer, gone = served.folder / "0.pth", served.folder / "1.pth", served.folder / "2.pth"
     prefix.write_bytes(b"x" * len(prefix.read_bytes()))
     longer.write_bytes(longer.read_bytes() + b"x")
     gone.unlink()
     text = (checkout / "weights_manifest.json").read_text()
-    whole = next(i for i, source in enumerate(sources(text)) if source["hash"] and len(source["hash"]["value"]) == 64)
-    (served.folder / f"{whole}.pth").write_bytes(b"forged")
+    whole = next(i for i, source in enumerate(sources(text)) if source["format"] == "safetensors")
+    forged = served.folder / f"{whole}.pth"
+    forged.write_bytes(b"x" * len(forged.read_bytes()))
     assert run("--write", "--keep") == 1
     found = results(tmp_path / "work")
     assert found["0.pth"]["state"] == "not the published file"
