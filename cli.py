@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .demo.command import add_to as add_demo
 from .evaluation.command import add_to as add_evaluate
 from .models.manifest import Manifest, ManifestError, UnknownVariantError, default_manifest, find_checkpoint
 from .training import command as train
@@ -56,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train.add_to(commands)
     add_evaluate(commands)
+    add_demo(commands)
 
     cache = commands.add_parser("cache", help="the checkpoints on this machine")
     actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")
