@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup demo test soak lint types docs notebooks check clean
+.PHONY: setup demo test soak lint types docs notebooks demo-page page check clean
 
 setup: .venv/.done
 
@@ -36,7 +36,21 @@ docs: setup
 notebooks: setup
 	$(BIN)/pytest --nbmake --nbmake-timeout=300 notebooks
 
+# Gradio wants an older Pillow than the checks: its environment lies over the first and holds only what differs.
+demo-page: .venv-demo/.done
+
+.venv-demo/.done: .venv/.done demo/constraints.txt
+	$(PYTHON) -m venv .venv-demo
+	printf 'import site; site.addsitedir("%s")\n' "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')" \
+	  > "$$(.venv-demo/bin/python -c 'import site; print(site.getsitepackages()[0])')/first_environment.pth"
+	.venv-demo/bin/pip install --quiet --disable-pip-version-check --constraint demo/constraints.txt gradio playwright
+	touch $@
+
+# The web page in a headless Chromium (apt-get install chromium); its screenshots are in build/screenshots.
+page: demo-page
+	.venv-demo/bin/python -m pytest tests/test_demo_page.py
+
 check: lint types docs notebooks test
 
 clean:
-	rm -rf .venv build demo_out
+	rm -rf .venv .venv-demo build demo_out

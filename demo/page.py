@@ -1,8 +1,8 @@
 """The page, in Gradio: components, events, and no more; what happens is in logic.py, what is shown in views.py.
 
-What Gradio does by itself and must not do here: it writes uploads to files and keeps them (uploads.py), reports its use
-(GRADIO_ANALYTICS_ENABLED), keeps past runs in the browser (run_history), offers every event as a public API, and would
-fetch fonts and Swagger's scripts from elsewhere.
+What Gradio does by itself and must not do here: it writes uploads to files and keeps them (uploads.py), keeps what was
+shown to every visitor in memory (forget), reports its use (GRADIO_ANALYTICS_ENABLED), keeps past runs in the browser
+(run_history), offers every event as a public API, and would fetch fonts and Swagger's scripts from elsewhere.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ from .logic import (
 from .uploads import Uploads
 from .views import LANGUAGES, card, download_link, figure, notice, preferred_language, preview, say
 
-if "gradio" in sys.modules:  # pragma: no cover
+if sys.modules.get("gradio") is not None:
     raise ImportError("Import resnext_hub.demo.page before gradio: where uploads lie is settled when that is imported.")
 
 UPLOADS = Uploads()
@@ -47,17 +49,16 @@ import gradio as gr  # noqa: E402  # pyright: ignore[reportMissingImports]
 from gradio import component_meta  # noqa: E402  # pyright: ignore[reportMissingImports]
 from gradio.data_classes import ImageData  # noqa: E402  # pyright: ignore[reportMissingImports]
 
-__all__ = ["build", "serve"]
+__all__ = ["build", "forget", "launch", "serve"]
 
 log = logging.getLogger("resnext_hub")
 
-KEPT_SECONDS = 600  # a visitor's photo, in memory
+KEPT_SECONDS = 600  # what is in memory of a visitor who does nothing
 SESSIONS = 32  # visitors whose photos are in memory; of more, the oldest are forgotten
 WAITING = 32  # requests in the queue
 PREVIEW_PIXELS = 1024
 PREVIEW_ROWS = 20
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Apple SD Gothic Neo", "Malgun Gothic", "Noto Sans KR", "sans-serif")
-MONO = ("ui-monospace", "Consolas", "monospace")
 
 
 # Gradio writes a .pyi file beside the source of every component class; not here.
@@ -65,7 +66,7 @@ _write_pyi, component_meta.create_or_modify_pyi = component_meta.create_or_modif
 
 
 class Photo(gr.Image):
-    """Gives the bytes that were uploaded: what they are, the library judges. Shows a JPEG as a data: URL, not a file."""
+    """Gives the bytes that were uploaded: what they are, the library judges. Shows a JPEG, as a data: URL."""
 
     is_template = True
 
@@ -217,8 +218,8 @@ class _Page:
                 with gr.Column(visible=False, min_width=300, elem_id=f"panel-{i}") as column:
                     label = gr.Label(show_heading=False, elem_id=f"bars-{i}")
                     self.panels.append((column, label, gr.HTML(elem_id=f"overlay-{i}"), gr.HTML(elem_id=f"card-{i}")))
-        self.data = gr.State(None, time_to_live=KEPT_SECONDS)
-        self.shown = gr.State([], time_to_live=KEPT_SECONDS)  # of each panel: variant, its classes
+        self.data = gr.State(None)
+        self.shown = gr.State([])  # of each panel: variant, its classes
 
         panels = [part for panel in self.panels for part in panel]
         self._run_inputs = [self.data, self.variants, self.top, self.language]
@@ -269,7 +270,7 @@ class _Page:
                 )
         self.batch_notice = gr.HTML(elem_id="batch-notice", padding=False)
         table = gr.HTML(elem_id="table")
-        self.zip_data = gr.State(None, time_to_live=KEPT_SECONDS)
+        self.zip_data = gr.State(None)
         quick: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 4, "show_progress": "hidden"}
         for event in (self.zip.upload, self.zip.clear):
             event(self.take_zip, [self.zip, self.language], [self.zip_data, self.batch_notice, table], **quick)
@@ -392,13 +393,33 @@ def build(models: Models, limits: Limits | None = None, fetch: Callable[..., byt
     return _Page(models, limits or Limits(), fetch).build()
 
 
+def _theme() -> gr.themes.Base:
+    """Gradio's own, in fonts that the visitor has, and dark enough to be read (4.5 to 1 and more, as WCAG AA asks)."""
+    theme = gr.themes.Default(primary_hue="blue", font=SANS, font_mono=SANS)
+    return theme.set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        block_label_text_color="*neutral_600",
+        block_label_text_color_dark="*neutral_200",
+        block_title_text_color="*neutral_700",
+        block_title_text_color_dark="*neutral_200",
+        input_placeholder_color="*neutral_500",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_700",
+    )
+
+
 def launch(page: gr.Blocks, host: str, port: int, limits: Limits | None = None, **options: Any) -> str:
     """Serve a page; return its address. Port 0 is any that is free."""
     page.queue(max_size=WAITING, api_open=False)
-    _, address, _ = page.launch(
+    app, address, _ = page.launch(
         server_name=host,
         server_port=port or None,
-        theme=gr.themes.Default(font=SANS, font_mono=MONO),
+        theme=_theme(),
         css_paths=Path(__file__).parent / "page.css",
         max_file_size=(limits or Limits()).zip_bytes,
         state_session_capacity=SESSIONS,
@@ -410,10 +431,28 @@ def launch(page: gr.Blocks, host: str, port: int, limits: Limits | None = None, 
         pwa=False,
         share=False,
         app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
+        prevent_thread_lock=True,
         quiet=True,
         **options,
     )
+    threading.Thread(target=_keep_forgetting, args=(page, app), name="forget", daemon=True).start()
     return address
+
+
+def forget(app: Any, seconds: float) -> None:
+    """Drop what Gradio holds of visitors who have done nothing for so long: photos, pictures, tables."""
+    holder, now = app.state_holder, datetime.now()
+    with holder.lock:
+        for visitor, used in list(holder.time_last_used.items()):
+            if (now - used).total_seconds() >= seconds:
+                holder.session_data.pop(visitor, None)
+                holder.time_last_used.pop(visitor, None)
+
+
+def _keep_forgetting(page: gr.Blocks, app: Any) -> None:
+    while page.is_running:
+        forget(app, KEPT_SECONDS)
+        time.sleep(5)
 
 
 def serve(models: Models, host: str, port: int, open_browser: bool = False) -> None:
@@ -421,7 +460,7 @@ def serve(models: Models, host: str, port: int, open_browser: bool = False) -> N
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # containers end so: as Ctrl-C, with cleaning up
     page = build(models)
-    address = launch(page, host, port, inbrowser=open_browser, prevent_thread_lock=True)
+    address = launch(page, host, port, inbrowser=open_browser)
     print(f"resnext-hub demo: {address} (Ctrl-C ends it)", flush=True)  # noqa: T201
     try:
         threading.Event().wait()
