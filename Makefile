@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup demo test soak lint types docs notebooks demo-page page check clean
+.PHONY: setup triton demo test soak lint types docs notebooks demo-page page check clean
 
 setup: .venv/.done
 
@@ -13,14 +13,23 @@ setup: .venv/.done
 	mkdir -p build/types && ln -sfn "$(CURDIR)" build/types/resnext_hub
 	touch $@
 
+# NVIDIA's Triton on the CPU, for tests/test_triton.py. Only the wheel's binaries are used: hence --no-deps.
+triton: .venv-triton/.done
+
+.venv-triton/.done: tests/triton-requirements.txt
+	$(PYTHON) -m venv .venv-triton
+	.venv-triton/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	.venv-triton/bin/pip install --quiet --disable-pip-version-check --no-deps nvidia-pytriton==0.7.0
+	touch $@
+
 demo: setup
 	@photo="$$($(BIN)/python -c 'import matplotlib; print(matplotlib.get_data_path())')/sample_data/grace_hopper.jpg" && \
 	$(BIN)/resnext-hub classify "$$photo" --variant resnext_tiny --picture demo_out/grace_hopper.png
 
-test: setup
+test: setup triton
 	$(BIN)/pytest -n 2
 
-soak: setup
+soak: setup triton
 	$(BIN)/pytest -m soak
 
 lint: setup
@@ -32,6 +41,7 @@ types: setup
 
 docs: setup
 	$(BIN)/python docs/tables.py --check
+	$(BIN)/python docs/pages.py --check
 
 notebooks: setup
 	$(BIN)/pytest --nbmake --nbmake-timeout=300 notebooks
@@ -53,4 +63,4 @@ page: demo-page
 check: lint types docs notebooks test
 
 clean:
-	rm -rf .venv .venv-demo build demo_out
+	rm -rf .venv .venv-demo .venv-triton build demo_out

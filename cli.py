@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .demo.command import add_to as add_demo
-from .evaluation.command import add_to as add_evaluate
+from .console import EXIT_IMAGE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, EXIT_WEIGHTS, fail
+from .demo import command as demo
+from .deploy import command as export
+from .evaluation import command as evaluate
 from .models.manifest import Manifest, ManifestError, UnknownVariantError, default_manifest, find_checkpoint
 from .training import command as train
 
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-# What a shell script can tell apart (also in the README).
-EXIT_OK, EXIT_IMAGE, EXIT_USAGE, EXIT_WEIGHTS, EXIT_STOPPED = 0, 1, 2, 3, 130
 DEFAULT_VARIANT = "resnext50_32x4d"
 # Arguments of classify_many that only --out takes.
 TABLE_OPTIONS = ("batch", "workers", "features", "column", "grade", "cluster", "gpus", "resume", "overwrite")
@@ -34,8 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="resnext-hub",
         description="ResNeXt networks and their published weights.",
-        epilog="Exit status: 0 all well; 1 an image could not be used; 2 wrong arguments; 3 no weights; 4 an accuracy "
-        "is not as expected; 130 stopped.",
+        epilog="Exit status: 0 all well; 1 an image could not be used; 2 wrong arguments; 3 no weights; 4 an export or "
+        "an accuracy is not as it must be; 130 stopped.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     classify = commands.add_parser("classify", help="name what is in photos; of many, make a table")
     classify.add_argument("photos", nargs="+", metavar="PHOTO", help="path or URL; with --out also folders and more")
     classify.add_argument("--variant", default=DEFAULT_VARIANT, metavar="V", help=f"default {DEFAULT_VARIANT}")
-    classify.add_argument("--top", type=_positive_number, default=5, metavar="K", help="how many classes (default 5)")
+    classify.add_argument("--top", type=_positive_number, metavar="K", help="how many classes (default 5)")
     classify.add_argument("--json", action="store_true", help="one JSON object a photo, a line each")
     classify.add_argument("--picture", type=Path, metavar="FILE", help="save image and bars (one photo only)")
     classify.add_argument("--allow-private", action="store_true", help="fetch URLs at private addresses too")
@@ -56,8 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     classify.set_defaults(run=_classify)
 
     train.add_to(commands)
-    add_evaluate(commands)
-    add_demo(commands)
+    evaluate.add_to(commands)
+    export.add_to(commands)
+    demo.add_to(commands)
 
     cache = commands.add_parser("cache", help="the checkpoints on this machine")
     actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -138,24 +139,26 @@ def _list(arguments: argparse.Namespace, manifest: Manifest) -> int:
 def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
     options = {name: value for name, value in vars(arguments).items() if name in TABLE_OPTIONS}
     if arguments.out is None and options:
-        return _fail(f"--{next(iter(options))} is for tables: say --out FILE too.", EXIT_USAGE)
+        return fail(f"--{next(iter(options))} is for tables: say --out FILE too.", EXIT_USAGE)
     if wrong := _wrong_picture(arguments.picture, arguments.photos):
-        return _fail(wrong, EXIT_USAGE)
+        return fail(wrong, EXIT_USAGE)
     from .inference.sources import is_collection
 
     if arguments.out is None and (many := next((p for p in arguments.photos if is_collection(p)), None)):
-        return _fail(f"{many} is not one photo: --out FILE.csv makes a table of the images in it.", EXIT_USAGE)
+        return fail(f"{many} is not one photo: --out FILE.csv makes a table of the images in it.", EXIT_USAGE)
     try:
         checkpoint = find_checkpoint(arguments.variant)
     except (UnknownVariantError, ManifestError) as error:
-        return _fail(str(error), EXIT_USAGE)
+        return fail(str(error), EXIT_USAGE)
+    if arguments.top is None:
+        arguments.top = min(5, checkpoint.num_classes)
     if arguments.top > checkpoint.num_classes:
-        return _fail(f"--top {arguments.top}: {checkpoint.name} has {checkpoint.num_classes} classes.", EXIT_USAGE)
+        return fail(f"--top {arguments.top}: {checkpoint.name} has {checkpoint.num_classes} classes.", EXIT_USAGE)
 
     from .inference.engines import ENGINES, EngineError
 
     if arguments.engine not in ENGINES:
-        return _fail(f"--engine {arguments.engine}: there are {', '.join(ENGINES)}.", EXIT_USAGE)
+        return fail(f"--engine {arguments.engine}: there are {', '.join(ENGINES)}.", EXIT_USAGE)
     if arguments.out is not None:
         return _classify_many(arguments, checkpoint.variant, options)
     from .inference.classifier import classifier
@@ -165,7 +168,7 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
     def failed(photo: str, error: Exception) -> int:
         if arguments.json:
             print(json.dumps({"image": photo, "error": str(error)}, ensure_ascii=False), flush=True)
-        return _fail(f"{photo}: {error}", EXIT_IMAGE)
+        return fail(f"{photo}: {error}", EXIT_IMAGE)
 
     status, classify = EXIT_OK, None
     for photo in arguments.photos:
@@ -177,9 +180,9 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
         try:  # only now: a wrong path need not wait for weights
             classify = classify or classifier(checkpoint.variant, engine=arguments.engine, build=False)
         except EngineError as error:
-            return _fail(str(error), EXIT_USAGE)
+            return fail(str(error), EXIT_USAGE)
         except CheckpointError as error:
-            return _fail(f"{error}\nTry --variant resnext_tiny.", EXIT_WEIGHTS)
+            return fail(f"{error}\nTry --variant resnext_tiny.", EXIT_WEIGHTS)
         try:
             predictions = classify(image, arguments.top)
         except ImageError as error:
@@ -195,23 +198,23 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
                 arguments.picture.parent.mkdir(parents=True, exist_ok=True)
                 plot_predictions(image, predictions, title=checkpoint.name).savefig(arguments.picture, dpi=150)
             except OSError as error:
-                return _fail(f"--picture {arguments.picture}: {error}", EXIT_USAGE)
+                return fail(f"--picture {arguments.picture}: {error}", EXIT_USAGE)
             print(f"saved {arguments.picture}", file=sys.stderr)
     return status
 
 
 def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[str, Any]) -> int:
     if arguments.json or arguments.picture:
-        return _fail("--json and --picture are for photos; --out FILE.jsonl makes a table of JSON lines.", EXIT_USAGE)
+        return fail("--json and --picture are for photos; --out FILE.jsonl makes a table of JSON lines.", EXIT_USAGE)
     cluster = options.pop("cluster", None)
     if cluster is None and "gpus" in options:
-        return _fail("--gpus is for --cluster ray.", EXIT_USAGE)
+        return fail("--gpus is for --cluster ray.", EXIT_USAGE)
     try:
         from .inference.bulk import OutputError, SourceError, classify_many
         from .inference.cluster import classify_on_ray
         from .inference.engines import EngineError
     except ModuleNotFoundError as error:
-        return _fail(str(error), EXIT_USAGE)
+        return fail(str(error), EXIT_USAGE)
     from .models.cache import CheckpointError
 
     options |= {
@@ -225,16 +228,16 @@ def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[st
     try:
         done = (classify_on_ray if cluster else classify_many)(arguments.photos, arguments.out, variant, **options)
     except (SourceError, OutputError, EngineError, ModuleNotFoundError) as error:
-        return _fail(str(error), EXIT_USAGE)
+        return fail(str(error), EXIT_USAGE)
     except CheckpointError as error:
-        return _fail(f"{error}\nTry --variant resnext_tiny.", EXIT_WEIGHTS)
+        return fail(f"{error}\nTry --variant resnext_tiny.", EXIT_WEIGHTS)
     except OSError as error:  # the file system: no right to read or write
-        return _fail(f"{arguments.out}: {error}", EXIT_USAGE)
+        return fail(f"{arguments.out}: {error}", EXIT_USAGE)
     except KeyboardInterrupt:
-        return _fail(f"stopped. The same command with --resume goes on to {arguments.out}.", EXIT_STOPPED)
+        return fail(f"stopped. The same command with --resume goes on to {arguments.out}.", EXIT_STOPPED)
     print(f"{done.out}: {done.images:,} images", file=sys.stderr)
     if done.errors:
-        return _fail(f"{done.errors:,} of them could not be used; the column error says why.", EXIT_IMAGE)
+        return fail(f"{done.errors:,} of them could not be used; the column error says why.", EXIT_IMAGE)
     return EXIT_OK
 
 
@@ -300,19 +303,19 @@ def _cache_verify(arguments: argparse.Namespace, manifest: Manifest) -> int:
                 print(f"{item.path.name}: sha256 {verify(item.path, item.source, again=True)}", flush=True)
             except CheckpointError as error:
                 broken.add(item.path)
-                status = _fail(str(error), EXIT_WEIGHTS)
+                status = fail(str(error), EXIT_WEIGHTS)
         elif item.engine and not item.removable:
             if is_whole(item.path):
                 print(f"{item.path.name}: as it was built")
             else:
                 shutil.rmtree(item.path, ignore_errors=True)
-                status = _fail(f"{item.path.name} was broken; removed, to be built anew.", EXIT_WEIGHTS)
+                status = fail(f"{item.path.name} was broken; removed, to be built anew.", EXIT_WEIGHTS)
         elif item.copy_of is not None and not item.removable and item.copy_of not in broken:
             if is_faithful(item.path, item.copy_of):
                 print(f"{item.path.name}: as its original", flush=True)
             else:
                 item.path.unlink(missing_ok=True)
-                status = _fail(f"{item.path.name} differed from its original; removed, to be made anew.", EXIT_WEIGHTS)
+                status = fail(f"{item.path.name} differed from its original; removed, to be made anew.", EXIT_WEIGHTS)
     return status
 
 
@@ -327,11 +330,6 @@ def _cache_prune(arguments: argparse.Namespace, manifest: Manifest) -> int:
                 item.path.unlink(missing_ok=True)
             print(f"removed {item.path.name} ({_size(item.bytes)}): {item.removable}")
     return EXIT_OK
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"resnext-hub: {message}", file=sys.stderr)
-    return status
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
+from ..console import EXIT_OK, EXIT_USAGE, EXIT_WEIGHTS, fail
 from ..models.manifest import Manifest, ManifestError, UnknownVariantError
 
 __all__ = ["add_to"]
 
-EXIT_OK, EXIT_USAGE, EXIT_WEIGHTS = 0, 2, 3
 LOOPBACK = "127.0.0.1"
 
 
@@ -35,23 +34,18 @@ def add_to(commands: Any) -> None:
     parser.set_defaults(run=_demo)
 
 
-def _fail(message: str, status: int) -> int:
-    print(f"resnext-hub: {message}", file=sys.stderr)
-    return status
-
-
 def _demo(arguments: argparse.Namespace, manifest: Manifest) -> int:
     try:
         from .page import serve
     except ModuleNotFoundError as error:
         if error.name not in ("gradio", "uvicorn"):
             raise
-        return _fail(f"The page needs {error.name}: pip install 'resnext-hub[demo]'.", EXIT_USAGE)
+        return fail(f"The page needs {error.name}: pip install 'resnext-hub[demo]'.", EXIT_USAGE)
     from ..inference.engines import ENGINES
     from .logic import Models, PageError
 
     if arguments.engine not in ENGINES:
-        return _fail(f"--engine {arguments.engine}: there are {', '.join(ENGINES)}.", EXIT_USAGE)
+        return fail(f"--engine {arguments.engine}: there are {', '.join(ENGINES)}.", EXIT_USAGE)
     variants = arguments.variant or ["resnext_tiny"]
     if arguments.variant is None and arguments.host == LOOPBACK:
         variants += [name for name in manifest.checkpoints if name not in variants]
@@ -59,11 +53,11 @@ def _demo(arguments: argparse.Namespace, manifest: Manifest) -> int:
         models = Models(variants, arguments.engine)
         models[next(iter(models.checkpoints))]  # the first visitor need not wait, and what is wrong shows now
     except (UnknownVariantError, ManifestError, ValueError) as error:
-        return _fail(str(error), EXIT_USAGE)
+        return fail(str(error), EXIT_USAGE)
     except PageError as error:
-        return _fail(str(error.__cause__ or error), EXIT_WEIGHTS)
+        return fail(str(error.__cause__ or error), EXIT_WEIGHTS)
     try:
         serve(models, arguments.host, arguments.port, open_browser=arguments.open)
     except OSError as error:
-        return _fail(f"{arguments.host}:{arguments.port}: {error}", EXIT_USAGE)
+        return fail(f"{arguments.host}:{arguments.port}: {error}", EXIT_USAGE)
     return EXIT_OK

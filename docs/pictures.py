@@ -1,13 +1,15 @@
 """Draw what weights_manifest.json and benchmarks/variants.csv say into docs/pictures/.
 
-    python docs/pictures.py [accuracy.png grad_cam.png]
+    python docs/pictures.py [accuracy.png grad_cam.png resnext_tiny.png]
 
 accuracy.png: top-1 against multiply-adds, parameters and measured speed. grad_cam.png: where resnext_tiny sees a class.
+resnext_tiny.png: its training, from training/recipes/resnext_tiny.csv.
 """
 
 from __future__ import annotations
 
 import csv
+import itertools
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -119,7 +121,31 @@ def draw_grad_cam() -> Figure:
     return explain("resnext_tiny", photo, "military uniform").plot()
 
 
-DRAWN = {"accuracy.png": draw_accuracy, "grad_cam.png": draw_grad_cam}
+def draw_training() -> Figure:
+    with open(ROOT / "training" / "recipes" / "resnext_tiny.csv", newline="", encoding="utf-8") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    losses, accuracies = figure.subplots(1, 2)
+    epochs = [row["epoch"] + 1 for row in rows]
+    losses.plot(epochs, [row["loss"] for row in rows], color="#0072b2", marker=".")
+    losses.set(xlabel="epoch", ylabel="loss, labels and teacher")
+    for key, label, colour in (("val_top5", "top-5", "#e69f00"), ("val_top1", "top-1", "#d55e00")):
+        accuracies.plot(epochs, [100 * row[key] for row in rows], color=colour, marker=".", label=label)
+    accuracies.axhline(50, color=INK, linewidth=0.8, linestyle=":")
+    accuracies.set(xlabel="epoch", ylabel="validation accuracy at 64 pixels (%)", ylim=(0, 100))
+    accuracies.legend(loc="lower right")
+    for axes in (losses, accuracies):
+        axes.grid(color=GRID)
+        for before, after in itertools.pairwise(rows):  # where the images grow
+            if after["image_size"] != before["image_size"]:
+                axes.axvline(after["epoch"] + 0.5, color=GRID, linewidth=2)
+        for size in sorted({row["image_size"] for row in rows}):
+            first = next(row["epoch"] for row in rows if row["image_size"] == size)
+            axes.text(first + 0.7, axes.get_ylim()[1], f"{size:.0f} px", va="top", fontsize=8, color=INK)
+    return figure
+
+
+DRAWN = {"accuracy.png": draw_accuracy, "grad_cam.png": draw_grad_cam, "resnext_tiny.png": draw_training}
 
 
 def main() -> int:

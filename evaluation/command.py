@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..console import EXIT_DIFFERENT, EXIT_IMAGE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, EXIT_WEIGHTS, fail
 from ..models.manifest import Manifest, ManifestError, UnknownVariantError
 
-__all__ = ["EXIT_DIFFERENT", "add_to"]
-
-EXIT_OK, EXIT_IMAGE, EXIT_USAGE, EXIT_WEIGHTS, EXIT_DIFFERENT, EXIT_STOPPED = 0, 1, 2, 3, 4, 130
+__all__ = ["add_to"]
 
 LAYOUTS = """\
 DATA is any of
@@ -71,18 +70,13 @@ def add_to(commands: Any) -> None:
     parser.set_defaults(run=_evaluate)
 
 
-def _fail(message: str, status: int) -> int:
-    print(f"resnext-hub: {message}", file=sys.stderr)
-    return status
-
-
 def _evaluate(arguments: argparse.Namespace, manifest: Manifest) -> int:
     try:
         from ..inference.bulk import OutputError, SourceError  # says what to install where pyarrow is missing
         from .evaluate import EngineError, evaluate
         from .report import as_json, as_text, write_report
     except ModuleNotFoundError as error:
-        return _fail(str(error), EXIT_USAGE)
+        return fail(str(error), EXIT_USAGE)
     from ..models.cache import CheckpointError
 
     options = dict(vars(arguments))
@@ -96,19 +90,19 @@ def _evaluate(arguments: argparse.Namespace, manifest: Manifest) -> int:
         if arguments.out is not None:
             write_report(report, arguments.out)
     except (SourceError, OutputError, EngineError, UnknownVariantError, ManifestError) as error:
-        return _fail(str(error), EXIT_USAGE)
+        return fail(str(error), EXIT_USAGE)
     except CheckpointError as error:
-        return _fail(str(error), EXIT_WEIGHTS)
+        return fail(str(error), EXIT_WEIGHTS)
     except (ModuleNotFoundError, ValueError) as error:
-        return _fail(str(error), EXIT_USAGE)
+        return fail(str(error), EXIT_USAGE)
     except OSError as error:
-        return _fail(f"{arguments.out or arguments.data[0]}: {error}", EXIT_USAGE)
+        return fail(f"{arguments.out or arguments.data[0]}: {error}", EXIT_USAGE)
     except KeyboardInterrupt:
         more = f" The same command with --resume goes on to {arguments.out}." if arguments.out else ""
-        return _fail(f"stopped.{more}", EXIT_STOPPED)
+        return fail(f"stopped.{more}", EXIT_STOPPED)
     print(json.dumps(as_json(report), indent=1, default=str) if arguments.json else as_text(report))
     if arguments.expect and (wrong := report.fails(arguments.expect)):
-        return _fail(f"--expect {arguments.expect}: {'; '.join(wrong)}", EXIT_DIFFERENT)
+        return fail(f"--expect {arguments.expect}: {'; '.join(wrong)}", EXIT_DIFFERENT)
     if report.unreadable:
-        return _fail(f"{len(report.unreadable):,} images could not be read; see the table's column error.", EXIT_IMAGE)
+        return fail(f"{len(report.unreadable):,} images could not be read; see the table's column error.", EXIT_IMAGE)
     return EXIT_OK

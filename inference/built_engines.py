@@ -222,7 +222,7 @@ class CompiledEngine(BuiltEngine):
 
         fast = rewritten(network, preset, lanes=1).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         pixels = torch.zeros(2, preset.crop_size, preset.crop_size, 3, dtype=torch.uint8, device="cpu")
-        with torch.no_grad(), config.patch(freezing=True), _exporters_silenced():
+        with torch.no_grad(), config.patch(freezing=True), exporters_silenced():
             exported = torch.export.export(fast, (pixels,), dynamic_shapes=({0: torch.export.Dim("images")},))
             aoti_compile_and_package(exported, package_path=str(folder / "model.pt2"))
 
@@ -242,7 +242,7 @@ def _export_onnx(network: ResNeXt, preset: Preprocessing, folder: Path) -> Path:
 
     folder.mkdir()
     pixels = torch.zeros(2, preset.crop_size, preset.crop_size, 3, dtype=torch.uint8, device="cpu")
-    with _exporters_silenced():
+    with exporters_silenced():
         torch.onnx.export(
             rewritten(network, preset, _lanes()),
             (pixels,),
@@ -259,7 +259,7 @@ def _export_onnx(network: ResNeXt, preset: Preprocessing, folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _exporters_silenced() -> Iterator[None]:
+def exporters_silenced() -> Iterator[None]:
     """torch's exporters warn of their own deprecated parts, and print; a user can do nothing about either."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

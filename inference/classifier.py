@@ -59,12 +59,12 @@ class Classifier:
         self.checkpoint = checkpoint
         self._image_options = image_options
 
-    def __call__(self, images: Any, top: int = 5, *, batch_size: int = 16) -> list[Any]:
+    def __call__(self, images: Any, top: int | None = None, *, batch_size: int = 16) -> list[Any]:
         """The ``top`` predictions of one image, best first; of many (a list, an iterator, a 4-d batch) a list of those.
 
         Args:
             images: see `processing_utils.images.open_image`; fetched and decoded in parallel, a batch at a time.
-            top: how many classes, 1..classes.
+            top: how many classes, 1..classes; by default 5, or all where there are fewer.
             batch_size: images that pass the network together.
 
         Raises:
@@ -73,6 +73,7 @@ class Classifier:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
+        top = min(5, len(self.labels)) if top is None else top
         if not _is_many(images):
             return self._classify([images], top, first=None)[0]
         results: list[list[Prediction]] = []

@@ -11,21 +11,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import logging
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..models.cache import library_version, lock, own_file, sha256
+from ..models.cache import library_version, lock, missing, own_file, sha256
 from ..models.download import local_file
 from ..models.manifest import ROOT, Checkpoint
 from .built_engines import KINDS, BuiltEngine, OnnxRuntimeEngine, instruction_sets
@@ -40,10 +39,6 @@ log = logging.getLogger("resnext_hub")
 
 ENGINES = ("auto", TorchEngine.name, *KINDS)
 TOLERANCE = 1e-3  # of the logits' range: what a built engine may be off by; 1e-6 is usual
-
-
-def _missing(packages: Sequence[str]) -> list[str]:
-    return [name for name in packages if importlib.util.find_spec(name) is None]
 
 
 def open_engine(
@@ -104,8 +99,8 @@ def _open_built(
 ) -> BuiltEngine | None:
     """The engine, built if need be; None where it has not been built and is not to be."""
     advice = f"pip install 'resnext-hub[{kind.extra}]'"
-    if missing := _missing(kind.needs):
-        raise EngineError(f"The engine {kind.name} needs {', '.join(missing)}: {advice}.")
+    if lacking := missing(kind.needs):
+        raise EngineError(f"The engine {kind.name} needs {', '.join(lacking)}: {advice}.")
     path, digest = local_file(checkpoint, progress)
     folder = own_file(path, "").parent / "engines" / f"{path.name}-{kind.name}-{_key(checkpoint, digest, kind)}"
     broken = None
@@ -117,8 +112,8 @@ def _open_built(
             broken = folder.stat().st_ino
     if not build:
         return None
-    if missing := _missing(kind.builds_with):
-        raise EngineError(f"Building the engine {kind.name} takes {', '.join(missing)}: {advice}.")
+    if lacking := missing(kind.builds_with):
+        raise EngineError(f"Building the engine {kind.name} takes {', '.join(lacking)}: {advice}.")
     about = {"checkpoint": checkpoint.name, "file": path.name, "path": str(path), "sha256": digest}
     try:
         _build(checkpoint, kind, folder, about, broken)
@@ -162,7 +157,7 @@ def _build(
             start = time.perf_counter()
             crop = checkpoint.preprocessing.crop_size
             pixels = np.random.default_rng(0).integers(0, 256, (2, crop, crop, 3), dtype=np.uint8)
-            with torch.device("cpu"), _float32():
+            with torch.device("cpu"), float32():
                 network = load(checkpoint).eval().requires_grad_(False)
                 expected = PixelNetwork(network, checkpoint.preprocessing)(torch.from_numpy(pixels))[0].numpy()
                 kind.build(network, checkpoint.preprocessing, part)
@@ -189,7 +184,7 @@ def _build(
 
 
 @contextlib.contextmanager
-def _float32() -> Iterator[None]:
+def float32() -> Iterator[None]:
     """Whatever the user's default is, an engine that says fp32 is built in it."""
     import torch
 

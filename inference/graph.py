@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..models.manifest import Preprocessing
 from ..models.resnext import Bottleneck, ResNeXt
 
-__all__ = ["PixelNetwork", "rewritten"]
+__all__ = ["PixelNetwork", "folded", "rewritten"]
 
 
 def _per_channel(values: Sequence[float]) -> Tensor:
@@ -50,16 +50,16 @@ class PixelNetwork(nn.Module):
         return network.fc(features), features
 
 
-def rewritten(network: ResNeXt, preset: Preprocessing, lanes: int) -> PixelNetwork:
-    """A `PixelNetwork` with BatchNorm and the pixels' scale folded into the convolutions, and narrow groups merged.
+def folded(network: ResNeXt, lanes: int = 1) -> ResNeXt:
+    """The network with BatchNorm folded into the convolutions, and groups narrower than ``lanes`` merged.
 
     ``network`` is used up. Exact in real arithmetic; in float32 the logits move by about 1e-6 of their range.
 
     Args:
-        lanes: float32 numbers in a vector register (8 with AVX2, 16 with AVX-512). Kernels that keep channels in blocks
-            of that many cannot run a grouped convolution whose groups are narrower (4 channels in ResNeXt-50 32x4d's
-            first stage) and fall back to a slow form. Such groups are merged into one of ``lanes`` channels, with zeros
-            where they do not touch each other: more multiplications, in less time.
+        lanes: numbers in a vector register (of float32: 8 with AVX2, 16 with AVX-512). Kernels that keep channels in
+            blocks of that many cannot run a grouped convolution whose groups are narrower (4 channels in ResNeXt-50
+            32x4d's first stage) and fall back to a slow form. Such groups are merged into one of ``lanes`` channels,
+            with zeros where they do not touch each other: more multiplications, in less time.
     """
     network.eval().requires_grad_(False)
     for module in list(network.modules()):
@@ -76,6 +76,12 @@ def rewritten(network: ResNeXt, preset: Preprocessing, lanes: int) -> PixelNetwo
             module.downsample = fuse_conv_bn_eval(conv, norm)
         if isinstance(module, Bottleneck):
             module.conv2 = _merge_groups(module.conv2, lanes)
+    return network
+
+
+def rewritten(network: ResNeXt, preset: Preprocessing, lanes: int) -> PixelNetwork:
+    """A `PixelNetwork` of the `folded` network, the pixels' scale folded into its first convolution too."""
+    folded(network, lanes)
     network.conv1.weight = nn.Parameter(network.conv1.weight / (255 * _per_channel(preset.std)), requires_grad=False)
     return PixelNetwork(network, preset, folded=True).eval()
 

@@ -13,12 +13,13 @@ import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -250,6 +251,11 @@ def library_version(module: str) -> str | None:
         return importlib.metadata.version(module)  # of the same name as a rule, and found at once
     names = importlib.metadata.packages_distributions().get(module, ())  # onnxruntime-gpu and the like
     return importlib.metadata.version(names[0]) if names else None
+
+
+def missing(packages: Iterable[str]) -> list[str]:
+    """Those of some packages that are not installed; imports none."""
+    return [name for name in packages if importlib.util.find_spec(name) is None]
 
 
 def is_whole(engine: Path) -> bool:

@@ -1,6 +1,7 @@
 """A URI -> a batch; scores -> named predictions; predictions -> a picture.
 
-What torch.hub's ``nvidia_convnets_processing_utils`` returns. Importing it needs Pillow, numpy and validators.
+What torch.hub's ``nvidia_convnets_processing_utils`` returns. Importing it needs Pillow and numpy;
+fetching a URL needs validators.
 """
 
 from .images import ImageError, open_image

@@ -15,7 +15,6 @@ import http.client
 import ipaddress
 import re
 import socket
-import ssl
 import threading
 import time
 import urllib.parse
@@ -23,8 +22,6 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import validators
 
 __all__ = ["MAX_BYTES", "FetchError", "PrivateAddressError", "fetch", "scheme_of"]
 
@@ -258,6 +255,8 @@ def _split(url: str) -> _Url:
     query = urllib.parse.quote(parts.query, safe="/%:=&?~+!$,;'@()*[]")
     result = _Url(scheme, host, port, path + (f"?{query}" if query else ""))
     whole = f"{scheme}://{result.netloc}{result.target}"
+    import validators  # here, and ssl below: who fetches nothing (a served model) needs neither
+
     if not validators.url(whole, simple_host=True, strict_query=False, rfc_1034=True, rfc_2782=True):
         raise FetchError(f"{url[:200]!r} is not a well-formed URL.")
     return result
@@ -350,6 +349,8 @@ def _proxy_of(url: _Url) -> tuple[str, int, dict[str, str]] | None:
 def _connection(scheme: str, host: str, port: int, deadline: float) -> http.client.HTTPConnection:
     timeout = max(0.01, deadline - time.monotonic())
     if scheme == "https":
+        import ssl
+
         return http.client.HTTPSConnection(host, port, timeout=timeout, context=ssl.create_default_context())
     return http.client.HTTPConnection(host, port, timeout=timeout)
 

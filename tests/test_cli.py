@@ -151,7 +151,7 @@ def test_engines_by_name(photo: Path, capsys: Any, monkeypatch: pytest.MonkeyPat
     assert json.loads(capsys.readouterr().out)["predictions"]
     assert cli.main([*command, "tensorrt"]) == 2
     assert "there are auto, torch, onnxruntime" in capsys.readouterr().err
-    monkeypatch.setattr("resnext_hub.inference.engines._missing", list)
+    monkeypatch.setattr("resnext_hub.inference.engines.missing", list)
     assert cli.main([*command, "openvino"]) == 2
     assert "needs openvino: pip install 'resnext-hub[openvino]'" in capsys.readouterr().err
 

@@ -36,7 +36,7 @@ ARCHITECTURES = {
     "no pool": Architecture("Bottleneck", (1, 2, 1, 1), 8, 16, None, 16, False),
 }
 installed = pytest.mark.skipif(
-    bool(engines._missing(["onnxruntime", "onnx", "onnxscript", "openvino"])), reason="needs pip install .[fast]"
+    bool(engines.missing(["onnxruntime", "onnx", "onnxscript", "openvino"])), reason="needs pip install .[fast]"
 )
 
 
@@ -218,7 +218,7 @@ def test_an_engine_under_construction_is_not_pruned(home: Path, monkeypatch: pyt
 
 
 def test_auto_falls_back_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "_missing", lambda packages: [name for name in packages if name != "torch"])
+    monkeypatch.setattr(engines, "missing", lambda packages: [name for name in packages if name != "torch"])
     assert isinstance(open_engine(TINY), TorchEngine)
     with pytest.raises(EngineError, match=r"needs onnxruntime: pip install 'resnext-hub\[fast\]'"):
         open_engine(TINY, "onnxruntime")

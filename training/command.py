@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..console import EXIT_OK, EXIT_USAGE, EXIT_WEIGHTS, fail
 from ..models.manifest import ROOT, Manifest, ManifestError, UnknownVariantError, find_checkpoint
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from .recipe import Recipe
 
 __all__ = ["add_to"]
-
-EXIT_OK, EXIT_USAGE, EXIT_WEIGHTS = 0, 2, 3
 
 
 def add_to(commands: Any) -> None:
@@ -68,11 +67,11 @@ def run(arguments: argparse.Namespace, manifest: Manifest) -> int:
     from .recipe import RecipeError, load_recipe
 
     if arguments.recipe is None and arguments.variant is None:
-        return _fail("say --variant, whose weights to start from, or --recipe.", EXIT_USAGE)
+        return fail("say --variant, whose weights to start from, or --recipe.", EXIT_USAGE)
     try:
         overrides = dict(entry.split("=", 1) for entry in arguments.set)
     except ValueError:
-        return _fail("--set takes KEY=VALUE.", EXIT_USAGE)
+        return fail("--set takes KEY=VALUE.", EXIT_USAGE)
     overrides |= {"epochs": str(arguments.epochs)} if arguments.epochs is not None else {}
     overrides |= {"batch_size": str(arguments.batch)} if arguments.batch is not None else {}
     try:
@@ -80,16 +79,16 @@ def run(arguments: argparse.Namespace, manifest: Manifest) -> int:
         recipe = load_recipe(arguments.recipe or "finetune", overrides)
         recipe = recipe.resolved(base and base.preprocessing, base and base.architecture_name)
         if recipe.architecture not in manifest.architectures:
-            return _fail(f"the recipe's architecture is {recipe.architecture!r}; say --variant.", EXIT_USAGE)
+            return fail(f"the recipe's architecture is {recipe.architecture!r}; say --variant.", EXIT_USAGE)
         if base is not None and recipe.architecture != base.architecture_name:
-            return _fail(f"{base.name} is a {base.architecture_name}, the recipe a {recipe.architecture}.", EXIT_USAGE)
+            return fail(f"{base.name} is a {base.architecture_name}, the recipe a {recipe.architecture}.", EXIT_USAGE)
         return _train(arguments, recipe, base)
     except (UnknownVariantError, ManifestError, RecipeError, SourceError, ModuleNotFoundError) as error:
-        return _fail(str(error), EXIT_USAGE)
+        return fail(str(error), EXIT_USAGE)
     except CheckpointError as error:
-        return _fail(str(error), EXIT_WEIGHTS)
+        return fail(str(error), EXIT_WEIGHTS)
     except (ImageError, ValueError, FloatingPointError, OSError) as error:
-        return _fail(str(error), EXIT_USAGE)
+        return fail(str(error), EXIT_USAGE)
 
 
 def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | None) -> int:
@@ -176,8 +175,3 @@ def versions() -> dict[str, str | None]:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"resnext-hub: {message}", file=sys.stderr)
-    return status

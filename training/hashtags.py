@@ -31,7 +31,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -52,9 +52,6 @@ from .tables import (
     workspace,
     write_table,
 )
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "Counted",

@@ -47,8 +47,9 @@ BATCH = 100_000  # rows that leave DuckDB together, and a row group of what is w
 class Limits:
     """What DuckDB may take.
 
-    ``memory``: as DuckDB writes it ("2GB"), for sorting, grouping and joining; the process takes a few hundred MB
-    beside it. ``spill``: the folder for what does not fit (default: beside the output). ``threads``: default all cores.
+    ``memory``: as DuckDB writes it ("2GB"), for sorting, grouping and joining; the process took 200 to 300 MB beside it
+    where it was measured. ``spill``: the folder for what does not fit (default: beside the output). ``threads``:
+    default all cores.
     """
 
     memory: str = "2GB"

@@ -1,0 +1,56 @@
+"""What an artefact says of itself: where it is from, what it takes, the names of its classes, its licence."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from ..models.cache import library_version
+from ..models.manifest import ROOT, Checkpoint
+from ..processing_utils.labels import read_labels
+from .signature import Signature
+
+__all__ = ["as_strings", "describe"]
+
+
+def package_version() -> str:
+    """The version of this project, also in a checkout that is not installed."""
+    if installed := library_version("resnext_hub"):
+        return installed
+    project = ROOT / "pyproject.toml"
+    return tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"] if project.is_file() else "unknown"
+
+
+def describe(checkpoint: Checkpoint, signature: Signature, precision: str, sha256: str | None) -> dict[str, Any]:
+    """The metadata of an artefact, as JSON takes it.
+
+    Args:
+        sha256: of the checkpoint's file; None for a network that is not from a file.
+    """
+    source = checkpoint.sources[0]
+    return {
+        "name": checkpoint.name,
+        "title": checkpoint.system.title,
+        "architecture": checkpoint.architecture_name,
+        "source": {"file": source.filename, "url": source.url, "sha256": sha256},
+        "license": {
+            "id": checkpoint.license_id,
+            **(dataclasses.asdict(checkpoint.license) if checkpoint.license else {"name": "not stated"}),
+        },
+        "known_issues": list(checkpoint.known_issues),
+        "precision": precision,
+        "preprocessing": dataclasses.asdict(checkpoint.preprocessing) | {"normalised_inside": signature.preprocessing},
+        "input": dataclasses.asdict(signature.input),
+        "outputs": [dataclasses.asdict(output) for output in signature.outputs],
+        "label_set": checkpoint.labels.file.stem,
+        "labels": [[label.synset, label.name] for label in read_labels(checkpoint.labels)],
+        "exporter": {"resnext-hub": package_version(), "torch": library_version("torch")},
+    }
+
+
+def as_strings(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """For formats whose metadata are strings by name; what is not a string becomes JSON."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}

@@ -1,0 +1,228 @@
+"""A variant -> models in a Triton model repository: JPEG bytes in, labels with probabilities out.
+
+For a variant X there are four models: X_decode (bytes to pixels, Python), X_network (pixels to the probabilities of all
+classes, in the backend asked for), X_labels (the best of them by name, Python) and X, the ensemble that clients call.
+The Python models bring the code they need in their version's folder, so that the server's environment needs Pillow and
+numpy, and neither this package nor torch.
+
+A repository is added to, variant by variant and version by version; what is in it stays as it is. A version is built
+and proven in a folder beside the repository and moved in model by model, the ensemble last: a server that watches the
+repository never sees half a model, and clients never an ensemble without its parts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..models.manifest import ROOT, Checkpoint, find_checkpoint
+from ..processing_utils.labels import read_labels
+from ..processing_utils.preprocessing import GRADES, load_pixels
+from .export import ExportError, Report, export
+from .triton_config import BACKENDS, LABELS, Serving, configurations, parts, to_text
+
+__all__ = ["Serving", "add_to_repository"]
+
+SERVED = Path(__file__).parent / "served"  # what becomes model.py
+CONFIG = "config.pbtxt"
+
+# What the Python models import, as files of this checkout.
+CODE = ("__init__.py", "mount.py", "models/__init__.py", "models/manifest.py", "processing_utils/*.py")
+
+# Run by itself (python -I) on a decoder's folder: prints the pixels of the JPEG that it is given.
+DECODE = """
+import json, sys
+from pathlib import Path
+folder = Path(sys.argv[1])
+sys.path.insert(0, str(folder))
+from resnext_hub.models.manifest import Preprocessing
+from resnext_hub.processing_utils import inputs
+assert Path(inputs.__file__).is_relative_to(folder), inputs.__file__
+how = json.loads((folder / "decode.json").read_text(encoding="utf-8"))
+pixels = inputs.prepare_pixels([sys.stdin.buffer.read()], Preprocessing(**how["preprocessing"]), grade=how["grade"])
+sys.stdout.buffer.write(pixels.tobytes())
+"""
+
+
+def add_to_repository(
+    variant: str | Path, out: str | Path, *, serving: Serving | None = None, name: str | None = None, **options: Any
+) -> Report:
+    """Export a variant, prove it, and add it to the Triton model repository ``out``, which is made if it is not there.
+
+    Args:
+        variant: a published name, or the folder that training wrote.
+        serving: how Triton is to run it; ``serving.version`` is the version that is added.
+        name: what clients call it; the variant's name by default. The same variant twice, in fp16 and int8 for example,
+            needs two names.
+        options: precision, calibration, photos, ... as `export.export` takes them.
+
+    Returns:
+        The network's report; also in the network's version folder, as ``report.json``.
+
+    Raises:
+        ExportError: ``out`` is no model repository; the version is there already; other versions are configured in
+            another way; the network cannot be exported or is not exact. The repository is as it was.
+        ValueError, UnknownVariantError, CheckpointError: as `export.export`.
+    """
+    serving = serving or Serving()
+    out = Path(out).absolute()
+    checkpoint = find_checkpoint(variant)
+    name = name or checkpoint.name
+    _check(checkpoint, name, serving, out)
+    models = configurations(name, serving, checkpoint.preprocessing.crop_size, checkpoint.num_classes)
+    texts = {model: to_text(config) for model, config in models.items()}
+    _check_place(out, name, serving.version, texts, checkpoint)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the repository, not in it: a server that polls would take any folder in it for a model.
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as temporary:
+        built, exported = Path(temporary, "models"), Path(temporary, "exported")
+        target = BACKENDS[serving.backend].target
+        if target == "tensorrt":  # the sizes that an engine is made for are those that Triton will send it
+            usual = min(serving.batches, default=serving.max_batch)
+            options = {"batches": (1, usual, serving.max_batch), **options}
+        report = export(variant, target, exported, preprocessing=True, softmax=True, **options)
+        for model, text in texts.items():
+            (built / model / str(serving.version)).mkdir(parents=True)
+            (built / model / CONFIG).write_text(text, encoding="utf-8")
+        names = parts(name)
+        _fill_decode(built / names["decode"], checkpoint, serving)
+        _fill_network(built / names["network"], serving, report)
+        _fill_labels(built / names["labels"], checkpoint, serving)
+        for part in ("network", "labels"):
+            (built / names[part] / LABELS).write_text(_label_lines(checkpoint), encoding="utf-8")
+        (built / name / str(serving.version) / "about.txt").write_text(f"{name}: see {names['network']}\n")
+        _move_in(built, out, name, serving.version)
+    return dataclasses.replace(report, folder=out / names["network"] / str(serving.version))
+
+
+def _check(checkpoint: Checkpoint, name: str, serving: Serving, out: Path) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise ValueError(f"{name!r}: a model's name has letters, digits, '_', '-' and '.'.")
+    if serving.top > checkpoint.num_classes:
+        raise ValueError(f"top {serving.top}: {checkpoint.name} has {checkpoint.num_classes} classes.")
+    if serving.grade not in GRADES:
+        raise ValueError(f"There is no grade {serving.grade!r}; there are {', '.join(GRADES)}.")
+    if not out.exists():
+        return
+    if not out.is_dir() or not all((folder / CONFIG).is_file() for folder in out.iterdir() if folder.is_dir()):
+        raise ExportError(f"{out} is not a Triton model repository (a folder of folders with a {CONFIG} each).")
+
+
+def _check_place(out: Path, name: str, version: int, texts: dict[str, str], checkpoint: Checkpoint) -> None:
+    """Versions of a model share its configuration, so a version must fit those that are there."""
+    if (out / name / str(version)).exists():
+        raise ExportError(f"{out / name} has a version {version}: add version {version + 1}, or under another name.")
+    *behind, _ = texts
+    for model in behind:
+        there = out / model / CONFIG
+        if there.is_file() and there.read_text(encoding="utf-8") != texts[model]:
+            raise ExportError(
+                f"{there} differs from what version {version} would need, and all versions share it: give the options "
+                f"that it was made with, or another name."
+            )
+    labels = out / parts(name)["network"] / LABELS
+    if labels.is_file() and labels.read_text(encoding="utf-8") != _label_lines(checkpoint):
+        raise ExportError(f"{labels} has other classes than {checkpoint.name}: give it another name.")
+
+
+def _label_lines(checkpoint: Checkpoint) -> str:
+    return "".join(f"{label.name}\n" for label in read_labels(checkpoint.labels))
+
+
+def _fill_decode(model: Path, checkpoint: Checkpoint, serving: Serving) -> None:
+    folder = model / str(serving.version)
+    _put_code(folder, "decode")
+    how = {"preprocessing": dataclasses.asdict(checkpoint.preprocessing), "grade": serving.grade}
+    (folder / "decode.json").write_text(json.dumps(how, indent=1) + "\n", encoding="utf-8")
+    image = _a_jpeg()
+    # Triton's form of one string: its length in four bytes, then the bytes.
+    (model / "warmup").mkdir()
+    (model / "warmup" / "image").write_bytes(len(image).to_bytes(4, "little") + image)
+    done = subprocess.run([sys.executable, "-I", "-c", DECODE, folder], input=image, capture_output=True, check=False)
+    expected = load_pixels(image, checkpoint.preprocessing, serving.grade)
+    if done.stdout != expected.tobytes():
+        raise ExportError(
+            f"The decoder does not give the pixels that it should. {done.stderr.decode(errors='replace')[-2000:]}"
+        )
+    for cache in folder.rglob("__pycache__"):
+        shutil.rmtree(cache)
+
+
+def _fill_network(model: Path, serving: Serving, report: Report) -> None:
+    folder = model / str(serving.version)
+    for file in report.folder.iterdir():
+        os.replace(file, folder / file.name)
+    if serving.backend == "python":
+        shutil.copyfile(SERVED / "network.py", folder / "model.py")
+
+
+def _fill_labels(model: Path, checkpoint: Checkpoint, serving: Serving) -> None:
+    folder = model / str(serving.version)
+    _put_code(folder, "labels")
+    shutil.copyfile(checkpoint.labels.file, folder / "labels.tsv")
+
+
+def _put_code(folder: Path, served: str) -> None:
+    shutil.copyfile(SERVED / f"{served}.py", folder / "model.py")
+    for pattern in CODE:
+        for file in sorted(ROOT.glob(pattern)):
+            target = folder / "resnext_hub" / file.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+
+
+def _a_jpeg() -> bytes:
+    """A picture to warm up with, larger than any crop."""
+    from PIL import Image
+
+    ramp = np.linspace(0, 255, 320, dtype=np.uint8)
+    pixels = np.stack(np.broadcast_arrays(ramp[None, :], ramp[::-1, None], ramp[:, None]), axis=-1)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def _move_in(built: Path, out: Path, name: str, version: int) -> None:
+    """Rename what was built into the repository, the ensemble's configuration last; undo it where that fails."""
+    for file in built.rglob("*"):
+        if file.is_file():
+            with open(file, "rb") as content:
+                os.fsync(content.fileno())
+    if not out.exists():
+        os.replace(built, out)
+        return
+    with _undone_on_error() as moved:
+        for model in (*parts(name).values(), name):
+            source, target = built / model, out / model
+            if target.exists():
+                source, target = source / str(version), target / str(version)
+            if target.exists():  # of an export that was killed here: no ensemble has named it yet
+                shutil.rmtree(target)
+            os.replace(source, target)
+            moved.append(target)
+        if (built / name / CONFIG).exists():
+            os.replace(built / name / CONFIG, out / name / CONFIG)
+
+
+@contextmanager
+def _undone_on_error() -> Iterator[list[Path]]:
+    moved: list[Path] = []
+    try:
+        yield moved
+    except BaseException:
+        for path in reversed(moved):
+            shutil.rmtree(path, ignore_errors=True)
+        raise
