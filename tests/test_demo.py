@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import os
 import re
+import stat
 import string
 import struct
+import time
 import tomllib
 import zipfile
 from collections.abc import Callable
@@ -31,6 +34,7 @@ from resnext_hub.demo.logic import (
     overlay,
     short_names,
 )
+from resnext_hub.demo.uploads import Uploads
 from resnext_hub.inference.classifier import classifier
 from resnext_hub.models.manifest import default_manifest
 
@@ -309,3 +313,46 @@ def test_command_says_what_is_wrong(capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.delitem(sys.modules, "resnext_hub.demo.page", raising=False)
     assert cli.main(["demo"]) == 2
     assert "pip install 'resnext-hub[demo]'" in capsys.readouterr().err
+
+
+def test_uploads_do_not_grow_old() -> None:
+    uploads = Uploads(max_age=60, every=3600)
+    try:
+        old, new = uploads.folder / "hash" / "old.jpg", uploads.folder / "new.jpg"
+        old.parent.mkdir()
+        for file in (old, new):
+            file.write_bytes(b"photo")
+        past = time.time() - 61
+        os.utime(old, (past, past))
+        os.utime(old.parent, (past, past))
+        uploads.sweep()
+        assert not old.exists()
+        assert new.read_bytes() == b"photo"
+        os.utime(new, (past, past))
+        uploads.sweep()
+        assert not [path for path in uploads.folder.rglob("*") if path.is_file()]
+    finally:
+        uploads.close()
+    assert not uploads.folder.exists()
+
+
+def test_uploads_are_swept_by_themselves_and_do_not_fill_the_memory() -> None:
+    uploads = Uploads(max_age=3600, max_bytes=1000, every=0.05)
+    try:
+        for i in range(5):
+            file = uploads.folder / str(i)
+            file.write_bytes(b"x" * 400)
+            os.utime(file, (time.time() - 100 + i,) * 2)
+        end = time.monotonic() + 30
+        while len(list(uploads.folder.iterdir())) > 2 and time.monotonic() < end:
+            time.sleep(0.05)
+        assert sorted(path.name for path in uploads.folder.iterdir()) == ["3", "4"]  # the oldest went
+    finally:
+        uploads.close()
+
+
+def test_uploads_are_for_this_user_only() -> None:
+    uploads = Uploads()
+    mode = stat.S_IMODE(uploads.folder.stat().st_mode)
+    uploads.close()
+    assert mode == 0o700
