@@ -272,7 +272,7 @@ def test_every_text_is_there_in_both_languages_and_is_used() -> None:
         assert gaps[0] == gaps[1], key
         assert re.search("[가-힣]", text["ko"]), key
         assert not re.search("[가-힣]", text["en"]), key
-        assert re.search(rf'"{key}"', code) or key.startswith("column_"), f"{key} is said nowhere"
+        assert re.search(rf"[\"']{key}[\"']", code) or key.startswith("column_"), f"{key} is said nowhere"
 
 
 def test_language_of_a_browser() -> None:
