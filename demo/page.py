@@ -20,6 +20,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 from .logic import (
     MIB,
@@ -48,6 +49,8 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio as gr  # noqa: E402  # pyright: ignore[reportMissingImports]
 from gradio import component_meta  # noqa: E402  # pyright: ignore[reportMissingImports]
 from gradio.data_classes import ImageData  # noqa: E402  # pyright: ignore[reportMissingImports]
+from starlette.middleware import Middleware  # noqa: E402  # pyright: ignore[reportMissingImports]
+from starlette.responses import Response  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 __all__ = ["build", "forget", "launch", "serve"]
 
@@ -107,6 +110,21 @@ def _guarded(run: Callable[[], Any], language: str) -> tuple[Any, str]:
         return None, notice(PageError("error_other"), language)
 
 
+class _NoUploadProgress:
+    """Tells a browser at once that an upload without a name is done. From the camera or the clipboard Gradio uploads
+    so, and asks after it all the same: the answer would be 404, after three seconds, as an error in the console."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        app = self.app
+        if scope["type"] == "http" and scope["path"].endswith("/upload_progress"):
+            if not parse_qs(scope["query_string"].decode("latin-1")).get("upload_id"):
+                app = Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
+        await app(scope, receive, send)
+
+
 class _Page:
     """The components, and what their events call."""
 
@@ -114,7 +132,7 @@ class _Page:
         self.models, self.limits = models, limits
         self.fetch = fetch_photo if fetch is None else partial(fetch_photo, fetch=fetch)
         self._labelled: list[tuple[Any, dict[str, tuple[str, dict[str, object]]]]] = []
-        self.panels: list[tuple[gr.Column, gr.Label, gr.HTML, gr.HTML]] = []
+        self.panels: list[tuple[gr.Label, gr.HTML, gr.HTML]] = []
 
     # -- what it looks like
 
@@ -212,18 +230,19 @@ class _Page:
                     gr.Button(say("en", "classify"), variant="primary", elem_id="classify"), value="classify"
                 )
         self.notice = gr.HTML(elem_id="notice", padding=False)
-        self.hint = self._labels(gr.Markdown(say("en", "hint"), visible=False, elem_id="hint"), value="hint")
+        self.hint = self._labels(gr.Markdown(say("en", "hint"), elem_id="hint"), value="hint")
         with gr.Row(elem_id="panels"):
             for i in range(limits.variants):
-                with gr.Column(visible=False, min_width=300, elem_id=f"panel-{i}") as column:
+                # page.css hides an empty one: what Gradio's visible=False takes out of the document may come back empty.
+                with gr.Column(min_width=300, elem_id=f"panel-{i}"):
                     label = gr.Label(show_heading=False, elem_id=f"bars-{i}")
-                    self.panels.append((column, label, gr.HTML(elem_id=f"overlay-{i}"), gr.HTML(elem_id=f"card-{i}")))
+                    self.panels.append((label, gr.HTML(elem_id=f"overlay-{i}"), gr.HTML(elem_id=f"card-{i}")))
         self.data = gr.State(None)
         self.shown = gr.State([])  # of each panel: variant, its classes
 
         panels = [part for panel in self.panels for part in panel]
         self._run_inputs = [self.data, self.variants, self.top, self.language]
-        self._run_outputs = [self.notice, self.hint, self.shown, *panels]
+        self._run_outputs = [self.notice, self.shown, *panels]
         self._slow: dict[str, Any] = {
             "api_visibility": "private",
             "concurrency_id": "network",
@@ -237,7 +256,7 @@ class _Page:
         for event in (self.variants.input, self.top.release):
             event(*run, **self._slow)
         button.click(partial(self.run, asked=True), *run[1:], **self._slow)
-        for i, (_, label, overlay_, _) in enumerate(self.panels):
+        for i, (label, overlay_, _) in enumerate(self.panels):
             inputs = [self.data, self.shown, self.language]
             label.select(self._explainer(i), inputs, [overlay_, self.notice], **self._slow)
 
@@ -307,13 +326,13 @@ class _Page:
         """
         names = names[: self.limits.variants]
         missing = "error_no_variant" if data is not None and not names else "error_no_photo" if data is None else ""
-        hidden = [part for _ in self.panels for part in (gr.update(visible=False), None, "", "")]
+        empty = [None, "", ""]
         if missing or data is None:
             wrong = notice(PageError(missing), language) if asked or names == [] else gr.skip()
-            yield [wrong, gr.update(visible=False), [], *hidden]
+            yield [wrong, [], *(empty * len(self.panels))]
             return
         shown: list[tuple[str, list[int]]] = []
-        parts, wrongs = hidden, ""
+        parts, wrongs = empty * len(self.panels), ""
         for name in names:
             answer, wrong = _guarded(lambda name=name: classify(self.models, name, data, top, self.limits), language)
             wrongs += wrong
@@ -323,14 +342,14 @@ class _Page:
                 )
                 title = say(language, "bars", variant=name)
                 facts = card(self.models.checkpoints[name], answer, language)
-                at = 4 * len(shown)
-                parts[at : at + 4] = [gr.update(visible=True), gr.update(value=bars, label=title), "", facts]
+                at = 3 * len(shown)
+                parts[at : at + 3] = [gr.update(value=bars, label=title), "", facts]
                 shown.append((name, [p.index for p in answer.predictions]))
-            yield [wrongs, gr.update(visible=bool(shown)), shown, *parts]
+            yield [wrongs, shown, *parts]
         for i, (name, classes) in enumerate(shown):
-            parts[4 * i + 2], wrong = self._figure(data, name, classes[0], language)
+            parts[3 * i + 1], wrong = self._figure(data, name, classes[0], language)
             wrongs += wrong
-        yield [wrongs, gr.update(visible=bool(shown)), shown, *parts]
+        yield [wrongs, shown, *parts]
 
     def _figure(self, data: bytes, name: str, index: int, language: str) -> tuple[str, str]:
         made, wrong = _guarded(
@@ -430,7 +449,12 @@ def launch(page: gr.Blocks, host: str, port: int, limits: Limits | None = None, 
         mcp_server=False,
         pwa=False,
         share=False,
-        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
+        app_kwargs={
+            "docs_url": None,
+            "redoc_url": None,
+            "openapi_url": None,
+            "middleware": [Middleware(_NoUploadProgress)],
+        },
         prevent_thread_lock=True,
         quiet=True,
         **options,

@@ -167,6 +167,12 @@ def wait_for_overlay(page: Any, panel: int = 0) -> Any:
     return figure
 
 
+def settled(page: Any) -> None:
+    """Nothing of what was asked for is still being calculated."""
+    page.wait_for_timeout(300)  # the click has become a request
+    playwright.expect(page.locator("[data-testid=status-tracker]:not(.hide)")).to_have_count(0, timeout=SECONDS)
+
+
 def shares(page: Any, panel: int = 0) -> dict[str, float]:
     bars = page.locator(f"#bars-{panel} meter")
     return {bar.get_attribute("aria-label"): float(bar.get_attribute("value")) for bar in bars.all()}
@@ -385,8 +391,11 @@ def test_by_keyboard_alone(visit: Any, photo: Path, served: Served, server: Page
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     page.keyboard.press("Escape")
+    wait_for_overlay(page, 1)
+    says(page.locator("#bars-1"), "tiny_twin")
     tab_to("#classify")
     page.keyboard.press("Enter")
+    settled(page)
     label = list(shares(page))[1]
     tab_to(f"#bars-0 button:has([aria-label='{label}'])")
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
