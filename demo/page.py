@@ -166,14 +166,12 @@ class _Page:
                     self._batch_tab()
             labelled = [component for component, _ in self._labelled]
             quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 16}
-            page.load(self._greet, None, [self.language, *labelled], **quick)
-            self.language.input(
-                self._relabel,
-                self.language,
-                labelled,
-                js="(l) => { document.documentElement.lang = l; return l }",
-                **quick,
-            ).then(self.run, self._run_inputs, self._run_outputs, **self._slow)
+            # The document says in which language it is, and that it has been greeted in it.
+            marked = "l => { const html = document.documentElement; html.lang = html.dataset.language = l; return l }"
+            greeted = page.load(self._greet, None, [self.language, *labelled], **quick)
+            greeted.then(None, self.language, None, js=marked, api_visibility="private")
+            chosen = self.language.input(self._relabel, self.language, labelled, js=marked, **quick)
+            chosen.then(self.run, self._run_inputs, self._run_outputs, **self._slow)
         return page
 
     def _greet(self, request: gr.Request) -> list[Any]:
