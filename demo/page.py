@@ -118,10 +118,9 @@ class _NoUploadProgress:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        app = self.app
-        if scope["type"] == "http" and scope["path"].endswith("/upload_progress"):
-            if not parse_qs(scope["query_string"].decode("latin-1")).get("upload_id"):
-                app = Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
+        app, asked = self.app, scope["type"] == "http" and scope["path"].endswith("/upload_progress")
+        if asked and not parse_qs(scope["query_string"].decode("latin-1")).get("upload_id"):
+            app = Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
         await app(scope, receive, send)
 
 
@@ -149,8 +148,8 @@ class _Page:
 
     def build(self) -> gr.Blocks:
         with gr.Blocks(title="resnext-hub", analytics_enabled=False) as page:
-            with gr.Row(elem_classes="top"):
-                self._labels(gr.Markdown(say("en", "heading"), elem_classes="heading"), value="heading")
+            with gr.Row(elem_id="top"):
+                self._labels(gr.Markdown(say("en", "heading"), elem_id="heading"), value="heading")
                 self.language = gr.Radio(
                     [(name, key) for key, name in LANGUAGES.items()],
                     value="en",
@@ -231,10 +230,11 @@ class _Page:
         self.hint = self._labels(gr.Markdown(say("en", "hint"), elem_id="hint"), value="hint")
         with gr.Row(elem_id="panels"):
             for i in range(limits.variants):
-                # page.css hides an empty one: what Gradio's visible=False takes out of the document may come back empty.
+                # page.css hides an empty one: what visible=False takes out of the document may come back empty.
                 with gr.Column(min_width=300, elem_id=f"panel-{i}"):
                     label = gr.Label(show_heading=False, elem_id=f"bars-{i}")
-                    self.panels.append((label, gr.HTML(elem_id=f"overlay-{i}"), gr.HTML(elem_id=f"card-{i}")))
+                    html = (gr.HTML(elem_id=f"{part}-{i}", padding=False) for part in ("overlay", "card"))
+                    self.panels.append((label, *html))
         self.data = gr.State(None)
         self.shown = gr.State([])  # of each panel: variant, its classes
 
@@ -286,7 +286,7 @@ class _Page:
                     gr.Button(say("en", "make_table"), variant="primary", elem_id="make-table"), value="make_table"
                 )
         self.batch_notice = gr.HTML(elem_id="batch-notice", padding=False)
-        table = gr.HTML(elem_id="table")
+        table = gr.HTML(elem_id="table", padding=False)
         self.zip_data = gr.State(None)
         quick: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 4, "show_progress": "hidden"}
         for event in (self.zip.upload, self.zip.clear):

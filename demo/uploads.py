@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import shutil
 import tempfile
 import threading
 import time
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 __all__ = ["Uploads"]
 
+PREFIX = "resnext-hub-demo-"
+YOUNG = 10.0  # seconds
 SHARED_MEMORY = Path("/dev/shm")
 MIB = 2**20
 
 
 class Uploads:
     """A folder of its own, in memory where there is room for it, that is swept and in the end removed.
+
+    It is locked for as long as the process lives: what one that was killed has left is removed by the next.
 
     Args:
         max_age: seconds that a file may lie there; a transfer that still writes is not old.
@@ -28,7 +38,10 @@ class Uploads:
     def __init__(self, max_age: float = 60.0, max_bytes: int = 512 * MIB, every: float = 5.0) -> None:
         self.max_age, self.max_bytes, self.every = max_age, max_bytes, every
         in_memory = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > 2 * max_bytes
-        self.folder = Path(tempfile.mkdtemp(prefix="resnext-hub-demo-", dir=SHARED_MEMORY if in_memory else None))
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=SHARED_MEMORY if in_memory else None))
+        self._lock = _locked(self.folder)
+        for left in self.folder.parent.glob(f"{PREFIX}*"):
+            _remove_left(left)
         self._end = threading.Event()
         atexit.register(self.close)
         threading.Thread(target=self._keep_sweeping, name="uploads", daemon=True).start()
@@ -58,7 +71,33 @@ class Uploads:
                     folder.rmdir()
 
     def close(self) -> None:
-        """Remove the folder. Also done when the process ends, unless it is killed."""
+        """Remove the folder. Also done when the process ends; if it is killed, by the next one."""
         self._end.set()
         atexit.unregister(self.close)
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _locked(folder: Path) -> int | None:
+    """The descriptor that holds a folder's lock until it is closed; None if another has it, or there are no locks."""
+    if fcntl is None:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_left(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # another user's, or gone
+        if time.time() - folder.stat().st_mtime < YOUNG:  # its process may be about to lock it
+            return
+        lock = _locked(folder)
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)

@@ -10,6 +10,8 @@ import re
 import stat
 import string
 import struct
+import subprocess
+import sys
 import time
 import tomllib
 import zipfile
@@ -307,8 +309,6 @@ def test_what_is_shown_says_it_all_and_escapes_it(models: Models, data: bytes, l
 
 
 def test_command_says_what_is_wrong(capsys: Any, monkeypatch: Any) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "resnext_hub.demo.page", raising=False)
     assert cli.main(["demo"]) == 2
@@ -356,3 +356,20 @@ def test_uploads_are_for_this_user_only() -> None:
     mode = stat.S_IMODE(uploads.folder.stat().st_mode)
     uploads.close()
     assert mode == 0o700
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(monkeypatch: Any) -> None:
+    code = "from resnext_hub.demo.uploads import Uploads; print(Uploads().folder, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as process:
+        try:
+            assert process.stdout
+            left = Path(process.stdout.readline().strip())
+            (left / "photo.jpg").write_bytes(b"photo")
+            monkeypatch.setattr("resnext_hub.demo.uploads.YOUNG", 0.0)
+            Uploads().close()
+            assert left.exists()  # it is in use
+        finally:
+            process.kill()
+    assert (left / "photo.jpg").exists()
+    Uploads().close()
+    assert not left.exists()
