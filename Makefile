@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup triton demo test soak lint types docs notebooks demo-page page check clean
+.PHONY: setup triton demo test soak lint types docs notebooks notebooks-write demo-page page check clean
 
 setup: .venv/.done
 
@@ -42,9 +42,14 @@ types: setup
 docs: setup
 	$(BIN)/python docs/tables.py --check
 	$(BIN)/python docs/pages.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 
 notebooks: setup
-	$(BIN)/pytest --nbmake --nbmake-timeout=300 notebooks
+	$(BIN)/python notebooks/execute.py
+
+# Run them, and keep what they show.
+notebooks-write: setup
+	$(BIN)/python notebooks/execute.py --write
 
 # Gradio wants an older Pillow than the checks: its environment lies over the first and holds only what differs.
 demo-page: .venv-demo/.done

@@ -246,6 +246,7 @@ class _Page:
             "concurrency_id": "network",
             "concurrency_limit": 2,
             "show_progress": "minimal",
+            "trigger_mode": "always_last",  # what is asked while an answer is awaited is not lost, as it else would be
         }
         run = (self.run, self._run_inputs, self._run_outputs)
         taken = [self.data, self.photo, self.notice]

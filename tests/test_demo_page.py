@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 import tracemalloc
 import urllib.error
@@ -237,6 +238,24 @@ def test_variants_are_compared_and_the_number_of_classes_changes(visit: Any, pho
     page.locator("#variants .token-remove").first.click()  # resnext_tiny
     playwright.expect(page.locator("#panel-1")).to_be_hidden(timeout=TIMEOUT)
     says(page.locator("#bars-0"), "tiny_twin")
+
+
+def test_what_is_asked_meanwhile_is_answered(visit: Any, photo: Path, server: Page, monkeypatch: Any) -> None:
+    overlay, gone_on = server.module.overlay, threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        assert gone_on.wait(TIMEOUT / 1000)
+        return overlay(*arguments)
+
+    monkeypatch.setattr(server.module, "overlay", slow)
+    page = visit()
+    upload(page, photo)
+    page.locator("#bars-0 meter").first.wait_for()
+    page.get_by_role("button", name="Remove Image").click()
+    playwright.expect(page.locator("#photo input[type=file]")).to_have_count(1, timeout=TIMEOUT)
+    page.wait_for_timeout(500)  # more than it takes to be asked
+    gone_on.set()
+    playwright.expect(page.locator("#panel-0")).to_be_hidden(timeout=TIMEOUT)
 
 
 def test_photos_behind_addresses(visit: Any, photo: Path, served: Served, server: Page) -> None:
