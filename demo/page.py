@@ -64,6 +64,9 @@ PREVIEW_ROWS = 20
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Apple SD Gothic Neo", "Malgun Gothic", "Noto Sans KR", "sans-serif")
 
 
+UNCHANGED = object()  # what the page has shown of a photo was sent back: from the clipboard Gradio tells of an input twice
+
+
 # Gradio writes a .pyi file beside the source of every component class; not here.
 _write_pyi, component_meta.create_or_modify_pyi = component_meta.create_or_modify_pyi, lambda *_: None
 
@@ -74,8 +77,10 @@ class Photo(gr.Image):
     is_template = True
 
     def preprocess(self, payload: Any) -> Any:
-        if payload is None or not payload.path:
+        if payload is None:
             return None
+        if not payload.path:
+            return UNCHANGED
         try:
             return Path(payload.path).read_bytes()  # Gradio has seen to it that it is an upload
         except FileNotFoundError:  # waited too long in the queue
@@ -250,8 +255,9 @@ class _Page:
         }
         run = (self.run, self._run_inputs, self._run_outputs)
         taken = [self.data, self.photo, self.notice]
-        self.photo.input(self.take, [self.photo, self.language], taken, **self._slow).success(*run, **self._slow)
-        self.url.submit(self.take_url, [self.url, self.language], taken, **self._slow).success(*run, **self._slow)
+        at_once = self._slow | {"trigger_mode": "multiple"}  # what there is to take is what is there now
+        self.photo.input(self.take, [self.photo, self.language], taken, **at_once).success(*run, **self._slow)
+        self.url.submit(self.take_url, [self.url, self.language], taken, **at_once).success(*run, **self._slow)
         for event in (self.variants.input, self.top.release):
             event(*run, **self._slow)
         button.click(partial(self.run, asked=True), *run[1:], **self._slow)
@@ -303,8 +309,10 @@ class _Page:
 
     # -- what it does
 
-    def take(self, data: bytes | None, language: str) -> tuple[Any, Any, str]:
+    def take(self, data: Any, language: str) -> tuple[Any, Any, Any]:
         """A photo was chosen, or taken away: (kept, shown, notice)."""
+        if data is UNCHANGED:
+            return gr.skip(), gr.skip(), gr.skip()
         if data is None:
             return None, None, ""
         small, wrong = _guarded(lambda: _shrunk(data, self.limits), language)
