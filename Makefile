@@ -2,8 +2,8 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup triton tools demo test test-oldest coverage mutants soak fuzz lint types docs notebooks notebooks-write check lock \
-  audit verify-weights clean
+.PHONY: setup triton tools demo test test-oldest coverage mutants soak fuzz lint types docs notebooks notebooks-write demo-page page check \
+  lock audit verify-weights clean
 
 # What the checks run with, every file by its sha256. Users are free within pyproject.toml's ranges.
 INSTALL := pip install --quiet --disable-pip-version-check
@@ -87,6 +87,20 @@ notebooks: setup
 notebooks-write: setup
 	$(BIN)/python notebooks/execute.py --write
 
+# Gradio wants an older Pillow than the checks: its environment lies over the first and holds only what differs.
+demo-page: .venv-demo/.done
+
+.venv-demo/.done: .venv/.done demo/constraints.txt
+	$(PYTHON) -m venv .venv-demo
+	printf 'import site; site.addsitedir("%s")\n' "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')" \
+	  > "$$(.venv-demo/bin/python -c 'import site; print(site.getsitepackages()[0])')/first_environment.pth"
+	.venv-demo/bin/pip install --quiet --disable-pip-version-check --constraint demo/constraints.txt gradio playwright
+	touch $@
+
+# The web page in a headless Chromium (apt-get install chromium); its screenshots are in build/screenshots.
+page: demo-page
+	.venv-demo/bin/python -m pytest tests/test_demo_page.py
+
 check: lint types docs notebooks test
 
 # Versions stay as they are where pyproject.toml allows; UPGRADE=--upgrade takes the newest, UPGRADE='-P NAME' one package's.
@@ -111,4 +125,4 @@ verify-weights: setup
 	$(BIN)/python maintenance/verify_weights.py $(ARGUMENTS)
 
 clean:
-	rm -rf .venv .venv-triton .venv-tools .venv-oldest build demo_out
+	rm -rf .venv .venv-demo .venv-triton .venv-tools .venv-oldest build demo_out

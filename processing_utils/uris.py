@@ -25,7 +25,7 @@ from pathlib import Path
 
 from ..addresses import is_public, literal
 
-__all__ = ["MAX_BYTES", "FetchError", "fetch", "scheme_of"]
+__all__ = ["MAX_BYTES", "FetchError", "PrivateAddressError", "fetch", "scheme_of"]
 
 MAX_BYTES = 64 * 2**20
 MAX_REDIRECTS = 5
@@ -39,6 +39,11 @@ Connector = Callable[[tuple[str, int], float], socket.socket]
 
 class FetchError(OSError):
     """A URI that was refused or could not be fetched; the message says why."""
+
+
+class PrivateAddressError(FetchError):
+    """Refused, because the host is at an address that is not public. (A server does not repeat the message to a
+    stranger: it names the address.)"""
 
 
 def scheme_of(uri: str) -> str | None:
@@ -289,7 +294,7 @@ def _checked(url: str, host: str, addresses: Sequence[str], allow_private: bool)
         return addresses
     for address in addresses:
         if not is_public(literal(address) or address):
-            raise FetchError(
+            raise PrivateAddressError(
                 f"{url}: {host} is at {address}, which is not a public address: refused. If you trust where the URL "
                 "comes from, pass allow_private=True."
             )
