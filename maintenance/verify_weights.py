@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnext_hub.models.cache import CheckpointError, own_file, target, verify
-from resnext_hub.models.download import _SourceError, fetch
+from resnext_hub.models.download import fetch
 from resnext_hub.models.manifest import MANIFEST, ROOT, Checkpoint, Manifest, Source, load_manifest, write_digest
+from resnext_hub.models.transport import SourceError
 
 VERIFIED = "verified"
 FIRST_SEEN = "first seen"  # its publisher states no hash: this is what it was at that date
@@ -60,7 +61,7 @@ def check(checkpoint: Checkpoint, source: Source, keep: bool, progress: bool) ->
         return Result(checkpoint.name, place, state, path.stat().st_size, digest, date=date)
     except CheckpointError as error:
         return Result(checkpoint.name, place, WRONG, message=str(error), date=date)
-    except (_SourceError, OSError) as error:
+    except (SourceError, OSError) as error:
         return Result(checkpoint.name, place, NOT_FETCHED, message=str(error), date=date)
     finally:
         if source.url is not None and not keep:

@@ -145,7 +145,7 @@ class Laboratory:
 
     def _note_calls(self, session: pytest.Session) -> None:
         called: set[str] = set()
-        trampoline.record_trampoline_hit = lambda name, caller=None: called.add(name)
+        trampoline.record_trampoline_hit = lambda name, caller=None: called.add(name)  # pyright: ignore[reportPrivateImportUsage]
         trampoline.set_mutant_under_test("stats")
         for item, later in zip(session.items, [*session.items[1:], None], strict=True):
             called.clear()
