@@ -200,32 +200,32 @@ def test_a_bomb_does_not_go_off(name: str, grade: str) -> None:
 
 
 def test_memory_and_time_of_all_bombs() -> None:
-    """In a process of its own, of 3 GiB of addresses and 120 seconds of processor: its peak is that of a photo."""
+    """In a process that may grow by 2 GiB of addresses and has 120 seconds of processor."""
     script = """
 import resource, sys, warnings
-resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30,) * 2)
-resource.setrlimit(resource.RLIMIT_CPU, (120,) * 2)
 warnings.simplefilter("ignore")
 sys.path.insert(0, sys.argv[1])
 from tests import test_hostile_images as tests
-def peak():
-    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) // 1024
-before, most = peak(), 0
+def status(key):  # MiB
+    return int(open("/proc/self/status").read().split(key + ":")[1].split()[0]) // 1024
+resource.setrlimit(resource.RLIMIT_AS, (status("VmSize") * 2**20 + 2**31,) * 2)
+resource.setrlimit(resource.RLIMIT_CPU, (120,) * 2)
+most = 0
 for name, (make, _) in tests.BOMBS.items():
     data = make()
-    start = peak()
+    start = status("VmHWM")
     for grade in tests.GRADES:
         try:
             tests.load_pixels(data, tests.IMAGENET, grade)
         except tests.ImageError as error:
             assert "MemoryError" not in str(error), name
-    most = max(most, peak() - start)
+    most = max(most, status("VmHWM") - start)
 print("GREW", most)
 """
     command = [sys.executable, "-c", script, str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split("GREW")[1]) < 700, done.stdout  # MiB; the plain image of 80 million pixels among them
+    assert int(done.stdout.split("GREW")[1]) < 1000, done.stdout  # MiB; the run-length BMP has 80 million pixels
 
 
 @pytest.mark.parametrize(
