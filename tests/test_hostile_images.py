@@ -432,6 +432,21 @@ def test_any_mutation_of_any_format_is_prepared_alike_or_refused(
     prepare_image(repair(data))
 
 
+# Files that fuzzing has found, and what they showed.
+FOUND = {
+    "a PNG that Pillow loads, halved, when asked for it the second time": (
+        "89504e470d0a1a0a0000000d4948445200000018000000120403000000b3c203ad00000018504c5445b4cd8d35cd1eb48601"
+        "000000000000000ec835466b350e266b3101810000005c49444154789c4d8dc10d8050372084000005a21fc3393e79c5e24e"
+        "9fb144ae426e9060171400008200"
+    ),
+}
+
+
+@pytest.mark.parametrize("data", FOUND.values(), ids=FOUND)
+def test_what_fuzzing_found(data: str) -> None:
+    assert not prepare_image(bytes.fromhex(data))
+
+
 def test_sixteen_bits_are_rounded_to_the_nearest() -> None:
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     expected = np.rint(values / 257).astype(np.uint8)
