@@ -208,7 +208,7 @@ def orientation_of(image: Image.Image) -> int:
     `ImageOps.exif_transpose` writes all of EXIF anew, and refuses photos whose other tags it cannot write.
     """
     if image.format == "PNG":
-        image.load()  # getexif does it, since EXIF may stand behind the pixels; if they are broken, it is to be heard of
+        image.load()  # getexif does it, as EXIF may stand behind the pixels; that they are broken is not to be missed
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
         return int(orientation) if orientation in TURNS else 1
