@@ -60,6 +60,18 @@ with torch.inference_mode():
 batch.shape, probabilities.shape
 
 # %% [markdown]
+# ## Where did it look?
+#
+# Grad-CAM: the parts of the last feature map that speak for a class. `torch.hub.load` has made the whole package importable.
+
+# %%
+from IPython.display import display
+from resnext_hub.evaluation.explain import explain
+
+for name in (predictions[0].label, predictions[2].label):
+    display(explain(VARIANT, photo, name).plot())
+
+# %% [markdown]
 # ## As a backbone
 #
 # The feature maps of the four stages, for detection or segmentation; or a new head for classes of your own.

@@ -1,5 +1,8 @@
 """Whatever holds an image -> an RGB PIL image, or one sentence that says why not."""
 
+# pyright: reportUnknownArgumentType=false
+# An image may be Any, of which isinstance makes an array of unknown elements.
+
 from __future__ import annotations
 
 import io

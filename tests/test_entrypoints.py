@@ -217,7 +217,8 @@ def test_nvidia_weights(name: str, small: Any, publish: Any, home: Path, tmp_pat
     manifest = parsed(publish(small, checkpoint.name, as_nvidia(state, "module layers conv")), tmp_path)
     network = entrypoints.nvidia(name, True, None, None, {}, manifest)
     assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items())
-    assert "states no hash, so this first copy is unverified; held from now on" in caplog.text
+    if checkpoint.sources[0].hash is None:
+        assert "states no hash, so this first copy is unverified; held from now on" in caplog.text
     assert entrypoints.nvidia(name, True, None, None, {"num_classes": 3}, manifest).fc.out_features == 3
 
 
@@ -327,7 +328,9 @@ class Evil:
 def test_no_code_in_a_checkpoint_runs(legacy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"conv1.weight": Evil()}, "evil.pth", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(CheckpointError, match=r"more than weights \([\w.]+\), and nothing in a checkpoint is executed"):
+    with pytest.raises(
+        CheckpointError, match=r"more than weights \([\w.]+ at byte \d+\), and nothing in a checkpoint is executed"
+    ):
         read_state_dict("evil.pth")
     assert not Path("evil").exists()
 

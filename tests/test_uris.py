@@ -16,7 +16,8 @@ import pytest
 import trustme
 from hypothesis import given
 from hypothesis import strategies as st
-from resnext_hub.processing_utils.uris import FetchError, _is_public, fetch, scheme_of
+from resnext_hub.addresses import is_public
+from resnext_hub.processing_utils.uris import FetchError, fetch, scheme_of
 
 
 class Refuser:
@@ -407,7 +408,7 @@ def test_what_is_a_path(uri: str, scheme: str | None) -> None:
 
 @given(st.ip_addresses())
 def test_no_address_is_public_that_python_calls_private(address: object) -> None:
-    if _is_public(str(address)):
+    if is_public(str(address)):
         assert address.is_global  # type: ignore[attr-defined]
 
 
