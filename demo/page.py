@@ -64,7 +64,9 @@ PREVIEW_ROWS = 20
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Apple SD Gothic Neo", "Malgun Gothic", "Noto Sans KR", "sans-serif")
 
 
-UNCHANGED = object()  # what the page has shown of a photo was sent back: from the clipboard Gradio tells of an input twice
+UNCHANGED = (
+    object()
+)  # what the page has shown of a photo was sent back: from the clipboard Gradio tells of an input twice
 
 
 # Gradio writes a .pyi file beside the source of every component class; not here.

