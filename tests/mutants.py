@@ -55,6 +55,7 @@ TESTS = {
         UTILITIES,
         (
             "test_http_exchange.py",
+            "test_image_sources.py",
             "test_images.py",
             "test_predictions.py",
             "test_preprocessing.py",
