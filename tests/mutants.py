@@ -35,7 +35,7 @@ from mutmut.mutation import trampoline
 from mutmut.mutation.file_mutation import mutate_file_contents
 
 ROOT = Path(__file__).resolve().parent.parent
-LAB = ROOT / "build" / "mutants"
+LAB = Path(os.environ.get("LAB", ROOT / "build" / "mutants"))
 PACKAGE = LAB / "resnext_hub"
 FLOOR = 85.0  # percent
 CHILDREN = int(os.environ.get("CHILDREN", "2"))
