@@ -161,7 +161,8 @@ def test_pillows_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_PIXELS == 1024**3 // 4 // 3, "the number that Pillow warns at"
 
 
-def test_whatever_a_decoder_raises_is_an_image_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_a_decoder_raises_is_an_image_error() -> None:
+    data = png(Image.new("L", (2, 2)))
     for error, text in ((SyntaxError("odd"), "SyntaxError: odd"), (OSError("cut"), "cut")):
 
         def load(self: Any, *, error: Exception = error) -> None:
@@ -170,7 +171,7 @@ def test_whatever_a_decoder_raises_is_an_image_error(monkeypatch: pytest.MonkeyP
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Image.Image, "load", load)
             patch.setattr("PIL.ImageFile.ImageFile.load", load)
-            assert refusal(png(Image.new("L", (2, 2)))) == f"The image is broken or cut short: {text}."
+            assert refusal(data) == f"The image is broken or cut short: {text}."
 
 
 # Many images at once.
