@@ -394,8 +394,8 @@ def test_cmyk_of_adobe_is_inverted_and_ycck_is_converted() -> None:
     for kind in (data, ycck):
         reference = load_pixels(kind, IMAGENET).astype(int)
         for grade in ("close", "fast"):
-            assert np.array_equal(load_pixels(kind, IMAGENET, grade), reference)
-    assert not np.array_equal(open_image(ycck), open_image(data))
+            assert np.abs(load_pixels(kind, IMAGENET, grade) - reference).max() <= 1
+    assert not np.array_equal(np.asarray(open_image(ycck)), np.asarray(open_image(data)))
 
 
 @pytest.mark.parametrize(("name", "sof", "arithmetic"), [("RGB.jpg", 0xC0, 0xC9), ("RGB.progressive.jpg", 0xC2, 0xCA)])

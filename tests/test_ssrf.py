@@ -73,7 +73,7 @@ LEADING_INSIDE = [
     "http://127｡0｡0｡1/", "http://𝟏𝟐𝟕.𝟎.𝟎.𝟏/", "http://２１３０７０６４３３/", "http://1\u200b27.0.0.1/", "http://127.0.0.1\u00ad/",
     "http://ⓛⓞⓒⓐⓛⓗⓞⓢⓣ/", "http://loca\u00adlhost/", "http://127.0.\n0.1/", "http://\t127.0.0.1/",
     # where the host ends
-    "http://127.0.0.1#@photos.example.org/", "http://127.0.0.1?@photos.example.org/"
+    "http://127.0.0.1#@photos.example.org/", "http://127.0.0.1?@photos.example.org/",
     *(f"http://{name}/" for name in INSIDE), "http://localhost./", "http://LOCALHOST/",
     "http://METADATA.google.internal./computeMetadata/v1/",
 ]  # fmt: skip
