@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, TypeGuard, cast
 import torch
 from torch import Tensor, nn
 
-from .cache import CheckpointError, lock, mapped_copy
+from .cache import CheckpointError, UnwritableError, lock, mapped_copy
 from .pickles import LIMIT, ForeignError, PickleError, Storage, Stored, unpickle
 
 __all__ = ["examine", "is_faithful", "load_into", "mapped_state_dict", "normalise_keys", "read_state_dict"]
@@ -271,9 +271,13 @@ def mapped_state_dict(path: Path, digest: str) -> dict[str, Tensor]:
         except CheckpointError as error:
             log.warning("%s is made anew: %s", copy.name, error)
             copy.unlink(missing_ok=True)
-    with lock(path):
-        if not copy.exists() and not _convert(path, copy):
-            return read_state_dict(path)
+    try:
+        with lock(path):
+            if not copy.exists() and not _convert(path, copy):
+                return read_state_dict(path)
+    except UnwritableError as error:  # an image with the weights in it, say, mounted read-only
+        log.warning("%s could not be converted and is read the slow way: %s", path.name, error)
+        return read_state_dict(path)
     return read_state_dict(copy, mmap=True)
 
 

@@ -78,18 +78,19 @@ def outcomes() -> Iterator[Callable[[list[Path]], list[dict[str, Any]]]]:
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdin
-        assert process.stdout
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin
+        assert stdout
 
         def ask(folders: list[Path]) -> list[dict[str, Any]]:
             found = []
             for folder in folders:
-                print(folder, file=process.stdin, flush=True)
-                found.append(json.loads(process.stdout.readline()))
+                print(folder, file=stdin, flush=True)
+                found.append(json.loads(stdout.readline()))
             return found
 
         yield ask
-        process.stdin.close()
+        stdin.close()
 
 
 def wrapped(cases: dict[str, bytes]) -> dict[str, bytes]:
@@ -667,7 +668,7 @@ SPECIAL = {
     "without memory": lambda t: t.to("meta"),
     "nested": lambda t: torch.nested.nested_tensor([t, t]),
     "conjugate": lambda t: torch.conj(t + 0j),
-    "negated when it is read": lambda t: torch._neg_view(t),
+    "negated when it is read": lambda t: torch._neg_view(t),  # pyright: ignore[reportPrivateImportUsage]
     "float8": lambda t: t.to(torch.float8_e4m3fn),
 }
 
