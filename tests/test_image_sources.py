@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from resnext_hub.models.manifest import default_manifest
 from resnext_hub.processing_utils import (
     FetchError,
@@ -169,8 +170,7 @@ def test_whatever_a_decoder_raises_is_an_image_error() -> None:
             raise error
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Image.Image, "load", load)
-            patch.setattr("PIL.ImageFile.ImageFile.load", load)
+            patch.setattr(PngImageFile, "load", load)
             assert refusal(data) == f"The image is broken or cut short: {text}."
 
 

@@ -110,6 +110,8 @@ def test_near_names_are_suggested_in_any_case() -> None:
     message = str(error.value)
     assert message.startswith("There is no variant 'RESNET18_SSLL'. Did you mean resnet18_ssl or ")
     assert message.count(" or ") == 2, "three at most"
+    with pytest.raises(UnknownVariantError, match=r"Did you mean resnext_tiny\?"):
+        MANIFEST.resolve("tiny")
     with pytest.raises(UnknownVariantError) as error:
         MANIFEST.resolve("0000")
     message = str(error.value)
