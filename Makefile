@@ -90,11 +90,11 @@ notebooks-write: setup
 # Gradio wants an older Pillow than the checks: its environment lies over the first and holds only what differs.
 demo-page: .venv-demo/.done
 
-.venv-demo/.done: .venv/.done demo/constraints.txt
+.venv-demo/.done: .venv/.done locks/demo.txt
 	$(PYTHON) -m venv .venv-demo
 	printf 'import site; site.addsitedir("%s")\n' "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')" \
 	  > "$$(.venv-demo/bin/python -c 'import site; print(site.getsitepackages()[0])')/first_environment.pth"
-	.venv-demo/bin/pip install --quiet --disable-pip-version-check --constraint demo/constraints.txt gradio playwright
+	.venv-demo/bin/$(LOCKED) locks/demo.txt
 	touch $@
 
 # The web page in a headless Chromium (apt-get install chromium); its screenshots are in build/screenshots.
@@ -109,6 +109,7 @@ LOCK = .venv-tools/bin/uv pip compile --quiet --universal --python-version 3.11.
 lock: tools
 	$(LOCK) pyproject.toml --extra dev --output-file locks/dev.txt
 	$(LOCK) pyproject.toml --extra dev --output-file locks/oldest.txt --resolution lowest-direct
+	$(LOCK) locks/demo.in --output-file locks/demo.txt
 	$(LOCK) locks/triton.in --output-file locks/triton.txt
 	$(LOCK) locks/tools.in --output-file locks/tools.txt
 
@@ -116,7 +117,7 @@ lock: tools
 # One that does not concern this project is named in AUDIT_IGNORED (--ignore-vuln ID), with the reason beside it here.
 AUDIT_IGNORED :=
 audit: tools
-	for lock in dev triton tools; do \
+	for lock in dev demo triton tools; do \
 	  .venv-tools/bin/pip-audit --strict --disable-pip --require-hashes --requirement locks/$$lock.txt $(AUDIT_IGNORED) || exit; \
 	done
 
