@@ -19,7 +19,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,7 +108,7 @@ def find(checkpoint: Checkpoint) -> tuple[Path, Source] | None:
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
+def lock(path: Path) -> Generator[None]:
     """Let one process at a time fetch or convert a file; eight ranks fetch it once.
 
     Raises:

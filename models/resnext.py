@@ -11,9 +11,12 @@ Parameter names, shapes and the order of operations are torchvision's: the same 
 logits on a CPU. This module imports nothing but torch.
 """
 
+# pyright: reportPrivateUsage=false, reportUnknownVariableType=false
+# torch's normalisations have no public base class, and its checkpoint() is annotated in part.
+
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -154,7 +157,7 @@ class Bottleneck(nn.Module):
 
 
 @contextmanager
-def _frozen_statistics(module: nn.Module) -> Iterator[None]:
+def _frozen_statistics(module: nn.Module) -> Generator[None]:
     """Keep BatchNorm from counting a batch a second time while checkpointing recomputes it."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.training]
     momenta = [norm.momentum for norm in norms]
@@ -242,7 +245,7 @@ class ResNeXt(nn.Module):
         super().__init__()
         if len(layers) != 4:
             raise ValueError(f"layers must have 4 numbers, one a stage; got {tuple(layers)}.")
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int):
+        if type(num_classes) is not int:  # bool is an int too
             raise TypeError(f"num_classes must be a whole number; got {num_classes!r}.")
         if num_classes < 0:
             raise ValueError(f"num_classes must be 0 (no head) or more; got {num_classes}.")

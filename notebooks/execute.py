@@ -27,7 +27,7 @@ import nbformat
 import torch
 from PIL import Image
 from resnext_hub.models.entrypoints import build
-from resnext_hub.models.manifest import default_manifest
+from resnext_hub.models.manifest import default_manifest, write_digest
 from resnext_hub.models.resnext import BasicBlock, Bottleneck
 from resnext_hub.tests.conftest import exported_files
 
@@ -71,9 +71,10 @@ def write_random_weights(entry: dict[str, Any], name: str, folder: Path) -> None
     filename = source["url"].rsplit("/", 1)[1]
     if source["hash"] is not None:
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:8]
-        filename = filename.replace(source["hash"]["value"], digest)
-        source["hash"]["value"] = digest
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        expected = source["hash"]["value"]
+        filename = filename.replace(expected[:8], digest[:8])
+        source["hash"]["value"] = digest[: len(expected)]
     source |= {"url": f"http://127.0.0.1:9/{filename}", "bytes": path.stat().st_size}
     entry |= {"sources": [source], "made_by": "random weights"}
     path.rename(folder / filename)
@@ -92,6 +93,7 @@ def prepare(folder: Path, scripts: list[Path]) -> list[Path]:
         if name.split(".")[0] in text:
             write_random_weights(manifest["checkpoints"][name], name, checkpoints)
     (clone / "weights_manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    write_digest(clone)
     (clone / "notebooks").mkdir()
     copies = [clone / "notebooks" / f"{script.stem}.ipynb" for script in scripts]
     for script, copy in zip(scripts, copies, strict=True):

@@ -1,5 +1,8 @@
 """Images from anywhere -> a batch for a network."""
 
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false
+# An image may be Any, of which isinstance makes an unknown PathLike; torch.from_numpy's argument has no type.
+
 from __future__ import annotations
 
 import os
@@ -38,7 +41,7 @@ def prepare_pixels(
 
     with ThreadPoolExecutor(max_workers=max(1, min(WORKERS, len(images)))) as pool:
         futures = [pool.submit(one, image) for image in images]
-        arrays = []
+        arrays: list[np.ndarray] = []
         for i, (image, future) in enumerate(zip(images, futures, strict=True)):
             try:
                 arrays.append(future.result())

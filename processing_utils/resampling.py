@@ -140,7 +140,8 @@ def _axis(length: int, scaled: int, first: int, count: int, interpolation: str, 
             apart[:, :, channel, :, channel] = matrices.transpose(0, 2, 1)
         matrices = apart.reshape(len(origins), reach * channels, block * channels)
     start, stop = int(origins.min()), int(origins.max()) + reach
-    parts, done = [], 0
+    parts: list[_Run] = []
+    done = 0
     for at, blocks in runs:
         parts.append(_Run(matrices[done : done + blocks], done, (at - start) * channels, step * channels))
         done += blocks
@@ -196,7 +197,7 @@ def _on_means(starts: np.ndarray, weights: np.ndarray, factor: int, cells: int) 
     back, as the parabola that has the means of the cell and of its two neighbours, and the filter is applied to that;
     all of it is linear, so it is again a matter of weights. Exact where the image is a parabola at this size.
     """
-    taps = weights.shape[1]
+    taps: int = weights.shape[1]
     inputs = starts[:, None] + np.arange(taps)
     inside = (inputs % factor + 0.5) / factor - 0.5  # the place within a cell, -0.5..0.5
     bend = inside**2 - (1 - factor**-2) / 12  # of mean zero over the cell

@@ -12,6 +12,7 @@ import base64
 import binascii
 import contextlib
 import http.client
+import os
 import re
 import socket
 import threading
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from ..addresses import is_public, literal
 
-__all__ = ["MAX_BYTES", "FetchError", "fetch", "scheme_of"]
+__all__ = ["MAX_BYTES", "FetchError", "PrivateAddressError", "fetch", "scheme_of"]
 
 MAX_BYTES = 64 * 2**20
 MAX_REDIRECTS = 5
@@ -38,6 +39,11 @@ Connector = Callable[[tuple[str, int], float], socket.socket]
 
 class FetchError(OSError):
     """A URI that was refused or could not be fetched; the message says why."""
+
+
+class PrivateAddressError(FetchError):
+    """Refused, because the host is at an address that is not public. (A server does not repeat the message to a
+    stranger: it names the address.)"""
 
 
 def scheme_of(uri: str) -> str | None:
@@ -110,7 +116,8 @@ def _decode_data_uri(uri: str, max_bytes: int) -> bytes:
         raise FetchError("A data: URI has a comma between its type and its content; this one has none.")
     if len(body) > 3 * max_bytes:  # percent-encoding, its longest form
         raise FetchError(f"The data: URI holds more than {max_bytes:,} bytes.")
-    content = urllib.parse.unquote_to_bytes(body)
+    # Piece by piece: unquote_to_bytes makes an object of 35 bytes or more of every escape, all at the same time.
+    content = b"".join(urllib.parse.unquote_to_bytes(piece) for piece in re.findall(r"(?s)(?:%..|.){1,65536}", body))
     if header.lower().endswith(";base64"):
         try:
             content = base64.b64decode(re.sub(rb"\s", b"", content), validate=True)
@@ -132,7 +139,7 @@ def read_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     """The content of a regular file of at most ``max_bytes``.
 
     Raises:
-        FileNotFoundError, FetchError: it is not there; it is a folder or a device; it is too big.
+        FileNotFoundError, FetchError: it is not there; it is a folder or a device; it is too big; it cannot be read.
     """
     try:
         there = path.exists()
@@ -142,9 +149,15 @@ def read_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
         raise FileNotFoundError(f"There is no file {path}.")
     if not path.is_file():
         raise FetchError(f"{path} is not a file.")
-    if (size := path.stat().st_size) > max_bytes:
+    try:
+        with path.open("rb") as file:  # not the whole of it: some that say 0 bytes never end (Linux's /proc)
+            data = file.read(max_bytes + 1)
+            size = max(len(data), os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise FetchError(f"{path} cannot be read: {error.strerror}.") from error
+    if size > max_bytes:
         raise FetchError(f"{path} has {size:,} bytes, more than {max_bytes:,}.")
-    return path.read_bytes()
+    return data
 
 
 class _Watchdog:
@@ -243,6 +256,10 @@ def _split(url: str) -> _Url:
     scheme = scheme_of(url) or ""
     parts = urllib.parse.urlsplit(url)
     host, port = parts.hostname or "", parts.port or PORTS[scheme]
+    if not host:  # of http:10.0.0.1 the path would be read as the host, by a proxy
+        raise FetchError(f"{url[:200]!r} is not a well-formed URL: it names no host.")
+    if ":" in host and not re.fullmatch(r"[0-9a-f:.]+(%[\w.~-]+)?", host, re.ASCII | re.IGNORECASE):
+        raise FetchError(f"{url[:200]!r} is not a well-formed URL.")
     if ":" not in host:
         host = host.encode("idna").decode("ascii")
     if parts.username is not None:
@@ -277,7 +294,7 @@ def _checked(url: str, host: str, addresses: Sequence[str], allow_private: bool)
         return addresses
     for address in addresses:
         if not is_public(literal(address) or address):
-            raise FetchError(
+            raise PrivateAddressError(
                 f"{url}: {host} is at {address}, which is not a public address: refused. If you trust where the URL "
                 "comes from, pass allow_private=True."
             )
@@ -292,7 +309,7 @@ def _proxy_of(url: _Url) -> tuple[str, int, dict[str, str]] | None:
     parts = urllib.parse.urlsplit(address if "://" in address else f"http://{address}")
     if not parts.hostname:
         raise FetchError(f"The {url.scheme}_proxy {address!r} names no host.")
-    headers = {}
+    headers: dict[str, str] = {}
     if parts.username is not None:
         pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
         headers["Proxy-Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
@@ -324,7 +341,7 @@ def _pin(
     """Make the connection go to the addresses that were checked; TLS still verifies the host's name."""
 
     def create(*_: object) -> socket.socket:
-        errors = []
+        errors: list[str] = []
         for address in addresses:
             seconds = deadline - time.monotonic()
             if seconds <= 0:

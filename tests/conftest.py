@@ -77,7 +77,9 @@ def built_engines() -> Path:
 def run_python(tmp_path: Path, built_engines: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a script in a fresh process, in an empty folder, with a TORCH_HOME of its own; fail with its output."""
 
-    def run(script: str, *, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        script: str, *, check: bool = True, timeout: float = 300, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         home = tmp_path / "torch_home"
         here = tmp_path / "cwd"
         here.mkdir(exist_ok=True)
@@ -89,7 +91,7 @@ def run_python(tmp_path: Path, built_engines: Path) -> Callable[..., subprocess.
         path.write_text(script)
         env = os.environ | {"TORCH_HOME": str(home), "PYTHONPATH": "", "OMP_NUM_THREADS": "1"} | environment
         done = subprocess.run(
-            [sys.executable, str(path)], cwd=here, env=env, capture_output=True, text=True, timeout=300, check=False
+            [sys.executable, str(path)], cwd=here, env=env, capture_output=True, text=True, timeout=timeout, check=False
         )
         if check and done.returncode:
             pytest.fail(f"exit {done.returncode}\n{done.stdout}\n{done.stderr}")
@@ -128,6 +130,9 @@ def copy_repository(tmp_path: Path) -> Callable[..., Path]:
             shutil.copy2(ROOT / file, target / file)
         if manifest is not None:
             (target / "weights_manifest.json").write_text(json.dumps(manifest))
+            from resnext_hub.models.manifest import write_digest
+
+            write_digest(target)
         return target
 
     return copy
@@ -199,7 +204,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 def publish(served: Served) -> Callable[..., dict[str, Any]]:
     """Serve a state_dict as a checkpoint's published file; return a manifest copy that says where and its hash.
 
-    The hash stays as short as the real manifest's is (a prefix), and there is none where it has none.
+    The hash stays as short as the real manifest's is (a prefix, or whole), and there is none where it has none.
     """
     folder, url = served.folder, served.url
 
@@ -211,8 +216,9 @@ def publish(served: Served) -> Callable[..., dict[str, Any]]:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         filename = source["url"].rsplit("/", 1)[1]
         if source["hash"] is not None:
-            filename = filename.replace(source["hash"]["value"], digest[:8])
-            source["hash"]["value"] = digest[:8]
+            expected = source["hash"]["value"]
+            filename = filename.replace(expected[:8], digest[:8])
+            source["hash"]["value"] = digest[: len(expected)]
         path.rename(folder / filename)
         source |= {"url": f"{url}/{filename}", "bytes": (folder / filename).stat().st_size}
         return manifest

@@ -102,3 +102,80 @@ def test_the_picture_shows_the_bars(photo: Path, tmp_path: Path) -> None:
     assert [round(p.get_width()) for p in bars.patches] == [70, 10]  # type: ignore[attr-defined]
     figure.savefig(tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("row", "taken"),
+    [
+        ([0.5, 0.5], True),
+        ([0.51, 0.505], True),  # what bfloat16 makes of a thousand numbers
+        ([0.5, 0.481], True),
+        ([0.5, 0.53], False),
+        ([0.5, 0.47], False),
+        ([1.005, 0.0], True),
+        ([1.015, 0.0], False),
+        ([0.0, 1.0], True),
+        ([-0.01, 1.0], False),
+    ],
+)
+def test_probabilities_are_known_by_their_range_and_sum(row: list[float], taken: bool) -> None:
+    scores = [[0.5, 0.5], row]  # every row counts
+    if taken:
+        assert len(top_predictions(scores, 1, labels=["a", "b"])) == 2
+    else:
+        with pytest.raises(ValueError, match="These are not probabilities"):
+            top_predictions(scores, 1, labels=["a", "b"])
+
+
+def test_softmax_is_over_the_classes_of_each_sample() -> None:
+    logits = np.asarray([[0.0, 1.0, 3.0], [1000.0, 999.0, 0.0]])
+    (first, second) = top_predictions(logits, 3, from_logits=True, labels=list("abc"))
+    assert [p.label for p in first] == ["c", "b", "a"]
+    assert [p.probability for p in first] == pytest.approx([0.843795, 0.114195, 0.042010], abs=1e-6)
+    assert [p.probability for p in second] == pytest.approx([0.731059, 0.268941, 0], abs=1e-6)
+
+
+def test_scores_come_as_tensors_that_need_a_gradient_and_as_lists() -> None:
+    rows = [[0.25, 0.75]]
+    for scores in (rows, torch.tensor(rows, requires_grad=True), np.asarray(rows), torch.tensor(rows).half()):
+        assert top_predictions(scores, 1, labels=["a", "b"]) == [[Prediction(1, None, "b", 0.75)]]
+
+
+def test_labels_keep_their_synsets() -> None:
+    labels = read_labels("tiny-imagenet-200")[:2]
+    (best,) = top_predictions([[0.25, 0.75]], 1, labels=labels)[0]
+    assert best == Prediction(1, labels[1].synset, labels[1].name, 0.75)
+    assert pick_n_best([[0.25, 0.75]], 2, labels=["a", "b"]) == [[("b", "75.0%"), ("a", "25.0%")]]
+    with pytest.raises(ValueError, match=r"2 scores a sample but 1 labels: pass labels= of that length"):
+        pick_n_best([[0.25, 0.75]], labels=["a"])
+
+
+def test_five_are_given_unless_told_otherwise() -> None:
+    assert len(top_predictions(softmax(1, 1000))[0]) == 5
+    assert len(pick_n_best(softmax(1, 1000))[0]) == 5
+    assert len(top_predictions([[1.0]], 1, labels=["only"])[0]) == 1
+
+
+def test_the_picture_can_be_read() -> None:
+    predictions = [Prediction(i, None, f"class {i}, or so", p) for i, p in enumerate((0.7, 0.2, 0.05))]
+    image = np.zeros((40, 60, 3), np.uint8)
+    left, right = plot_predictions(image, predictions, "from resnext_tiny").axes
+    assert not left.axison
+    assert right.get_title(loc="left") == "from resnext_tiny"
+    assert [t.get_text().strip() for t in right.texts] == ["70.0%", "20.0%", "5.0%"]
+    assert [t.get_position()[1] for t in right.texts] == [0, 1, 2], "each beside its bar"
+    assert [t.get_position()[0] for t in right.texts] == pytest.approx([70, 20, 5])
+    low, high = right.get_ylim()
+    assert low > high, "the best is on top"
+    assert right.get_xlim()[0] == 0
+    assert 100 < right.get_xlim()[1] < 130, "the whole bar is certainty, and its number has room"
+    assert not right.xaxis.get_visible()
+    assert not any(spine.get_visible() for spine in right.spines.values())
+    best, *others = [bar.get_facecolor() for bar in right.patches]  # type: ignore[attr-defined]
+    assert all(color != best for color in others)
+    assert len(set(others)) == 1
+    assert plot_predictions(image, predictions).axes[1].get_title(loc="left") == ""
+    many = [Prediction(i, None, "x", 0.01) for i in range(30)]
+    assert plot_predictions(image, many).get_figheight() > plot_predictions(image, predictions).get_figheight()
+    with pytest.raises(ValueError, match="more than 10"):
+        plot_predictions(image.tobytes(), predictions, max_bytes=10)

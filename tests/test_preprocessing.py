@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 from resnext_hub.models.manifest import Preprocessing, default_manifest
 from resnext_hub.processing_utils import ImageError, jpeg, open_image, preprocess
 from resnext_hub.processing_utils import preprocessing as module
@@ -276,3 +276,114 @@ def test_a_wrong_grade_or_mode_is_refused() -> None:
         load_pixels(b"", IMAGENET, "exact")
     with pytest.raises(ValueError, match="is RGB, not L"):
         crop_pixels(Image.new("L", (300, 300)), IMAGENET)
+
+
+def test_views_are_torchvisions() -> None:
+    image, crop = picture(500, 375), IMAGENET.crop_size
+    resized = transforms.Resize(IMAGENET.resize_size)(image)
+    ten = np.stack([np.asarray(view) for view in transforms.TenCrop(crop)(resized)])
+    assert np.array_equal(module.view_pixels(image, IMAGENET, "ten-crop"), ten)
+    centre = documented(image, IMAGENET)
+    assert np.array_equal(module.view_pixels(image, IMAGENET, "centre"), centre[None])
+    assert np.array_equal(module.view_pixels(image, IMAGENET, "flip"), [centre, centre[:, ::-1]])
+
+
+def test_views_that_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"There are no views 'all'; there are centre, flip, ten-crop\."):
+        module.view_pixels(picture(300, 300), IMAGENET, "all")
+    small = replace(IMAGENET, resize_size=100, crop_size=128)
+    with pytest.raises(ImageError, match=r"Resized to 100 x 133 it has no corners of 128 pixels\."):
+        module.view_pixels(picture(300, 400), small, "ten-crop")
+    with pytest.raises(ImageError, match=r"Resized to 133 x 100 it has no corners"):
+        module.view_pixels(picture(400, 300), small, "ten-crop")
+    exact = replace(IMAGENET, resize_size=128, crop_size=128)
+    assert module.view_pixels(picture(128, 128), exact, "ten-crop").shape == (10, 128, 128, 3)
+
+
+def test_what_is_already_of_the_size_is_not_resized() -> None:
+    preset = replace(IMAGENET, resize_size=40, crop_size=30)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    for grade in GRADES:
+        assert np.array_equal(crop_pixels(image, preset, grade), np.asarray(image)[5:35, 10:40])
+        assert np.array_equal(load_pixels(encoded(image, "PNG"), preset, grade), np.asarray(image)[5:35, 10:40])
+
+
+@pytest.mark.parametrize("size", [(50, 50), (51, 50), (50, 51), (99, 40), (40, 99), (41, 77)])
+@pytest.mark.parametrize("crop", [30, 31, 40, 47])
+def test_where_the_crop_lies(size: tuple[int, int], crop: int) -> None:
+    preset = replace(IMAGENET, resize_size=40, crop_size=crop)
+    image = picture(*size)
+    assert np.array_equal(crop_pixels(image, preset), documented(image, preset))
+
+
+def test_how_long_and_thin_an_image_may_be() -> None:
+    longest = module.MAX_PIXELS // IMAGENET.resize_size**2
+    assert module._window((1, longest), IMAGENET).scaled == (256, 256 * longest)
+    for size in ((1, longest + 1), (longest + 1, 1)):
+        with pytest.raises(
+            ImageError, match=rf"{size[0]} x {size[1]} pixels is too long and thin to be resized to 256"
+        ):
+            module._window(size, IMAGENET)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_upright_is_pillows(orientation: int) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8))
+    image.getexif()[0x0112] = orientation
+    assert np.array_equal(module._upright(np.asarray(image), orientation), ImageOps.exif_transpose(image))
+
+
+def factor(width: int, height: int, scaled: tuple[int, int], upright: bool = True) -> int:
+    return module._factor(Window((width, height), scaled, 0, 0, 8), upright)
+
+
+def test_by_how_much_the_decoder_may_shrink() -> None:
+    assert factor(1200, 1200, (100, 100)) == 4
+    assert factor(1199, 1199, (100, 100)) == 2
+    assert factor(600, 600, (100, 100)) == 2
+    assert factor(599, 599, (100, 100)) == 1
+    assert factor(600, 1200, (100, 100)) == 2, "the axis with fewer pixels counts"
+    assert factor(2048, 4096, (205, 410)) == 2
+    assert factor(2048, 4096, (204, 408)) == 4, "a large photo may have fewer pixels left"
+    assert factor(2047, 4096, (204, 408)) == 2
+    assert factor(1201, 1200, (100, 100), upright=False) == 1
+    assert factor(1202, 1200, (100, 100), upright=False) == 2
+    assert factor(1204, 1200, (100, 100), upright=False) == 4
+    assert factor(15, 15, (1, 1)) == 2, "a side of the decoder's squares of squares, at least"
+    assert factor(16, 16, (1, 1)) == 4
+    assert factor(3, 9, (1, 1)) == 1
+
+
+@pytest.mark.parametrize(("subsampling", "shrinks"), [(0, True), (1, False), (2, True)])
+def test_whose_colours_may_be_shrunk(subsampling: int, shrinks: bool) -> None:
+    with Image.open(io.BytesIO(encoded(picture(64, 64), subsampling=subsampling))) as image:
+        assert jpeg.can_shrink(image) == shrinks
+    with Image.open(io.BytesIO(encoded(picture(64, 64).convert("L")))) as image:
+        assert jpeg.can_shrink(image)
+    with Image.open(io.BytesIO(encoded(picture(64, 64).convert("CMYK")))) as image:
+        assert not jpeg.can_shrink(image)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
+@pytest.mark.parametrize("size", [(64, 48), (61, 50), (16, 17)])
+def test_decoded_jpegs(size: tuple[int, int], factor: int, decoder: str) -> None:
+    data = encoded(picture(*size), subsampling=0)
+    width, height = size
+    with Image.open(io.BytesIO(data)) as image:
+        pixels = jpeg.decode_jpeg(data, image, factor)
+    assert pixels is not None
+    assert (pixels.dtype, pixels.shape) == (np.uint8, (-(-height // factor), -(-width // factor), 3))
+    whole = np.asarray(Image.open(io.BytesIO(data)).reduce(factor)).astype(int)
+    assert np.abs(pixels - whole).mean() < 3
+
+
+def test_what_is_not_decoded_here(decoder: str) -> None:
+    for image, kind in ((picture(16, 16), "PNG"), (picture(16, 16).convert("CMYK"), "JPEG")):
+        data = encoded(image, kind)
+        with Image.open(io.BytesIO(data)) as opened:
+            assert jpeg.decode_jpeg(data, opened) is None
+    data = encoded(picture(16, 16).convert("L"))
+    with Image.open(io.BytesIO(data)) as opened:
+        pixels = jpeg.decode_jpeg(data, opened)
+    assert pixels is not None
+    assert pixels.shape == (16, 16, 3)
