@@ -44,7 +44,9 @@ def is_public(address: str) -> bool:
     """Whether an IPv4 or IPv6 address may be anybody's on the internet; addresses inside addresses are looked at."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo and ip.teredo[1])
+        if ip.sixtofour or ip.teredo:  # deprecated tunnels (RFC 7526); Python 3.13 calls them private
+            return False
+        inner = ip.ipv4_mapped
         if inner is None and ip in ipaddress.ip_network("64:ff9b::/96"):  # NAT64, RFC 6052
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is None and int(ip) < 2**32:  # IPv4-compatible, RFC 4291: deprecated and never public

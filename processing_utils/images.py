@@ -210,6 +210,8 @@ def orientation_of(image: Image.Image) -> int:
 
     `ImageOps.exif_transpose` writes all of EXIF anew, and refuses photos whose other tags it cannot write.
     """
+    if image.format == "PNG":
+        image.load()  # getexif does it, as EXIF may stand behind the pixels; that they are broken is not to be missed
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
         return int(orientation) if orientation in TURNS else 1

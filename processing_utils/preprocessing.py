@@ -148,7 +148,9 @@ def _window(size: tuple[int, int], preset: Preprocessing) -> Window:
     scaled = (target, int(target * height / short)) if width <= height else (int(target * width / short), target)
     if scaled[0] * scaled[1] > MAX_PIXELS:
         raise ImageError(f"An image of {width} x {height} pixels is too long and thin to be resized to {target}.")
-    return Window(size, scaled, round((scaled[0] - crop) / 2), round((scaled[1] - crop) / 2), crop)
+    # torchvision rounds what it cuts off to the nearest number, and what it pads on the left down.
+    left, top = (round((side - crop) / 2) if side >= crop else -((crop - side) // 2) for side in scaled)
+    return Window(size, scaled, left, top, crop)
 
 
 def _is_resized_here(window: Window, preset: Preprocessing) -> bool:

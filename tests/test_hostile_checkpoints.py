@@ -767,4 +767,4 @@ def test_broken_at_random_for_ten_minutes(tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(2**32)
     counts = fuzzed(tmp_path, 10**9, 600, seed)
     print(f"seed {seed}: {counts}")
-    assert all(count > 100 for count in counts.values()), counts
+    assert all(count > (100 if case.endswith("refused") else 0) for case, count in counts.items()), counts

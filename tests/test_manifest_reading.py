@@ -36,7 +36,7 @@ def written(folder: Path, manifest: dict[str, Any], *names: str) -> Path:
 
 @pytest.mark.parametrize("name", MANIFEST.checkpoints)
 def test_every_fact_of_the_file_is_there(name: str, manifest_json: dict[str, Any]) -> None:
-    data, checkpoint = manifest_json["checkpoints"][name], MANIFEST.checkpoints[name]
+    data, checkpoint = manifest_json["checkpoints"][name], default_manifest().checkpoints[name]
     assert (checkpoint.name, checkpoint.variant, checkpoint.home) == (name, name, None)
     for key in ("entrypoint", "tag", "num_classes", "params", "gmacs", "license_source", "made_by"):
         assert getattr(checkpoint, key) == data[key]
@@ -110,6 +110,8 @@ def test_near_names_are_suggested_in_any_case() -> None:
     message = str(error.value)
     assert message.startswith("There is no variant 'RESNET18_SSLL'. Did you mean resnet18_ssl or ")
     assert message.count(" or ") == 2, "three at most"
+    with pytest.raises(UnknownVariantError, match=r"Did you mean resnext_tiny\?"):
+        MANIFEST.resolve("tiny")
     with pytest.raises(UnknownVariantError) as error:
         MANIFEST.resolve("0000")
     message = str(error.value)
@@ -160,8 +162,10 @@ def test_paths_start_at_the_folder_that_is_named(tmp_path: Path, manifest_json: 
     assert source.path == tmp_path / "elsewhere" / manifest_json["checkpoints"]["resnext_tiny"]["sources"][0]["path"]
     for name, labels in manifest.label_sets.items():
         assert labels.file == tmp_path / "elsewhere" / manifest_json["label_sets"][name]["file"]
+        assert labels.classes == manifest_json["label_sets"][name]["classes"]
     assert manifest.architectures == MANIFEST.architectures
     assert manifest.aliases == MANIFEST.aliases
+    assert list(manifest.checkpoints) == ["resnext_tiny"]
 
 
 def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, manifest_json: dict[str, Any]) -> None:

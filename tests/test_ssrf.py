@@ -59,7 +59,7 @@ LEADING_INSIDE = [
     "http://203.0.113.1/", "http://224.0.0.1/", "http://240.0.0.1/", "http://255.255.255.255/",
     # IPv6: unspecified, loopback, link-local, site-local, unique local, multicast, documentation, discard, SRv6
     "http://[::]/", "http://[::1]/", "http://[0:0:0:0:0:0:0:1]/", "http://[0000:0000:0000:0000:0000:0000:0000:0001]/",
-    "https://[::1]:8443/", "http://[fe80::1]/", "http://[fe80::a9fe:a9fe]/", "http://[fe80::1%lo]/", "http://[fec0::1]/",
+    "https://[::1]:8443/", "http://[fe80::1]/", "http://[fe80::a9fe:a9fe]/", "http://[fe80::1%1]/", "http://[fec0::1]/",
     "http://[fc00::1]/", "http://[ff02::1]/", "http://[2001:db8::1]/", "http://[100::1]/", "http://[3fff::1]/",
     "http://[5f00::1]/",
     # IPv4 inside IPv6: mapped, compatible, translated (SIIT), NAT64, 6to4, Teredo
@@ -73,7 +73,7 @@ LEADING_INSIDE = [
     "http://127｡0｡0｡1/", "http://𝟏𝟐𝟕.𝟎.𝟎.𝟏/", "http://２１３０７０６４３３/", "http://1\u200b27.0.0.1/", "http://127.0.0.1\u00ad/",
     "http://ⓛⓞⓒⓐⓛⓗⓞⓢⓣ/", "http://loca\u00adlhost/", "http://127.0.\n0.1/", "http://\t127.0.0.1/",
     # where the host ends
-    "http://127.0.0.1#@photos.example.org/", "http://127.0.0.1?@photos.example.org/", "http://[::1].example.org/",
+    "http://127.0.0.1#@photos.example.org/", "http://127.0.0.1?@photos.example.org/",
     *(f"http://{name}/" for name in INSIDE), "http://localhost./", "http://LOCALHOST/",
     "http://METADATA.google.internal./computeMetadata/v1/",
 ]  # fmt: skip
@@ -261,6 +261,7 @@ urls = st.builds(
 @settings(max_examples=200, deadline=None)
 @given(urls, st.lists(st.ip_addresses().map(str), max_size=3), st.lists(urls, max_size=2))
 @example("http://photos.example.org/", [PUBLIC], ["http:10.0.0.1/"])
+@example("http://[::1].example.org/", [PUBLIC], [])  # Python's versions differ in what the host is
 def test_any_url_is_refused_or_goes_to_a_public_address(
     url: str, addresses: Sequence[str], hops: Sequence[str]
 ) -> None:

@@ -412,6 +412,12 @@ def test_no_address_is_public_that_python_calls_private(address: object) -> None
         assert address.is_global  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("address", ["2002:808:808::1", "2001:0:808:808::1"])
+def test_tunnels_lead_nowhere(address: str) -> None:
+    """6to4 and Teredo, whatever is inside: Pythons differ in what they call them."""
+    assert not is_public(address)
+
+
 @given(st.text(max_size=60))
 def test_any_text_is_fetched_from_nowhere(text: str) -> None:
     connector = Refuser()
