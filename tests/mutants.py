@@ -1,9 +1,8 @@
-"""Mutation testing of the rooms that meet other people's files and servers: python tests/mutants.py [MODULE | MUTANT]...
+"""Mutation testing of what meets other people's files and servers: python tests/mutants.py [MODULE | MUTANT]...
 
 mutmut 3 makes the mutants: copies of each function, one with every small change, and a trampoline that calls the one
 that is asked for. They are run here and not by ``mutmut run``, which takes a module's name from its path (the
-repository's root is the package) and starts pytest anew for each of 3,000 mutants, which costs ten times the tests.
-Here pytest starts once, notes which test calls which function and how long it takes, and then forks for every mutant:
+repository's root is the package) and starts pytest anew for each of 3,000 mutants. Here pytest starts once, notes which test calls which function and how long it takes, and then forks for every mutant:
 the child runs the tests of that function, quickest first, until one fails.
 
 A module is ``models/manifest``, a mutant a pattern, ``*resolve*``.
