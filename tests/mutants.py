@@ -2,8 +2,9 @@
 
 mutmut 3 makes the mutants: copies of each function, one with every small change, and a trampoline that calls the one
 that is asked for. They are run here and not by ``mutmut run``, which takes a module's name from its path (the
-repository's root is the package) and starts pytest anew for each of 3,000 mutants. Here pytest starts once, notes which test calls which function and how long it takes, and then forks for every mutant:
-the child runs the tests of that function, quickest first, until one fails.
+repository's root is the package) and starts pytest anew for each of 3,000 mutants. Here pytest starts once, notes which
+test calls which function and how long it takes, and then forks for every mutant: the child runs the tests of that
+function, quickest first, until one fails.
 
 A module is ``models/manifest``, a mutant a pattern, ``*resolve*``.
 ``MINUTES`` in the environment ends it sooner, with a random sample; ``CHILDREN`` is how many run at a time.
@@ -147,7 +148,7 @@ class Laboratory:
 
     def _note_calls(self, session: pytest.Session) -> None:
         called: set[str] = set()
-        trampoline.record_trampoline_hit = lambda name, caller=None: called.add(name)
+        vars(trampoline)["record_trampoline_hit"] = lambda name, caller=None: called.add(name)
         trampoline.set_mutant_under_test("stats")
         for item, later in zip(session.items, [*session.items[1:], None], strict=True):
             called.clear()
