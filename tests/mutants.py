@@ -151,6 +151,7 @@ class Laboratory:
         vars(trampoline)["record_trampoline_hit"] = lambda name, caller=None: called.add(name)
         trampoline.set_mutant_under_test("stats")
         for item, later in zip(session.items, [*session.items[1:], None], strict=True):
+            forget()  # or only the first test would be seen to call what is cached
             called.clear()
             start = time.process_time()
             reports = runtestprotocol(item, nextitem=later, log=False)
