@@ -1,11 +1,12 @@
-"""Mutation testing of the rooms that meet other people's files and servers: python tests/mutants.py [MODULE...].
+"""Mutation testing of what meets other people's files and servers: python tests/mutants.py [MODULE | MUTANT]...
 
 mutmut 3 makes the mutants: copies of each function, one with every small change, and a trampoline that calls the one
 that is asked for. They are run here and not by ``mutmut run``, which takes a module's name from its path (the
-repository's root is the package) and starts pytest anew for each of 3,000 mutants, which costs ten times the tests.
-Here pytest starts once, notes which test calls which function and how long it takes, and then forks for every mutant:
-the child runs the tests of that function, quickest first, until one fails.
+repository's root is the package) and starts pytest anew for each of 3,000 mutants. Here pytest starts once, notes which
+test calls which function and how long it takes, and then forks for every mutant: the child runs the tests of that
+function, quickest first, until one fails.
 
+A module is ``models/manifest``, a mutant a pattern, ``*resolve*``.
 ``MINUTES`` in the environment ends it sooner, with a random sample; ``CHILDREN`` is how many run at a time.
 Prints for each module how many mutants the tests notice, and fails below 85 %. What survives is written, as a diff, to
 ``build/mutants/survivors.diff``. Functions that have a decorator (`functools.cache`, properties) mutmut leaves alone.
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +148,10 @@ class Laboratory:
 
     def _note_calls(self, session: pytest.Session) -> None:
         called: set[str] = set()
-        trampoline.record_trampoline_hit = lambda name, caller=None: called.add(name)  # pyright: ignore[reportPrivateImportUsage]
+        vars(trampoline)["record_trampoline_hit"] = lambda name, caller=None: called.add(name)
         trampoline.set_mutant_under_test("stats")
         for item, later in zip(session.items, [*session.items[1:], None], strict=True):
+            forget()  # or only the first test would be seen to call what is cached
             called.clear()
             start = time.process_time()
             reports = runtestprotocol(item, nextitem=later, log=False)
@@ -211,13 +214,16 @@ def difference(mutant: str) -> str:
     return "\n".join([f"# {mutant}", *list(difflib.unified_diff(old, new, lineterm="", n=1))[2:]])
 
 
-def main(modules: list[str]) -> int:
-    modules = [module for module in modules or TESTS if (ROOT / f"{module}.py").is_file()]
+def main(arguments: list[str]) -> int:
+    patterns = [argument for argument in arguments if "/" not in argument] or ["*"]
+    chosen = [argument for argument in arguments if "/" in argument]
+    modules = [module for module in chosen or TESTS if (ROOT / f"{module}.py").is_file()]
     os.chdir(ROOT)
     names = lay_out(modules)
     os.chdir(PACKAGE)
     sys.path.insert(0, str(LAB))
-    laboratory = Laboratory([name for module in modules for name in names[module]])
+    wanted = [name for module in modules for name in names[module] if any(fnmatch(name, p) for p in patterns)]
+    laboratory = Laboratory(wanted)
     tests = [test for module in modules for test in TESTS[module] if (ROOT / "tests" / test).is_file()]
     arguments = ["-q", "--tb=native", "--assert=plain", "-p", "no:cacheprovider", "-k", f"not ({LEFT_OUT})"]
     arguments += ["-o", "tmp_path_retention_policy=none"]

@@ -179,3 +179,8 @@ def test_the_picture_can_be_read() -> None:
     assert plot_predictions(image, many).get_figheight() > plot_predictions(image, predictions).get_figheight()
     with pytest.raises(ValueError, match="more than 10"):
         plot_predictions(image.tobytes(), predictions, max_bytes=10)
+
+
+def test_labels_of_a_checkpoint() -> None:
+    checkpoint = default_manifest().resolve("resnext_tiny")
+    assert read_labels(checkpoint.labels) == read_labels("tiny-imagenet-200")

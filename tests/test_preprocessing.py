@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -387,3 +388,13 @@ def test_what_is_not_decoded_here(decoder: str) -> None:
         pixels = jpeg.decode_jpeg(data, opened)
     assert pixels is not None
     assert pixels.shape == (16, 16, 3)
+
+
+def test_simplejpeg_need_not_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)  # an import of it fails
+    jpeg._simplejpeg.cache_clear()
+    assert jpeg._simplejpeg() is None
+    data = encoded(picture(16, 16))
+    with Image.open(io.BytesIO(data)) as opened:
+        assert jpeg.decode_jpeg(data, opened) is not None
+    jpeg._simplejpeg.cache_clear()
