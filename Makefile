@@ -2,24 +2,35 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup triton demo test coverage mutants soak lint types docs notebooks check clean
+.PHONY: setup triton tools demo test test-oldest coverage mutants soak fuzz lint types docs notebooks notebooks-write demo-page page check \
+  lock audit verify-weights clean
+
+# What the checks run with, every file by its sha256. Users are free within pyproject.toml's ranges.
+INSTALL := pip install --quiet --disable-pip-version-check
+LOCKED := $(INSTALL) --require-hashes --requirement
 
 setup: .venv/.done
 
-# constraints.txt holds the versions that the checks run with; users are free within pyproject.toml's ranges.
-.venv/.done: pyproject.toml constraints.txt
+.venv/.done: pyproject.toml locks/dev.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/$(LOCKED) locks/dev.txt
+	$(BIN)/$(INSTALL) --no-deps --no-build-isolation --editable .
 	mkdir -p build/types && ln -sfn "$(CURDIR)" build/types/resnext_hub
 	touch $@
 
 # NVIDIA's Triton on the CPU, for tests/test_triton.py. Only the wheel's binaries are used: hence --no-deps.
 triton: .venv-triton/.done
 
-.venv-triton/.done: tests/triton-requirements.txt
+.venv-triton/.done: locks/triton.txt
 	$(PYTHON) -m venv .venv-triton
-	.venv-triton/bin/pip install --quiet --disable-pip-version-check --requirement $<
-	.venv-triton/bin/pip install --quiet --disable-pip-version-check --no-deps nvidia-pytriton==0.7.0
+	.venv-triton/bin/$(LOCKED) locks/triton.txt --no-deps
+	touch $@
+
+tools: .venv-tools/.done
+
+.venv-tools/.done: locks/tools.txt
+	$(PYTHON) -m venv .venv-tools
+	.venv-tools/bin/$(LOCKED) locks/tools.txt
 	touch $@
 
 demo: setup
@@ -38,8 +49,24 @@ coverage: setup
 mutants: setup
 	$(BIN)/python tests/mutants.py
 
+# The oldest versions that pyproject.toml allows. Not part of check: torch's are 4 GB to fetch, 8 GB in the environment.
+test-oldest: .venv-oldest/.done triton
+	.venv-oldest/bin/pytest -n 2 -W ignore::DeprecationWarning  # old packages meet the newest of what they need
+
+.venv-oldest/.done: pyproject.toml locks/oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/$(LOCKED) locks/oldest.txt
+	.venv-oldest/bin/$(INSTALL) --no-deps --no-build-isolation --editable .
+	touch $@
+
 soak: setup triton
 	$(BIN)/pytest -m soak
+
+# Ten minutes each, coverage-guided; what they learn is kept in build/fuzz. (make soak does it without keeping.)
+fuzz: setup
+	mkdir -p build/fuzz/image build/fuzz/uri
+	$(BIN)/python tests/fuzz/fuzz_image.py -max_total_time=600 -print_final_stats=1 build/fuzz/image
+	$(BIN)/python tests/fuzz/fuzz_uri.py -max_total_time=600 -print_final_stats=1 build/fuzz/uri
 
 lint: setup
 	$(BIN)/ruff check .
@@ -51,11 +78,52 @@ types: setup
 docs: setup
 	$(BIN)/python docs/tables.py --check
 	$(BIN)/python docs/pages.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 
 notebooks: setup
-	$(BIN)/pytest --nbmake --nbmake-timeout=300 notebooks
+	$(BIN)/python notebooks/execute.py
+
+# Run them, and keep what they show.
+notebooks-write: setup
+	$(BIN)/python notebooks/execute.py --write
+
+# Gradio wants an older Pillow than the checks: its environment lies over the first and holds only what differs.
+demo-page: .venv-demo/.done
+
+.venv-demo/.done: .venv/.done locks/demo.txt
+	$(PYTHON) -m venv .venv-demo
+	printf 'import site; site.addsitedir("%s")\n' "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')" \
+	  > "$$(.venv-demo/bin/python -c 'import site; print(site.getsitepackages()[0])')/first_environment.pth"
+	.venv-demo/bin/$(LOCKED) locks/demo.txt
+	touch $@
+
+# The web page in a headless Chromium (apt-get install chromium); its screenshots are in build/screenshots.
+page: demo-page
+	.venv-demo/bin/python -m pytest tests/test_demo_page.py
 
 check: lint types docs notebooks test
 
+# Versions stay as they are where pyproject.toml allows; UPGRADE=--upgrade takes the newest, UPGRADE='-P NAME' one package's.
+LOCK = .venv-tools/bin/uv pip compile --quiet --universal --python-version 3.11.5 --generate-hashes $(UPGRADE) \
+  --custom-compile-command 'make lock'
+lock: tools
+	$(LOCK) pyproject.toml --extra dev --output-file locks/dev.txt
+	$(LOCK) pyproject.toml --extra dev --output-file locks/oldest.txt --resolution lowest-direct
+	$(LOCK) locks/demo.in --output-file locks/demo.txt
+	$(LOCK) locks/triton.in --output-file locks/triton.txt
+	$(LOCK) locks/tools.in --output-file locks/tools.txt
+
+# Known vulnerabilities of what is locked; asks PyPI. --strict: a package that could not be looked up is a failure.
+# One that does not concern this project is named in AUDIT_IGNORED (--ignore-vuln ID), with the reason beside it here.
+AUDIT_IGNORED :=
+audit: tools
+	for lock in dev demo triton tools; do \
+	  .venv-tools/bin/pip-audit --strict --disable-pip --require-hashes --requirement locks/$$lock.txt $(AUDIT_IGNORED) || exit; \
+	done
+
+# Every published file: fetched, held against the manifest, hashed whole. ARGUMENTS=--write puts the hashes into it.
+verify-weights: setup
+	$(BIN)/python maintenance/verify_weights.py $(ARGUMENTS)
+
 clean:
-	rm -rf .venv .venv-triton build demo_out
+	rm -rf .venv .venv-demo .venv-triton .venv-tools .venv-oldest build demo_out

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .console import EXIT_IMAGE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, EXIT_WEIGHTS, fail
+from .demo import command as demo
 from .deploy import command as export
 from .evaluation import command as evaluate
 from .models.manifest import Manifest, ManifestError, UnknownVariantError, default_manifest, find_checkpoint
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_to(commands)
     evaluate.add_to(commands)
     export.add_to(commands)
+    demo.add_to(commands)
 
     cache = commands.add_parser("cache", help="the checkpoints on this machine")
     actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -292,13 +294,14 @@ def _cache_list(arguments: argparse.Namespace, manifest: Manifest) -> int:
 
 def _cache_verify(arguments: argparse.Namespace, manifest: Manifest) -> int:
     from .models.cache import CheckpointError, inventory, is_whole, verify
-    from .models.checkpoints import is_faithful
+    from .models.checkpoints import examine, is_faithful
 
     status, broken = EXIT_OK, set()
     for item in inventory(manifest):  # originals come before their copies
         if item.source is not None:
             try:
                 print(f"{item.path.name}: sha256 {verify(item.path, item.source, again=True)}", flush=True)
+                examine(item.path)
             except CheckpointError as error:
                 broken.add(item.path)
                 status = fail(str(error), EXIT_WEIGHTS)

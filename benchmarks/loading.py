@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from resnext_hub.models.cache import own_file
 from resnext_hub.models.entrypoints import build
-from resnext_hub.models.manifest import ROOT, default_manifest
+from resnext_hub.models.manifest import ROOT, default_manifest, write_digest
 
 HUB = (
     "import torch\n"
@@ -95,8 +95,10 @@ def prepare(folder: Path, names: list[str]) -> Path:
         with open(cached, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         source = manifest["checkpoints"][name]["sources"][0]
-        source["bytes"], source["hash"]["value"] = cached.stat().st_size, digest[:8]
+        source["bytes"] = cached.stat().st_size
+        source["hash"]["value"] = digest[: len(source["hash"]["value"])]
     (ours / "weights_manifest.json").write_text(json.dumps(manifest))
+    write_digest(ours)
     return ours
 
 

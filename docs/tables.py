@@ -1,11 +1,11 @@
-"""Write the tables that are made from weights_manifest.json into the files that show them; --check only compares."""
+"""Write what is made from weights_manifest.json: the README's table, the manifest's digest; --check only compares."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from resnext_hub.models.manifest import Checkpoint, default_manifest
+from resnext_hub.models.manifest import Checkpoint, default_manifest, write_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKER = "<!-- variants -->"
@@ -35,6 +35,8 @@ def variants() -> str:
 
 
 def main() -> int:
+    if "--check" not in sys.argv:
+        write_digest(ROOT)
     path = ROOT / "README.md"
     text = path.read_text(encoding="utf-8")
     before, _, after = text.split(MARKER)

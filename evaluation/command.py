@@ -74,7 +74,7 @@ def _evaluate(arguments: argparse.Namespace, manifest: Manifest) -> int:
     try:
         from ..inference.bulk import OutputError, SourceError  # says what to install where pyarrow is missing
         from .evaluate import EngineError, evaluate
-        from .report import as_json, as_text, write_report
+        from .report import as_json, as_text, speed_as_json, write_report
     except ModuleNotFoundError as error:
         return fail(str(error), EXIT_USAGE)
     from ..models.cache import CheckpointError
@@ -100,7 +100,10 @@ def _evaluate(arguments: argparse.Namespace, manifest: Manifest) -> int:
     except KeyboardInterrupt:
         more = f" The same command with --resume goes on to {arguments.out}." if arguments.out else ""
         return fail(f"stopped.{more}", EXIT_STOPPED)
-    print(json.dumps(as_json(report), indent=1, default=str) if arguments.json else as_text(report))
+    if arguments.json:
+        print(json.dumps(as_json(report) | speed_as_json(report), indent=1, default=str))
+    else:
+        print(as_text(report))
     if arguments.expect and (wrong := report.fails(arguments.expect)):
         return fail(f"--expect {arguments.expect}: {'; '.join(wrong)}", EXIT_DIFFERENT)
     if report.unreadable:

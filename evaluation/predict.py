@@ -222,13 +222,20 @@ class Ranks:
             dist.destroy_process_group()
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value; waits for all."""
+        """Every rank's value; waits for all.
+
+        Raises:
+            OutputError: another rank is no more.
+        """
         if self.world == 1:
             return [value]
         import torch.distributed as dist
 
         values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value)
+        try:
+            dist.all_gather_object(values, value)
+        except RuntimeError as error:
+            raise OutputError(f"Another rank has ended; the same command with --resume goes on. ({error})") from error
         return values
 
 
@@ -307,13 +314,15 @@ def predict(
 
 
 def _is_made(out: Path, job: PredictionJob) -> bool:
-    """Whether the table is there, and is this job's.
+    """Whether the table is there, and is this job's; what a run left that died cleaning up after it goes.
 
     Raises:
         OutputError: it is another's.
     """
-    if not out.exists():
+    parts = Parts(out, {})
+    if not out.exists() or parts.is_kept():  # the run that was stopped is to replace it
         return False
+    parts.sweep()
     try:
         made = json.loads((pq.read_schema(out).metadata or {})[b"resnext_hub"])
     except (pa.ArrowException, KeyError, ValueError) as error:

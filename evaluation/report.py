@@ -7,7 +7,6 @@ import dataclasses
 import io
 import json
 import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,17 @@ from .evaluate import Comparison, Report, Result
 from .metrics import Rate
 from .plots import plot_reliability, plot_sizes
 
-__all__ = ["as_json", "as_text", "write_report"]
+__all__ = ["as_json", "as_text", "speed_as_json", "write_report"]
 
 CONFUSIONS = 100  # pairs of a contender in the table
+# How a run went, and not what it found: in a file of its own, so that a resumed run's report is an unbroken one's.
+SPEED = ("computed", "seconds", "engine_seconds")
+
+
+def speed_as_json(report: Report) -> dict[str, Any]:
+    """How many images the run that ended it computed, in how many seconds."""
+    speed = report.computed / report.seconds if report.computed and report.seconds else None
+    return {name: getattr(report, name) for name in SPEED} | {"images_per_second": speed}
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -34,9 +41,8 @@ def as_json(report: Report) -> dict[str, Any]:
         about = {name: getattr(result, name) for name in ("name", "variant", "dataset", "views", "engine", "precision")}
         return about | {"preprocessing": preset} | values | {"comparisons": verdicts}
 
-    values = {f.name: getattr(report, f.name) for f in dataclasses.fields(report) if f.name != "results"}
-    speed = report.computed / report.seconds if report.computed and report.seconds else None
-    return values | {"images_per_second": speed, "results": [of(result) for result in report.results]}
+    values = {f.name: getattr(report, f.name) for f in dataclasses.fields(report) if f.name not in SPEED}
+    return values | {"results": [of(result) for result in report.results]}
 
 
 def _rate(rate: Rate) -> str:
@@ -72,11 +78,7 @@ def _facts(report: Report) -> list[str]:
     if report.unreadable:
         name, why = report.unreadable[0]
         lines.append(f"{len(report.unreadable):,} of them could not be read and do not count, e.g. {name}: {why}")
-    lines += report.notes
-    if report.computed and report.seconds:
-        speed = report.computed / report.seconds
-        lines.append(f"{report.computed:,} images in {report.seconds:.1f} s: {speed:.1f} images/s")
-    return lines
+    return [*lines, *report.notes]
 
 
 def as_text(report: Report) -> str:
@@ -84,7 +86,11 @@ def as_text(report: Report) -> str:
     rows = [HEADS, *_rows(report)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADS) - 1)]
     table = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
-    return "\n".join([*_facts(report), "", *(line.rstrip() for line in table)])
+    facts = _facts(report)
+    if report.computed and report.seconds:
+        speed = report.computed / report.seconds
+        facts.append(f"{report.computed:,} images in {report.seconds:.1f} s: {speed:.1f} images/s")
+    return "\n".join([*facts, "", *(line.rstrip() for line in table)])
 
 
 def _as_markdown(report: Report) -> str:
@@ -139,15 +145,22 @@ def _csv(rows: list[tuple[Any, ...]]) -> Callable[[Path], object]:
     return lambda path: path.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
+def _json(values: dict[str, Any]) -> Callable[[Path], object]:
+    return lambda path: path.write_text(json.dumps(values, indent=1, default=str) + "\n", "utf-8")
+
+
 def write_report(report: Report, folder: str | Path) -> list[Path]:
-    """Write report.json, report.md, classes.csv, confusions.csv, reliability.png and, of several sizes, sizes.png.
+    """Write report.json, report.md, speed.json, classes.csv, confusions.csv, reliability.png; sizes.png of a sweep.
+
+    Of the same predictions all but speed.json have the same bytes.
 
     Raises:
         OutputError: the folder cannot be written.
     """
     folder = Path(folder)
     writers: dict[str, Callable[[Path], object]] = {
-        "report.json": lambda p: p.write_text(json.dumps(as_json(report), indent=1, default=str) + "\n", "utf-8"),
+        "report.json": _json(as_json(report)),
+        "speed.json": _json(speed_as_json(report)),
         "report.md": lambda p: p.write_text(_as_markdown(report), "utf-8"),
         "classes.csv": _csv(_class_rows(report)),
         "confusions.csv": _csv(_confusion_rows(report)),
@@ -158,7 +171,7 @@ def write_report(report: Report, folder: str | Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, write in writers.items():
-            temporary = folder / f"{name}.{uuid.uuid4().hex}.tmp"
+            temporary = folder / f"{name}.tmp"  # one that a killed run left is written anew
             try:
                 write(temporary)
                 os.replace(temporary, folder / name)

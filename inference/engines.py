@@ -151,7 +151,8 @@ def _build(
             return
         log.warning("Building the %s engine of %s, once: seconds, minutes for the largest.", kind.name, checkpoint.name)
         part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
-        shutil.rmtree(part, ignore_errors=True)
+        for left in (part, old):  # by one that was killed
+            shutil.rmtree(left, ignore_errors=True)
         part.mkdir(parents=True)
         try:
             start = time.perf_counter()

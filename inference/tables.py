@@ -105,11 +105,31 @@ class Parts:
         if self.out.is_dir():
             raise OutputError(f"{self.out} is a folder.")
         with explained():
-            kept = (self.folder / "job.json").exists()  # without it a folder holds nothing that counts
-        if self.out.exists() and not overwrite and not (kept and resume):
+            kept, made = self.is_kept(), self.out.exists()
+        if made and resume and not kept:
+            self.sweep()
+            raise OutputError(
+                f"{self.out} is there already, and no stopped run of it: a table gets its name when it is whole. "
+                "--overwrite makes it anew."
+            )
+        if made and not overwrite and not resume:
             raise OutputError(f"{self.out} is there already. Name another file, delete it, or pass --overwrite.")
         if kept and not resume and not overwrite:
             raise OutputError(f"A run for {self.out} was stopped. --resume goes on with it, --overwrite starts anew.")
+
+    def is_kept(self) -> bool:
+        """Whether a stopped run can go on. Without job.json a folder holds nothing that counts."""
+        return (self.folder / "job.json").exists()
+
+    def sweep(self) -> None:
+        """Remove what a run left beside its table that died while it cleaned up.
+
+        Raises:
+            OutputError: another run is writing it; it cannot be removed.
+        """
+        if self.out.exists() and self.folder.exists() and not self.is_kept():
+            with self._locked(), explained():
+                shutil.rmtree(self.folder)
 
     @contextlib.contextmanager
     def opened(self, *, resume: bool = False, overwrite: bool = False) -> Iterator[None]:
@@ -117,10 +137,25 @@ class Parts:
 
         Raises:
             OutputError: OUT has no known suffix or is there already; parts are there and ``resume`` was not asked for,
-                or they are of another job; another run is writing it.
+                or they are of another job, or broken; another run is writing it.
         """
         self.check_output(resume=resume, overwrite=overwrite)
-        kept = (self.folder / "job.json").exists()
+        with self._locked():
+            self.check_output(resume=resume, overwrite=overwrite)  # another run may have ended meanwhile
+            with explained():
+                if not (self.is_kept() and resume):
+                    _clear_folder(self.folder)
+                if not self.is_kept():
+                    text = json.dumps(self.job, indent=1)
+                    _replace(self.folder / "job.json", lambda temporary: temporary.write_text(text, "utf-8"))
+                self.check_job()
+                for path in self.folder.glob("*.tmp"):
+                    path.unlink()
+                self.refresh()
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
         with explained():
             self.folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.folder / "lock")
@@ -130,16 +165,6 @@ class Parts:
             except filelock.Timeout as error:
                 raise OutputError(f"Another run is writing {self.out}.") from error
         try:
-            with explained():
-                if not (kept and resume):
-                    _clear_folder(self.folder)
-                if not (self.folder / "job.json").exists():
-                    text = json.dumps(self.job, indent=1)
-                    _replace(self.folder / "job.json", lambda temporary: temporary.write_text(text, "utf-8"))
-                self.check_job()
-                for path in self.folder.glob("*.tmp"):
-                    path.unlink()
-                self.refresh()
             yield
         finally:
             lock.release()
@@ -180,7 +205,10 @@ class Parts:
         path = self.folder / "job.json"
         if not path.exists():
             raise OutputError(f"{self.folder} is not to be seen here: it must lie where every machine sees it.")
-        found = json.loads(path.read_text("utf-8"))
+        try:
+            found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise OutputError(f"{path} is broken: {error}. --overwrite starts anew.") from error
         different = [key for key in {**found, **self.job} if found.get(key) != self.job.get(key)]
         if different:
             lines = "; ".join(f"{key} was {found.get(key)!r} and is {self.job.get(key)!r}" for key in different)
@@ -209,9 +237,10 @@ class Parts:
         marked = columns.with_metadata({"part": json.dumps(part.__dict__)})
 
         def write(temporary: Path) -> None:
-            pq.write_table(pa.Table.from_batches(batches, columns).replace_schema_metadata(marked.metadata), temporary)
+            table = pa.Table.from_batches(batches, columns).replace_schema_metadata(marked.metadata)
+            pq.write_table(table, temporary, write_page_checksum=True)
 
-        with explained(f"{self.rows:,} rows are safe in {self.folder}; make room and go on with --resume."):
+        with explained(f"{self.rows:,} rows are safe in {self.folder}"):
             _replace(self.folder / part.name, write)
         self.done[part.shard] = part
         self.rows += part.rows
@@ -227,10 +256,10 @@ class Parts:
         if missing or len(self.done) > shards:
             raise OutputError(f"{len(missing) or len(self.done) - shards} shards are not as they were; --resume again.")
         write = {".parquet": self._write_parquet, ".csv": self._write_csv, ".jsonl": self._write_jsonl}[self.out.suffix]
-        with explained(f"All rows are safe in {self.folder}; make room and go on with --resume."):
-            _replace(self.out, write)
-        (self.folder / "job.json").unlink()
-        shutil.rmtree(self.folder)
+        with explained(f"All rows are safe in {self.folder}"):
+            _replace(self.out, write, self.folder)
+            (self.folder / "job.json").unlink()
+            shutil.rmtree(self.folder)
 
     def _tables(self) -> Iterator[pa.Table]:
         """OUT's rows, up to GROUP at a time; one table without rows if there are none."""
@@ -244,7 +273,7 @@ class Parts:
             return merged.add_column(1, pa.field("index", pa.int64(), nullable=False), numbers)
 
         for path in sorted(self.folder.glob("part-*.parquet")):
-            with pq.ParquetFile(path) as file:
+            with _readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
                 columns = columns or file.schema_arrow.remove_metadata()
                 for batch in file.iter_batches(GROUP):
                     while count + len(batch) >= GROUP:
@@ -289,7 +318,19 @@ class Parts:
 
 
 def _part_in(path: Path) -> Part:
-    return Part(**json.loads((pq.read_schema(path).metadata or {})[b"part"]))
+    with _readable(path):
+        return Part(**json.loads((pq.read_schema(path).metadata or {})[b"part"]))
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """A part whose bytes are no longer what was written (its disk, another program) is an `OutputError`."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, OSError) and error.errno:  # Arrow's own have none
+            raise
+        raise OutputError(f"{path} is broken: {error}. --overwrite starts anew.") from error
 
 
 def _rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
@@ -306,10 +347,10 @@ def _rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
         yield from zip(*(values(column) for column in table.slice(first, TEXT_ROWS).columns), strict=True)
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name, bring it to the disk, and give it its name."""
+def _replace(path: Path, write: Callable[[Path], object], folder: Path | None = None) -> None:
+    """Write a file under another name, in its own folder or a given one, bring it to the disk, and give it its name."""
     # Unique: in a cluster a node that was given up for dead may still be writing.
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = (folder or path.parent) / f"{path.name}.{uuid.uuid4().hex}.tmp"
     try:
         write(temporary)
         with open(temporary, "rb+") as file:
@@ -318,6 +359,13 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    # The name too: what comes later must not outlive it where the power goes. Not every system has that for folders.
+    with contextlib.suppress(OSError):
+        folder_itself = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder_itself)
+        finally:
+            os.close(folder_itself)
 
 
 def _clear_folder(folder: Path) -> None:
@@ -328,12 +376,13 @@ def _clear_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def explained(advice: str = "") -> Iterator[None]:
-    """Errors of the file system as `OutputError`, with what to do about them."""
+def explained(safe: str = "") -> Iterator[None]:
+    """Errors of the file system as `OutputError`, with what is safe and what to do."""
     try:
         yield
     except OSError as error:
         full = error.errno == errno.ENOSPC or "No space left" in str(error)
         where = f" ({error.filename})" if error.filename else ""
         why = "the disk is full" if full else f"{error.strerror or error}{where}"
-        raise OutputError(f"The table cannot be written: {why}. {advice}".rstrip()) from error
+        advice = f" {safe}; {'make room' if full else 'mend that'} and go on with --resume." if safe else ""
+        raise OutputError(f"The table cannot be written: {why}.{advice}") from error

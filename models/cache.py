@@ -29,6 +29,7 @@ __all__ = [
     "CheckpointError",
     "Item",
     "Record",
+    "UnwritableError",
     "checkpoints_folder",
     "find",
     "inventory",
@@ -46,6 +47,14 @@ BROKEN_OFF_AFTER = 600  # seconds that a part has not grown: no process is writi
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be used; the message says why and what to do."""
+
+
+class UnwritableError(CheckpointError):
+    """The cache cannot be written."""
+
+    @classmethod
+    def of(cls, folder: Path, error: OSError) -> UnwritableError:
+        return cls(f"{folder} cannot be written ({error.strerror}); name another in TORCH_HOME.")
 
 
 @dataclass(frozen=True)
@@ -100,22 +109,23 @@ def find(checkpoint: Checkpoint) -> tuple[Path, Source] | None:
 
 @contextlib.contextmanager
 def lock(path: Path) -> Generator[None]:
-    """Let one process at a time fetch or convert a file; eight ranks fetch it once."""
+    """Let one process at a time fetch or convert a file; eight ranks fetch it once.
+
+    Raises:
+        UnwritableError: the cache is read-only, or full.
+    """
     import filelock  # a fifth of the time in which a cached network is ready, and such a network needs no lock
 
     file = own_file(path, ".lock")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"{file.parent} cannot be written ({error.strerror}); name another in TORCH_HOME."
-        ) from error
     guard = filelock.FileLock(file)
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         guard.acquire(timeout=1)
     except filelock.Timeout:
         log.info("waiting for another process that is fetching or converting %s", path.name)
         guard.acquire()
+    except OSError as error:
+        raise UnwritableError.of(file.parent, error) from error
     try:
         yield
     finally:
@@ -141,8 +151,9 @@ def _is_locked(path: Path) -> bool:
 
 def read_record(path: Path) -> Record | None:
     try:
-        return Record(**json.loads(own_file(path, ".json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # none, or one of another version: the file is hashed again
+        noted = json.loads(own_file(path, ".json").read_text(encoding="utf-8"))
+        return Record(**{field.name: noted[field.name] for field in dataclasses.fields(Record)})
+    except (OSError, ValueError, TypeError, KeyError):  # none, or one that this version cannot read: hashed again
         return None
 
 
@@ -233,8 +244,9 @@ class Item:
 def _own_item(path: Path, published: dict[str, Item]) -> Item | None:
     """What a file in this project's own folder is: a mapped copy or what a broken-off download left."""
     size = path.stat().st_size
-    if path.suffix == ".part":
-        why = "a download or conversion that was broken off" if _is_broken_off(path, path.stat().st_mtime) else None
+    if path.suffix == ".part" or path.name.endswith(".part.json"):
+        part = path if path.suffix == ".part" else path.with_suffix("")
+        why = "a download or conversion that was broken off" if _is_broken_off(part, path.stat().st_mtime) else None
         return Item(path, size, None, None, None, why)
     if path.suffix == ".mapped":
         name, digest, _ = path.name.rsplit(".", 2)

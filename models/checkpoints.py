@@ -10,42 +10,46 @@ SIGBUS). This project only ever replaces files by renaming, which leaves a mappi
 rsync.
 """
 
-# pyright: reportUnknownMemberType=false
-# torch and safetensors leave arguments unannotated, of UntypedStorage.from_file for one.
-
 from __future__ import annotations
 
 import errno
-import importlib
+import itertools
 import logging
+import math
 import os
-import pickle
 import re
+import struct
 import zipfile
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, BinaryIO, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 
-from .cache import CheckpointError, lock, mapped_copy
+from .cache import CheckpointError, UnwritableError, lock, mapped_copy
+from .pickles import LIMIT, ForeignError, PickleError, Storage, Stored, unpickle
 
-__all__ = ["is_faithful", "load_into", "mapped_state_dict", "normalise_keys", "read_state_dict"]
+__all__ = ["examine", "is_faithful", "load_into", "mapped_state_dict", "normalise_keys", "read_state_dict"]
 
 log = logging.getLogger("resnext_hub")
 
 ALIGNMENT = 64  # bytes; torch.save's own. On unaligned tensors vector instructions round in another order.
+MOST_VIEWS = 8  # how often a file's tensors may name its bytes: a thousand views of a GB would be read for ever
+ZIP = b"PK\x03\x04"  # the first bytes of an archive; torch goes by them too
 
 
 def read_state_dict(path: str | Path, *, mmap: bool = False) -> dict[str, Tensor]:
     """The state_dict in a file of ``torch.save``, legacy or zip; a training checkpoint's ``state_dict`` entry too.
 
-    Nothing in the file is executed (``weights_only=True``). ``mmap`` maps the tensors (zip only).
+    Nothing in the file is executed: see `pickles`. What is read into memory is held to the archive's CRC32, where
+    it has them, and to be finite; what ``mmap`` maps instead (zip and legacy) is not looked at before it is used.
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: it is not a file of weights.
+        CheckpointError: it is not a file of weights; the message names the tensor, or the byte.
     """
     path = Path(path)
     if not path.is_file():
@@ -54,83 +58,209 @@ def read_state_dict(path: str | Path, *, mmap: bool = False) -> dict[str, Tensor
         if path.suffix == ".safetensors":
             import safetensors.torch
 
-            return safetensors.torch.load_file(path)
-        data: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        # torch's own text advises to run the code after all; what it found is all that is of use of it.
-        found = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
-        if found is None:
-            raise CheckpointError(f"{path} is not a file of torch.save.") from error
+            state: dict[str, Tensor] = safetensors.torch.load_file(path)  # pyright: ignore[reportUnknownMemberType]
+        else:
+            state = _read(path, mmap=mmap)
+    except ForeignError as error:
         raise CheckpointError(
-            f"{path} holds more than weights ({found[1]}), and nothing in a checkpoint is executed."
+            f"{path} holds more than weights ({error}), and nothing in a checkpoint is executed: save a network's "
+            "state_dict() alone."
         ) from error
-    except Exception as error:  # the unpickler raises nearly anything on a broken file
-        raise CheckpointError(f"{path} is not a whole file of torch.save: {error}") from error
-    return _state_dict_in(data, path)
+    except PickleError as error:
+        raise CheckpointError(
+            f"{path} is not a whole file of torch.save: {error}. Save a state_dict() or fetch the file again."
+        ) from error
+    except Exception as error:  # zipfile and safetensors raise nearly anything on a broken file
+        kind = "safetensors" if path.suffix == ".safetensors" else "torch.save"
+        raise CheckpointError(f"{path} is not a whole file of {kind}: {error}") from error
+    if not mmap:
+        _expect_finite(state, path)
+    return state
 
 
-def _is_dict(data: object) -> TypeGuard[dict[Any, Any]]:
-    return isinstance(data, dict)
+def _expect_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError where a tensor holds NaN or infinity; reads them all once, and needs no memory."""
+    broken = [name for name, tensor in state.items() if not _is_finite(tensor)]
+    if broken:
+        raise CheckpointError(f"{path} holds NaN or infinity, in {_shown(broken)}: a training that diverged?")
 
 
-def _state_dict_in(data: object, path: Path) -> dict[str, Tensor]:
-    if _is_dict(data) and _is_dict(data.get("state_dict")):
-        data = data["state_dict"]
-    if not _is_dict(data) or not all(isinstance(v, Tensor) for v in data.values()):
-        raise CheckpointError(f"{path} holds a {type(data).__name__}, expected a state_dict (name -> tensor).")
-    return dict(data)
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    extremes = tensor.detach().float() if tensor.itemsize == 1 else tensor.detach()  # float8 has no aminmax
+    return bool(torch.stack(torch.aminmax(extremes)).isfinite().all())
 
 
-def _map_legacy(path: Path) -> dict[str, Tensor]:
-    """The state_dict in a legacy file, its tensors mapped where they lie: unaligned, good for copying only.
+def _shown(names: Collection[str]) -> str:
+    first = ", ".join(name[:100] for name in itertools.islice(names, 3))
+    return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a storage lies in a file, in bytes; ``crc`` is 0 where nobody has computed it."""
+
+    offset: int
+    bytes: int
+    crc: int = 0
+
+
+def _read(path: Path, *, mmap: bool) -> dict[str, Tensor]:
+    """The tensors of a file of ``torch.save``, private and writable: mapped where they lie, or copied from there.
+
+    Those of a legacy file lie unaligned, and are good for copying only.
+    """
+    with open(path, "rb") as file:
+        described, places = (_zip if file.read(4) == ZIP else _legacy)(file)
+        size = os.fstat(file.fileno()).st_size
+        views = sum(math.prod(stored.shape) * stored.storage.dtype.itemsize for stored in described.values())
+        if sum(place.bytes for place in places.values()) > size or views > MOST_VIEWS * size:
+            raise PickleError("its tensors have more bytes than the file")
+        if not mmap:
+            _check_crc(file, described, places)
+    whole: Any = torch.UntypedStorage.from_file(str(path), False, size)  # pyright: ignore[reportUnknownMemberType]
+    parts: dict[str, torch.UntypedStorage] = {}
+    for key, place in places.items():
+        part = whole[place.offset : place.offset + place.bytes]  # a view
+        parts[key] = part if mmap else part.clone()
+    return {
+        name: torch.empty(0, dtype=stored.storage.dtype, device="cpu").set_(
+            parts[stored.storage.key], stored.offset, stored.shape, stored.stride
+        )
+        for name, stored in described.items()
+    }
+
+
+def _check_crc(file: BinaryIO, described: Mapping[str, Stored], places: Mapping[str, _Place]) -> None:
+    names = {stored.storage.key: name for name, stored in described.items()}
+    for key, place in places.items():
+        if place.crc:
+            file.seek(place.offset)
+            crc, left = 0, place.bytes
+            while chunk := file.read(min(left, 1 << 20)):
+                crc, left = zlib.crc32(chunk, crc), left - len(chunk)
+            if crc != place.crc:
+                raise PickleError(f"{names[key][:100]} is not as it was saved (its CRC32 differs)")
+
+
+def _is_dict(value: object) -> TypeGuard[dict[Any, Any]]:
+    return type(value) is dict
+
+
+def _weights_in(value: object) -> dict[str, Stored]:
+    """The state_dict that a pickle holds, or that a training checkpoint has under "state_dict"."""
+    if _is_dict(value) and _is_dict(value.get("state_dict")):
+        value = value["state_dict"]
+    if not _is_dict(value):
+        raise PickleError(f"it holds a {type(value).__name__}, expected a state_dict (name -> tensor)")
+    for name, tensor in value.items():
+        if not isinstance(name, str) or not isinstance(tensor, Stored):
+            kind = "tensor" if isinstance(tensor, Stored) else type(tensor).__name__
+            raise PickleError(f"it holds a {kind} under {str(name)[:100]!r}, expected a state_dict (name -> tensor)")
+    return value
+
+
+def _zip(file: BinaryIO) -> tuple[dict[str, Stored], dict[str, _Place]]:
+    """What a zip archive of ``torch.save`` describes, and where each storage lies.
+
+    ``NAME/data.pkl`` describes the tensors, ``NAME/data/KEY`` is a storage. Records are stored, never
+    compressed, so what can be mapped is as long as it says, and no bomb.
+    """
+    with zipfile.ZipFile(file) as archive:
+        infos = archive.infolist()
+    top = infos[0].filename.partition("/")[0] if infos else ""
+    records: dict[str, zipfile.ZipInfo] = {}
+    for info in infos:
+        if info.filename in records:
+            raise PickleError(f"it holds {info.filename[:100]!r} twice")
+        records[info.filename] = info
+
+    def place(name: str) -> _Place:
+        info = records.get(f"{top}/{name}")
+        if info is None:
+            raise PickleError(f"it has no record {name[:100]!r}")
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+            raise PickleError(f"its record {name[:100]!r} is compressed or encrypted, which torch.save does not do")
+        file.seek(info.header_offset)
+        header = file.read(30)
+        if len(header) < 30 or header[:4] != ZIP:
+            raise PickleError(f"its record {name[:100]!r} is not at byte {info.header_offset:,}")
+        offset = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
+        if offset + info.file_size > os.fstat(file.fileno()).st_size:
+            raise PickleError(f"its record {name[:100]!r} reaches beyond its end")
+        return _Place(offset, info.file_size, info.CRC)
+
+    if f"{top}/constants.pkl" in records:
+        raise PickleError("it is a TorchScript archive, which holds code; expected a state_dict")
+    pickled = place("data.pkl")
+    if pickled.bytes > LIMIT:
+        raise PickleError(f"its data.pkl has {pickled.bytes:,} bytes, more than {LIMIT:,}")
+    if f"{top}/byteorder" in records:
+        order = place("byteorder")
+        file.seek(order.offset)
+        if file.read(min(order.bytes, 10)) != b"little":
+            raise PickleError("it was written on a big-endian machine")
+    file.seek(pickled.offset)
+    described = _weights_in(unpickle(file.read(pickled.bytes))[0])
+    places: dict[str, _Place] = {}
+    for name, stored in described.items():
+        key = stored.storage.key
+        if key not in places:
+            places[key] = place(f"data/{key}")
+        if places[key].bytes != stored.storage.bytes:
+            raise PickleError(f"{name[:100]} has {places[key].bytes:,} bytes, expected {stored.storage.bytes:,}")
+    return described, places
+
+
+def _legacy(file: BinaryIO) -> tuple[dict[str, Stored], dict[str, _Place]]:
+    """What a file of ``torch.save`` before 1.6 describes, and where each storage lies.
 
     The format (torch/serialization.py, ``_legacy_save``): five pickles (magic number, protocol, system, the object,
-    the storages' keys), then for each key its number of elements (int64) and its bytes. The pickles are read with the
-    unpickler behind ``weights_only=True``, the object twice: where its storages lie is known after the first time.
+    the storages' keys), then for each key its number of elements (int64) and its bytes.
     """
-    safe: Any = importlib.import_module("torch._weights_only_unpickler")
-
-    storages: dict[str, torch.UntypedStorage] = {}
-    lengths: dict[str, tuple[int, int]] = {}  # elements, bytes
-
-    def storage_of(saved_id: tuple[Any, ...]) -> torch.TypedStorage:
-        kind, storage_type, key, _, numel, view = saved_id
-        if kind != "storage" or view is not None:
-            raise CheckpointError(f"{path} has storages of a kind ({kind}, {view}) that is not mapped.")
-        lengths[key] = numel, numel * storage_type.dtype.itemsize
-        data = storages.get(key, torch.UntypedStorage(0, device="meta"))
-        return torch.TypedStorage(wrap_storage=data, dtype=storage_type.dtype, _internal=True)
-
-    def read_object() -> Any:
-        unpickler = safe.Unpickler(file, encoding="utf-8")
-        unpickler.persistent_load = storage_of
-        return unpickler.load()
-
-    with open(path, "rb") as file:
-        header = [safe.load(file, encoding="utf-8") for _ in range(3)]
-        if header[:2] != [torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION]:
-            raise CheckpointError(f"{path} is not a legacy file of torch.save.")
-        if not header[2]["little_endian"]:
-            raise CheckpointError(f"{path} was written on a big-endian machine.")
-        start = file.tell()
-        read_object()
-        keys = safe.load(file, encoding="utf-8")
-        offset, size = file.tell(), path.stat().st_size
-        whole: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
-        for key in keys:
-            elements, length = lengths[key]
-            file.seek(offset)
-            if int.from_bytes(file.read(8), "little") != elements or offset + 8 + length > size:
-                raise CheckpointError(f"{path} is cut short or broken at byte {offset:,}.")
-            storages[key] = whole[offset + 8 : offset + 8 + length]  # a view
-            offset += 8 + length
-        file.seek(start)
-        return _state_dict_in(read_object(), path)
+    file.seek(0)
+    data, at = file.read(LIMIT), 0
+    header: list[Any] = []
+    for expected in (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, None):
+        value, at = unpickle(data, at)
+        if type(value) is not (int if expected else dict) or (expected and value != expected):
+            raise PickleError("it begins with neither a zip archive's signature nor torch's magic number")
+        header.append(value)
+    if header[2].get("little_endian") is not True:
+        raise PickleError("it was written on a big-endian machine")
+    storages: dict[str, Storage] = {}
+    value, at = unpickle(data, at, storages)
+    described = _weights_in(value)
+    keys, offset = unpickle(data, at)
+    size = os.fstat(file.fileno()).st_size
+    places: dict[str, _Place] = {}
+    for key in cast("list[Any]", keys) if type(keys) is list else ():
+        if not isinstance(key, str) or key not in storages or key in places:
+            raise PickleError(f"its list of storages, at byte {at:,}, is not that of its tensors")
+        file.seek(offset)
+        storage = storages[key]
+        if offset + 8 + storage.bytes > size or file.read(8) != storage.numel.to_bytes(8, "little"):
+            raise PickleError(f"it is cut short or broken at byte {offset:,}")
+        places[key] = _Place(offset + 8, storage.bytes)
+        offset += 8 + storage.bytes
+    used = {stored.storage.key for stored in described.values()}
+    if lost := [name for name, stored in described.items() if stored.storage.key not in places]:
+        raise PickleError(f"it has no bytes of {_shown(lost)}")
+    if offset != size:
+        raise PickleError(f"it goes on after its end, at byte {offset:,}")
+    return described, {key: place for key, place in places.items() if key in used}
 
 
 def mapped_state_dict(path: Path, digest: str) -> dict[str, Tensor]:
-    """The state_dict in a verified file, its tensors mapped; ``digest`` names the copy that some files need."""
-    if zipfile.is_zipfile(path):
+    """The state_dict in a verified file, its tensors mapped; ``digest`` names the copy that some files need.
+
+    Raises:
+        CheckpointError: it is not a file of weights, or one that had to be converted holds NaN or infinity.
+    """
+    with open(path, "rb") as file:
+        zipped = path.suffix != ".safetensors" and file.read(4) == ZIP
+    if zipped:
         state = read_state_dict(path, mmap=True)
         if all(tensor.data_ptr() % ALIGNMENT == 0 for tensor in state.values()):
             return state
@@ -141,22 +271,37 @@ def mapped_state_dict(path: Path, digest: str) -> dict[str, Tensor]:
         except CheckpointError as error:
             log.warning("%s is made anew: %s", copy.name, error)
             copy.unlink(missing_ok=True)
-    with lock(path):
-        if not copy.exists() and not _convert(path, copy):
-            return read_state_dict(path)
+    try:
+        with lock(path):
+            if not copy.exists() and not _convert(path, copy):
+                return read_state_dict(path)
+    except UnwritableError as error:  # an image with the weights in it, say, mounted read-only
+        log.warning("%s could not be converted and is read the slow way: %s", path.name, error)
+        return read_state_dict(path)
     return read_state_dict(copy, mmap=True)
+
+
+def examine(path: Path) -> None:
+    """Read a verified file through, for what a mapped load does not look at.
+
+    Raises:
+        CheckpointError: it is not a file of weights, or holds NaN or infinity.
+    """
+    _expect_finite(read_state_dict(path, mmap=True), path)
 
 
 def is_faithful(copy: Path, path: Path) -> bool:
     """Whether a mapped copy still holds, bit for bit, what its original holds."""
     try:
-        ours, theirs = read_state_dict(copy, mmap=True), _read_to_convert(path)
+        ours, theirs = read_state_dict(copy, mmap=True), read_state_dict(path, mmap=True)
     except CheckpointError:
         return False
-    as_bytes = [
-        [tensor.contiguous().view(-1).view(torch.uint8) for tensor in state.values()] for state in (ours, theirs)
-    ]
-    return ours.keys() == theirs.keys() and all(torch.equal(a, b) for a, b in zip(*as_bytes, strict=True))
+    return ours.keys() == theirs.keys() and all(_same(ours[name], theirs[name]) for name in ours)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    bits = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in (a, b)]  # NaN equals itself, bit for bit
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*bits)
 
 
 def _convert(path: Path, copy: Path) -> bool:
@@ -165,7 +310,8 @@ def _convert(path: Path, copy: Path) -> bool:
     part = copy.with_name(copy.name + ".part")
     crc = torch.serialization.get_crc32_options()
     try:
-        state = _read_to_convert(path)
+        state = read_state_dict(path, mmap=True)
+        _expect_finite(state, path)
         torch.serialization.set_crc32_options(False)  # a third of the time; the original's sha256 is what is held
         torch.save(state, part)
         os.replace(part, copy)
@@ -180,16 +326,6 @@ def _convert(path: Path, copy: Path) -> bool:
         torch.serialization.set_crc32_options(crc)
         part.unlink(missing_ok=True)
     return True
-
-
-def _read_to_convert(path: Path) -> dict[str, Tensor]:
-    """A file's tensors, mapped where that can be done; whatever else it is, torch.load has the last word on it."""
-    if path.suffix != ".safetensors" and not zipfile.is_zipfile(path):
-        try:
-            return _map_legacy(path)
-        except Exception as error:  # an unforeseen kind, or a torch whose unpickler has moved: a public way remains
-            log.debug("%s is read, not mapped: %s", path.name, error)
-    return read_state_dict(path)
 
 
 def normalise_keys(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -207,7 +343,15 @@ def normalise_keys(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         gate = re.search(r"\.squeeze\.(squeeze|expand)\.weight$", key)
         return tensor.flatten(1) if gate and tensor.ndim == 4 else tensor
 
-    return {rename(key): reshape(key, tensor) for key, tensor in state_dict.items()}
+    return _renamed({key: reshape(key, tensor) for key, tensor in state_dict.items()}, rename)
+
+
+def _renamed(state_dict: Mapping[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
+    result = {rename(key): tensor for key, tensor in state_dict.items()}
+    if len(result) < len(state_dict):
+        taken = [key for key in state_dict if rename(key) != key and rename(key) in state_dict] or list(state_dict)
+        raise CheckpointError(f"Two tensors of the checkpoint have one name, once they are renamed: {_shown(taken)}.")
+    return result
 
 
 def load_into(
@@ -223,20 +367,54 @@ def load_into(
     The network takes the tensors themselves where they fit its dtype and lie on the default device, copies elsewhere.
 
     Raises:
-        CheckpointError: keys are missing or too many, or shapes differ; the message names the first few.
+        CheckpointError: keys are missing or too many, shapes or kinds of numbers differ; the message names the first.
     """
     if key_map is not None:
-        state_dict = {key_map(key.removeprefix("module.")): tensor for key, tensor in state_dict.items()}
+        strip_and_map = key_map
+        state_dict = _renamed(state_dict, lambda key: strip_and_map(key.removeprefix("module.")))
     state = normalise_keys(state_dict)
     own = network.state_dict()
     if not head:
         state = {k: v for k, v in state.items() if not k.startswith("fc.")}
         state |= {k: v for k, v in own.items() if k.startswith("fc.")}
     device = torch.get_default_device()
+    for key in state.keys() & own.keys():
+        _expect_same_kind(state[key], own[key], key, origin)
     state = {k: v.to(device, own[k].dtype) if k in own else v for k, v in state.items()}
     try:
-        network.load_state_dict(state, assign=True)
+        network.load_state_dict(_of_their_own(state), assign=True)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:]]
         shown = " ".join(line if len(line) < 300 else line[:300] + "…" for line in lines[:3])
         raise CheckpointError(f"{origin} does not fit the network: {shown}") from error
+
+
+def _expect_same_kind(tensor: Tensor, own: Tensor, key: str, origin: str) -> None:
+    """Refuse what would mean something else as the network's number: int8 without its scale, half a complex number.
+
+    Float of 16 bits or more becomes float of another width, as the default dtype asks; a counter (of batches) may be
+    any real number, since averaging checkpoints makes it one.
+    """
+    is_weight = tensor.is_floating_point() and tensor.itemsize > 1
+    is_counter = not own.is_floating_point() and not tensor.is_complex()
+    if tensor.layout != torch.strided or tensor.is_quantized or not (is_weight or is_counter):
+        raise CheckpointError(f"{origin} does not fit the network: {key} is {tensor.dtype}, expected {own.dtype}.")
+    if tensor.shape != own.shape:
+        raise CheckpointError(
+            f"{origin} does not fit the network: size mismatch for {key}: {tuple(tensor.shape)}, expected "
+            f"{tuple(own.shape)}."
+        )
+
+
+def _of_their_own(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that share memory with no other and have no element twice: training one must not change another."""
+    result: dict[str, Tensor] = {}
+    end = 0
+    for key, tensor in sorted(state.items(), key=lambda item: item[1].data_ptr()):
+        dense = tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+        if not tensor.is_meta and tensor.numel() and (not dense or tensor.data_ptr() < end):
+            tensor = tensor.clone(memory_format=torch.contiguous_format)
+        else:
+            end = max(end, tensor.data_ptr() + tensor.nbytes)
+        result[key] = tensor
+    return {key: result[key] for key in state}

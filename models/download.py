@@ -7,6 +7,7 @@ respected.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import email.utils
 import errno
@@ -17,35 +18,30 @@ import logging
 import os
 import shutil
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .cache import CheckpointError, checkpoints_folder, find, lock, own_file, target, verify
+from .cache import CheckpointError, UnwritableError, checkpoints_folder, find, lock, own_file, target, verify
 from .manifest import Checkpoint, Source
+from .transport import Answer, BrokenOffError, SourceError, get, why_proxy_declines
 
 __all__ = ["UnreachableError", "fetch", "local_file"]
 
 log = logging.getLogger("resnext_hub")
 
-TIMEOUT = 30.0  # seconds without a byte
-ATTEMPTS = 5  # in a row without a byte of progress
+ATTEMPTS = 5  # in a row without progress
+PROGRESS = 1024  # bytes: who sends fewer before each cut would keep us for ever
+RESTARTS = 2  # from the first byte, because the parts do not fit together
 BACKOFF = 0.5  # seconds, doubled with every such attempt
 LONGEST_WAIT = 60.0  # seconds that a server's Retry-After is heeded
-SLOWEST = 1024  # bytes a second, over a minute
-CHUNK = 1 << 20
 RETRIED = {408, 425, 429, 500, 502, 503, 504}
 USER_AGENT = "resnext-hub (+https://github.com/org/resnext-hub)"
 
 
 class UnreachableError(CheckpointError):
     """No source of a checkpoint could be fetched."""
-
-
-class _SourceError(Exception):
-    """This source will not do; the next may."""
 
 
 def local_file(checkpoint: Checkpoint, progress: bool = True, *, again: bool = False) -> tuple[Path, str]:
@@ -92,7 +88,7 @@ def _fetch_first(checkpoint: Checkpoint, progress: bool) -> tuple[Path, Source]:
         try:
             fetch(source, path, progress)
             return path, source
-        except (_SourceError, CheckpointError) as error:
+        except (SourceError, CheckpointError) as error:
             tried.append(f"{source.url} ({error})")
     reason = "RESNEXT_HUB_OFFLINE is set" if offline else f"Tried: {'; '.join(tried) or 'nothing, it has no source'}"
     raise UnreachableError(
@@ -108,165 +104,212 @@ def fetch(source: Source, path: Path, progress: bool = True) -> None:
     What a broken connection or a killed process leaves is kept beside the records and continued.
 
     Raises:
-        CheckpointError: the content is not the published one, or the disk is full.
+        CheckpointError: the content is not the published one, or it cannot be written.
     """
     # Only here: torch takes seconds to import. tqdm where it is installed, else a plain bar of torch's.
     from torch.hub import tqdm  # pyright: ignore[reportPrivateImportUsage]
 
-    assert source.url is not None
-    part = own_file(path, ".part")
-    part.parent.mkdir(parents=True, exist_ok=True)
+    part = _Part(path)
     log.info("fetching %s", source.url)
     bar = tqdm(total=source.bytes, disable=not progress, unit="B", unit_scale=True, unit_divisor=1024, desc=path.name)
     try:
-        _fetch_with_retries(source, part, bar)
-        verify(part, source, inside=path)
-        os.replace(part, path)
+        part.file.parent.mkdir(parents=True, exist_ok=True)
+        _fetch_verified(source, path, part, bar)
+        part.settle()
+        os.replace(part.file, path)
     except CheckpointError:
-        part.unlink(missing_ok=True)
+        part.discard()
         raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        part.unlink(missing_ok=True)
-        raise CheckpointError(f"The disk with {part.parent} is full; nothing was kept.") from error
+            raise UnwritableError.of(part.file.parent, error) from error
+        part.discard()
+        raise CheckpointError(f"The disk with {part.file.parent} is full; nothing was kept.") from error
     finally:
         bar.close()
-        if not part.exists():
-            _Parts(part).note.unlink(missing_ok=True)
+        if not part.file.exists():
+            part.discard()
 
 
-def _fetch_with_retries(source: Source, part: Path, bar: Any) -> None:
-    failures = 0
-    while True:
-        before = part.stat().st_size if part.exists() else 0
+def _fetch_verified(source: Source, path: Path, part: _Part, bar: Any) -> None:
+    for last in (False, True):
+        in_one_piece = _fetch_with_retries(source, part, bar)
         try:
-            _request(source, part, bar)
+            if part.is_web_page():
+                raise CheckpointError("it answers a web page, though it calls it a file: a login or a notice?")
+            verify(part.file, source, inside=path)
             return
-        except _SourceError:
-            raise
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-            after = part.stat().st_size if part.exists() else 0
-            failures = 1 if after > before else failures + 1
-            wait = _wait(error, failures)
-            if wait is None or failures >= ATTEMPTS:
-                raise _SourceError(_reason(error)) from error
-            log.info("%s: %s; again in %.1f s", source.url, _reason(error), wait)
+        except CheckpointError as error:
+            if in_one_piece or last:
+                raise
+            # Pieces of two states of the file, or a piece that a crash of the machine spoilt.
+            log.info("%s Its pieces do not fit together; beginning anew.", error)
+            part.discard()
+
+
+def _fetch_with_retries(source: Source, part: _Part, bar: Any) -> bool:
+    """Until the file is whole; whether it came in one piece."""
+    failures = restarts = 0
+    while True:
+        before = part.size()
+        try:
+            return _request(source, part, bar)
+        except BrokenOffError as error:
+            after = part.size()
+            failures = 1 if after >= before + PROGRESS else failures + 1
+            restarts += after < before
+            if failures >= ATTEMPTS or restarts > RESTARTS:
+                raise SourceError(str(error)) from error
+            wait = min(max(BACKOFF * 2 ** (failures - 1), error.wait or 0.0), LONGEST_WAIT)
+            log.info("%s: %s; again in %.1f s", source.url, error, wait)
             time.sleep(wait)
 
 
-def _reason(error: Exception) -> str:
-    return str(error.reason) if type(error) is urllib.error.URLError else str(error) or type(error).__name__
-
-
-def _wait(error: Exception, failures: int) -> float | None:
-    """Seconds until another attempt; None where another would end the same."""
-    wait = BACKOFF * 2 ** (failures - 1)
-    if isinstance(error, urllib.error.HTTPError):
-        if error.code not in RETRIED:
-            return None
-        asked = error.headers.get("Retry-After", "")
-        if asked.isdigit():
-            wait = float(asked)
-        elif asked:
-            parsed = email.utils.parsedate_tz(asked)
-            wait = wait if parsed is None else max(0.0, email.utils.mktime_tz(parsed) - time.time())
-    return min(wait, LONGEST_WAIT)
-
-
-class _Parts:
-    """A download under way: its bytes, and what they are part of."""
-
-    def __init__(self, part: Path) -> None:
-        self.part = part
-        self.note = part.with_name(part.name + ".json")
-
-    def resumable(self, url: str) -> dict[str, str]:
-        """The validators noted for the bytes at hand, {} where they are of no use."""
-        try:
-            noted = json.loads(self.note.read_text(encoding="utf-8"))
-            return noted if noted["url"] == url and self.part.stat().st_size > 0 else {}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
-
-    def begin(self, url: str, headers: http.client.HTTPMessage, total: int | None) -> None:
-        noted = {"url": url, "etag": headers.get("ETag", ""), "total": str(total or "")}
-        self.note.write_text(json.dumps(noted), encoding="utf-8")
-
-
-def _request(source: Source, part: Path, bar: Any) -> None:
-    """One request: the rest of the file, or all of it where the rest may not belong to the part."""
-    assert source.url is not None
-    parts = _Parts(part)
-    noted = parts.resumable(source.url)
-    offset = part.stat().st_size if noted else 0
-    headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
-    if offset:
-        headers["Range"] = f"bytes={offset}-"
-        if noted["etag"] and not noted["etag"].startswith("W/"):
-            headers["If-Range"] = noted["etag"]  # another file now: the server sends all of it
+def _seconds_asked(retry_after: str) -> float | None:
+    """A Retry-After's seconds from now, None where it says nothing sensible."""
+    if retry_after.isdecimal():
+        return float(retry_after)
     try:
-        # An opener of its own: urlopen keeps the proxies that the environment named at its first use.
-        opener = urllib.request.build_opener()
-        response = opener.open(urllib.request.Request(source.url, headers=headers), timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == 416:  # the part is no beginning of what is there now
-            part.unlink(missing_ok=True)
-            raise ConnectionError("the server has no such range; beginning anew") from error
-        raise
-    with response:
-        total = _announced(response, source, noted, offset)
-        if response.status == 206:
-            mode = "ab"
-        else:
-            mode, offset = "wb", 0
-            parts.begin(source.url, response.headers, total)
+        return email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
+    except (ValueError, TypeError, IndexError, OverflowError):  # the parser was not made for what servers send
+        return None
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """What the bytes at hand are part of: "" and None where the server did not say."""
+
+    url: str
+    etag: str
+    total: int | None
+
+
+class _Part:
+    """A download under way: its bytes, and beside them what they are part of."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = own_file(path, ".part")
+        self.note = self.file.with_name(self.file.name + ".json")
+
+    def size(self) -> int:
+        return self.file.stat().st_size if self.file.exists() else 0
+
+    def noted(self, source: Source) -> _Noted | None:
+        """What was noted for the bytes at hand; None where they cannot be gone on from."""
+        try:
+            data = json.loads(self.note.read_text(encoding="utf-8"))
+            total = data["total"]  # and whatever else a later version has noted
+            noted = _Noted(str(data["url"]), str(data["etag"]), None if total is None else int(total))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        strong = bool(noted.etag) and not noted.etag.startswith("W/")
+        # Without a hash or an ETag nobody would notice that the rest belongs to another file.
+        usable = noted.url == source.url and self.size() > 0 and (strong or source.hash is not None)
+        return noted if usable and (noted.total is None or self.size() <= noted.total) else None
+
+    def begin(self, noted: _Noted) -> None:
+        self.file.unlink(missing_ok=True)  # first: bytes must never lie beside another file's note
+        self.note.write_text(json.dumps(dataclasses.asdict(noted)), encoding="utf-8")
+
+    def is_web_page(self) -> bool:
+        with open(self.file, "rb") as file:
+            return file.read(256).lstrip().lower().startswith((b"<!doctype html", b"<html"))
+
+    def settle(self) -> None:
+        """Onto the disk, so that a crash of the machine cannot leave the name without the content."""
+        with open(self.file, "rb") as file:
+            os.fsync(file.fileno())
+
+    def discard(self) -> None:
+        for file in (self.file, self.note):
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+
+def _request(source: Source, part: _Part, bar: Any) -> bool:
+    """One request: the rest of the file, or all of it where the rest may not belong to the part.
+
+    Returns whether all came in one piece.
+    """
+    assert source.url is not None
+    noted = part.noted(source)
+    offset = part.size() if noted else 0
+    if noted and offset == noted.total:  # killed while it was verified
+        return False
+    headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+    if noted:
+        headers["Range"] = f"bytes={offset}-"
+        if noted.etag and not noted.etag.startswith("W/"):
+            headers["If-Range"] = noted.etag  # another file now: the server sends all of it
+    with get(source.url, headers) as answer:
+        _refuse_other_things(answer)
+        continued = answer.status == 206
+        if answer.status == 416 or (continued and not _goes_on(answer, noted, offset)):
+            part.discard()
+            raise BrokenOffError("it answers another range than asked for, or one of another file")
+        total = _announced(answer, source)
+        if not continued:
+            offset = 0
+            part.begin(_Noted(source.url, answer.headers.get("ETag", ""), total))
         if total is not None:
-            free = shutil.disk_usage(part.parent).free
+            free = shutil.disk_usage(part.file.parent).free
             if free < total - offset:
                 raise CheckpointError(
-                    f"{total - offset:,} bytes are to be fetched and the disk with {part.parent} has {free:,} left."
+                    f"{total - offset:,} bytes are to be fetched and the disk with {part.file.parent} has {free:,} "
+                    "left."
                 )
             bar.total = total
         bar.update(offset - bar.n)
-        _copy(response, part, mode, bar)
-    size = part.stat().st_size
+        with open(part.file, "ab") as file:
+            while chunk := answer.read():
+                file.write(chunk)
+                bar.update(len(chunk))
+    size = part.size()
     if total is not None and size != total:
         if size > total:
-            part.unlink()
-        raise ConnectionError(f"cut off after {size:,} of {total:,} bytes")
+            part.discard()
+        raise BrokenOffError(f"cut off after {size:,} of {total:,} bytes")
+    return not continued
 
 
-def _announced(response: http.client.HTTPResponse, source: Source, noted: dict[str, str], offset: int) -> int | None:
-    """The whole file's length as far as the answer gives it; refuses an answer that is another thing."""
-    headers = response.headers
-    if headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise _SourceError(f"it answers {headers['Content-Encoding']} content, which was not asked for")
+def _refuse_other_things(answer: Answer) -> None:
+    """Raise where an answer is not the file, or a part of it."""
+    status, headers = answer.status, answer.headers
+    phrase = f"it answers {status} {http.client.responses.get(status, '')}".rstrip()  # not the server's own words
+    if status in RETRIED:
+        raise BrokenOffError(phrase, _seconds_asked(headers.get("Retry-After", "")))
+    if status == 407:
+        raise SourceError(why_proxy_declines(status))
+    if status not in (200, 206, 416):
+        raise SourceError(phrase)
+    encoding = headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise SourceError(f"it answers {encoding!r} content, which was not asked for")
     if headers.get_content_type() == "text/html":
-        raise _SourceError("it answers a web page, not a file: a login or a notice?")
-    if response.status not in (200, 206):
-        raise _SourceError(f"it answers {response.status} {response.reason}")
-    length = headers.get("Content-Length")
-    total = int(length) if length and length.isdigit() else None
-    if response.status == 206:
-        start, _, whole = headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-        total = int(whole) if whole.isdigit() else None
-        if start.partition("-")[0] != str(offset) or (noted["total"] and total and str(total) != noted["total"]):
-            raise _SourceError(f"it answers another range than asked for: {headers.get('Content-Range')!r}")
+        raise SourceError("it answers a web page, not a file: a login or a notice?")
+
+
+def _goes_on(answer: Answer, noted: _Noted | None, offset: int) -> bool:
+    """Whether a 206 is the rest of the part at hand."""
+    shown, _, whole = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+    etag = answer.headers.get("ETag", "")
+    return (
+        noted is not None
+        and shown.partition("-")[0] == str(offset)
+        and (not etag or not noted.etag or etag == noted.etag)
+        and (not whole.isdecimal() or noted.total is None or int(whole) == noted.total)
+    )
+
+
+def _announced(answer: Answer, source: Source) -> int | None:
+    """The whole file's length as far as the answer or the manifest gives it."""
+    length = answer.headers.get("Content-Length", "")
+    if answer.status == 206:
+        length = answer.headers.get("Content-Range", "").rpartition("/")[2]
+    total = int(length) if length.isdecimal() and len(length) < 20 else None
     if total is not None and source.bytes is not None and total != source.bytes:
-        raise _SourceError(f"it has {total:,} bytes where {source.bytes:,} were published")
+        raise SourceError(f"it has {total:,} bytes where {source.bytes:,} were published")
+    chunked = answer.headers.get("Transfer-Encoding", "").lower() == "chunked"
+    if total is None and source.bytes is None and source.hash is None and not chunked:
+        raise SourceError("it announces no length, and neither length nor hash are published: a cut would go unnoticed")
     return total if total is not None else source.bytes
-
-
-def _copy(response: http.client.HTTPResponse, part: Path, mode: str, bar: Any) -> None:
-    window, received = time.monotonic(), 0
-    with open(part, mode) as file:
-        while chunk := response.read1(CHUNK):
-            file.write(chunk)
-            bar.update(len(chunk))
-            received += len(chunk)
-            if (elapsed := time.monotonic() - window) > 60:
-                if received < SLOWEST * elapsed:
-                    raise _SourceError(f"it sent only {received:,} bytes in the last {elapsed:.0f} s")
-                window, received = time.monotonic(), 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,10 +34,12 @@ __all__ = [
     "default_manifest",
     "find_checkpoint",
     "load_manifest",
+    "write_digest",
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = "weights_manifest.json"
+DIGEST = "weights_manifest.sha256"
 
 
 class ManifestError(ValueError):
@@ -288,10 +291,31 @@ def load_manifest(path: str | Path, folder: Path = ROOT) -> Manifest:
     return Manifest(path, checkpoints, shared["architectures"], shared["label_sets"], aliases)
 
 
+def _digest_line(manifest: Path) -> str:
+    """As sha256sum prints it and, with --check, reads it."""
+    return f"{hashlib.sha256(manifest.read_bytes()).hexdigest()}  {MANIFEST}\n"
+
+
+def write_digest(folder: Path) -> None:
+    """Record that the manifest in a checkout is as it is meant to be; `default_manifest` takes no other."""
+    (folder / DIGEST).write_text(_digest_line(folder / MANIFEST), encoding="utf-8", newline="\n")
+
+
 @cache
 def default_manifest() -> Manifest:
-    """The manifest of this checkout."""
-    return load_manifest(ROOT / MANIFEST)
+    """The manifest of this checkout.
+
+    Raises:
+        ManifestError: it cannot be used, or is not the one that weights_manifest.sha256 was written for.
+    """
+    manifest, digest = ROOT / MANIFEST, ROOT / DIGEST
+    if not digest.is_file() or digest.read_text(encoding="utf-8") != _digest_line(manifest):
+        raise ManifestError(
+            f"{manifest} has been changed: its sha256 is not the one in {DIGEST} beside it. It says where weights come "
+            "from and what they must be, so nothing is loaded by it. Install this version again; or, if the change is "
+            f"meant, run `sha256sum {MANIFEST} > {DIGEST}` in that folder."
+        )
+    return load_manifest(manifest)
 
 
 def find_checkpoint(variant: str | Path) -> Checkpoint:

@@ -7,17 +7,29 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from .uris import MAX_BYTES, SCHEMES, FetchError, fetch, read_file, scheme_of
 
-__all__ = ["MAX_PIXELS", "ImageError", "ImageSource", "decode", "is_encoded", "open_image", "read_encoded", "to_rgb"]
+__all__ = [
+    "MAX_PIXELS",
+    "ImageError",
+    "ImageSource",
+    "decode",
+    "is_encoded",
+    "open_image",
+    "orientation_of",
+    "read_encoded",
+    "to_rgb",
+]
 
 T = TypeVar("T")
 
@@ -27,6 +39,34 @@ ImageSource = Any
 MAX_PIXELS = 89_478_485  # Pillow's own threshold for a decompression bomb
 # No format that runs a program (EPS), refers to other files or has no use for photographs.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+
+# What people take for a photo and is none of these, by how it begins (in lower case).
+LOOKS = {
+    rb"<!doctype|<html": "It looks like a web page.",
+    rb"(?s).{4}ftyp(hei|hev|mif1|msf1)": "It looks like HEIC: save it as JPEG (pillow-heif makes a PIL image of it).",
+    rb"%pdf-": "It looks like a PDF: take the image out of it.",
+    rb"%!ps|\xc5\xd0\xd3\xc6": "It looks like PostScript, which is a program: save it as PNG.",
+    rb"<svg|<\?xml": "It looks like SVG: save it as PNG.",
+    rb"(?s)8bps|.{4}jp  \r\n|\xffo\xffq|\x00\x00\x01\x00": "It looks like PSD, JPEG 2000 or ICO: save it as PNG.",
+}
+
+# The header of a scan is as long as its number of components says, or libjpeg refuses it.
+SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
+
+# Work that a small file can ask for without bounds. Files of cameras and programs stay far below.
+MAX_READS = 1_000_000  # of Pillow, a few bytes each: chunks, markers, runs of pixels that it takes one by one
+MAX_SCANS = 100  # of a progressive JPEG, each a pass over all pixels; programs write ten or so
+
+ORIENTATION = 0x0112  # the EXIF tag
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class ImageError(ValueError):
@@ -61,10 +101,10 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, **fetch_opt
         return decode(read_encoded(source, **fetch_options), max_pixels, to_rgb)
     try:
         return to_rgb(source)
-    except (ValueError, OSError) as error:
-        raise (
-            error if isinstance(error, ImageError) else ImageError(f"The PIL image cannot be used: {error}.")
-        ) from error
+    except ImageError:
+        raise
+    except Exception as error:  # it may be of a file, and Pillow's decoders raise nearly anything on a broken one
+        raise ImageError(f"The PIL image cannot be used: {error}.") from error
 
 
 def is_encoded(source: ImageSource) -> bool:
@@ -104,15 +144,15 @@ def decode(data: bytes, max_pixels: int, use: Callable[[Image.Image], T]) -> T:
         raise ImageError("The image is empty: 0 bytes.")
     Image.init()
     try:
-        with Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f in Image.OPEN]) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise ImageError(f"The image has {width} x {height} pixels, more than {max_pixels:,}.")
+        if data[:2] in (b"II", b"MM") and _strips(data) > MAX_READS:
+            raise ImageError(f"The image is made of more than {MAX_READS:,} pieces: save it as PNG.")
+        with Image.open(_Rationed(data), formats=[f for f in FORMATS if f in Image.OPEN]) as image:
+            _check_size(image, data, max_pixels)
             return use(image)
     except UnidentifiedImageError as error:
         start = data[:64].lstrip().lower()
         # Nothing of the content is repeated: the URI may be a stranger's, and the file not for a stranger's eyes.
-        hint = " It looks like a web page." if start.startswith((b"<!doctype", b"<html")) else ""
+        hint = "".join(f" {look}" for pattern, look in LOOKS.items() if re.match(pattern, start))
         raise ImageError(f"Not an image in one of the formats {', '.join(FORMATS)}.{hint}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"The image has more pixels than Pillow takes: {error}") from error
@@ -121,6 +161,62 @@ def decode(data: bytes, max_pixels: int, use: Callable[[Image.Image], T]) -> T:
     except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
         kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
         raise ImageError(f"The image is broken or cut short: {kind}{error}.") from error
+
+
+class _Rationed(io.BytesIO):
+    """A file of which only so many pieces are read: Pillow takes some kinds of file apart byte by byte, in Python."""
+
+    _reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads += 1
+        if self._reads > MAX_READS:
+            raise ImageError(f"The image is made of more than {MAX_READS:,} pieces: save it as PNG.")
+        return super().read(size)
+
+
+def _strips(data: bytes) -> int:
+    """Of how many strips or tiles a TIFF is made. Pillow makes an object of each as it opens the file."""
+    order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
+    count, entry = order + ("Q" if big else "H"), struct.Struct(order + ("HHQ8x" if big else "HHL4x"))
+    strips = 0
+    try:
+        (at,) = struct.unpack_from(order + ("Q" if big else "L"), data, 8 if big else 4)
+        (entries,) = struct.unpack_from(count, data, at)
+        for number in range(min(entries, len(data))):
+            tag, _, values = entry.unpack_from(data, at + struct.calcsize(count) + number * entry.size)
+            if tag in (TiffImagePlugin.STRIPOFFSETS, TiffImagePlugin.TILEOFFSETS):
+                strips = max(strips, values)
+    except (struct.error, OverflowError):  # it ends there; Pillow says so
+        pass
+    return strips
+
+
+def _check_size(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    """Before anything is decoded."""
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(f"The image has {width} x {height} pixels, more than {max_pixels:,}.")
+    if "progressive" in image.info and len(SCAN.findall(data)) > MAX_SCANS:
+        raise ImageError(f"The JPEG has more than {MAX_SCANS} scans.")
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # a tile is decoded whole, however little of it is wanted
+        across, down = (image.tag_v2.get(tag, 0) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
+        if across * down > max_pixels:
+            raise ImageError(f"The TIFF has tiles of {across} x {down} pixels, more than {max_pixels:,}.")
+
+
+def orientation_of(image: Image.Image) -> int:
+    """How EXIF (or XMP) says that the image is to be turned, 1 to 8; 1, upright, if it cannot be read.
+
+    `ImageOps.exif_transpose` writes all of EXIF anew, and refuses photos whose other tags it cannot write.
+    """
+    if image.format == "PNG":
+        image.load()  # getexif does it, as EXIF may stand behind the pixels; that they are broken is not to be missed
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+        return int(orientation) if orientation in TURNS else 1
+    except Exception:  # Pillow's parser raises nearly anything; whoever shows photos shows such a one as it is
+        return 1
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -132,7 +228,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     image.load()
     if min(image.size) < 1:
         raise ImageError(f"The image has no pixels: {image.width} x {image.height}.")
-    image = ImageOps.exif_transpose(image)
+    if (orientation := orientation_of(image)) in TURNS:
+        image = image.transpose(TURNS[orientation])
     if image.mode.startswith("I"):
         image = _from_array(_sixteen_bits(np.asarray(image)))
     if image.mode == "F":
@@ -141,15 +238,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     try:
-        return image if image.mode == "RGB" else image.convert("RGB")
+        result = image.convert("RGB")  # a copy, if it was RGB
     except ValueError as error:
         raise ImageError(f"An image of mode {image.mode} has no plain RGB form: {error}") from error
+    result.info = {}  # what is said there of turning and of transparency has been done
+    return result
 
 
 def _sixteen_bits(values: np.ndarray) -> np.ndarray:
     if values.min() < 0 or values.max() > 65535:
         raise ImageError(f"Integer pixels of {values.min()} to {values.max()} are not 16-bit; convert them to 8 bits.")
-    return np.rint(values / 257).astype(np.uint8)
+    values = values.astype(np.uint32)  # not to float64, which takes four times a photo's memory
+    values += 128
+    values //= 257  # to the nearest of 255 steps; no value lies between two
+    return values.astype(np.uint8)
 
 
 def _channels_last(values: np.ndarray) -> np.ndarray:

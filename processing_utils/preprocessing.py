@@ -18,7 +18,17 @@ import numpy as np
 from PIL import Image
 
 from ..models.manifest import Preprocessing
-from .images import MAX_PIXELS, ImageError, ImageSource, decode, is_encoded, open_image, read_encoded, to_rgb
+from .images import (
+    MAX_PIXELS,
+    ImageError,
+    ImageSource,
+    decode,
+    is_encoded,
+    open_image,
+    orientation_of,
+    read_encoded,
+    to_rgb,
+)
 from .jpeg import FACTORS, can_shrink, decode_jpeg
 from .resampling import FILTERS, Window, resize_window
 
@@ -30,7 +40,6 @@ VIEWS = ("centre", "flip", "ten-crop")
 # The decoder may shrink a photo as long as so many of its pixels are left for one of the result; otherwise what it
 # averages away shows (docs/decisions.md). A photo of many pixels is not sharp to the pixel and may have fewer left.
 LEFT_PER_PIXEL, LEFT_IF_LARGE, LARGE = 3.0, 2.5, 2048
-ORIENTATION = 0x0112  # the EXIF tag
 
 
 def load_pixels(
@@ -150,7 +159,7 @@ def _is_resized_here(window: Window, preset: Preprocessing) -> bool:
 
 def _crop_encoded(data: bytes, preset: Preprocessing, grade: str, image: Image.Image) -> np.ndarray:
     """The crop of a file that Pillow has opened and not loaded."""
-    orientation = image.getexif().get(ORIENTATION, 1)
+    orientation = orientation_of(image)
     width, height = image.size
     window = _window((height, width) if orientation in (5, 6, 7, 8) else (width, height), preset)
     if not _is_resized_here(window, preset):

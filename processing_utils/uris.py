@@ -12,7 +12,7 @@ import base64
 import binascii
 import contextlib
 import http.client
-import ipaddress
+import os
 import re
 import socket
 import threading
@@ -23,7 +23,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["MAX_BYTES", "FetchError", "fetch", "scheme_of"]
+from ..addresses import is_public, literal
+
+__all__ = ["MAX_BYTES", "FetchError", "PrivateAddressError", "fetch", "scheme_of"]
 
 MAX_BYTES = 64 * 2**20
 MAX_REDIRECTS = 5
@@ -37,6 +39,11 @@ Connector = Callable[[tuple[str, int], float], socket.socket]
 
 class FetchError(OSError):
     """A URI that was refused or could not be fetched; the message says why."""
+
+
+class PrivateAddressError(FetchError):
+    """Refused, because the host is at an address that is not public. (A server does not repeat the message to a
+    stranger: it names the address.)"""
 
 
 def scheme_of(uri: str) -> str | None:
@@ -109,7 +116,8 @@ def _decode_data_uri(uri: str, max_bytes: int) -> bytes:
         raise FetchError("A data: URI has a comma between its type and its content; this one has none.")
     if len(body) > 3 * max_bytes:  # percent-encoding, its longest form
         raise FetchError(f"The data: URI holds more than {max_bytes:,} bytes.")
-    content = urllib.parse.unquote_to_bytes(body)
+    # Piece by piece: unquote_to_bytes makes an object of 35 bytes or more of every escape, all at the same time.
+    content = b"".join(urllib.parse.unquote_to_bytes(piece) for piece in re.findall(r"(?s)(?:%..|.){1,65536}", body))
     if header.lower().endswith(";base64"):
         try:
             content = base64.b64decode(re.sub(rb"\s", b"", content), validate=True)
@@ -131,7 +139,7 @@ def read_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     """The content of a regular file of at most ``max_bytes``.
 
     Raises:
-        FileNotFoundError, FetchError: it is not there; it is a folder or a device; it is too big.
+        FileNotFoundError, FetchError: it is not there; it is a folder or a device; it is too big; it cannot be read.
     """
     try:
         there = path.exists()
@@ -141,9 +149,15 @@ def read_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
         raise FileNotFoundError(f"There is no file {path}.")
     if not path.is_file():
         raise FetchError(f"{path} is not a file.")
-    if (size := path.stat().st_size) > max_bytes:
+    try:
+        with path.open("rb") as file:  # not the whole of it: some that say 0 bytes never end (Linux's /proc)
+            data = file.read(max_bytes + 1)
+            size = max(len(data), os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise FetchError(f"{path} cannot be read: {error.strerror}.") from error
+    if size > max_bytes:
         raise FetchError(f"{path} has {size:,} bytes, more than {max_bytes:,}.")
-    return path.read_bytes()
+    return data
 
 
 class _Watchdog:
@@ -201,7 +215,7 @@ def _get(
         addresses = _checked(url, parts.host, _lookup(url, parts.host, parts.port, resolver), allow_private)
         peer, port = parts.host, parts.port
     else:
-        if _literal(parts.host) is not None:
+        if literal(parts.host) is not None:
             _checked(url, parts.host, [parts.host], allow_private)
         peer, port, _ = proxy
         addresses = [peer]
@@ -242,6 +256,10 @@ def _split(url: str) -> _Url:
     scheme = scheme_of(url) or ""
     parts = urllib.parse.urlsplit(url)
     host, port = parts.hostname or "", parts.port or PORTS[scheme]
+    if not host:  # of http:10.0.0.1 the path would be read as the host, by a proxy
+        raise FetchError(f"{url[:200]!r} is not a well-formed URL: it names no host.")
+    if ":" in host and not re.fullmatch(r"[0-9a-f:.]+(%[\w.~-]+)?", host, re.ASCII | re.IGNORECASE):
+        raise FetchError(f"{url[:200]!r} is not a well-formed URL.")
     if ":" not in host:
         host = host.encode("idna").decode("ascii")
     if parts.username is not None:
@@ -271,55 +289,12 @@ def _resolve(host: str, port: int) -> Sequence[str]:
     return [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
-def _literal(host: str) -> str | None:
-    """The address that a host spells out, in any of the forms that the C library takes (0x7f.1, 2130706433, …)."""
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        pass
-    try:
-        return socket.inet_ntoa(socket.inet_aton(host))
-    except OSError:
-        return None
-
-
-# Ranges that `ipaddress` of some supported Python versions still calls global (IANA special-purpose registries; a
-# cloud's metadata service answers at 192.0.0.192), and Azure's host agent, at a public address that is only seen from
-# inside.
-_SPECIAL = tuple(
-    ipaddress.ip_network(block)
-    for block in (
-        "168.63.129.16/32",
-        "192.0.0.0/24",
-        "192.88.99.0/24",
-        "3fff::/20",
-        "5f00::/16",
-        "64:ff9b:1::/48",
-        "fec0::/10",
-    )
-)
-
-
-def _is_public(address: str) -> bool:
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo and ip.teredo[1])
-        if inner is None and ip in ipaddress.ip_network("64:ff9b::/96"):  # NAT64, RFC 6052
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is None and int(ip) < 2**32:  # IPv4-compatible, RFC 4291: deprecated and never public
-            return False
-        if inner:
-            return _is_public(str(inner))
-    special = any(ip.version == network.version and ip in network for network in _SPECIAL)
-    return ip.is_global and not special and not ip.is_multicast and not ip.is_reserved
-
-
 def _checked(url: str, host: str, addresses: Sequence[str], allow_private: bool) -> Sequence[str]:
     if allow_private:
         return addresses
     for address in addresses:
-        if not _is_public(_literal(address) or address):
-            raise FetchError(
+        if not is_public(literal(address) or address):
+            raise PrivateAddressError(
                 f"{url}: {host} is at {address}, which is not a public address: refused. If you trust where the URL "
                 "comes from, pass allow_private=True."
             )

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from .faulty_server import FaultyServer, serving
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -75,7 +77,9 @@ def built_engines() -> Path:
 def run_python(tmp_path: Path, built_engines: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a script in a fresh process, in an empty folder, with a TORCH_HOME of its own; fail with its output."""
 
-    def run(script: str, *, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        script: str, *, check: bool = True, timeout: float = 300, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         home = tmp_path / "torch_home"
         here = tmp_path / "cwd"
         here.mkdir(exist_ok=True)
@@ -87,7 +91,7 @@ def run_python(tmp_path: Path, built_engines: Path) -> Callable[..., subprocess.
         path.write_text(script)
         env = os.environ | {"TORCH_HOME": str(home), "PYTHONPATH": "", "OMP_NUM_THREADS": "1"} | environment
         done = subprocess.run(
-            [sys.executable, str(path)], cwd=here, env=env, capture_output=True, text=True, timeout=300, check=False
+            [sys.executable, str(path)], cwd=here, env=env, capture_output=True, text=True, timeout=timeout, check=False
         )
         if check and done.returncode:
             pytest.fail(f"exit {done.returncode}\n{done.stdout}\n{done.stderr}")
@@ -126,6 +130,9 @@ def copy_repository(tmp_path: Path) -> Callable[..., Path]:
             shutil.copy2(ROOT / file, target / file)
         if manifest is not None:
             (target / "weights_manifest.json").write_text(json.dumps(manifest))
+            from resnext_hub.models.manifest import write_digest
+
+            write_digest(target)
         return target
 
     return copy
@@ -197,7 +204,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 def publish(served: Served) -> Callable[..., dict[str, Any]]:
     """Serve a state_dict as a checkpoint's published file; return a manifest copy that says where and its hash.
 
-    The hash stays as short as the real manifest's is (a prefix), and there is none where it has none.
+    The hash stays as short as the real manifest's is (a prefix, or whole), and there is none where it has none.
     """
     folder, url = served.folder, served.url
 
@@ -209,13 +216,32 @@ def publish(served: Served) -> Callable[..., dict[str, Any]]:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         filename = source["url"].rsplit("/", 1)[1]
         if source["hash"] is not None:
-            filename = filename.replace(source["hash"]["value"], digest[:8])
-            source["hash"]["value"] = digest[:8]
+            expected = source["hash"]["value"]
+            filename = filename.replace(expected[:8], digest[:8])
+            source["hash"]["value"] = digest[: len(expected)]
         path.rename(folder / filename)
         source |= {"url": f"{url}/{filename}", "bytes": (folder / filename).stat().st_size}
         return manifest
 
     return publish_one
+
+
+@pytest.fixture
+def faulty_server() -> Iterator[FaultyServer]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of this test's own, no proxies or mirrors, and retries at once: torch.hub's checkpoints folder."""
+    from resnext_hub.models import download
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    for name in ("http_proxy", "https_proxy", "no_proxy", "RESNEXT_HUB_MIRROR", "RESNEXT_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(download, "BACKOFF", 0.001)
+    return tmp_path / "home" / "hub" / "checkpoints"
 
 
 @pytest.fixture

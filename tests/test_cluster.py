@@ -23,14 +23,14 @@ from .test_bulk import TINY, jpeg
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray[data]: the extra 'cluster'")
 
 # Every node has 3 logical CPUs, so an actor; the node that is lost is not the driver's. It is lost without notice when
-# the first parts are there; that the others are not, the test sees.
+# the first parts are there; that the others are not, the test sees. Or it is but one actor's process that is killed.
 SCRIPT = """
 import json, os, sys, threading, time
 from pathlib import Path
-import ray
+import psutil, ray
 from ray.cluster_utils import Cluster
 
-source, out, lost = sys.argv[1], Path(sys.argv[2]), {}
+source, out, what, lost = sys.argv[1], Path(sys.argv[2]), sys.argv[3], {}
 cluster = Cluster()
 nodes = [cluster.add_node(num_cpus=3, include_dashboard=False, object_store_memory=100 * 2**20) for _ in range(3)]
 ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
@@ -39,7 +39,12 @@ from resnext_hub.inference.cluster import classify_on_ray
 def lose():
     while len(list(out.with_name(out.name + ".parts").glob("part-*.parquet"))) < 2:
         time.sleep(0.01)
-    cluster.remove_node(nodes[2], allow_graceful=False)
+    if what == "node":
+        cluster.remove_node(nodes[2], allow_graceful=False)
+    else:
+        named = [(p, p.cmdline()) for p in psutil.Process().children(recursive=True)]
+        actors = [p for p, command in named if command and "MapWorker" in command[0]]
+        actors[0].kill()
     lost["parts"] = len(list(out.with_name(out.name + ".parts").glob("part-*.parquet")))
 
 thread = threading.Thread(target=lose, daemon=True)
@@ -68,21 +73,29 @@ def make_shards(folder: Path, shards: int, images: int) -> str:
 
 @needs_ray
 @pytest.mark.parametrize(
-    ("shards", "images"), [(18, 60), pytest.param(90, 600, marks=pytest.mark.soak)], ids=["short", "long"]
+    ("what", "shards", "images"),
+    [
+        ("node", 18, 60),
+        pytest.param("actor", 18, 60, marks=pytest.mark.soak),
+        pytest.param("node", 90, 600, marks=pytest.mark.soak),
+    ],
 )
-def test_a_node_is_lost_and_the_table_is_the_same(shards: int, images: int, tmp_path: Path, run_python: Any) -> None:
+def test_a_node_or_actor_is_lost_and_the_table_is_the_same(
+    what: str, shards: int, images: int, tmp_path: Path, run_python: Any
+) -> None:
     source = make_shards(tmp_path / "shards", shards, images)
     out = tmp_path / "ray.parquet"
     done = run_python(
-        f"import sys\nsys.argv[1:] = [{source!r}, {str(out)!r}]\n{SCRIPT}",
+        f"import sys\nsys.argv[1:] = [{source!r}, {str(out)!r}, {what!r}]\n{SCRIPT}",
+        timeout=300 if images < 100 else 3000,
         PYTHONPATH=os.environ.get("PYTHONPATH", ""),
         RAY_USAGE_STATS_ENABLED="0",
-        # A lost node is missed after two seconds instead of half a minute.
+        # A lost node is missed after some seconds instead of half a minute.
         RAY_health_check_period_ms="500",
-        RAY_health_check_failure_threshold="4",
+        RAY_health_check_failure_threshold="4" if images < 100 else "30",
     )
     told = json.loads(done.stdout.splitlines()[-1])
-    assert told["alive"] == 2
+    assert told["alive"] == (2 if what == "node" else 3)
     assert told["parts"] < shards
     assert told["images"] == shards * images
     assert told["errors"] == shards * -(-images // 17)

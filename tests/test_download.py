@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import copy
 import functools
-import gzip
 import hashlib
 import json
 import os
 import shutil
-import signal
 import ssl
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -28,127 +23,24 @@ from resnext_hub.models import cache, checkpoints, download
 from resnext_hub.models.cache import CheckpointError
 from resnext_hub.models.download import UnreachableError, local_file
 from resnext_hub.models.entrypoints import load
-from resnext_hub.models.manifest import Architecture, Checkpoint, Hash, Source, default_manifest
+from resnext_hub.models.manifest import Hash, Source, default_manifest
 
-from .conftest import ROOT, randomise
-
-CONTENT = os.urandom(400_000)
-DIGEST = hashlib.sha256(CONTENT).hexdigest()
-SMALL = Architecture("Bottleneck", (1, 1, 1, 1), 4, 16, None, 16, True)
-
-
-class Scripted(ThreadingHTTPServer):
-    """Answers each request with the next step of its script, then as a good server does."""
-
-    daemon_threads = True
-    content = CONTENT
-    etag = '"one"'
-    script: list[str]
-    seen: list[dict[str, str]]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Scripted  # type: ignore[assignment]
-
-    def do_GET(self) -> None:
-        server = self.server
-        server.seen.append({"path": self.path, **dict(self.headers)})
-        step, _, argument = (server.script.pop(0) if server.script else "good").partition(" ")
-        self.close_connection = True
-        content = server.content
-        start = 0
-        asked = self.headers.get("Range")
-        if asked and self.headers.get("If-Range", server.etag) == server.etag and step != "whole":
-            start = int(asked.removeprefix("bytes=").rstrip("-"))
-        if step.isdigit():
-            self.send_response(int(step))
-            if argument:
-                self.send_header("Retry-After", argument)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        if step == "wrong":
-            content = content[:-1] + bytes([content[-1] ^ 1])
-        body, kind = content[start:], "application/octet-stream"
-        if step == "html":
-            body, kind = b"<html>log in</html>", "text/html; charset=utf-8"
-        if step == "gzip":
-            body = gzip.compress(body)
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Type", kind)
-        self.send_header("ETag", server.etag)
-        announced = len(body) + (int(argument) if step == "announce" else 0)
-        if step != "chunked":
-            self.send_header("Content-Length", str(announced))
-        if step == "gzip":
-            self.send_header("Content-Encoding", "gzip")
-        if start:
-            shown = 0 if step == "otherrange" else start
-            self.send_header("Content-Range", f"bytes {shown}-{len(content) - 1}/{len(content)}")
-        self.end_headers()
-        if step == "cut":
-            body = body[: int(argument)]
-        for i in range(0, len(body), 20_000):
-            self.wfile.write(body[i : i + 20_000])
-            if step == "slow":
-                self.wfile.flush()
-                time.sleep(float(argument))
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-    def handle(self) -> None:
-        try:
-            super().handle()
-        except (BrokenPipeError, ConnectionResetError):
-            pass
+from .conftest import ROOT
+from .downloads import NAME, described, left, publish_small, source_at
+from .faulty_server import CONTENT, DIGEST, FaultyServer
 
 
 @pytest.fixture
-def server() -> Iterator[Scripted]:
-    with Scripted(("127.0.0.1", 0), Handler) as server:
-        server.script, server.seen = [], []
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
+def server(faulty_server: FaultyServer) -> FaultyServer:
+    return faulty_server
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    for name in ("http_proxy", "https_proxy", "RESNEXT_HUB_MIRROR", "RESNEXT_HUB_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(download, "BACKOFF", 0.001)
-    return tmp_path / "home" / "hub" / "checkpoints"
+def home(own_home: Path) -> Path:
+    return own_home
 
 
-def described(*sources: Source) -> Checkpoint:
-    import dataclasses
-
-    return dataclasses.replace(default_manifest().resolve("resnet18_ssl"), sources=sources)
-
-
-def source_at(server: Scripted, **changes: Any) -> Source:
-    values = {"path": None, "format": "pth-legacy", "bytes": len(CONTENT), "hash": Hash("sha256-prefix", DIGEST[:8])}
-    return Source(**({"url": f"{server.url}/file-{DIGEST[:8]}.pth"} | values | changes))
-
-
-def left(home: Path) -> list[str]:
-    """Everything in the cache but locks and records."""
-    return sorted(
-        str(p.relative_to(home)) for p in home.rglob("*") if p.is_file() and not p.name.endswith((".lock", ".pth.json"))
-    )
-
-
-NAME = f"file-{DIGEST[:8]}.pth"
-
-
-def test_a_good_download(server: Scripted, home: Path, capfd: Any) -> None:
+def test_a_good_download(server: FaultyServer, home: Path, capfd: Any) -> None:
     path, digest = local_file(described(source_at(server)), progress=False)
     assert path.read_bytes() == CONTENT
     assert digest == DIGEST
@@ -160,7 +52,7 @@ def test_a_good_download(server: Scripted, home: Path, capfd: Any) -> None:
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_bar_is_on_stderr(server: Scripted, capfd: Any) -> None:
+def test_the_bar_is_on_stderr(server: FaultyServer, capfd: Any) -> None:
     local_file(described(source_at(server)), progress=True)
     out, err = capfd.readouterr()
     assert out == ""
@@ -168,7 +60,7 @@ def test_the_bar_is_on_stderr(server: Scripted, capfd: Any) -> None:
 
 
 @pytest.mark.parametrize("share", range(1, 10))
-def test_cut_and_resumed(server: Scripted, home: Path, share: int) -> None:
+def test_cut_and_resumed(server: FaultyServer, home: Path, share: int) -> None:
     at = len(CONTENT) * share // 10
     server.script = [f"cut {at}"]
     path, _ = local_file(described(source_at(server)), progress=False)
@@ -178,20 +70,20 @@ def test_cut_and_resumed(server: Scripted, home: Path, share: int) -> None:
     assert left(home) == [NAME]
 
 
-def test_cut_again_and_again_while_it_gets_on(server: Scripted) -> None:
+def test_cut_again_and_again_while_it_gets_on(server: FaultyServer) -> None:
     server.script = ["cut 20000"] * 15
     path, _ = local_file(described(source_at(server)), progress=False)
     assert path.read_bytes() == CONTENT
     assert len(server.seen) == 16
 
 
-def test_a_server_without_ranges_begins_anew(server: Scripted) -> None:
+def test_a_server_without_ranges_begins_anew(server: FaultyServer) -> None:
     server.script = ["cut 100000", "whole"]
     path, _ = local_file(described(source_at(server)), progress=False)
     assert path.read_bytes() == CONTENT
 
 
-def test_a_file_that_changed_between_parts_begins_anew(server: Scripted) -> None:
+def test_a_file_that_changed_between_parts_begins_anew(server: FaultyServer) -> None:
     other = os.urandom(len(CONTENT))
     server.content, server.etag, server.script = other, '"old"', ["cut 100000"]
     with pytest.MonkeyPatch.context() as patch:
@@ -204,37 +96,110 @@ def test_a_file_that_changed_between_parts_begins_anew(server: Scripted) -> None
     assert path.read_bytes() == CONTENT
 
 
-def test_another_range_than_asked_for_is_refused(server: Scripted, home: Path) -> None:
-    server.script = ["cut 100000", "otherrange"]
-    with pytest.raises(UnreachableError, match="another range than asked for"):
-        local_file(described(source_at(server)), progress=False)
+@pytest.mark.parametrize("step", ["otherrange", "otherfile", "416", "patched"])
+def test_a_rest_that_does_not_belong_to_the_part_begins_anew(server: FaultyServer, home: Path, step: str) -> None:
+    server.script = ["cut 100000", step]  # "patched" is only found when all is there: it has the ETag
     assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
+    assert "Range" not in server.seen[-1]
+    assert left(home) == [NAME]
+
+
+def test_rests_that_never_belong_to_the_part_are_given_up(server: FaultyServer, home: Path) -> None:
+    server.script = ["cut 100000", "otherrange"] * 50
+    with pytest.raises(UnreachableError, match="another range than asked for, or one of another file"):
+        local_file(described(source_at(server)), progress=False)
+    assert len(server.seen) == 2 * (download.RESTARTS + 1)
+    assert left(home) == []
+
+
+def test_without_a_hash_nothing_is_put_together_that_might_not_belong_together(server: FaultyServer) -> None:
+    unknown = source_at(server, hash=None, bytes=None)
+    server.etag, server.script = 'W/"weak"', ["cut 100000"]
+    assert local_file(described(unknown), progress=False)[1] == DIGEST
+    assert [r.get("Range") for r in server.seen] == [None, None]
+
+
+def test_without_a_hash_a_strong_etag_will_do(server: FaultyServer) -> None:
+    server.script = ["cut 100000"]
+    assert local_file(described(source_at(server, hash=None, bytes=None)), progress=False)[1] == DIGEST
+    assert server.seen[1]["Range"] == "bytes=100000-"
+
+
+def test_without_hash_and_length_a_cut_must_be_noticeable(server: FaultyServer, home: Path) -> None:
+    unknown = described(source_at(server, hash=None, bytes=None))
+    server.script = ["unannounced"]
+    with pytest.raises(UnreachableError, match="it announces no length.*a cut would go unnoticed"):
+        local_file(unknown, progress=False)
+    assert left(home) == []
+    server.script = ["chunked 100000", "chunked"]  # the end of the last chunk tells
+    assert local_file(unknown, progress=False)[1] == DIGEST
+
+
+def test_a_part_that_was_whole_is_verified_and_not_fetched_again(server: FaultyServer, home: Path) -> None:
+    """Killed while it was hashed: seconds, for the largest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(download, "verify", lambda *_, **__: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            local_file(described(source_at(server)), progress=False)
+    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
+    assert len(server.seen) == 1
+    assert left(home) == [NAME]
+
+
+def test_a_part_spoilt_by_a_crash_of_the_machine_is_fetched_anew(server: FaultyServer, home: Path) -> None:
+    server.script = ["cut 100000"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(download, "ATTEMPTS", 1)
+        with pytest.raises(UnreachableError):
+            local_file(described(source_at(server)), progress=False)
+    part = home / ".resnext-hub" / f"{NAME}.part"
+    part.write_bytes(bytes(part.stat().st_size))
+    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
+    assert [r.get("Range") for r in server.seen] == [None, "bytes=100000-", None]
+
+
+def test_what_gets_its_name_is_on_the_disk(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))[1])
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append(f"{b}"), replace(a, b))[1])
+    path, _ = local_file(described(source_at(server)), progress=False)
+    assert calls[-2:] == [str(cache.own_file(path, ".part")), str(path)]
+
+
+def test_a_few_bytes_between_cuts_are_no_progress(server: FaultyServer) -> None:
+    server.always = "cut 10"
+    with pytest.raises(UnreachableError, match="cut off after 50 of 400,000"):
+        local_file(described(source_at(server)), progress=False)
+    assert len(server.seen) == download.ATTEMPTS
 
 
 @pytest.mark.parametrize("extra", [-1000, 1000])
-def test_a_wrong_content_length(server: Scripted, home: Path, extra: int) -> None:
+def test_a_wrong_content_length(server: FaultyServer, home: Path, extra: int) -> None:
     server.script = [f"announce {extra}"] * 10
     with pytest.raises(UnreachableError, match=rf"it has {len(CONTENT) + extra:,} bytes where 400,000 were published"):
         local_file(described(source_at(server)), progress=False)
     # Where the manifest knows no length, the announced one must be kept.
-    server.script = [f"announce {extra}"] * 10
-    with pytest.raises(CheckpointError):
+    server.always = f"announce {extra}"
+    with pytest.raises(UnreachableError, match="is not the published file" if extra < 0 else "another range"):
         local_file(described(source_at(server, bytes=None)), progress=False)
-    assert NAME not in left(home)
+    assert left(home) == []
+    server.always, server.script = "good", [f"announce {extra}"] * (extra > 0)
+    assert local_file(described(source_at(server, bytes=None)), progress=False)[1] == DIGEST
 
 
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ("404", "HTTP Error 404"),
-        ("403", "HTTP Error 403"),
+        ("404", "it answers 404 Not Found"),
+        ("403", "it answers 403 Forbidden"),
         ("html", "it answers a web page, not a file"),
-        ("gzip", "gzip content, which was not asked for"),
+        ("gzip", "'gzip' content, which was not asked for"),
         ("wrong", "is not the published file: its sha256 is"),
     ],
 )
 def test_a_source_that_will_not_do_gives_way_to_the_mirror(
-    server: Scripted, home: Path, step: str, message: str
+    server: FaultyServer, home: Path, step: str, message: str
 ) -> None:
     mirror = source_at(server, url=f"{server.url}/mirror/{NAME}")
     server.script = [step]
@@ -248,7 +213,14 @@ def test_a_source_that_will_not_do_gives_way_to_the_mirror(
     assert left(home) == []
 
 
-def test_retry_after_is_heeded(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_web_page_that_is_called_a_file(server: FaultyServer, home: Path) -> None:
+    server.script = ["page"]
+    with pytest.raises(UnreachableError, match="it answers a web page, though it calls it a file: a login or a notice"):
+        local_file(described(source_at(server, bytes=None, hash=None)), progress=False)
+    assert left(home) == []
+
+
+def test_retry_after_is_heeded(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
     server.script = ["429 7", f"503 {formatdate(time.time() + 30, usegmt=True)}", "429 100000", "500"]
@@ -259,19 +231,11 @@ def test_retry_after_is_heeded(server: Scripted, monkeypatch: pytest.MonkeyPatch
     assert waits[3] == pytest.approx(0.008)
 
 
-def test_a_server_that_keeps_failing_is_given_up(server: Scripted) -> None:
+def test_a_server_that_keeps_failing_is_given_up(server: FaultyServer) -> None:
     server.script = ["503"] * 50
-    with pytest.raises(UnreachableError, match="HTTP Error 503"):
+    with pytest.raises(UnreachableError, match="it answers 503 Service Unavailable"):
         local_file(described(source_at(server)), progress=False)
     assert len(server.seen) == download.ATTEMPTS
-
-
-def test_a_trickle_is_given_up(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(0, 100_000, 61))
-    monkeypatch.setattr(download, "SLOWEST", 10**9)
-    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
-    with pytest.raises(UnreachableError, match=r"only [\d,]+ bytes in the last"):
-        local_file(described(source_at(server)), progress=False)
 
 
 def test_nobody_at_home(home: Path) -> None:
@@ -280,7 +244,7 @@ def test_nobody_at_home(home: Path) -> None:
         local_file(checkpoint, progress=False)
 
 
-def test_offline(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESNEXT_HUB_OFFLINE", "1")
     with pytest.raises(UnreachableError, match=rf"RESNEXT_HUB_OFFLINE is set. Put the file {NAME} into"):
         local_file(described(source_at(server)), progress=False)
@@ -289,14 +253,14 @@ def test_offline(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
 
 
-def test_a_mirror_prefix(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mirror_prefix(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESNEXT_HUB_MIRROR", f"{server.url}/inside/")
     published = Source(f"http://127.0.0.1:1/x/{NAME}", None, None, None, Hash("sha256", DIGEST))
     assert local_file(described(published), progress=False)[1] == DIGEST
     assert server.seen[0]["path"] == f"/inside/{NAME}"
 
 
-def test_a_proxy_is_used(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_is_used(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", server.url)
     url = f"http://weights.example.org/{NAME}"
     assert local_file(described(source_at(server, url=url)), progress=False)[1] == DIGEST
@@ -314,7 +278,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return seen
 
 
-def test_a_file_state_is_hashed_once(server: Scripted, hashed: list[Path]) -> None:
+def test_a_file_state_is_hashed_once(server: FaultyServer, hashed: list[Path]) -> None:
     checkpoint = described(source_at(server))
     path, _ = local_file(checkpoint, progress=False)
     assert len(hashed) == 1
@@ -330,7 +294,7 @@ def test_a_file_state_is_hashed_once(server: Scripted, hashed: list[Path]) -> No
     assert len(hashed) == 4
 
 
-def test_a_flipped_bit_is_found(server: Scripted) -> None:
+def test_a_flipped_bit_is_found(server: FaultyServer) -> None:
     checkpoint = described(source_at(server))
     path, _ = local_file(checkpoint, progress=False)
     before = path.stat()
@@ -343,7 +307,7 @@ def test_a_flipped_bit_is_found(server: Scripted) -> None:
         local_file(checkpoint, progress=False, again=True)
 
 
-def test_a_file_without_a_published_hash_is_held_to_its_first(server: Scripted, caplog: Any) -> None:
+def test_a_file_without_a_published_hash_is_held_to_its_first(server: FaultyServer, caplog: Any) -> None:
     checkpoint = described(source_at(server, hash=None, bytes=None))
     path, _ = local_file(checkpoint, progress=False)
     assert caplog.text.count("publisher states no hash, so this first copy is unverified") == 1
@@ -354,98 +318,18 @@ def test_a_file_without_a_published_hash_is_held_to_its_first(server: Scripted, 
         local_file(checkpoint, progress=False)
 
 
-def test_a_file_left_by_the_originals_is_used(server: Scripted, home: Path) -> None:
+def test_a_file_left_by_the_originals_is_used(server: FaultyServer, home: Path) -> None:
     home.mkdir(parents=True)
     (home / NAME).write_bytes(CONTENT)
     assert local_file(described(source_at(server)), progress=False) == (home / NAME, DIGEST)
     assert server.seen == []
 
 
-# Processes: many at once, killed, out of room.
-
-FETCH = """
-import sys, dataclasses, logging
-from resnext_hub.models import download
-from resnext_hub.models.manifest import Hash, Source, default_manifest
-download.BACKOFF = 0.001
-source = Source(sys.argv[1], None, None, None, Hash("sha256", sys.argv[2]))
-checkpoint = dataclasses.replace(default_manifest().resolve("resnet18_ssl"), sources=(source,))
-print(download.local_file(checkpoint, progress=False)[1])
-"""
-
-
-def start(server: Scripted, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", FETCH, f"{server.url}/{NAME}", DIGEST],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment,
-    )  # fmt: skip
-
-
-def test_eight_processes_fetch_once(server: Scripted) -> None:
-    server.script = ["slow 0.05"]
-    processes = [start(server) for _ in range(8)]
-    for process in processes:
-        out, err = process.communicate(timeout=180)
-        assert out.strip() == DIGEST, err
-    assert len(server.seen) == 1
-
-
-def test_a_killed_process_is_carried_on_from(server: Scripted, home: Path) -> None:
-    server.script = ["slow 0.2"]
-    process = start(server)
-    part = home / ".resnext-hub" / f"{NAME}.part"
-    deadline = time.monotonic() + 60
-    while not (part.exists() and part.stat().st_size >= 40_000) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert not (home / NAME).exists()
-    size = part.stat().st_size
-    assert 0 < size < len(CONTENT)
-    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
-    assert server.seen[-1]["Range"] == f"bytes={size}-"
-    assert left(home) == [NAME]
-
-
-@pytest.mark.parametrize("announced", [True, False], ids=["announced", "unannounced"])
-def test_a_full_disk_leaves_nothing_behind(
-    server: Scripted, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, announced: bool
-) -> None:
-    disk = small_disk(200_000)
-    monkeypatch.setenv("TORCH_HOME", str(disk))
-    server.script = [] if announced else ["chunked"]
-    source = source_at(server) if announced else source_at(server, bytes=None)
-    message = r"400,000 bytes are to be fetched and the disk .* has [\d,]+ left" if announced else "is full"
-    with pytest.raises(CheckpointError, match=message):
-        local_file(described(source), progress=False)
-    assert left(disk / "hub" / "checkpoints") == []
-
-
 # From the file to the network.
 
 
-def publish_small(
-    server: Scripted, legacy: bool, architecture: Architecture = SMALL
-) -> tuple[Checkpoint, dict[str, Any]]:
-    import dataclasses
-    import io
-
-    from resnext_hub.models.entrypoints import build
-
-    network = build(architecture, 1000)
-    randomise(network)
-    file = io.BytesIO()
-    torch.save(network.state_dict(), file, _use_new_zipfile_serialization=not legacy)
-    server.content = file.getvalue()
-    source = Source(f"{server.url}/w.pth", None, None, None, Hash("sha256", hashlib.sha256(server.content).hexdigest()))
-    checkpoint = dataclasses.replace(
-        default_manifest().resolve("resnet50_ssl"), architecture=architecture, sources=(source,)
-    )
-    return checkpoint, network.state_dict()
-
-
 @pytest.mark.parametrize("legacy", [True, False], ids=["legacy", "zip"])
-def test_networks_are_mapped_and_only_old_files_converted(server: Scripted, home: Path, legacy: bool) -> None:
+def test_networks_are_mapped_and_only_old_files_converted(server: FaultyServer, home: Path, legacy: bool) -> None:
     checkpoint, expected = publish_small(server, legacy)
     for _ in range(2):
         network = load(checkpoint, progress=False)
@@ -458,7 +342,7 @@ def test_networks_are_mapped_and_only_old_files_converted(server: Scripted, home
 
 
 @pytest.mark.parametrize("legacy", [True, False], ids=["legacy", "zip"])
-def test_training_a_mapped_network_leaves_the_file_alone(server: Scripted, home: Path, legacy: bool) -> None:
+def test_training_a_mapped_network_leaves_the_file_alone(server: FaultyServer, home: Path, legacy: bool) -> None:
     checkpoint, expected = publish_small(server, legacy)
     network = load(checkpoint, progress=False)
     digests = {p: cache.sha256(p) for p in home.rglob("*") if p.is_file()}
@@ -472,7 +356,7 @@ def test_training_a_mapped_network_leaves_the_file_alone(server: Scripted, home:
     assert torch.equal(again.fc.weight, expected["fc.weight"])
 
 
-def test_headless_reads_nothing_of_the_head(server: Scripted) -> None:
+def test_headless_reads_nothing_of_the_head(server: FaultyServer) -> None:
     checkpoint, expected = publish_small(server, False)
     network = load(checkpoint, 0, progress=False)
     assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 512)
@@ -483,7 +367,7 @@ def test_headless_reads_nothing_of_the_head(server: Scripted) -> None:
     assert torch.equal(other.conv1.weight, expected["conv1.weight"])
 
 
-def test_an_unaligned_archive_is_converted(server: Scripted, tmp_path: Path) -> None:
+def test_an_unaligned_archive_is_converted(server: FaultyServer, tmp_path: Path) -> None:
     import zipfile
 
     _, expected = publish_small(server, False)
@@ -500,7 +384,7 @@ def test_an_unaligned_archive_is_converted(server: Scripted, tmp_path: Path) -> 
 
 
 def test_a_legacy_file_is_converted_without_being_read_into_memory(
-    server: Scripted, home: Path, monkeypatch: pytest.MonkeyPatch
+    server: FaultyServer, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint, expected = publish_small(server, True)
     monkeypatch.setattr(checkpoints, "read_state_dict", functools.partial(mapped_only, checkpoints.read_state_dict))
@@ -539,19 +423,7 @@ def test_a_legacy_file_cut_short_is_refused(share: float, tmp_path: Path) -> Non
     assert not (tmp_path / "copy").exists()
 
 
-def test_no_room_for_the_conversion(
-    server: Scripted, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, caplog: Any
-) -> None:
-    checkpoint, expected = publish_small(server, True)
-    disk = small_disk(int(len(server.content) * 1.5))
-    monkeypatch.setenv("TORCH_HOME", str(disk))
-    network = load(checkpoint, progress=False)
-    assert torch.equal(network.fc.weight, expected["fc.weight"])
-    assert "could not be converted and is read the slow way" in caplog.text
-    assert left(disk / "hub" / "checkpoints") == ["w.pth"]
-
-
-def test_safetensors_mirrors(server: Scripted, home: Path) -> None:
+def test_safetensors_mirrors(server: FaultyServer, home: Path) -> None:
     import dataclasses
 
     safetensors = pytest.importorskip("safetensors.torch")
@@ -572,7 +444,7 @@ def test_manifest_mirrors_have_hashes() -> None:
 
 
 def test_the_cache_on_the_command_line(
-    server: Scripted, home: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    server: FaultyServer, home: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import dataclasses
 
@@ -628,13 +500,12 @@ def test_the_cache_on_the_command_line(
 
 @pytest.mark.parametrize("trusted", [True, False])
 def test_an_own_certificate_authority(
-    server: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
 ) -> None:
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]
     server.socket = context.wrap_socket(server.socket, server_side=True)
     checkpoint = described(source_at(server, url=f"https://127.0.0.1:{server.server_port}/{NAME}"))
     if trusted:

@@ -217,7 +217,8 @@ def test_nvidia_weights(name: str, small: Any, publish: Any, home: Path, tmp_pat
     manifest = parsed(publish(small, checkpoint.name, as_nvidia(state, "module layers conv")), tmp_path)
     network = entrypoints.nvidia(name, True, None, None, {}, manifest)
     assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items())
-    assert "states no hash, so this first copy is unverified; held from now on" in caplog.text
+    if checkpoint.sources[0].hash is None:
+        assert "states no hash, so this first copy is unverified; held from now on" in caplog.text
     assert entrypoints.nvidia(name, True, None, None, {"num_classes": 3}, manifest).fc.out_features == 3
 
 
@@ -313,7 +314,7 @@ def test_a_file_that_the_originals_fetched_is_used(small: Any, publish: Any, hom
 def test_unreachable_weights_say_what_was_tried(small: Any, home: Path, tmp_path: Path, served: Any) -> None:
     url = f"{served.url}/missing-12345678.pth"
     small["checkpoints"]["resnet18_ssl"]["sources"][0]["url"] = url
-    with pytest.raises(UnreachableError, match=rf"Tried: {url} \(HTTP Error 404.*resnext_tiny"):
+    with pytest.raises(UnreachableError, match=rf"Tried: {url} \(it answers 404.*resnext_tiny"):
         entrypoints.facebook("resnet18_ssl", False, True, 1000, {}, parsed(small, tmp_path))
     assert files(home) == []
 
@@ -327,7 +328,9 @@ class Evil:
 def test_no_code_in_a_checkpoint_runs(legacy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"conv1.weight": Evil()}, "evil.pth", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(CheckpointError, match=r"more than weights \([\w.]+\), and nothing in a checkpoint is executed"):
+    with pytest.raises(
+        CheckpointError, match=r"more than weights \([\w.]+ at byte \d+\), and nothing in a checkpoint is executed"
+    ):
         read_state_dict("evil.pth")
     assert not Path("evil").exists()
 

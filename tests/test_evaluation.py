@@ -481,7 +481,7 @@ def test_ranks_share_the_images_and_each_is_counted_once(
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["results"][0]["top1"]["right"] == TOP1
     assert report["results"][0]["top5"]["total"] == IMAGES
-    assert report["computed"] == IMAGES
+    assert json.loads((tmp_path / "out" / "speed.json").read_text())["computed"] == IMAGES
     for module in (predicting, sys.modules["resnext_hub.evaluation.layouts"]):
         monkeypatch.setattr(module, "SHARD_ROWS", 6)
     evaluate([contender()], folders, tmp_path / "alone", batch=4)
@@ -664,7 +664,8 @@ def test_what_is_written(command: Callable[..., int], capsys: Any, tmp_path: Pat
     out = tmp_path / "o" / "p"
     assert command("--variant", "good", "--variant", "bad", "--out", str(out), "--json") == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed == json.loads((out / "report.json").read_text())
+    report, speed = (json.loads((out / f"{name}.json").read_text()) for name in ("report", "speed"))
+    assert printed == report | speed
     found = printed["results"][0]
     assert found["top1"]["right"] == TOP1
     assert found["top1"]["low"] < found["top1"]["percent"] < found["top1"]["high"]
@@ -682,7 +683,15 @@ def test_what_is_written(command: Callable[..., int], capsys: Any, tmp_path: Pat
     assert sum(int(row["images"]) for row in confusions) == IMAGES - TOP1
     assert (out / "reliability.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(p.name for p in out.iterdir()) == sorted(
-        ["report.json", "report.md", "classes.csv", "confusions.csv", "reliability.png", "predictions.parquet"]
+        f"{name}.{suffix}"
+        for suffix, names in {
+            "json": ("report", "speed"),
+            "md": ("report",),
+            "csv": ("classes", "confusions"),
+            "png": ("reliability",),
+            "parquet": ("predictions",),
+        }.items()
+        for name in names
     )
     # A line of the table that is printed for each, and what it holds can be taken up again.
     assert command("--variant", "good", "--variant", "bad", "--out", str(out), "--resume") == 0

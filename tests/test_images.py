@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from hypothesis import given, settings
@@ -105,7 +106,8 @@ def test_modes(picture: Image.Image, mode: str) -> None:
         top, bottom = image.getpixel((5, 5)), image.getpixel((5, 195))
         assert np.abs(np.subtract(top, RED)).max() < 5
         assert np.abs(np.subtract(bottom, GREEN)).max() < 5
-    if mode != "PA":  # no file format has it
+    no_file = ["PA"] if int(PIL.__version__.split(".")[0]) >= 13 else ["PA", "YCbCr"]  # Pillow 13 reads its own YCbCr
+    if mode not in no_file:
         again = open_image(encoded(source, "TIFF" if mode in ("CMYK", "YCbCr") else "PNG"))
         assert np.array_equal(np.asarray(again), np.asarray(image))
 

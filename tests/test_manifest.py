@@ -15,8 +15,15 @@ import jsonschema
 import pytest
 import torch
 from resnext_hub import hubconf
+from resnext_hub.models import manifest as manifest_module
 from resnext_hub.models.entrypoints import build
-from resnext_hub.models.manifest import ManifestError, UnknownVariantError, default_manifest, load_manifest
+from resnext_hub.models.manifest import (
+    ManifestError,
+    UnknownVariantError,
+    default_manifest,
+    load_manifest,
+    write_digest,
+)
 from resnext_hub.models.resnext import ResNeXt
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -149,8 +156,8 @@ def test_a_hash_in_a_file_name_is_the_hash_in_the_manifest(checkpoint: Any) -> N
         assert match is not None
         assert source.hash.kind == "sha256"
         assert source.hash.value.startswith(match[1])
-    else:
-        assert (match and match[1]) == (source.hash and source.hash.value)
+    elif match is not None:
+        assert source.hash.value.startswith(match[1])
 
 
 def test_names_resolve() -> None:
@@ -189,6 +196,34 @@ def test_a_file_that_is_not_json_is_refused(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(ManifestError, match="JSON"):
         load_manifest(path)
+
+
+def test_a_manifest_that_was_changed_afterwards_is_refused(
+    manifest_json: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest_module, "ROOT", tmp_path)
+    read = default_manifest.__wrapped__  # without its cache
+    path = tmp_path / "weights_manifest.json"
+    path.write_text(json.dumps(manifest_json))
+    with pytest.raises(ManifestError, match="sha256"):  # no digest at all
+        read()
+    write_digest(tmp_path)
+    assert list(read().checkpoints) == list(MANIFEST.checkpoints)
+    manifest_json = copy.deepcopy(manifest_json)
+    manifest_json["checkpoints"]["resnet18_ssl"]["sources"][0]["url"] = "http://127.0.0.1:9/other.pth"
+    path.write_text(json.dumps(manifest_json))
+    with pytest.raises(ManifestError, match="has been changed") as raised:
+        read()
+    match = re.search(r"`(sha256sum .*)`", str(raised.value))
+    assert match is not None
+    subprocess.run(match[1], shell=True, cwd=tmp_path, check=True)
+    assert read().checkpoints["resnet18_ssl"].sources[0].filename == "other.pth"
+
+
+def test_the_manifest_as_it_is_downloaded_has_its_digest(root: Path) -> None:
+    assert root / "weights_manifest.json" == MANIFEST.path
+    done = subprocess.run(["sha256sum", "--check", "weights_manifest.sha256"], cwd=root, check=False)
+    assert done.returncode == 0
 
 
 def test_manifest_and_preprocessing_need_no_torch(run_python: Any) -> None:

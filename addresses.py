@@ -1,0 +1,57 @@
+"""Which addresses are public: the rest is this machine, its network, or a cloud's own services.
+
+Beside `mount`, below all rooms: what fetches images from strangers' URLs needs it, and what follows a download's
+redirects.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+__all__ = ["is_public", "literal"]
+
+# Ranges that `ipaddress` of some supported Python versions still calls global (IANA special-purpose registries; a
+# cloud's metadata service answers at 192.0.0.192), and Azure's host agent, at a public address that is only seen from
+# inside.
+_SPECIAL = tuple(
+    ipaddress.ip_network(block)
+    for block in (
+        "168.63.129.16/32",
+        "192.0.0.0/24",
+        "192.88.99.0/24",
+        "3fff::/20",
+        "5f00::/16",
+        "64:ff9b:1::/48",
+        "fec0::/10",
+    )
+)
+
+
+def literal(host: str) -> str | None:
+    """The address that a host spells out, in any of the forms that the C library takes (0x7f.1, 2130706433, …)."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except OSError:
+        return None
+
+
+def is_public(address: str) -> bool:
+    """Whether an IPv4 or IPv6 address may be anybody's on the internet; addresses inside addresses are looked at."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.sixtofour or ip.teredo:  # deprecated tunnels (RFC 7526); Python 3.13 calls them private
+            return False
+        inner = ip.ipv4_mapped
+        if inner is None and ip in ipaddress.ip_network("64:ff9b::/96"):  # NAT64, RFC 6052
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is None and int(ip) < 2**32:  # IPv4-compatible, RFC 4291: deprecated and never public
+            return False
+        if inner:
+            return is_public(str(inner))
+    special = any(ip.version == network.version and ip in network for network in _SPECIAL)
+    return ip.is_global and not special and not ip.is_multicast and not ip.is_reserved

@@ -1,0 +1,375 @@
+"""What the web page does, without Gradio: photos in, answers out, and nothing of a stranger's on disk."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import os
+import re
+import stat
+import string
+import struct
+import subprocess
+import sys
+import time
+import tomllib
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from resnext_hub import cli
+from resnext_hub.demo import views
+from resnext_hub.demo.logic import (
+    Limits,
+    Models,
+    PageError,
+    Row,
+    as_csv,
+    batch_rows,
+    classify,
+    fetch_photo,
+    overlay,
+    short_names,
+)
+from resnext_hub.demo.uploads import Uploads
+from resnext_hub.inference.classifier import classifier
+from resnext_hub.models.manifest import default_manifest
+
+LIMITS = Limits()
+TEXTS = tomllib.loads((Path(views.__file__).parent / "texts.toml").read_text(encoding="utf-8"))
+HERE = Path(views.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    return Models(["resnext_tiny"], engine="torch")
+
+
+@pytest.fixture
+def data(photo: Path) -> bytes:
+    return photo.read_bytes()
+
+
+def zipped(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as file:
+        for name, content in files.items():
+            file.writestr(name, content)
+    return out.getvalue()
+
+
+def read_csv(content: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline="")))
+
+
+def refused(key: str, run: Callable[[], object]) -> PageError:
+    with pytest.raises(PageError) as caught:
+        run()
+    assert caught.value.key == key
+    return caught.value
+
+
+def test_a_photo_is_classified_as_the_library_does(models: Models, data: bytes) -> None:
+    answer = classify(models, "resnext_tiny", data, 5, LIMITS)
+    assert answer.predictions == classifier("resnext_tiny", engine="torch")(data, 5)
+    assert answer.engine == "torch"
+    assert answer.network_seconds > 0
+    assert answer.prepare_seconds > 0
+
+
+def test_top_is_held_within_what_there_is(models: Models, data: bytes) -> None:
+    assert len(classify(models, "resnext_tiny", data, 1000, LIMITS).predictions) == LIMITS.top
+    assert len(classify(models, "resnext_tiny", data, -3, LIMITS).predictions) == 1
+
+
+def test_what_is_not_a_photo_is_refused(models: Models, data: bytes) -> None:
+    for wrong in (b"", b"no photo", data[:5000], b"<!doctype html>"):
+        error = refused("error_image", lambda wrong=wrong: classify(models, "resnext_tiny", wrong, 5, LIMITS))
+        assert error.detail
+    assert refused("error_big", lambda: classify(models, "resnext_tiny", data, 5, Limits(image_bytes=1000))).values
+    refused("error_image", lambda: classify(models, "resnext_tiny", data, 5, Limits(image_pixels=1000)))
+
+
+def test_only_offered_variants_are_opened(models: Models, data: bytes) -> None:
+    for name in ("resnext50_32x4d", "/etc", "../models", ""):
+        refused("error_variant", lambda name=name: classify(models, name, data, 5, LIMITS))
+    with pytest.raises(ValueError, match="different names"):
+        Models([])
+
+
+def test_weights_that_cannot_be_had_are_not_explained_to_strangers(
+    monkeypatch: Any, tmp_path: Path, caplog: Any
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("RESNEXT_HUB_OFFLINE", "1")
+    error = refused("error_weights", lambda: Models(["resnet18_swsl"], engine="torch")["resnet18_swsl"])
+    assert error.detail == ""
+    assert "RESNEXT_HUB_OFFLINE" in caplog.text
+
+
+def test_the_least_used_variant_goes(monkeypatch: Any, tmp_path: Path) -> None:
+    import resnext_hub.demo.logic as logic
+
+    opened = []
+
+    def open_one(variant: str, **options: Any) -> Any:
+        opened.append(variant)
+        return classifier("resnext_tiny", engine="torch")
+
+    monkeypatch.setattr(logic, "classifier", open_one)
+    models = Models(["resnext_tiny", "resnet18_ssl", "resnet18_swsl"], kept=2)
+    for name in ("resnext_tiny", "resnet18_ssl", "resnext_tiny", "resnet18_swsl", "resnext_tiny", "resnet18_ssl"):
+        models[name]
+    assert opened == ["resnext_tiny", "resnet18_ssl", "resnet18_swsl", "resnet18_ssl"]
+
+
+def test_addresses_of_strangers(data: bytes, photo: Path) -> None:
+    for private in ("http://127.0.0.1/x.jpg", "http://169.254.169.254/latest", "http://[::1]/", "10.0.0.1/a.png"):
+        error = refused("error_private", lambda private=private: fetch_photo(private, LIMITS))
+        assert error.detail == ""
+    for url in (photo.as_uri(), "ftp://example.org/x", "http://"):
+        refused("error_url", lambda url=url: fetch_photo(url, LIMITS))
+    refused("error_no_url", lambda: fetch_photo("  ", LIMITS))
+    url = "data:image/jpeg;base64," + base64.b64encode(data).decode()
+    assert fetch_photo(url, LIMITS) == data
+    refused("error_url", lambda: fetch_photo(url, Limits(image_bytes=1000)))
+
+
+def test_an_address_without_a_scheme_is_taken_for_a_web_address() -> None:
+    asked = []
+
+    def fetch(url: str, **options: Any) -> bytes:
+        asked.append((url, options))
+        return b"photo"
+
+    assert fetch_photo(" example.org/cat.jpg ", LIMITS, fetch) == b"photo"
+    assert asked[0][0] == "https://example.org/cat.jpg"
+    assert asked[0][1] == {
+        "schemes": ("http", "https", "data"),
+        "max_bytes": LIMITS.image_bytes,
+        "timeout": LIMITS.fetch_seconds,
+    }
+
+
+def test_overlay_shows_the_crop_that_the_network_sees(models: Models, data: bytes) -> None:
+    index = classify(models, "resnext_tiny", data, 1, LIMITS).predictions[0].index
+    found, jpeg = overlay(models, "resnext_tiny", data, index, LIMITS)
+    assert found.index == index
+    assert found.heat.max() == pytest.approx(1)
+    shown = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+    assert shown.shape == (448, 448, 3)
+    small = np.asarray(Image.fromarray(shown).resize((64, 64), Image.Resampling.BOX)).astype(int)
+    assert np.abs(small - found.overlay.astype(int)).mean() < 12  # the same picture, in more pixels
+    refused("error_class", lambda: overlay(models, "resnext_tiny", data, 200, LIMITS))
+    refused("error_class", lambda: overlay(models, "resnext_tiny", data, -1, LIMITS))
+
+
+def test_names_that_two_classes_share_are_told_apart() -> None:
+    from resnext_hub.processing_utils import Prediction
+
+    cranes = [
+        Prediction(134, "n02012849", "crane", 0.6),
+        Prediction(517, "n03126707", "crane", 0.3),
+        Prediction(1, "n01443537", "goldfish, Carassius auratus", 0.1),
+    ]
+    assert short_names(cranes) == ["crane (n02012849)", "crane (n03126707)", "goldfish"]
+
+
+def test_a_zip_gives_a_row_for_every_file(models: Models, data: bytes, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.parent.rglob("*"))
+    files = {
+        "a.jpg": data,
+        "folder/": b"",
+        "folder/사진.jpg": data,
+        "../../evil.jpg": data,
+        "/etc/evil.jpg": data,
+        "__MACOSX/._a.jpg": b"resource fork",
+        "nested.zip": zipped({"a.jpg": data}),
+        "notes.txt": b"no photo",
+        "cut.jpg": data[:5000],
+        "=HYPERLINK(1).jpg": b"",
+    }
+    rows = list(batch_rows(models, "resnext_tiny", zipped(files), 3, LIMITS))
+    assert set(tmp_path.parent.rglob("*")) == before  # nothing was unpacked, in or out of this folder
+    assert [row.image for row in rows] == [n for n in files if not n.endswith("/") and "MACOSX" not in n]
+    good = classify(models, "resnext_tiny", data, 3, LIMITS).predictions
+    for row in rows:
+        if row.image.endswith(("a.jpg", "사진.jpg", "evil.jpg")):
+            assert row.error == ""
+            assert [p.index for p in row.predictions] == [p.index for p in good]
+        else:
+            assert row.error
+            assert not row.predictions
+    table = read_csv(as_csv(rows, 3))
+    assert [line["image"] for line in table][-1] == "'=HYPERLINK(1).jpg"
+    assert table[0]["label_1"] == good[0].label
+    assert float(table[0]["probability_1"]) == pytest.approx(good[0].probability, abs=1e-5)
+    assert table[1]["image"] == "folder/사진.jpg"
+    assert "archive within" in table[4]["error"]
+    assert len(table[0]) == 2 + 3 * 3
+
+
+def test_zips_that_are_refused(models: Models, data: bytes) -> None:
+    def run(content: bytes, limits: Limits = LIMITS) -> list[Row]:
+        return list(batch_rows(models, "resnext_tiny", content, 3, limits))
+
+    for broken in (b"", b"no zip", zipped({"a.jpg": data})[:-40], data):
+        refused("error_zip", lambda broken=broken: run(broken))
+    refused("error_zip_empty", lambda: run(zipped({"folder/": b""})))
+    refused("error_zip_big", lambda: run(zipped({"a.jpg": data}), Limits(zip_bytes=1000)))
+    many = zipped({f"{i}.jpg": b"" for i in range(4)})
+    refused("error_zip_many", lambda: run(many, Limits(zip_members=3)))
+    assert len(run(many, Limits(zip_members=4))) == 4
+    refused("error_zip_many", lambda: run(zipped({f"{i}/": b"" for i in range(21)}), Limits(zip_members=2)))
+
+
+def test_a_zip_bomb_is_not_unpacked(models: Models, data: bytes) -> None:
+    bomb = zipped({"zeros.jpg": b"\0" * 40_000_000, "a.jpg": data})
+    # Its header may lie: what counts is what comes out.
+    size = struct.pack("<I", 40_000_000)
+    lying = bomb.replace(size, struct.pack("<I", 100))
+    for content in (bomb, lying):
+        rows = list(batch_rows(models, "resnext_tiny", content, 1, LIMITS))
+        assert rows[0].error
+        assert rows[1].error == ""
+    limits = Limits(unpacked_bytes=len(data) + 10)  # for all of them together
+    rows = list(batch_rows(models, "resnext_tiny", zipped({"a.jpg": data, "b.jpg": data}), 1, limits))
+    assert [bool(row.error) for row in rows] == [False, True]
+
+
+def test_members_that_need_much_memory_or_a_password_are_not_opened(models: Models, data: bytes) -> None:
+    rows = list(batch_rows(models, "resnext_tiny", zipped({"a.jpg": data}, zipfile.ZIP_LZMA), 1, LIMITS))
+    assert "deflate" in rows[0].error
+    secret = bytearray(zipped({"a.jpg": data}, zipfile.ZIP_STORED))
+    secret[6] |= 1  # the flag of encryption, in the member's header and in the directory
+    secret[secret.index(b"PK\x01\x02") + 8] |= 1
+    assert "encrypted" in next(batch_rows(models, "resnext_tiny", bytes(secret), 1, LIMITS)).error
+
+
+def test_a_zip_has_its_time(models: Models, data: bytes) -> None:
+    now = iter([0.0, 1.0, 200.0, 201.0])
+    content = zipped({f"{i}.jpg": data for i in range(3)})
+    rows = list(batch_rows(models, "resnext_tiny", content, 1, LIMITS, clock=lambda: next(now)))
+    assert [bool(row.error) for row in rows] == [False, True, True]
+    assert "120 s" in rows[1].error
+
+
+def test_names_that_windows_wrote_in_korean(models: Models, data: bytes) -> None:
+    name = "사진.jpg".encode("cp949")
+    content = zipped({"x" * len(name): data}).replace(b"x" * len(name), name)
+    assert next(batch_rows(models, "resnext_tiny", content, 1, LIMITS)).image == "사진.jpg"
+
+
+def test_every_text_is_there_in_both_languages_and_is_used() -> None:
+    code = "".join((HERE / name).read_text(encoding="utf-8") for name in ("logic.py", "views.py", "page.py"))
+    for key, text in TEXTS.items():
+        assert set(text) == set(views.LANGUAGES), key
+        gaps = [{name for _, name, _, _ in string.Formatter().parse(text[one]) if name} for one in text]
+        assert gaps[0] == gaps[1], key
+        assert re.search("[가-힣]", text["ko"]), key
+        assert not re.search("[가-힣]", text["en"]), key
+        assert re.search(rf"[\"']{key}[\"']", code) or key.startswith("column_"), f"{key} is said nowhere"
+
+
+def test_language_of_a_browser() -> None:
+    assert views.preferred_language("ko-KR,ko;q=0.9,en;q=0.8") == "ko"
+    assert views.preferred_language("fr,en-GB;q=0.7,ko;q=0.5") == "en"
+    assert views.preferred_language("fr") == views.preferred_language(None) == "en"
+
+
+@pytest.mark.parametrize("language", views.LANGUAGES)
+def test_what_is_shown_says_it_all_and_escapes_it(models: Models, data: bytes, language: str) -> None:
+    answer = classify(models, "resnext_tiny", data, 2, LIMITS)
+    for checkpoint in default_manifest().checkpoints.values():
+        html = views.card(checkpoint, answer, language)
+        assert str(checkpoint.published.top1) in html
+        assert checkpoint.license is None or checkpoint.license.url in html
+        commercial = checkpoint.license is None or checkpoint.license.commercial_use
+        assert (views.say(language, "non_commercial") in html) != commercial
+    nasty = "<img src=x onerror=alert(1)>'\""
+    rows = [Row(nasty, nasty), Row("a.jpg", "", answer.predictions)]
+    shown = [
+        views.preview(rows, 10, language),
+        views.notice(PageError("error_image", nasty), language),
+        views.download_link(as_csv(rows, 2), rows, language),
+    ]
+    assert not any("<img" in html for html in shown)
+    assert "role='alert'" in shown[1]
+    assert views.notice(None, language) == ""
+    found, jpeg = overlay(models, "resnext_tiny", data, answer.predictions[0].index, LIMITS)
+    html = views.figure(nasty, found, jpeg, language)
+    assert html.count("<img") == 1
+    assert "onerror=alert(1)>" not in html
+
+
+def test_command_says_what_is_wrong(capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "resnext_hub.demo.page", raising=False)
+    assert cli.main(["demo"]) == 2
+    assert "pip install 'resnext-hub[demo]'" in capsys.readouterr().err
+
+
+def test_uploads_do_not_grow_old() -> None:
+    uploads = Uploads(max_age=60, every=3600)
+    try:
+        old, new = uploads.folder / "hash" / "old.jpg", uploads.folder / "new.jpg"
+        old.parent.mkdir()
+        for file in (old, new):
+            file.write_bytes(b"photo")
+        past = time.time() - 61
+        os.utime(old, (past, past))
+        os.utime(old.parent, (past, past))
+        uploads.sweep()
+        assert not old.exists()
+        assert new.read_bytes() == b"photo"
+        os.utime(new, (past, past))
+        uploads.sweep()
+        assert not [path for path in uploads.folder.rglob("*") if path.is_file()]
+    finally:
+        uploads.close()
+    assert not uploads.folder.exists()
+
+
+def test_uploads_are_swept_by_themselves_and_do_not_fill_the_memory() -> None:
+    uploads = Uploads(max_age=3600, max_bytes=1000, every=0.05)
+    try:
+        for i in range(5):
+            file = uploads.folder / str(i)
+            file.write_bytes(b"x" * 400)
+            os.utime(file, (time.time() - 100 + i,) * 2)
+        end = time.monotonic() + 30
+        while len(list(uploads.folder.iterdir())) > 2 and time.monotonic() < end:
+            time.sleep(0.05)
+        assert sorted(path.name for path in uploads.folder.iterdir()) == ["3", "4"]  # the oldest went
+    finally:
+        uploads.close()
+
+
+def test_uploads_are_for_this_user_only() -> None:
+    uploads = Uploads()
+    mode = stat.S_IMODE(uploads.folder.stat().st_mode)
+    uploads.close()
+    assert mode == 0o700
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(monkeypatch: Any) -> None:
+    code = "from resnext_hub.demo.uploads import Uploads; print(Uploads().folder, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as process:
+        try:
+            assert process.stdout
+            left = Path(process.stdout.readline().strip())
+            (left / "photo.jpg").write_bytes(b"photo")
+            monkeypatch.setattr("resnext_hub.demo.uploads.YOUNG", 0.0)
+            Uploads().close()
+            assert left.exists()  # it is in use
+        finally:
+            process.kill()
+    assert (left / "photo.jpg").exists()
+    Uploads().close()
+    assert not left.exists()

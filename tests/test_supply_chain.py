@@ -1,0 +1,76 @@
+"""The locks hold what pyproject.toml asks for, each file by its sha256; SECURITY.md names tests that are there."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCKS = sorted((ROOT / "locks").glob("*.txt"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NAME = canonicalize_name(PROJECT["name"])
+
+
+def entries(lock: Path) -> list[tuple[Requirement, list[str]]]:
+    """Requirements with their hashes."""
+    lines = re.sub(r"\\\n", " ", lock.read_text()).splitlines()
+    parts = [line.split(" --hash=") for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return [(Requirement(first), [digest.strip() for digest in hashes]) for first, *hashes in parts]
+
+
+def pinned(lock: str) -> dict[str, Version]:
+    """What an installation here, on this Python, takes."""
+    found = entries(ROOT / "locks" / lock)
+    here = [requirement for requirement, _ in found if requirement.marker is None or requirement.marker.evaluate()]
+    return {canonicalize_name(r.name): Version(next(iter(r.specifier)).version) for r in here}
+
+
+def asked_for(extra: str | None = "dev") -> list[Requirement]:
+    """The package's requirements with those of an extra, and of the extras that it names."""
+    listed = PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"] + ["resnext-hub[dev]"]
+    found = []
+    for requirement in map(Requirement, listed):
+        if canonicalize_name(requirement.name) == NAME:
+            found += [inner for name in sorted(requirement.extras) for inner in asked_for(name)]
+        else:
+            found.append(requirement)
+    return found
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_every_package_is_pinned_and_hashed(lock: Path) -> None:
+    assert "://" not in lock.read_text()
+    found = entries(lock)
+    assert found
+    for requirement, hashes in found:
+        assert [s.operator for s in requirement.specifier] == ["=="], requirement
+        assert hashes, requirement
+        assert all(re.fullmatch("sha256:[0-9a-f]{64}", digest) for digest in hashes), requirement
+
+
+@pytest.mark.parametrize("requirement", asked_for(None), ids=str)
+def test_what_the_project_asks_for_is_locked(requirement: Requirement) -> None:
+    assert requirement.specifier.contains(pinned("dev.txt")[canonicalize_name(requirement.name)])
+
+
+@pytest.mark.parametrize("requirement", asked_for(None), ids=str)
+def test_the_oldest_lock_is_at_the_floors(requirement: Requirement) -> None:
+    name = canonicalize_name(requirement.name)
+    floors = [
+        Version(s.version) for r in asked_for(None) for s in r.specifier
+        if canonicalize_name(r.name) == name and s.operator == ">="
+    ]  # fmt: skip
+    assert pinned("oldest.txt")[name] == max(floors)
+
+
+def test_security_names_tests_that_are_there() -> None:
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "SECURITY.md").read_text())
+    assert named
+    for file, name in named:
+        assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), f"{file}::{name}"
