@@ -13,7 +13,7 @@ BLOB = "https://github.com/org/resnext-hub/blob/main/"
 log = logging.getLogger("mkdocs.plugins.site")  # a warning there fails a strict build
 
 
-def on_config(config: Any) -> Any:
+def on_startup(**_: Any) -> None:
     """build/documented/resnext_hub: the package's modules and rooms, as links.
 
     The root of the repository is the package: read there, the environment in .venv would be part of it (4 GB, minutes).
@@ -26,7 +26,6 @@ def on_config(config: Any) -> Any:
         link = documented / path.name
         if not link.is_symlink():
             link.symlink_to(path)
-    return config
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
