@@ -672,7 +672,7 @@ def test_killed_and_resumed(number: signal.Signals, tmp_path: Path) -> None:
         "import sys, time\nfrom resnext_hub import cli\nfrom resnext_hub.inference import bulk\n"
         "bulk.COMMIT_SECONDS = 0.0\n"
         "score = bulk.Work._scores\n"
-        "def slow(self, pixels):\n    time.sleep(0.03)\n    return score(self, pixels)\n"
+        "def slow(self, pixels):\n    time.sleep(0.2)\n    return score(self, pixels)\n"
         "bulk.Work._scores = slow\n"
         "sys.exit(cli.main(sys.argv[1:]))\n"
     )

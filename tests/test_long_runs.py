@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -379,10 +380,9 @@ def test_a_file_system_that_is_read_only(small_disk: Callable[[int], Path], tmp_
     assert "The table cannot be written: Read-only file system" in capsys.readouterr().err
 
 
-def folder_made_read_only(folder: Path) -> list[str]:
-    """As an ordinary user, whom modes bind; its working directory, because it may not see those above."""
-    os.chdir(folder)
-    os.chmod(folder, 0o777)
+def folder_made_read_only(_: Path, name: str) -> list[str]:
+    """As an ordinary user, whom modes bind."""
+    os.chdir(name)
     if os.getuid() == 0:
         os.setgid(65534)
         os.setuid(65534)
@@ -410,7 +410,9 @@ def folder_made_read_only(folder: Path) -> list[str]:
 
 
 def test_a_folder_that_becomes_read_only(script: Run) -> None:
-    said, *facts = script(folder_made_read_only)
+    with tempfile.TemporaryDirectory() as name:  # pytest's folders are closed to all but who made them
+        os.chmod(name, 0o777)
+        said, *facts = script(folder_made_read_only, name)
     assert "Permission denied" in said
     assert "rows are safe" in said
     assert facts == ["True", "False", "True"]
