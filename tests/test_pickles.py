@@ -87,7 +87,8 @@ MORE_WORDS = {
         "a tensor of a kind that is conjugated or negated when it is read", None,
     ),
     "a storage of five words, the first another": (
-        b"(" + text("module") + name("torch", "FloatStorage") + text("0") + text("cpu") + number(4) + b"tQ", STORAGE, None
+        b"(" + text("module") + name("torch", "FloatStorage") + text("0") + text("cpu") + number(4) + b"tQ",
+        STORAGE, None,
     ),
     "a storage of four words": (
         b"(" + text("storage") + name("torch", "FloatStorage") + text("0") + text("cpu") + b"tQ", STORAGE, None
