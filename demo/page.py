@@ -256,7 +256,8 @@ class _Page:
         run = (self.run, self._run_inputs, self._run_outputs)
         taken = [self.data, self.photo, self.notice]
         at_once = self._slow | {"trigger_mode": "multiple"}  # what there is to take is what is there now
-        self.photo.input(self.take, [self.photo, self.language], taken, **at_once).success(*run, **self._slow)
+        in_turn = at_once | {"concurrency_id": "take", "concurrency_limit": 1}  # or a refusal could pass the next photo
+        self.photo.input(self.take, [self.photo, self.language], taken, **in_turn).success(*run, **self._slow)
         self.url.submit(self.take_url, [self.url, self.language], taken, **at_once).success(*run, **self._slow)
         for event in (self.variants.input, self.top.release):
             event(*run, **self._slow)

@@ -294,9 +294,12 @@ def test_bad_files_are_told_of_kindly(visit: Any, photo: Path, tmp_path: Path) -
         upload(page, tmp_path / name)
         says(page.get_by_role("alert"), "not a photo that can be used")
         playwright.expect(page.locator("#photo input[type=file]")).to_have_count(1, timeout=TIMEOUT)
-    upload(page, photo)
-    wait_for_overlay(page)
-    playwright.expect(page.get_by_role("alert")).to_have_count(0)
+        upload(page, photo)
+        wait_for_overlay(page)
+        playwright.expect(page.get_by_role("alert")).to_have_count(0)
+        page.get_by_role("button", name="Remove Image").click()
+        playwright.expect(page.locator("#overlay-0 figure")).to_have_count(0, timeout=TIMEOUT)
+        settled(page)
 
 
 def test_webcam_and_clipboard(visit: Any, photo: Path) -> None:
