@@ -119,6 +119,13 @@ def test_without_a_hash_nothing_is_put_together_that_might_not_belong_together(s
     assert [r.get("Range") for r in server.seen] == [None, None]
 
 
+def test_a_weak_etag_is_no_condition_of_a_range(server: FaultyServer) -> None:
+    """RFC 9110, 13.1.5: If-Range takes strong ones only; the hash tells whether the rest belongs to the part."""
+    server.etag, server.script = 'W/"weak"', ["cut 100000"]
+    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
+    assert [(r.get("Range"), r.get("If-Range")) for r in server.seen] == [(None, None), ("bytes=100000-", None)]
+
+
 def test_without_a_hash_a_strong_etag_will_do(server: FaultyServer) -> None:
     server.script = ["cut 100000"]
     assert local_file(described(source_at(server, hash=None, bytes=None)), progress=False)[1] == DIGEST

@@ -1,0 +1,299 @@
+"""What a file of weights says of itself, read in this process: each refusal by its words, mapped or not."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+from resnext_hub.models import checkpoints
+from resnext_hub.models.cache import CheckpointError
+from resnext_hub.models.checkpoints import load_into, normalise_keys, read_state_dict
+
+from . import hostile
+from .hostile import PROTO, STOP, as_legacy, as_zip, call, name, state_of, storage, tensor, text
+
+GOOD = state_of(tensor())
+LONG = "n" * 150
+
+
+def flagged(content: bytes) -> bytes:
+    """The archive, its first record said to be encrypted."""
+    entry = content.index(b"PK\x01\x02")
+    return content[: entry + 8] + b"\x01" + content[entry + 9 :]
+
+
+def moved(content: bytes, offset: int) -> bytes:
+    """The archive, its last record but one (the storage) said to lie elsewhere."""
+    entry = content.rindex(b"PK\x01\x02", 0, content.rindex(b"archive/data/0"))
+    return content[: entry + 42] + struct.pack("<I", offset) + content[entry + 46 :]
+
+
+def twice() -> bytes:
+    content = as_zip(GOOD, {"data/0": bytes(16), "Data/0": bytes(16)})
+    return content.replace(b"archive/Data/0", b"archive/data/0")
+
+
+def lengthened(content: bytes) -> bytes:
+    entry = content.rindex(b"PK\x01\x02", 0, content.rindex(b"archive/data/0"))
+    return content[: entry + 20] + struct.pack("<II", 900, 900) + content[entry + 28 :]
+
+
+def legacy(*parts: bytes) -> bytes:
+    usual = [hostile.MAGIC, hostile.VERSION, hostile.SYSTEM, GOOD, pickle.dumps(["0"], 2), b"\x04" + bytes(7 + 16)]
+    return b"".join([*parts, *usual[len(parts) :]])
+
+
+EMPTY = b"PK\x05\x06" + bytes(18)
+NEITHER = "it begins with neither a zip archive's signature nor torch's magic number"
+#: A file's bytes, and what is said after "is not a whole file of torch.save: ".
+BROKEN = {
+    "an empty archive": (b"PK\x03\x04" + EMPTY, "it has no record 'data.pkl'."),
+    "no pickle": (as_zip(GOOD).replace(b"data.pkl", b"data.pkk"), "it has no record 'data.pkl'."),
+    "no storage": (as_zip(GOOD, {}), "it has no record 'data/0'."),
+    "a long name": (as_zip(state_of(tensor(storage(text(LONG))))), f"it has no record 'data/{LONG[:95]}'."),
+    "compressed": (
+        as_zip(GOOD, compression=zipfile.ZIP_DEFLATED),
+        "its record 'data.pkl' is compressed or encrypted, which torch.save does not do.",
+    ),
+    "encrypted": (
+        flagged(as_zip(GOOD)), "its record 'data.pkl' is compressed or encrypted, which torch.save does not do."
+    ),
+    "elsewhere": (moved(as_zip(GOOD), 3), "its record 'data/0' is not at byte 3."),
+    "at the end": (moved(as_zip(GOOD), len(as_zip(GOOD)) - 5), f"its record 'data/0' is not at byte "
+                   f"{len(as_zip(GOOD)) - 5:,}."),
+    "too long": (lengthened(as_zip(GOOD)), "its record 'data/0' reaches beyond its end."),
+    "twice": (twice(), "it holds 'archive/data/0' twice."),
+    "a record too short": (as_zip(GOOD, {"data/0": bytes(15)}), "conv1.weight has 15 bytes, expected 16."),
+    "a record too long": (as_zip(GOOD, {"data/0": bytes(17)}), "conv1.weight has 17 bytes, expected 16."),
+    "code": (as_zip(GOOD, {"constants.pkl": b""}), "it is a TorchScript archive, which holds code; expected a"
+             " state_dict."),
+    "a long pickle": (
+        as_zip(bytes(checkpoints.LIMIT + 1)), "its data.pkl has 4,194,305 bytes, more than 4,194,304."
+    ),
+    "a longest pickle": (as_zip(bytes(checkpoints.LIMIT)), "no opcode, which torch.save does not write, at byte 0."),
+    "big-endian": (as_zip(GOOD).replace(b"little", b"big   "), "it was written on a big-endian machine."),
+    "a list": (as_zip(PROTO + b"]" + STOP), "it holds a list, expected a state_dict (name -> tensor)."),
+    "a number": (
+        as_zip(state_of(b"K\x01")), "it holds a int under 'conv1.weight', expected a state_dict (name -> tensor)."
+    ),
+    "a number as a name": (
+        as_zip(PROTO + b"}K\x01" + tensor() + b"s" + STOP),
+        "it holds a tensor under '1', expected a state_dict (name -> tensor).",
+    ),
+    "a long name of nothing": (
+        as_zip(PROTO + b"}" + text(LONG) + b"Ns" + STOP),
+        f"it holds a NoneType under '{LONG[:100]}', expected a state_dict (name -> tensor).",
+    ),
+    "legacy, another magic number": (legacy(pickle.dumps(7, 2)), NEITHER + "."),
+    "legacy, a text for it": (legacy(pickle.dumps("7", 2)), NEITHER + "."),
+    "legacy, another version": (legacy(hostile.MAGIC, pickle.dumps(1002, 2)), NEITHER + "."),
+    "legacy, a number for the system": (legacy(hostile.MAGIC, hostile.VERSION, pickle.dumps(1, 2)), NEITHER + "."),
+    "legacy, big-endian": (
+        legacy(hostile.MAGIC, hostile.VERSION, pickle.dumps({"little_endian": False}, 2)),
+        "it was written on a big-endian machine.",
+    ),
+    "legacy, nothing of the system": (
+        legacy(hostile.MAGIC, hostile.VERSION, pickle.dumps({}, 2)), "it was written on a big-endian machine."
+    ),
+    **{
+        f"legacy, keys {keys!r}": (as_legacy(GOOD, keys=keys), f"its list of storages, at byte {at}, is not that of "
+                                   "its tensors.")
+        for at in [len(hostile.MAGIC + hostile.VERSION + hostile.SYSTEM + GOOD)]
+        for keys in (("0", "0"), ("0", 1), ("0", "1"))
+    },
+    "legacy, no key": (as_legacy(GOOD, b"", ()), "it has no bytes of conv1.weight."),
+    "legacy, no list": (
+        legacy(hostile.MAGIC, hostile.VERSION, hostile.SYSTEM, GOOD, pickle.dumps("0", 2)),
+        "it has no bytes of conv1.weight.",
+    ),
+    "legacy, a byte too many": (as_legacy(GOOD) + b"\0", f"it goes on after its end, at byte {len(as_legacy(GOOD))}."),
+    "legacy, a byte too few": (
+        as_legacy(GOOD)[:-1], f"it is cut short or broken at byte {len(as_legacy(GOOD)) - 24}."
+    ),
+    "legacy, of another length": (
+        as_legacy(GOOD, b"\x05" + bytes(7 + 16)), f"it is cut short or broken at byte {len(as_legacy(GOOD)) - 24}."
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN)
+@pytest.mark.parametrize("mmap", [False, True])
+def test_what_is_broken_is_named(case: str, mmap: bool, tmp_path: Path) -> None:
+    content, words = BROKEN[case]
+    path = tmp_path / "w.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        read_state_dict(path, mmap=mmap)
+    assert str(caught.value) == (
+        f"{path} is not a whole file of torch.save: {words[:-1]}. Save a state_dict() or fetch the file again."
+    )
+
+
+def test_other_words(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    with pytest.raises(FileNotFoundError) as missing:
+        read_state_dict(path)
+    assert str(missing.value) == f"There is no checkpoint file {path}."
+    path.write_bytes(as_zip(state_of(name("posix", "system"))))
+    with pytest.raises(CheckpointError) as foreign:
+        read_state_dict(path)
+    assert str(foreign.value) == (
+        f"{path} holds more than weights (posix.system at byte 20), and nothing in a checkpoint is executed: save a "
+        "network's state_dict() alone."
+    )
+    (tmp_path / "w.safetensors").write_bytes(b"\0" * 8)
+    with pytest.raises(CheckpointError, match=r"w\.safetensors is not a whole file of safetensors: "):
+        read_state_dict(tmp_path / "w.safetensors")
+
+
+def test_views_may_name_a_files_bytes_eight_times(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    for number_of_views, good in ((8, True), (9, False)):
+        base = torch.zeros(100_000)
+        torch.save({f"w{i}": base.view(-1) for i in range(number_of_views)}, path)
+        if good:
+            assert len(read_state_dict(path)) == number_of_views
+        else:
+            with pytest.raises(CheckpointError, match=r"torch\.save: its tensors have more bytes than the file\."):
+                read_state_dict(path, mmap=True)
+
+
+def test_records_may_not_lie_over_one_another(tmp_path: Path) -> None:
+    """Two storages of the same bytes: each fits, their sum does not."""
+    pickled = PROTO + b"}" + text("a") + tensor() + b"s" + text("b") + tensor(storage(text("1"))) + b"s" + STOP
+    file = io.BytesIO(as_zip(pickled, {"data/0": bytes(16), "data/1": bytes(16)}))
+    (tmp_path / "w.pth").write_bytes(file.getvalue())
+    assert {key: value.tolist() for key, value in read_state_dict(tmp_path / "w.pth").items()} == {
+        "a": [0.0] * 4,
+        "b": [0.0] * 4,
+    }
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_every_kind_of_number_comes_back(mmap: bool, legacy: bool, tmp_path: Path) -> None:
+    state = {
+        str(dtype): torch.arange(12).reshape(3, 4).to(dtype)
+        for dtype in (
+            torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16,
+            torch.int8, torch.uint8, torch.bool, torch.complex64, torch.complex128,
+        )
+    }  # fmt: skip
+    state |= {"turned": torch.arange(6.0).reshape(2, 3).T, "empty": torch.empty(0, 3), "one": torch.tensor(7.0)}
+    path = tmp_path / "w.pth"
+    torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+    for wrapped in (False, True):
+        if wrapped:
+            torch.save({"state_dict": state, "epoch": 1}, path, _use_new_zipfile_serialization=not legacy)
+        found = read_state_dict(path, mmap=mmap and not legacy)
+        assert list(found) == list(state)
+        for key, value in state.items():
+            assert (found[key].dtype, found[key].stride()) == (value.dtype, value.stride())
+            assert torch.equal(found[key], value)
+        found["one"].fill_(8)  # private and writable
+    assert read_state_dict(path)["one"] == 7
+
+
+def test_a_crc_is_held_over_more_than_one_piece(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    tensors = {"first": torch.ones(300_000), "second": torch.arange(600_000.0)}
+    torch.save(tensors, path)
+    assert torch.equal(read_state_dict(path)["second"], tensors["second"])
+    content = path.read_bytes()
+    at = content.index(tensors["second"].numpy().tobytes()) + 2_300_000
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    with pytest.raises(CheckpointError, match=r"torch\.save: second is not as it was saved \(its CRC32 differs\)\."):
+        read_state_dict(path)
+    assert zlib.crc32(content) != zlib.crc32(path.read_bytes())
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_named(value: float, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    wrong = torch.tensor([0.0, value, 1.0])
+    for count, words in ((1, "w0"), (3, "w0, w1, w2"), (4, "w0, w1, w2 and 1 more"), (6, "w0, w1, w2 and 3 more")):
+        torch.save({"good": torch.ones(2), "n": torch.ones(2).long()} | {f"w{i}": wrong for i in range(count)}, path)
+        with pytest.raises(CheckpointError) as caught:
+            read_state_dict(path)
+        assert str(caught.value) == f"{path} holds NaN or infinity, in {words}: a training that diverged?"
+        with pytest.raises(CheckpointError, match=f"in {words}: a training that diverged"):
+            checkpoints.examine(path)
+        assert len(read_state_dict(path, mmap=True)) == count + 2
+    torch.save({LONG: wrong}, path)
+    with pytest.raises(CheckpointError, match=f"in {LONG[:100]}: a"):
+        read_state_dict(path)
+
+
+def test_names_and_shapes_of_the_publishers() -> None:
+    state = {
+        "module.layers.0.1.conv1.weight": torch.ones(2, 2, 1, 1),
+        "layers.3.0.squeeze.squeeze.weight": torch.ones(2, 3, 1, 1),
+        "layers.12.0.squeeze.expand.weight": torch.ones(3, 2),
+        "module.module.layers.0.x": torch.ones(1),
+        "a.layers.0.x": torch.ones(1),
+        "squeeze.squeeze.bias": torch.ones(1, 1, 1, 1),
+    }
+    assert {key: tuple(value.shape) for key, value in normalise_keys(state).items()} == {
+        "layer1.1.conv1.weight": (2, 2, 1, 1),
+        "layer4.0.squeeze.squeeze.weight": (2, 3),
+        "layer13.0.squeeze.expand.weight": (3, 2),
+        "module.layers.0.x": (1,),
+        "a.layers.0.x": (1,),
+        "squeeze.squeeze.bias": (1, 1, 1, 1),
+    }
+    with pytest.raises(CheckpointError) as caught:
+        normalise_keys({"layers.0.x": torch.ones(1), "layer1.x": torch.ones(1)})
+    assert str(caught.value) == "Two tensors of the checkpoint have one name, once they are renamed: layers.0.x."
+    with pytest.raises(CheckpointError, match=r"renamed: module\.layers\.0\.x, layers\.0\.x\.$"):
+        normalise_keys({"module.layers.0.x": torch.ones(1), "layers.0.x": torch.ones(1)})
+
+
+def test_what_does_not_fit_is_named() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    good = {key: value.clone() for key, value in network.state_dict().items()}
+    for change, words in (
+        ({"0.bias": torch.ones(3, dtype=torch.int8)}, "0.bias is torch.int8, expected torch.float32."),
+        ({"0.bias": torch.ones(3).to_sparse()}, "0.bias is torch.float32, expected torch.float32."),
+        ({"0.bias": torch.ones(3).to(torch.float8_e4m3fn)}, "0.bias is torch.float8_e4m3fn, expected torch.float32."),
+        (
+            {"1.num_batches_tracked": torch.tensor(1j)},
+            "1.num_batches_tracked is torch.complex64, expected torch.int64.",
+        ),
+        ({"0.bias": torch.ones(4)}, "size mismatch for 0.bias: (4,), expected (3,)."),
+        ({"surplus": torch.ones(4)}, 'Unexpected key(s) in state_dict: "surplus".'),
+        ({f"surplus{i}{LONG}": torch.ones(4) for i in range(9)}, "…"),
+    ):
+        with pytest.raises(CheckpointError) as caught:
+            load_into(network, good | change, origin="mine.pth")
+        message = str(caught.value)
+        assert message.startswith("mine.pth does not fit the network: ")
+        assert message.endswith(words)
+        assert len(message) < 400
+    with pytest.raises(CheckpointError, match="^the checkpoint does not fit the network: Missing key"):
+        load_into(network, {})
+    for bias in (torch.ones(3).half(), torch.ones(3).double()):
+        load_into(network, good | {"0.bias": bias, "1.num_batches_tracked": torch.tensor(3, dtype=torch.int8)})
+        assert torch.equal(network[0].bias, torch.ones(3))
+        assert network[0].bias.dtype == torch.float32
+        assert network[1].num_batches_tracked.dtype == torch.int64
+
+
+def test_keys_are_mapped_after_their_prefix_is_gone() -> None:
+    network = torch.nn.Linear(2, 3)
+    state = {"module.w": torch.ones(3, 2), "b": torch.ones(3)}
+    load_into(network, state, key_map=lambda key: {"w": "weight", "b": "bias"}[key])
+    assert torch.equal(network.weight, torch.ones(3, 2))
+    with pytest.raises(CheckpointError, match="have one name"):
+        load_into(network, state, key_map=lambda key: "weight")
+
+
+def test_call_is_no_weight(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(as_zip(state_of(call(name("torch", "Size"), b"K\1\x85"))))
+    with pytest.raises(CheckpointError, match="it holds a tuple under 'conv1.weight'"):
+        read_state_dict(tmp_path / "w.pth")
