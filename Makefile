@@ -99,7 +99,7 @@ demo-page: .venv-demo/.done
 
 # The web page in a headless Chromium (apt-get install chromium); its screenshots are in build/screenshots.
 page: demo-page
-	.venv-demo/bin/python -m pytest tests/test_demo_page.py
+	.venv-demo/bin/python -m pytest tests/test_demo_page.py $(ARGUMENTS)
 
 check: lint types docs notebooks test
 
