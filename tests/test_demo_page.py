@@ -314,13 +314,16 @@ def test_webcam_and_clipboard(visit: Any, photo: Path) -> None:
             await navigator.clipboard.write([new ClipboardItem({'image/png': blob})]);
         }"""
     )
+    settled(page)
     page.get_by_role("button", name=re.compile("clipboard", re.IGNORECASE)).click()
     wait_for_overlay(page)
     page.get_by_role("button", name="Remove Image").click()
     playwright.expect(page.locator("#panel-0")).to_be_hidden(timeout=TIMEOUT)
+    settled(page)
     page.get_by_role("button", name=re.compile("camera|webcam", re.IGNORECASE)).first.click()
     page.locator("#photo .access-wrap, #photo button:has-text('Webcam'), #photo [title*='access']").first.click()
     page.locator("#photo video").wait_for()
+    page.wait_for_function("document.querySelector('#photo video').videoWidth > 0")  # before it sees, there is no photo
     page.get_by_role("button", name=re.compile("capture", re.IGNORECASE)).first.click()
     wait_for_overlay(page)
 
