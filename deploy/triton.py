@@ -40,7 +40,15 @@ SERVED = Path(__file__).parent / "served"  # what becomes model.py
 CONFIG = "config.pbtxt"
 
 # What the Python models import, as files of this checkout.
-CODE = ("__init__.py", "addresses.py", "mount.py", "models/__init__.py", "models/manifest.py", "processing_utils/*.py")
+CODE = (
+    "__init__.py",
+    "addresses.py",
+    "exchange.py",
+    "mount.py",
+    "models/__init__.py",
+    "models/manifest.py",
+    "processing_utils/*.py",
+)
 
 # Run by itself (python -I) on a decoder's folder: prints the pixels of the JPEG that it is given.
 DECODE = """

@@ -23,9 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..exchange import why_proxy_declines
 from .cache import CheckpointError, UnwritableError, checkpoints_folder, find, lock, own_file, target, verify
 from .manifest import Checkpoint, Source
-from .transport import Answer, BrokenOffError, SourceError, get, why_proxy_declines
+from .transport import Answer, BrokenOffError, SourceError, get
 
 __all__ = ["UnreachableError", "fetch", "local_file"]
 

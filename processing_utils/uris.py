@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import http.client
 import os
 import re
 import socket
-import threading
 import time
 import urllib.parse
 import urllib.request
@@ -24,6 +22,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..addresses import is_public, literal
+from ..exchange import (
+    REDIRECTS,
+    Connector,
+    Peer,
+    ProxyError,
+    RedirectError,
+    Watchdog,
+    connect,
+    get,
+    reach,
+    redirected,
+    resolve,
+)
 
 __all__ = ["MAX_BYTES", "FetchError", "PrivateAddressError", "fetch", "scheme_of"]
 
@@ -34,7 +45,6 @@ PORTS = {"http": 80, "https": 443}
 USER_AGENT = "resnext-hub (image fetcher; +https://github.com/org/resnext-hub)"
 
 Resolver = Callable[[str, int], Sequence[str]]
-Connector = Callable[[tuple[str, int], float], socket.socket]
 
 
 class FetchError(OSError):
@@ -85,28 +95,40 @@ def fetch(
             return _decode_data_uri(uri, max_bytes)
         if scheme == "file":
             return _read_file_uri(uri, max_bytes)
-        return _fetch_http(uri, time.monotonic() + timeout, max_bytes, allow_private, resolver, connector)
+        deadline, watchdog = time.monotonic() + timeout, Watchdog(timeout)
+        limits = _Limits(max_bytes, allow_private, deadline, watchdog, resolver or resolve, connector or connect)
+        return _fetch_http(uri, limits)
     except ValueError as error:  # from urllib, about what is no URL
         raise FetchError(f"{uri[:200]!r} is not a well-formed URL, or leads to one that is not: {error}.") from error
 
 
-def _fetch_http(
-    url: str,
-    deadline: float,
-    max_bytes: int,
-    allow_private: bool,
-    resolver: Resolver | None,
-    connector: Connector | None,
-) -> bytes:
-    for _ in range(MAX_REDIRECTS + 1):
-        answer = _get(url, deadline, max_bytes, allow_private, resolver or _resolve, connector or _connect)
-        if isinstance(answer, bytes):
-            return answer
-        if scheme_of(answer) not in ("http", "https"):
-            raise FetchError(f"{url} redirects to {answer[:200]!r}: the scheme must be http or https.")
-        if scheme_of(url) == "https" and scheme_of(answer) == "http":
-            raise FetchError(f"{url} redirects from https to {answer}, which is not encrypted: refused.")
-        url = answer
+@dataclass(frozen=True)
+class _Limits:
+    """How much may be fetched, from where, and until when."""
+
+    max_bytes: int
+    allow_private: bool
+    deadline: float
+    watchdog: Watchdog
+    resolver: Resolver
+    connector: Connector
+
+    def left(self) -> float:
+        return self.deadline - time.monotonic()
+
+    def time_is_up(self) -> bool:
+        return self.watchdog.bit or self.left() <= 0
+
+
+def _fetch_http(url: str, limits: _Limits) -> bytes:
+    try:
+        for _ in range(MAX_REDIRECTS + 1):
+            answer = _get(url, limits)
+            if isinstance(answer, bytes):
+                return answer
+            url = answer
+    finally:
+        limits.watchdog.stop()
     raise FetchError(f"More than {MAX_REDIRECTS} redirects, the last to {url}.")
 
 
@@ -160,133 +182,81 @@ def read_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     return data
 
 
-class _Watchdog:
-    """Shuts a connection down when the time is up. A socket's own timeout is for one receive, and a peer that sends a
-    byte at a time, in headers, in "100 Continue" or in the trailers of chunks, never lets it run out.
-    """
-
-    def __init__(self, deadline: float) -> None:
-        self._timer = threading.Timer(max(0.0, deadline - time.monotonic()), self._bite)
-        self._timer.daemon = True
-        self._twin: socket.socket | None = None
-        self.bit = False
-
-    def watch(self, sock: socket.socket) -> socket.socket:
-        self._twin = sock.dup()  # TLS takes the socket itself over
-        self._timer.start()
-        return sock
-
-    def _bite(self) -> None:
-        self.bit = True
-        if self._twin is not None:
-            with contextlib.suppress(OSError):
-                self._twin.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self._timer.cancel()
-        if self._twin is not None:
-            self._twin.close()
-
-
-@dataclass(frozen=True)
-class _Url:
-    """The parts of a URL that may be fetched; host and target in ASCII."""
-
-    scheme: str
-    host: str
-    port: int
-    target: str
-
-    @property
-    def netloc(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
-
-
-def _get(
-    url: str, deadline: float, max_bytes: int, allow_private: bool, resolver: Resolver, connector: Connector
-) -> bytes | str:
+def _get(url: str, limits: _Limits) -> bytes | str:
     """One request: the body, or where it redirects to."""
-    parts = _split(url)
     headers = {"User-Agent": USER_AGENT, "Accept": "image/*", "Accept-Encoding": "identity"}
-    target = parts.target
-    proxy = _proxy_of(parts)
-    if proxy is None:
-        addresses = _checked(url, parts.host, _lookup(url, parts.host, parts.port, resolver), allow_private)
-        peer, port = parts.host, parts.port
-    else:
-        if literal(parts.host) is not None:
-            _checked(url, parts.host, [parts.host], allow_private)
-        peer, port, _ = proxy
-        addresses = [peer]
-    connection = _connection(parts.scheme, peer, port, deadline)
-    if proxy is not None and parts.scheme == "https":
-        connection.set_tunnel(parts.host, parts.port, proxy[2])
-    elif proxy is not None:
-        target = f"http://{parts.netloc}{parts.target}"
-        headers |= {**proxy[2], "Host": parts.netloc}
-    watchdog = _Watchdog(deadline)
-    _pin(connection, url, addresses, port, connector, deadline, watchdog)
     try:
-        connection.request("GET", target, headers=headers)
-        with connection.getresponse() as response:
-            if response.status in (301, 302, 303, 307, 308):
-                location = response.getheader("Location")
-                if not location:
-                    raise FetchError(f"{url} redirects ({response.status}) to nowhere.")
-                return urllib.parse.urljoin(url, location)
+        with get(_in_ascii(url), headers, lambda peer: _connection(url, peer, limits)) as response:
+            if target := redirected(url, response):
+                return target
+            if response.status in REDIRECTS:
+                raise FetchError(f"{url} redirects ({response.status}) to nowhere.")
             if response.status != 200:
                 raise FetchError(f"{url} answered {response.status} {response.reason}.")
-            body = _read_body(url, response, max_bytes)
-        if watchdog.bit:  # the end of the body may be where it was shut down
+            body = _read_body(url, response, limits.max_bytes)
+        if limits.time_is_up():  # the end of the body may be where it was shut down
             raise FetchError(f"{url} did not answer in time.")
         return body
+    except RedirectError as error:
+        raise FetchError(f"{url} {error}.") from error
+    except ProxyError as error:
+        raise FetchError(f"{url} could not be fetched: {error}.") from error
     except (OSError, http.client.HTTPException) as error:
-        if watchdog.bit:
+        if limits.time_is_up():
             raise FetchError(f"{url} did not answer in time.") from error
         if isinstance(error, FetchError):
             raise
         raise FetchError(f"{url} could not be fetched: {type(error).__name__}: {error}") from error
-    finally:
-        watchdog.close()
-        connection.close()
 
 
-def _split(url: str) -> _Url:
+def _connection(url: str, peer: Peer, limits: _Limits) -> socket.socket:
+    """A connection to an address of the host that was checked, or to the proxy."""
+    if peer.origin is None:
+        addresses = _checked(url, peer.name, _lookup(url, peer, limits.resolver), limits.allow_private)
+    else:
+        if literal(peer.origin) is not None:
+            _checked(url, peer.origin, [peer.origin], limits.allow_private)
+        addresses = [peer.name]
+    try:
+        return limits.watchdog.watch(reach(addresses, peer.port, limits.connector, limits.left))
+    except OSError as error:
+        raise FetchError(f"{url} could not be reached ({error}).") from error
+
+
+def _in_ascii(url: str) -> str:
+    """A well-formed URL as it is sent: host and path in ASCII, the scheme's own port left out."""
     scheme = scheme_of(url) or ""
     parts = urllib.parse.urlsplit(url)
     host, port = parts.hostname or "", parts.port or PORTS[scheme]
     if not host:  # of http:10.0.0.1 the path would be read as the host, by a proxy
         raise FetchError(f"{url[:200]!r} is not a well-formed URL: it names no host.")
-    if ":" in host and not re.fullmatch(r"[0-9a-f:.]+(%[\w.~-]+)?", host, re.ASCII | re.IGNORECASE):
-        raise FetchError(f"{url[:200]!r} is not a well-formed URL.")
     if ":" not in host:
         host = host.encode("idna").decode("ascii")
+    elif re.fullmatch(r"[0-9a-f:.]+(%[\w.~-]+)?", host, re.ASCII | re.IGNORECASE):
+        host = f"[{host}]"
+    else:
+        raise FetchError(f"{url[:200]!r} is not a well-formed URL.")
     if parts.username is not None:
         raise FetchError(f"{url[:200]!r} carries a user name; fetch it yourself and pass the bytes.")
     path = urllib.parse.quote(parts.path or "/", safe="/%:=&~+!$,;'@()*[]")
     query = urllib.parse.quote(parts.query, safe="/%:=&?~+!$,;'@()*[]")
-    result = _Url(scheme, host, port, path + (f"?{query}" if query else ""))
-    whole = f"{scheme}://{result.netloc}{result.target}"
-    import validators  # here, and ssl below: who fetches nothing (a served model) needs neither
+    netloc = host if port == PORTS[scheme] else f"{host}:{port}"
+    result = f"{scheme}://{netloc}{path}" + (f"?{query}" if query else "")
+    import validators  # here: who fetches nothing (a served model) does not need it
 
-    if not validators.url(whole, simple_host=True, strict_query=False, rfc_1034=True, rfc_2782=True):
+    if not validators.url(result, simple_host=True, strict_query=False, rfc_1034=True, rfc_2782=True):
         raise FetchError(f"{url[:200]!r} is not a well-formed URL.")
     return result
 
 
-def _lookup(url: str, host: str, port: int, resolver: Resolver) -> Sequence[str]:
+def _lookup(url: str, peer: Peer, resolver: Resolver) -> Sequence[str]:
     try:
-        addresses = list(dict.fromkeys(resolver(host, port)))
+        addresses = list(resolver(peer.name, peer.port))
     except (OSError, UnicodeError) as error:
-        raise FetchError(f"{url}: no address is known for {host}: {error}") from error
+        raise FetchError(f"{url}: no address is known for {peer.name}: {error}") from error
     if not addresses:
-        raise FetchError(f"{url}: no address is known for {host}.")
+        raise FetchError(f"{url}: no address is known for {peer.name}.")
     return addresses
-
-
-def _resolve(host: str, port: int) -> Sequence[str]:
-    return [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 def _checked(url: str, host: str, addresses: Sequence[str], allow_private: bool) -> Sequence[str]:
@@ -299,61 +269,6 @@ def _checked(url: str, host: str, addresses: Sequence[str], allow_private: bool)
                 "comes from, pass allow_private=True."
             )
     return addresses
-
-
-def _proxy_of(url: _Url) -> tuple[str, int, dict[str, str]] | None:
-    """(host, port, headers) of the proxy that the environment names for this host, None for a direct connection."""
-    address = urllib.request.getproxies().get(url.scheme)
-    if not address or urllib.request.proxy_bypass(f"{url.host}:{url.port}"):
-        return None
-    parts = urllib.parse.urlsplit(address if "://" in address else f"http://{address}")
-    if not parts.hostname:
-        raise FetchError(f"The {url.scheme}_proxy {address!r} names no host.")
-    headers: dict[str, str] = {}
-    if parts.username is not None:
-        pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
-        headers["Proxy-Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
-    return parts.hostname, parts.port or 80, headers
-
-
-def _connection(scheme: str, host: str, port: int, deadline: float) -> http.client.HTTPConnection:
-    timeout = max(0.01, deadline - time.monotonic())
-    if scheme == "https":
-        import ssl
-
-        return http.client.HTTPSConnection(host, port, timeout=timeout, context=ssl.create_default_context())
-    return http.client.HTTPConnection(host, port, timeout=timeout)
-
-
-def _connect(address: tuple[str, int], timeout: float) -> socket.socket:
-    return socket.create_connection(address, timeout)
-
-
-def _pin(
-    connection: http.client.HTTPConnection,
-    url: str,
-    addresses: Sequence[str],
-    port: int,
-    connector: Connector,
-    deadline: float,
-    watchdog: _Watchdog,
-) -> None:
-    """Make the connection go to the addresses that were checked; TLS still verifies the host's name."""
-
-    def create(*_: object) -> socket.socket:
-        errors: list[str] = []
-        for address in addresses:
-            seconds = deadline - time.monotonic()
-            if seconds <= 0:
-                break
-            try:
-                return watchdog.watch(connector((address, port), seconds))
-            except OSError as error:
-                errors.append(f"{address}: {error}")
-        raise FetchError(f"{url} could not be reached ({'; '.join(errors) or 'out of time'}).")
-
-    # The one hook that http.client has for this; plain and TLS connections and proxy tunnels all go through it.
-    setattr(connection, "_create_connection", create)  # noqa: B010
 
 
 def _read_body(url: str, response: http.client.HTTPResponse, max_bytes: int) -> bytes:

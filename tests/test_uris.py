@@ -221,12 +221,6 @@ def test_redirects_are_followed_and_checked(get: Callable[..., bytes], server: S
         get("nowhere")
 
 
-def test_no_way_from_https_to_http(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{fetch.__module__}._get", lambda url, *_: "http://a.example.org/")
-    with pytest.raises(FetchError, match="not encrypted: refused"):
-        fetch("https://a.example.org/")
-
-
 @pytest.mark.parametrize("status", [204, 304, 403, 404, 429, 500, 503])
 def test_a_status_other_than_200(get: Callable[..., bytes], status: int) -> None:
     with pytest.raises(FetchError, match=f"answered {status}"):

@@ -1,0 +1,218 @@
+"""One GET over HTTP, whose caller decides where the connection goes and how long the peer may take.
+
+Beside `mount` and `addresses`, below all rooms. What fetches images from strangers' URLs (``processing_utils/uris.py``)
+and what downloads checkpoints (``models/transport.py``) have rules of their own for the addresses of a host; both
+connect to an address they have looked at and not to the name again, since a second lookup may answer differently (DNS
+rebinding). Redirects are handed back, not followed: the next URL is the caller's to judge. Proxies are those of the
+environment (``http_proxy``, ``https_proxy``, ``no_proxy``), by the rules of `urllib.request`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.client
+import re
+import socket
+import string
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+__all__ = ["Connector", "Peer", "ProxyError", "RedirectError", "Watchdog", "connect", "get", "reach", "resolve"]
+
+REDIRECTS = {301, 302, 303, 307, 308}
+
+#: (address, port), seconds -> connected socket.
+Connector = Callable[[tuple[str, int], float], socket.socket]
+
+
+class RedirectError(ValueError):
+    """A redirect that leads nowhere one may go. The message goes on after "it " or the URL: "redirects to …"."""
+
+
+class ProxyError(ValueError):
+    """A proxy that cannot be asked, or that declines."""
+
+
+class Peer(NamedTuple):
+    """Who is to be connected to."""
+
+    name: str
+    port: int
+    origin: str | None  # the URL's host where the peer is a proxy, which looks it up; None where the peer is the host
+
+
+def get(url: str, headers: Mapping[str, str], connection: Callable[[Peer], socket.socket]) -> http.client.HTTPResponse:
+    """The answer to one GET, whatever its status; to be closed.
+
+    Args:
+        connection: makes every connection, plain, for TLS and to proxies; TLS still verifies the host's name.
+
+    Raises:
+        ValueError: the URL, or the proxy's (`ProxyError`), is none of http or https, or carries a user name.
+        ProxyError: the proxy declines.
+        OSError, http.client.HTTPException: no answer came. What ``connection`` raises comes through as it is.
+    """
+    # An opener of its own: urlopen keeps the proxies that the environment named at its first use. And only what is
+    # needed: no files, no ftp, no redirects that are followed without a look.
+    opener = urllib.request.OpenerDirector()
+    request = urllib.request.Request(url, headers=dict(headers))
+    if request.type not in ("http", "https") or not request.host or "@" in request.host:
+        raise ValueError("it is not of http or https, or carries a user name")
+    _check_proxy(request)
+    for handler in (urllib.request.ProxyHandler(), _Handler(request.host, connection)):
+        opener.add_handler(handler)
+    try:
+        return opener.open(request)
+    except OSError as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        if declined := re.match(r"Tunnel connection failed: (4\d\d)", str(reason)):
+            raise ProxyError(why_proxy_declines(int(declined[1]))) from error
+        raise reason if isinstance(reason, OSError) else error from None
+
+
+def _check_proxy(request: urllib.request.Request) -> None:
+    proxy = urllib.request.getproxies().get(request.type)
+    if not proxy or urllib.request.proxy_bypass(request.host):
+        return
+    parts = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ProxyError(f"{request.type}_proxy names no proxy of http or https")
+
+
+def why_proxy_declines(status: int) -> str:
+    what = "wants a name and a password" if status == 407 else f"declines ({status})"
+    return f"the proxy {what}; http_proxy and https_proxy take http://name:password@host:port"
+
+
+class _Handler(urllib.request.AbstractHTTPHandler):
+    """http and https through connections that the caller makes."""
+
+    def __init__(self, host: str, connection: Callable[[Peer], socket.socket]) -> None:
+        super().__init__()
+        self.host, self.connection = host, connection
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._client(http.client.HTTPConnection, req), req)
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._client(http.client.HTTPSConnection, req), req)
+
+    http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
+
+    def _client(self, kind: Callable[..., http.client.HTTPConnection], req: urllib.request.Request) -> Any:
+        origin = None if req.host == self.host else urllib.parse.urlsplit(f"//{self.host}").hostname or ""
+
+        def client(host: str, **options: Any) -> http.client.HTTPConnection:
+            made = kind(host, **options)
+            # The one hook that http.client has for this; plain and TLS connections and proxy tunnels go through it.
+            setattr(made, "_create_connection", functools.partial(self._create, origin))  # noqa: B010
+            return made
+
+        return client
+
+    def _create(self, origin: str | None, peer: tuple[str, int], *_: object) -> socket.socket:
+        return self.connection(Peer(*peer, origin))
+
+
+def redirected(url: str, response: http.client.HTTPResponse) -> str | None:
+    """Where an answer redirects to, as a whole URL; None where it does not.
+
+    Raises:
+        RedirectError: to what is no URL, or to another scheme than http and https, or from https back to http.
+    """
+    location = response.headers.get("Location")
+    if response.status not in REDIRECTS or location is None:
+        return None
+    shown = repr(location[:200])
+    try:  # headers are read as Latin-1, and hold UTF-8 more often than not
+        target = urllib.parse.urljoin(url, urllib.parse.quote(location, encoding="latin-1", safe=string.punctuation))
+        parts = urllib.parse.urlsplit(target)
+    except ValueError as error:
+        raise RedirectError(f"redirects to {shown}, which is no URL: {error}") from error
+    if parts.scheme not in ("http", "https"):
+        raise RedirectError(f"redirects to {shown}: the scheme must be http or https")
+    if parts.scheme == "http" and urllib.parse.urlsplit(url).scheme == "https":
+        raise RedirectError(f"redirects from https to {shown}, which is not encrypted")
+    return target
+
+
+def resolve(host: str, port: int) -> Sequence[str]:
+    """The addresses of a host, as the system knows them.
+
+    Raises:
+        OSError, UnicodeError: it knows none; it is no name.
+    """
+    return [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+
+def connect(address: tuple[str, int], timeout: float) -> socket.socket:
+    return socket.create_connection(address, timeout)
+
+
+def reach(addresses: Sequence[str], port: int, connector: Connector, seconds: Callable[[], float]) -> socket.socket:
+    """A connection to the first of the addresses that takes one, ``seconds()`` for each.
+
+    Raises:
+        OSError: none does, or no time is left; the message has every address and its error.
+    """
+    errors: list[str] = []
+    for address in dict.fromkeys(addresses):
+        if (left := seconds()) <= 0:
+            errors.append("out of time")
+            break
+        try:
+            return connector((address, port), left)
+        except OSError as error:
+            errors.append(f"{address}: {error}")
+    raise OSError("; ".join(errors))
+
+
+class Watchdog:
+    """Shuts a connection down when the time is up. A socket's own timeout is for one receive, and a peer that sends a
+    byte at a time, in headers, in "100 Continue" or in the trailers of chunks, never lets it run out.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.bit = False
+        self._twin: socket.socket | None = None
+        self._timer: threading.Timer | None = None
+        self.start(seconds)
+
+    def start(self, seconds: float) -> None:
+        """Begin to wait, anew where it is waiting."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = threading.Timer(max(0.0, seconds), self.look)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def watch(self, sock: socket.socket) -> socket.socket:
+        """Watch this connection, and none before it."""
+        before, self._twin = self._twin, sock.dup()  # TLS takes the socket itself over
+        if before is not None:
+            before.close()
+        if self.bit:  # while it was made
+            self._bite()
+        return sock
+
+    def look(self) -> None:
+        """What happens when the time is up."""
+        self.bit = True
+        self._bite()
+
+    def _bite(self) -> None:
+        if (twin := self._twin) is not None:
+            with contextlib.suppress(OSError):
+                twin.shutdown(socket.SHUT_RDWR)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._twin is not None:
+            self._twin.close()
+            self._twin = None

@@ -1,0 +1,220 @@
+"""What both guarded fetchers stand on: redirects as they are handed back, connections, and the watchdog."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+import time
+from email.message import Message
+from typing import Any
+
+import pytest
+from resnext_hub import exchange
+from resnext_hub.exchange import Peer, ProxyError, RedirectError, Watchdog, reach, redirected
+
+from .test_http_exchange import ok, pair
+
+
+class Answer:
+    def __init__(self, status: int, location: str | None) -> None:
+        self.status, self.headers = status, Message()
+        if location is not None:
+            self.headers["Location"] = location
+
+
+def leads(url: str, location: str | None, status: int = 302) -> str | None:
+    answer: Any = Answer(status, location)
+    return redirected(url, answer)
+
+
+@pytest.mark.parametrize(
+    ("url", "location", "expected"),
+    [
+        ("http://a.example.org/x/y?q", "z", "http://a.example.org/x/z"),
+        ("http://a.example.org/x/y", "/z?a=b&c", "http://a.example.org/z?a=b&c"),
+        ("https://a.example.org/", "//b.example.org/", "https://b.example.org/"),
+        ("http://a.example.org/", "https://b.example.org/", "https://b.example.org/"),
+        ("https://a.example.org/", "https://b.example.org/", "https://b.example.org/"),
+        ("http://a.example.org/", "HTTP://B.example.org/", "http://B.example.org/"),
+        ("http://a.example.org/", "/a b%20c#d", "http://a.example.org/a%20b%20c#d"),
+        ("http://a.example.org/", "/ü".encode().decode("latin-1"), "http://a.example.org/%C3%BC"),
+        ("http://a.example.org/", "", "http://a.example.org/"),
+        ("http://a.example.org/", None, None),
+    ],
+)
+def test_where_a_redirect_leads(url: str, location: str | None, expected: str | None) -> None:
+    assert leads(url, location) == expected
+
+
+@pytest.mark.parametrize("status", [200, 206, 300, 304, 305, 404])
+def test_what_is_no_redirect(status: int) -> None:
+    assert leads("http://a.example.org/", "/x", status) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "location", "message"),
+    [
+        (
+            "http://a.example.org/",
+            "file:///etc/passwd",
+            r"^redirects to 'file:///etc/passwd': the scheme must be http or",
+        ),
+        ("https://a.example.org/", "ftp://b/", r"^redirects to 'ftp://b/': the scheme must be http or https$"),
+        ("https://a.example.org/", "http://b/", r"^redirects from https to 'http://b/', which is not encrypted$"),
+        ("HTTPS://a.example.org/", "http://b/", "not encrypted"),
+        ("http://a.example.org/", "//[::1/", r"^redirects to '//\[::1/', which is no URL: "),
+    ],
+)
+def test_redirects_that_are_refused(url: str, location: str, message: str) -> None:
+    with pytest.raises(RedirectError, match=message):
+        leads(url, location)
+    with pytest.raises(RedirectError) as error:
+        leads(url, location + "x" * 1000)
+    assert len(str(error.value)) < 400
+
+
+def test_the_first_address_that_takes_a_connection() -> None:
+    asked: list[tuple[tuple[str, int], float]] = []
+    sock = socket.socket()
+
+    def connector(address: tuple[str, int], timeout: float) -> socket.socket:
+        asked.append((address, timeout))
+        if address[0] != "c":
+            raise OSError(f"no way to {address[0]}")
+        return sock
+
+    times = iter([3.0, 2.0, 1.0])
+    with sock:
+        assert reach(["a", "b", "a", "c", "d"], 80, connector, lambda: next(times)) is sock
+    assert asked == [(("a", 80), 3.0), (("b", 80), 2.0), (("c", 80), 1.0)]
+    with pytest.raises(OSError, match=r"^a: no way to a; b: no way to b$"):
+        reach(["a", "b"], 80, connector, lambda: 1.0)
+    times = iter([1.0, 0.0])
+    with pytest.raises(OSError, match=r"^a: no way to a; out of time$"):
+        reach(["a", "c"], 80, connector, lambda: next(times))
+
+
+@pytest.mark.parametrize("url", ["ftp://a.example.org/", "file:///etc/passwd", "http:///x", "http://me@a.example.org/"])
+def test_no_other_schemes_and_no_user_names(url: str) -> None:
+    def connection(peer: Peer) -> socket.socket:
+        raise AssertionError(f"connected to {peer}")
+
+    with pytest.raises(ValueError, match="not of http or https, or carries a user name"):
+        exchange.get(url, {}, connection)
+
+
+@pytest.fixture
+def proxies(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return monkeypatch
+
+
+def asked(url: str, answer: bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") -> tuple[Peer, bytes, int]:
+    """Whom a GET connects to, what it sends, and the status."""
+    peers: list[Peer] = []
+    ours, theirs = pair()
+    with ours, theirs:
+        theirs.sendall(answer)
+
+        def connection(peer: Peer) -> socket.socket:
+            peers.append(peer)
+            return ours
+
+        with exchange.get(url, {"X-Ours": "1"}, connection) as response:
+            status = response.status
+        return peers[0], theirs.recv(10_000), status
+
+
+def test_who_is_connected_to(proxies: pytest.MonkeyPatch) -> None:
+    assert asked("http://A.example.org/x")[0] == Peer("A.example.org", 80, None)
+    assert asked("http://[2606:2800::1]:8080/x")[0] == Peer("2606:2800::1", 8080, None)
+    proxies.setenv("http_proxy", "http://proxy.example:3128")
+    peer, sent, _ = asked("http://A.example.org:81/x")
+    assert peer == Peer("proxy.example", 3128, "a.example.org")
+    assert sent.startswith(b"GET http://A.example.org:81/x HTTP/1.1\r\n")
+    assert b"\r\nX-Ours: 1\r\n" in sent
+    assert asked("http://[2606:2800::1]:81/x")[0] == Peer("proxy.example", 3128, "2606:2800::1")
+    proxies.setenv("no_proxy", "example.org")
+    assert asked("http://a.example.org/x")[0] == Peer("a.example.org", 80, None)
+    proxies.setenv("http_proxy", "socks5://proxy.example")
+    assert asked("http://a.example.org/x")[0].origin is None, "what is not asked for need not be right"
+    with pytest.raises(ProxyError, match=r"^http_proxy names no proxy of http or https$"):
+        asked("http://a.example.com/x")
+
+
+@pytest.mark.parametrize(("status", "says"), [(403, r"declines \(403\)"), (407, "wants a name and a password")])
+def test_a_proxy_that_makes_no_tunnel(proxies: pytest.MonkeyPatch, status: int, says: str) -> None:
+    proxies.setenv("https_proxy", "http://me:secret@proxy.example:3128")
+    with pytest.raises(ProxyError, match=rf"^the proxy {says}; http_proxy and https_proxy take") as error:
+        asked("https://a.example.org/", f"HTTP/1.1 {status} No\r\n\r\n".encode())
+    assert "secret" not in str(error.value)
+    with pytest.raises(OSError, match="Tunnel connection failed: 502") as other:
+        asked("https://a.example.org/", b"HTTP/1.1 502 No\r\n\r\n")
+    assert type(other.value) is OSError
+
+
+def test_what_goes_wrong_comes_as_it_is(proxies: pytest.MonkeyPatch) -> None:
+    class OurError(OSError):
+        pass
+
+    def connection(peer: Peer) -> socket.socket:
+        raise OurError("ours")
+
+    with pytest.raises(OurError, match="^ours$"):
+        exchange.get("http://a.example.org/", {}, connection)
+    with pytest.raises(http.client.BadStatusLine):
+        asked("http://a.example.org/", b"hello\r\n\r\n")
+    assert asked("http://a.example.org/", b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n")[2] == 503
+    assert asked("http://a.example.org/", ok(b""))[2] == 200
+
+
+def test_the_watchdog_bites_the_connection_it_watches_last() -> None:
+    first, there = pair()
+    second, elsewhere = pair()
+    with first, there, second, elsewhere:
+        watchdog = Watchdog(60)
+        assert watchdog.watch(first) is first
+        watchdog.watch(second)
+        watchdog.start(0)
+        elsewhere.settimeout(10)
+        assert elsewhere.recv(1) == b"", "the end that a shutdown makes"
+        assert watchdog.bit
+        there.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            there.recv(1)
+        watchdog.stop()
+
+
+def test_a_connection_that_comes_too_late_is_bitten_at_once() -> None:
+    watchdog = Watchdog(0)
+    end = time.monotonic() + 10
+    while not watchdog.bit and time.monotonic() < end:
+        time.sleep(0.01)
+    ours, theirs = pair()
+    with ours, theirs:
+        theirs.settimeout(10)
+        watchdog.watch(ours)
+        assert theirs.recv(1) == b""
+        watchdog.stop()
+
+
+def test_a_stopped_watchdog_bites_nobody_and_holds_nothing() -> None:
+    ours, theirs = pair()
+    watchdog = Watchdog(0.2)
+    watchdog.watch(ours)
+    watchdog.start(0.2)
+    watchdog.stop()
+    watchdog.stop()
+    ours.close()
+    with theirs:
+        theirs.settimeout(10)
+        assert theirs.recv(1) == b"", "its duplicate of the socket is closed too"
+    assert not watchdog.bit
+    timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    for timer in timers:
+        timer.join(10)
+    assert not any(timer.is_alive() for timer in timers)
+    assert not watchdog.bit
