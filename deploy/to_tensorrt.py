@@ -113,7 +113,9 @@ def _open_in_openvino(path: Path) -> Runner:
     """bfloat16 weights as they are, with float32 activations."""
     import openvino
 
-    compiled = openvino.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    from ..inference.built_engines import openvino_core
+
+    compiled = openvino_core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(batch: np.ndarray) -> Sequence[np.ndarray]:
         return list(compiled(batch).to_tuple())

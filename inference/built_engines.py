@@ -131,6 +131,19 @@ class OnnxRuntimeEngine(BuiltEngine):
         shutil.rmtree(exported.parent)
 
 
+@cache
+def openvino_core() -> Any:
+    """The one ``openvino.Core`` of this process, for good.
+
+    Every Core lends the thread that makes it a stack for signals (sigaltstack) and takes it away when it goes. Where
+    two go in the order they came, the thread is left with a stack that is no longer mapped, and the next signal ends
+    the process: a SIGCHLD, where a DataLoader's workers are watched (OpenVINO 2026.4).
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVINOEngine(BuiltEngine):
     """Intel's OpenVINO on the CPU, in float32 (its own default is bfloat16 where the processor has it)."""
 
@@ -141,11 +154,10 @@ class OpenVINOEngine(BuiltEngine):
     extra = "openvino"
 
     def _run_with(self, threads: int) -> Callable[[np.ndarray], Outputs]:
-        import openvino
-
-        core = openvino.Core()
         blob = (self.folder / f"model.{threads > 1}.blob").read_bytes()
-        compiled = core.import_model(io.BytesIO(blob), "CPU", self._how(threads, max(self._share, available_cores())))
+        compiled = openvino_core().import_model(
+            io.BytesIO(blob), "CPU", self._how(threads, max(self._share, available_cores()))
+        )
         local = threading.local()
 
         def run(pixels: np.ndarray) -> Outputs:
@@ -167,10 +179,8 @@ class OpenVINOEngine(BuiltEngine):
 
     @classmethod
     def build(cls, network: ResNeXt, preset: Preprocessing, folder: Path) -> None:
-        import openvino
-
         exported = _export_onnx(network, preset, folder / "exported")
-        core = openvino.Core()
+        core = openvino_core()
         model = core.read_model(exported)
         for many in (True, False):
             compiled = core.compile_model(

@@ -112,6 +112,27 @@ def test_an_engine_travels(engine: str) -> None:
     assert np.array_equal(pickle.loads(pickle.dumps(opened))(pixels)[0], opened(pixels)[0])
 
 
+SIGNALS = """
+import signal, subprocess, numpy as np
+from resnext_hub.inference.engines import open_engine
+from resnext_hub.models.manifest import default_manifest
+opened = [open_engine(default_manifest().resolve("resnext_tiny"), "openvino") for _ in range(2)]
+for i in range(2):
+    opened[i](np.zeros((1, 64, 64, 3), np.uint8))
+signal.signal(signal.SIGCHLD, lambda *_: print("a child has ended"))
+while opened:
+    del opened[0]
+    subprocess.run(["true"])
+"""
+
+
+@installed
+def test_signals_arrive_after_engines_have_gone(run_python: Any) -> None:
+    """Every ov.Core lends the thread a stack for signals, and takes it away: the first of two is left to the second."""
+    open_engine(TINY, "openvino")
+    assert run_python(SIGNALS, **home_of_this_process()).stdout == "a child has ended\n" * 2
+
+
 SCRIPT = """
 import sys, numpy as np
 from resnext_hub.inference.classifier import classifier
