@@ -30,6 +30,7 @@ _SPECIAL = tuple(
 
 def literal(host: str) -> str | None:
     """The address that a host spells out, in any of the forms that the C library takes (0x7f.1, 2130706433, …)."""
+    host = host.rstrip(".")  # some proxies drop it
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:

@@ -14,6 +14,7 @@ import functools
 import http.client
 import re
 import socket
+import ssl
 import string
 import threading
 import urllib.error
@@ -25,6 +26,10 @@ from typing import Any, NamedTuple
 __all__ = ["Connector", "Peer", "ProxyError", "RedirectError", "Watchdog", "connect", "get", "reach", "resolve"]
 
 REDIRECTS = {301, 302, 303, 307, 308}
+DEFAULT_PORTS = {"http": 80, "https": 443}
+_NAME = r"(?:\[[0-9a-f:.]+(?:%[\w.~-]+)?\]|[\w.-]+)"
+HOST = re.compile(rf"{_NAME}(?::\d{{0,5}})?", re.ASCII | re.IGNORECASE)
+PROXY = re.compile(rf"(?P<address>(?:https?://)?(?:[^/]*@)?{_NAME})(?P<port>:\d{{1,5}})?/?", re.ASCII | re.IGNORECASE)
 
 #: (address, port), seconds -> connected socket.
 Connector = Callable[[tuple[str, int], float], socket.socket]
@@ -53,35 +58,47 @@ def get(url: str, headers: Mapping[str, str], connection: Callable[[Peer], socke
         connection: makes every connection, plain, for TLS and to proxies; TLS still verifies the host's name.
 
     Raises:
-        ValueError: the URL, or the proxy's (`ProxyError`), is none of http or https, or carries a user name.
-        ProxyError: the proxy declines.
+        ValueError: the URL is not of http or https, or has a user name or a host beyond ASCII.
+        ProxyError: the environment's proxy is not one of http or https, or declines.
         OSError, http.client.HTTPException: no answer came. What ``connection`` raises comes through as it is.
     """
+    request = urllib.request.Request(url, headers=dict(headers))
+    # Of the host nothing is left to the interpretation of those who read it later, a proxy among them.
+    if request.type not in DEFAULT_PORTS or not request.host or not HOST.fullmatch(request.host):
+        raise ValueError("it is not of http or https, or carries a user name, or its host is not written in ASCII")
+    parts = urllib.parse.urlsplit(f"//{request.host}")
+    host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[request.type]
     # An opener of its own: urlopen keeps the proxies that the environment named at its first use. And only what is
     # needed: no files, no ftp, no redirects that are followed without a look.
     opener = urllib.request.OpenerDirector()
-    request = urllib.request.Request(url, headers=dict(headers))
-    if request.type not in ("http", "https") or not request.host or "@" in request.host:
-        raise ValueError("it is not of http or https, or carries a user name")
-    _check_proxy(request)
-    for handler in (urllib.request.ProxyHandler(), _Handler(request.host, connection)):
-        opener.add_handler(handler)
+    opener.add_handler(urllib.request.ProxyHandler(_proxies(request, f"{host}:{port}")))
+    opener.add_handler(_Handler(request.host, host, connection))
     try:
         return opener.open(request)
     except OSError as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        if declined := re.match(r"Tunnel connection failed: (4\d\d)", str(reason)):
-            raise ProxyError(why_proxy_declines(int(declined[1]))) from error
-        raise reason if isinstance(reason, OSError) else error from None
+        failure = _unwrapped(error)
+    if declined := re.match(r"Tunnel connection failed: (4\d\d)", str(failure)):
+        raise ProxyError(why_proxy_declines(int(declined[1])))
+    try:
+        raise failure
+    finally:
+        del failure  # an exception that its own traceback's frame holds lives until the garbage is collected
 
 
-def _check_proxy(request: urllib.request.Request) -> None:
+def _unwrapped(error: OSError) -> OSError:
+    reason = error.reason if isinstance(error, urllib.error.URLError) else None
+    return reason if isinstance(reason, OSError) else error
+
+
+def _proxies(request: urllib.request.Request, host_and_port: str) -> dict[str, str]:
+    """The proxy of the environment for this request, if there is one."""
     proxy = urllib.request.getproxies().get(request.type)
-    if not proxy or urllib.request.proxy_bypass(request.host):
-        return
-    parts = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not proxy or any(map(urllib.request.proxy_bypass, (request.host, host_and_port))):
+        return {}
+    match = PROXY.fullmatch(proxy)
+    if match is None:  # the message does not repeat it: it may hold a password
         raise ProxyError(f"{request.type}_proxy names no proxy of http or https")
+    return {request.type: match["address"] + (match["port"] or ":80")}
 
 
 def why_proxy_declines(status: int) -> str:
@@ -92,20 +109,23 @@ def why_proxy_declines(status: int) -> str:
 class _Handler(urllib.request.AbstractHTTPHandler):
     """http and https through connections that the caller makes."""
 
-    def __init__(self, host: str, connection: Callable[[Peer], socket.socket]) -> None:
+    def __init__(self, netloc: str, host: str, connection: Callable[[Peer], socket.socket]) -> None:
         super().__init__()
-        self.host, self.connection = host, connection
+        self.netloc, self.host, self.connection = netloc, host, connection
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(self._client(http.client.HTTPConnection, req), req)
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(self._client(http.client.HTTPSConnection, req), req)
+        # Not http.client's own choice, which programs override to connect to unverified peers of theirs.
+        context = ssl.create_default_context()
+        context.set_alpn_protocols(["http/1.1"])
+        return self.do_open(self._client(functools.partial(http.client.HTTPSConnection, context=context), req), req)
 
     http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
 
     def _client(self, kind: Callable[..., http.client.HTTPConnection], req: urllib.request.Request) -> Any:
-        origin = None if req.host == self.host else urllib.parse.urlsplit(f"//{self.host}").hostname or ""
+        origin = None if req.host == self.netloc else self.host
 
         def client(host: str, **options: Any) -> http.client.HTTPConnection:
             made = kind(host, **options)
@@ -126,7 +146,7 @@ def redirected(url: str, response: http.client.HTTPResponse) -> str | None:
         RedirectError: to what is no URL, or to another scheme than http and https, or from https back to http.
     """
     location = response.headers.get("Location")
-    if response.status not in REDIRECTS or location is None:
+    if response.status not in REDIRECTS or not location:
         return None
     shown = repr(location[:200])
     try:  # headers are read as Latin-1, and hold UTF-8 more often than not
@@ -179,40 +199,48 @@ class Watchdog:
 
     def __init__(self, seconds: float) -> None:
         self.bit = False
+        self._stopped = False
         self._twin: socket.socket | None = None
         self._timer: threading.Timer | None = None
+        self._lock = threading.RLock()  # of the timer's thread and the caller's
         self.start(seconds)
 
     def start(self, seconds: float) -> None:
         """Begin to wait, anew where it is waiting."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = threading.Timer(max(0.0, seconds), self.look)
-        self._timer.daemon = True
-        self._timer.start()
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            if not self._stopped:
+                self._timer = threading.Timer(max(0.0, seconds), self.look)
+                self._timer.daemon = True
+                self._timer.start()
 
     def watch(self, sock: socket.socket) -> socket.socket:
         """Watch this connection, and none before it."""
-        before, self._twin = self._twin, sock.dup()  # TLS takes the socket itself over
-        if before is not None:
-            before.close()
-        if self.bit:  # while it was made
-            self._bite()
+        with self._lock:
+            if self._twin is not None:
+                self._twin.close()
+            self._twin = sock.dup()  # TLS takes the socket itself over
+            if self.bit:  # while it was made
+                self._bite()
         return sock
 
     def look(self) -> None:
         """What happens when the time is up."""
-        self.bit = True
-        self._bite()
+        with self._lock:
+            self.bit = not self._stopped
+            self._bite()
 
     def _bite(self) -> None:
-        if (twin := self._twin) is not None:
+        if self._twin is not None:
             with contextlib.suppress(OSError):
-                twin.shutdown(socket.SHUT_RDWR)
+                self._twin.shutdown(socket.SHUT_RDWR)
 
     def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._twin is not None:
-            self._twin.close()
-            self._twin = None
+        with self._lock:
+            self._stopped = True
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._twin is not None:
+                self._twin.close()
+                self._twin = None

@@ -90,7 +90,11 @@ def get(url: str, headers: Mapping[str, str]) -> Answer:
     try:
         for _ in range(MAX_REDIRECTS + 1):
             response = _open(url, headers, route)
-            target = redirected(url, response)
+            try:
+                target = redirected(url, response)
+            except RedirectError as error:
+                response.close()
+                raise SourceError(f"it {error}") from error
             if target is None:
                 pace.start(WINDOW)
                 return Answer(response, pace)
@@ -98,9 +102,6 @@ def get(url: str, headers: Mapping[str, str]) -> Answer:
             url = target
             route.trusted = False
         raise SourceError(f"it redirects more than {MAX_REDIRECTS} times, the last time to {url[:200]!r}")
-    except RedirectError as error:
-        pace.stop()
-        raise SourceError(f"it {error}") from error
     except BaseException:
         pace.stop()
         raise

@@ -232,8 +232,8 @@ def _in_ascii(url: str) -> str:
         raise FetchError(f"{url[:200]!r} is not a well-formed URL: it names no host.")
     if ":" not in host:
         host = host.encode("idna").decode("ascii")
-    elif re.fullmatch(r"[0-9a-f:.]+(%[\w.~-]+)?", host, re.ASCII | re.IGNORECASE):
-        host = f"[{host}]"
+    elif match := re.fullmatch(r"([0-9a-f:.]+)(?:%(?:25(?=.))?([\w.~-]+))?", host, re.ASCII | re.IGNORECASE):
+        host = f"[{match[1]}%25{match[2]}]" if match[2] else f"[{match[1]}]"  # RFC 6874
     else:
         raise FetchError(f"{url[:200]!r} is not a well-formed URL.")
     if parts.username is not None:

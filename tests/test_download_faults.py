@@ -108,6 +108,9 @@ def test_a_redirect_is_followed_and_the_rest_asked_for_there(server: FaultyServe
         ("redirect data:,weights", "the scheme must be http or https", 1),
         ("redirect //[::1/", "is no URL", 1),
         ("redirect http://store.example.org:port/", "not a well-formed URL", 1),
+        ("redirect http://127.0.0.1:99999999999999999999/", "not a well-formed URL", 1),
+        ("redirect https://%C2%B969.254.169.254/", "not written in ASCII", 1),
+        ("redirect https://%2010.0.0.1/", "not written in ASCII", 1),
         ("redirect http://me:secret@store.example.org/", "carries a user name", 1),
         ("redirect http://long.example.org/", "not a well-formed URL", 1),
     ],
@@ -128,7 +131,7 @@ def test_redirects_that_are_not_followed(
 INSIDE = [
     "127.0.0.1", "localhost.", "2130706433", "0x7f.1", "0177.0.0.1", "0", "[::1]", "[::ffff:127.0.0.1]",
     "[64:ff9b::a9fe:a9fe]", "169.254.169.254", "[fd00:ec2::254]", "168.63.129.16", "100.100.100.200", "192.0.0.192",
-    "10.0.0.1", "172.16.0.1", "192.168.1.1", "[fe80::1]", "metadata.example.org", "half.example.org",
+    "10.0.0.1", "10.0.0.2.", "172.16.0.1", "192.168.1.1", "[fe80::1]", "metadata.example.org", "half.example.org",
 ]  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import http.client
 import socket
 import threading
@@ -39,7 +41,7 @@ def leads(url: str, location: str | None, status: int = 302) -> str | None:
         ("http://a.example.org/", "HTTP://B.example.org/", "http://B.example.org/"),
         ("http://a.example.org/", "/a b%20c#d", "http://a.example.org/a%20b%20c#d"),
         ("http://a.example.org/", "/ü".encode().decode("latin-1"), "http://a.example.org/%C3%BC"),
-        ("http://a.example.org/", "", "http://a.example.org/"),
+        ("http://a.example.org/", "", None),
         ("http://a.example.org/", None, None),
     ],
 )
@@ -95,13 +97,28 @@ def test_the_first_address_that_takes_a_connection() -> None:
         reach(["a", "c"], 80, connector, lambda: next(times))
 
 
-@pytest.mark.parametrize("url", ["ftp://a.example.org/", "file:///etc/passwd", "http:///x", "http://me@a.example.org/"])
-def test_no_other_schemes_and_no_user_names(url: str) -> None:
-    def connection(peer: Peer) -> socket.socket:
-        raise AssertionError(f"connected to {peer}")
+def nobody(peer: Peer) -> socket.socket:
+    raise AssertionError(f"connected to {peer}")
 
-    with pytest.raises(ValueError, match="not of http or https, or carries a user name"):
-        exchange.get(url, {}, connection)
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("ftp://a.example.org/", "file:///etc/passwd", "http:///x", "http://me@a.example.org/"),
+        # What one reader of a host makes an address of, and another does not.
+        *("https://%C2%B969.254.169.254/", "https://1%C2%AD0.0.0.1/", "https://%2010.0.0.1/", "http://１０.0.0.1/"),
+        *("https://a.example.org%0d%0a%20X:y/", "http://a.example.org%23.b/", "http://a,b/", "http://[::1].org/"),
+        *("http://a.example.org:80a/", "http://a.example.org:123456/", "http://[::1%0a]/", "http://a:1:2/"),
+    ],
+)
+def test_other_schemes_user_names_and_hosts_of_two_readings(url: str) -> None:
+    with pytest.raises(ValueError, match="not of http or https, or carries a user name, or its host is not written in"):
+        exchange.get(url, {}, nobody)
+
+
+def test_ports_end_at_65535() -> None:
+    with pytest.raises(ValueError, match="Port out of range"):
+        exchange.get("http://a.example.org:65536/", {}, nobody)
 
 
 @pytest.fixture
@@ -145,6 +162,68 @@ def test_who_is_connected_to(proxies: pytest.MonkeyPatch) -> None:
         asked("http://a.example.com/x")
 
 
+@pytest.mark.parametrize(
+    ("no_proxy", "url"),
+    [
+        ("::1", "http://[::1]:8000/"),
+        ("[::1]", "http://[::1]:8000/"),
+        ("a.example.org:80", "http://a.example.org/"),
+        ("a.example.org:443", "https://a.example.org/"),
+        ("*", "https://a.example.org/"),
+    ],
+)
+def test_who_is_asked_directly(proxies: pytest.MonkeyPatch, no_proxy: str, url: str) -> None:
+    for scheme in ("http", "https"):
+        proxies.setenv(f"{scheme}_proxy", "http://proxy.example:3128")
+    met: list[Peer] = []
+
+    def connection(peer: Peer) -> socket.socket:
+        met.append(peer)
+        raise OSError("not connected: this is a test")
+
+    for value in ("other.example.org", no_proxy):
+        proxies.setenv("no_proxy", value)
+        with pytest.raises(OSError, match="this is a test"):
+            exchange.get(url, {}, connection)
+    assert [peer.origin is None for peer in met] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("proxy", "peer"),
+    [
+        ("proxy.example", ("proxy.example", 80)),
+        ("http://proxy.example/", ("proxy.example", 80)),
+        ("http://me:p%40ss@proxy.example:3128/", ("proxy.example", 3128)),
+        ("[2606:2800::1]:8", ("2606:2800::1", 8)),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_how_a_proxy_is_written(proxies: pytest.MonkeyPatch, scheme: str, proxy: str, peer: tuple[str, int]) -> None:
+    proxies.setenv(f"{scheme}_proxy", proxy)
+    met: list[Peer] = []
+
+    def connection(peer: Peer) -> socket.socket:
+        met.append(peer)
+        raise OSError("not connected: this is a test")
+
+    with pytest.raises(OSError, match="this is a test"):
+        exchange.get(f"{scheme}://a.example.org/", {}, connection)
+    assert met == [Peer(*peer, "a.example.org")]
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        *("http://", "http://:3128", "socks5://p.example", "http:/me:secret@p.example:1", "p.example:3128:me:secret"),
+        *("http://me:sec：ret@ü.example", "http://p.example:1/secret", "http://p.example:123456", "p.example:"),
+    ],
+)
+def test_a_proxy_that_is_none(proxies: pytest.MonkeyPatch, proxy: str) -> None:
+    proxies.setenv("https_proxy", proxy)
+    with pytest.raises(ProxyError, match=r"^https_proxy names no proxy of http or https$"):
+        exchange.get("https://a.example.org/", {}, nobody)
+
+
 @pytest.mark.parametrize(("status", "says"), [(403, r"declines \(403\)"), (407, "wants a name and a password")])
 def test_a_proxy_that_makes_no_tunnel(proxies: pytest.MonkeyPatch, status: int, says: str) -> None:
     proxies.setenv("https_proxy", "http://me:secret@proxy.example:3128")
@@ -165,6 +244,14 @@ def test_what_goes_wrong_comes_as_it_is(proxies: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(OurError, match="^ours$"):
         exchange.get("http://a.example.org/", {}, connection)
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(OurError):
+            exchange.get("http://a.example.org/", {}, connection)
+        assert not [error for error in gc.get_objects() if type(error) is OurError], "held by its own traceback"
+    finally:
+        gc.enable()
     with pytest.raises(http.client.BadStatusLine):
         asked("http://a.example.org/", b"hello\r\n\r\n")
     assert asked("http://a.example.org/", b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n")[2] == 503
@@ -213,6 +300,8 @@ def test_a_stopped_watchdog_bites_nobody_and_holds_nothing() -> None:
         theirs.settimeout(10)
         assert theirs.recv(1) == b"", "its duplicate of the socket is closed too"
     assert not watchdog.bit
+    watchdog.start(0)
+    watchdog.look()
     timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
     for timer in timers:
         timer.join(10)

@@ -61,7 +61,7 @@ LEADING_INSIDE = [
     "http://[::]/", "http://[::1]/", "http://[0:0:0:0:0:0:0:1]/", "http://[0000:0000:0000:0000:0000:0000:0000:0001]/",
     "https://[::1]:8443/", "http://[fe80::1]/", "http://[fe80::a9fe:a9fe]/", "http://[fe80::1%1]/", "http://[fec0::1]/",
     "http://[fc00::1]/", "http://[ff02::1]/", "http://[2001:db8::1]/", "http://[100::1]/", "http://[3fff::1]/",
-    "http://[5f00::1]/",
+    "http://[5f00::1]/", "http://[fe80::1%11]/", "http://[fe80::1%251]/",
     # IPv4 inside IPv6: mapped, compatible, translated (SIIT), NAT64, 6to4, Teredo
     "http://[::ffff:127.0.0.1]/", "http://[::ffff:7f00:1]/", "http://[::FFFF:0a00:0001]/",
     "http://[0:0:0:0:0:ffff:10.0.0.1]/", "http://[::ffff:169.254.169.254]/", "http://[::ffff:a9fe:a9fe]/",

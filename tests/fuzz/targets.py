@@ -134,7 +134,7 @@ class Peer:
 def quick_tls() -> Iterator[None]:
     """Without the system's certificates, which take longer to read than all the rest."""
     bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    with mock.patch.object(ssl, "_create_default_https_context", return_value=bare):
+    with mock.patch.object(ssl, "create_default_context", return_value=bare):
         yield
 
 
