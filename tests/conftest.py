@@ -273,7 +273,7 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def manifest_json() -> dict[str, Any]:
     return json.loads((ROOT / "weights_manifest.json").read_text())
 

@@ -237,8 +237,8 @@ def difference(mutant: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    patterns = [argument for argument in arguments if "/" not in argument] or ["*"]
-    chosen = [argument for argument in arguments if "/" in argument]
+    patterns = [argument for argument in arguments if argument not in TESTS] or ["*"]
+    chosen = [argument for argument in arguments if argument in TESTS]
     modules = [module for module in chosen or TESTS if (ROOT / f"{module}.py").is_file()]
     os.chdir(ROOT)
     names = lay_out(modules)

@@ -91,7 +91,7 @@ def pt2_outputs(path: Path, batch: np.ndarray) -> list[np.ndarray]:
 
 
 def torchscript_outputs(path: Path, batch: np.ndarray) -> list[np.ndarray]:
-    with pytest.warns(FutureWarning, match="deprecated"):
+    with pytest.deprecated_call(match="deprecated"):
         module = torch.jit.load(str(path))
     return _numpy(module(torch.from_numpy(batch)))
 
@@ -227,7 +227,7 @@ def pt2_metadata(path: Path) -> dict[str, Any]:
 
 def torchscript_metadata(path: Path) -> dict[str, Any]:
     extra = {"metadata.json": b""}
-    with pytest.warns(FutureWarning, match="deprecated"):
+    with pytest.deprecated_call(match="deprecated"):
         torch.jit.load(str(path), _extra_files=extra)
     return json.loads(extra["metadata.json"])
 

@@ -260,7 +260,7 @@ def test_formats_that_carry_code_and_files_of_two_formats(refused: Any) -> None:
     evil = state_of(SYSTEM)
     good_zip, good_legacy = saved(STATE, "zip"), saved(STATE, "legacy")
     scripted = io.BytesIO()
-    with pytest.warns(FutureWarning, match="torch.jit"):
+    with pytest.deprecated_call(match="torch.jit"):
         torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), scripted)
     cases = {
         "a TorchScript archive": scripted.getvalue(),

@@ -71,7 +71,7 @@ def images() -> Iterator[tuple[str, bytes]]:
         yield "lossless.webp", encoded(image.convert("RGBA"), "WEBP", lossless=True)
         yield "animated.webp", encoded(image, "WEBP", save_all=True, append_images=[image.rotate(90)], quality=10)
         yield "turned.webp", encoded(image, "WEBP", exif=exif, quality=30)
-    if features.check("avif"):
+    if ".avif" in Image.registered_extensions():
         yield "RGB.avif", encoded(image, "AVIF", quality=30)
         yield "RGBA.avif", encoded(image.convert("RGBA"), "AVIF", quality=30)
 
