@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import pickle
 import struct
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from resnext_hub.models import checkpoints
-from resnext_hub.models.cache import CheckpointError
+from resnext_hub.models.cache import CheckpointError, UnwritableError
 from resnext_hub.models.checkpoints import load_into, normalise_keys, read_state_dict
+from safetensors.torch import save_file
 
 from . import hostile
 from .hostile import PROTO, STOP, as_legacy, as_zip, call, name, state_of, storage, tensor, text
@@ -228,6 +231,104 @@ def test_what_is_not_finite_is_named(value: float, tmp_path: Path) -> None:
     torch.save({LONG: wrong}, path)
     with pytest.raises(CheckpointError, match=f"in {LONG[:100]}: a"):
         read_state_dict(path)
+
+
+def test_numbers_of_eight_bits_are_looked_at_too(tmp_path: Path) -> None:
+    """torch has no aminmax for them, and torch.save an opcode more, which is not read; safetensors holds them."""
+    path = tmp_path / "w.safetensors"
+    for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        save_file({"w": torch.tensor([0.5, 2.0]).to(dtype)}, path)
+        assert read_state_dict(path)["w"].float().tolist() == [0.5, 2.0]
+        save_file({"w": torch.tensor([0.5, torch.nan]).to(dtype)}, path)
+        with pytest.raises(CheckpointError, match="holds NaN or infinity, in w: a"):
+            read_state_dict(path)
+
+
+@pytest.fixture
+def unaligned(tmp_path: Path, own_home: Path) -> Path:
+    """A file whose tensors cannot be mapped as they lie there."""
+    path = tmp_path / "w.pth"
+    torch.save({"w": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    return path
+
+
+def test_a_copy_is_written_once_and_that_is_said(unaligned: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "resnext_hub")
+    for _ in range(2):
+        assert checkpoints.mapped_state_dict(unaligned, "0" * 64)["w"].tolist() == [1, 1, 1]
+    assert caplog.messages == ["converting w.pth, once, so that it can be mapped"]
+    assert not list(unaligned.parent.rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("error", "goes_on"),
+    [
+        *(
+            (OSError(number, "this is a test"), True)
+            for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+        ),
+        (RuntimeError("PytorchStreamWriter failed writing file"), True),
+        (OSError(errno.EIO, "this is a test"), False),
+        (CheckpointError("this is a test"), False),
+    ],
+    ids=str,
+)
+def test_a_copy_that_cannot_be_written(
+    unaligned: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, error: Exception, goes_on: bool
+) -> None:
+    def save(state: Any, path: Path) -> None:
+        path.write_bytes(b"half")
+        assert path.name.endswith(".mapped.part")
+        raise error
+
+    monkeypatch.setattr(torch, "save", save)
+    before = torch.serialization.get_crc32_options()
+    if goes_on:
+        assert checkpoints.mapped_state_dict(unaligned, "0" * 64)["w"].tolist() == [1, 1, 1]
+        assert caplog.messages == [f"w.pth could not be converted and is read the slow way: {error}"]
+    else:
+        with pytest.raises(type(error), match="this is a test"):
+            checkpoints.mapped_state_dict(unaligned, "0" * 64)
+    assert torch.serialization.get_crc32_options() == before
+    assert not list(unaligned.parent.rglob("*.part"))
+    assert not list(unaligned.parent.rglob("*.mapped"))
+
+
+def test_a_folder_that_cannot_be_written(
+    unaligned: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lock(path: Path) -> None:
+        raise UnwritableError("this is a test")
+
+    monkeypatch.setattr(checkpoints, "lock", lock)
+    assert checkpoints.mapped_state_dict(unaligned, "0" * 64)["w"].tolist() == [1, 1, 1]
+    assert caplog.messages == ["w.pth could not be converted and is read the slow way: this is a test"]
+
+
+def test_memory_is_taken_over_where_it_is_nobody_elses() -> None:
+    base, image = torch.arange(60.0), torch.rand(2, 3, 4, 5)
+    state = {
+        "inside": base[2:4], "also": base[5:8], "first": base[0:10], "next": base[10:20], "overlaps": base[15:25],
+        "last": base[25:30], "matrix": base[30:36].view(2, 3), "transposed": base[36:42].view(2, 3).T,
+        "channels_last": image.to(memory_format=torch.channels_last), "permuted": image.permute(3, 2, 1, 0),
+        "repeated": torch.rand(2, 1, 1, 1).expand(2, 3, 4, 5), "nothing": torch.empty(0),
+    }  # fmt: skip
+    network = torch.nn.Module()
+    for key, value in state.items():
+        network.register_parameter(key, torch.nn.Parameter(torch.zeros(value.shape)))
+    load_into(network, state)
+    for key, value in network.named_parameters():
+        assert torch.equal(value, state[key]), key
+    copied = {key for key, value in network.named_parameters() if value.data_ptr() != state[key].data_ptr()}
+    assert copied == {"inside", "also", "overlaps", "transposed", "permuted", "repeated"}
+    assert all(value.is_contiguous() for key, value in network.named_parameters() if key in copied)
+
+
+def test_weights_go_to_the_default_device() -> None:
+    network = torch.nn.Linear(2, 3)
+    with torch.device("meta"):
+        load_into(network, {"weight": torch.ones(3, 2, device="cpu"), "bias": torch.ones(3, device="cpu")})
+    assert {value.device.type for value in network.parameters()} == {"meta"}
 
 
 def test_names_and_shapes_of_the_publishers() -> None:
