@@ -14,7 +14,6 @@ import functools
 import http.client
 import re
 import socket
-import ssl
 import string
 import threading
 import urllib.error
@@ -117,6 +116,8 @@ class _Handler(urllib.request.AbstractHTTPHandler):
         return self.do_open(self._client(http.client.HTTPConnection, req), req)
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        import ssl  # here: Triton's Python has none that loads, and a served model fetches nothing
+
         # Not http.client's own choice, which programs override to connect to unverified peers of theirs.
         context = ssl.create_default_context()
         context.set_alpn_protocols(["http/1.1"])

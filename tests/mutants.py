@@ -41,6 +41,7 @@ from mutmut.mutation.file_mutation import mutate_file_contents
 ROOT = Path(__file__).resolve().parent.parent
 LAB = Path(os.environ.get("LAB", ROOT / "build" / "mutants"))
 PACKAGE = LAB / "resnext_hub"
+TEMPORARY = LAB / "tmp"
 FLOOR = 85.0  # percent
 CHILDREN = int(os.environ.get("CHILDREN", "2"))
 MINUTES = float(os.environ.get("MINUTES", "inf"))
@@ -192,6 +193,9 @@ class Laboratory:
         status = 3
         gc.disable()
         try:
+            folder = TEMPORARY / str(os.getpid())
+            folder.mkdir()
+            vars(items[0].config._tmp_path_factory)["_basetemp"] = folder  # what a child leaves, `_poll` removes
             seconds = int(10 + 10 * cost)
             resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
             trampoline.set_mutant_under_test(mutant)
@@ -212,6 +216,7 @@ class Laboratory:
             if time.monotonic() > deadline:
                 os.kill(pid, signal.SIGKILL)
             return None
+        shutil.rmtree(TEMPORARY / str(pid), ignore_errors=True)
         if os.WIFSIGNALED(status):
             return "timeout" if os.WTERMSIG(status) in (signal.SIGKILL, signal.SIGXCPU) else "killed"
         return "killed" if os.WEXITSTATUS(status) else "survived"
@@ -249,7 +254,7 @@ def main(arguments: list[str]) -> int:
     tests = [test for module in modules for test in TESTS[module] if (ROOT / "tests" / test).is_file()]
     arguments = ["-q", "--tb=native", "--assert=plain", "-p", "no:cacheprovider", "-k", f"not ({LEFT_OUT})"]
     # Of its own: another pytest's clean-up may take the usual one away, and then every test fails.
-    arguments += ["-o", "tmp_path_retention_policy=none", f"--basetemp={LAB / 'tmp'}"]
+    arguments += ["-o", "tmp_path_retention_policy=none", f"--basetemp={TEMPORARY}"]
     if status := pytest.main([*arguments, *(f"tests/{test}" for test in dict.fromkeys(tests))], plugins=[laboratory]):
         return int(status)
     survivors = [name for name, end in laboratory.outcomes.items() if end in ("survived", "untested")]
