@@ -61,7 +61,10 @@ TESTS = {
             "test_pickles.py",
         ),
     ),
-    **dict.fromkeys(("models/download", "models/transport"), ("test_download.py", "test_download_faults.py")),
+    **dict.fromkeys(
+        ("models/download", "models/transport"),
+        ("test_download.py", "test_download_faults.py", "test_download_steps.py"),
+    ),
     "exchange": ("test_download_faults.py", "test_exchange.py", "test_http_exchange.py", "test_uris.py"),
     "models/manifest": ("test_manifest.py", "test_manifest_reading.py"),
     **dict.fromkeys(

@@ -242,6 +242,22 @@ def test_a_slow_loris_gives_way_to_the_mirror(
     assert left(home) == [NAME]
 
 
+def test_the_pace_is_measured_window_by_window() -> None:
+    enough = transport.SLOWEST * 60
+    pace = transport._Pace()
+    try:
+        for _ in range(3):
+            pace.received += enough
+            pace.look()
+            pace.check()
+        pace.received += enough - 1
+        pace.look()
+        with pytest.raises(transport.SourceError, match=r"^it sent only 61,439 bytes in 60 s$"):
+            pace.check()
+    finally:
+        pace.stop()
+
+
 def test_a_peer_that_keeps_pace_is_waited_for(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "WINDOW", 0.5)
     server.script = ["slow 0.1"]
