@@ -232,6 +232,8 @@ def test_batches() -> None:
         with pytest.raises(TypeError, match="takes a list of images; for one image call prepare_input_from_uri"):
             prepare_inputs(one)
     assert prepare_input_from_uri(shade(7)).shape == (1, 3, 224, 224)
+    with pytest.raises(ImageError, match="pixels"):
+        prepare_input_from_uri(shade(7), max_pixels=10)
     assert torch.equal(prepare_input_from_uri(shade(255), variant="resnext_tiny"), batch[1:])
     with pytest.raises(ImageError, match=r"^The image is empty"):
         prepare_input_from_uri(b"")

@@ -159,7 +159,11 @@ def test_five_are_given_unless_told_otherwise() -> None:
 def test_the_picture_can_be_read() -> None:
     predictions = [Prediction(i, None, f"class {i}, or so", p) for i, p in enumerate((0.7, 0.2, 0.05))]
     image = np.zeros((40, 60, 3), np.uint8)
-    left, right = plot_predictions(image, predictions, "from resnext_tiny").axes
+    figure = plot_predictions(image, predictions, "from resnext_tiny")
+    left, right = figure.axes
+    assert right.get_xlim() == (0, 112), "the whole bar is certainty"
+    assert type(figure.get_layout_engine()).__name__ == "ConstrainedLayoutEngine"
+    assert right.get_position().width > left.get_position().width
     assert not left.axison
     assert right.get_title(loc="left") == "from resnext_tiny"
     assert [t.get_text().strip() for t in right.texts] == ["70.0%", "20.0%", "5.0%"]

@@ -103,6 +103,17 @@ def test_large_photos_keep_the_bounds(shared: Path, interpolation: str, decoder:
         assert off(load_pixels(data, preset, "fast"), reference) <= BOUND_SHRUNK
 
 
+@pytest.mark.parametrize("size", [(431, 380), (1700, 1620)])
+def test_the_filter_is_the_presets(size: tuple[int, int]) -> None:
+    image = picture(*size)
+    for source in (image, encoded(image)):
+        bilinear, bicubic = (documented(open_image(source), preset) for preset in (IMAGENET, BICUBIC))
+        for grade in ("close", "fast"):
+            bound = BOUND_SHRUNK if max(size) > 1000 else BOUNDS[grade]
+            assert off(load_pixels(source, BICUBIC, grade), bicubic) <= bound
+            assert off(load_pixels(source, BICUBIC, grade), bilinear) > 2 * BOUND_SHRUNK
+
+
 @pytest.mark.parametrize("size", [(1537, 1600), (1700, 2111), (2600, 3001), (3003, 2563)])
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 def test_shrunk_pictures_keep_the_bound(size: tuple[int, int], subsampling: int, decoder: str) -> None:
