@@ -233,7 +233,7 @@ def test_batches() -> None:
             prepare_inputs(one)
     assert prepare_input_from_uri(shade(7)).shape == (1, 3, 224, 224)
     with pytest.raises(ImageError, match="pixels"):
-        prepare_input_from_uri(shade(7), max_pixels=10)
+        prepare_input_from_uri(png(Image.new("L", (9, 9))), max_pixels=80)
     assert torch.equal(prepare_input_from_uri(shade(255), variant="resnext_tiny"), batch[1:])
     with pytest.raises(ImageError, match=r"^The image is empty"):
         prepare_input_from_uri(b"")
