@@ -227,13 +227,13 @@ def publish(served: Served) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def faulty_server() -> Iterator[FaultyServer]:
+def server() -> Iterator[FaultyServer]:
     with serving() as server:
         yield server
 
 
 @pytest.fixture
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of this test's own, no proxies or mirrors, and retries at once: torch.hub's checkpoints folder."""
     from resnext_hub.models import download
 

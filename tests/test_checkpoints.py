@@ -245,7 +245,7 @@ def test_numbers_of_eight_bits_are_looked_at_too(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def unaligned(tmp_path: Path, own_home: Path) -> Path:
+def unaligned(tmp_path: Path, home: Path) -> Path:
     """A file whose tensors cannot be mapped as they lie there."""
     path = tmp_path / "w.pth"
     torch.save({"w": torch.ones(3)}, path, _use_new_zipfile_serialization=False)

@@ -29,15 +29,7 @@ from .conftest import ROOT
 from .downloads import NAME, described, left, publish_small, source_at
 from .faulty_server import CONTENT, DIGEST, FaultyServer
 
-
-@pytest.fixture
-def server(faulty_server: FaultyServer) -> FaultyServer:
-    return faulty_server
-
-
-@pytest.fixture(autouse=True)
-def home(own_home: Path) -> Path:
-    return own_home
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def test_a_good_download(server: FaultyServer, home: Path, capfd: Any) -> None:

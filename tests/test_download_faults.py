@@ -26,6 +26,8 @@ from resnext_hub.models.manifest import Hash, Source
 from .downloads import NAME, described, left, source_at
 from .faulty_server import CONTENT, DIGEST, FaultyServer
 
+pytestmark = pytest.mark.usefixtures("home")
+
 PUBLIC = "93.184.216.34"
 
 
@@ -54,16 +56,6 @@ class Net:
         if address[0] != PUBLIC:
             raise OSError("not connected: this is a test")
         return socket.create_connection(("127.0.0.1", self.server.server_port), timeout)
-
-
-@pytest.fixture
-def server(faulty_server: FaultyServer) -> FaultyServer:
-    return faulty_server
-
-
-@pytest.fixture(autouse=True)
-def home(own_home: Path) -> Path:
-    return own_home
 
 
 @pytest.fixture

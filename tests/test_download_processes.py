@@ -26,6 +26,8 @@ from resnext_hub.models.manifest import Architecture
 from .downloads import left, publish_small
 from .faulty_server import FaultyServer, serving
 
+pytestmark = pytest.mark.usefixtures("home")
+
 #: Large enough (8 MB) that every step takes a while in which to be killed.
 LARGER = Architecture("Bottleneck", (1, 1, 1, 1), 4, 32, None, 32, True)
 
@@ -119,16 +121,6 @@ def forks() -> Iterator[Forks]:
         forks = Forks(server)
         yield forks
         forks.process.communicate(timeout=60)  # the end of its input
-
-
-@pytest.fixture
-def server(faulty_server: FaultyServer) -> FaultyServer:
-    return faulty_server
-
-
-@pytest.fixture(autouse=True)
-def home(own_home: Path) -> Path:
-    return own_home
 
 
 def wait_for(there: Callable[[], bool], seconds: float = 60.0) -> None:

@@ -88,7 +88,7 @@ class Network:
 
 
 @pytest.fixture
-def network(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Network:
+def network(home: Path, monkeypatch: pytest.MonkeyPatch) -> Network:
     network = Network()
     Bar.made = []
     monkeypatch.setattr(download, "get", network)
@@ -105,8 +105,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.fixture
-def path(own_home: Path) -> Path:
-    return own_home / "w.pth"
+def path(home: Path) -> Path:
+    return home / "w.pth"
 
 
 @pytest.fixture
@@ -476,7 +476,7 @@ def test_a_disk_that_fails(
 MIRROR = Source("http://mirror.example.org/m.safetensors", None, "safetensors", 1900, SOURCE.hash)
 
 
-def test_sources_are_tried_in_their_order(network: Network, own_home: Path) -> None:
+def test_sources_are_tried_in_their_order(network: Network, home: Path) -> None:
     network.answers = [Made(404), Made()]
     path, digest = local_file(described(SOURCE, MIRROR), progress=False)
     assert [url for url, _ in network.asked] == [URL, MIRROR.url]
@@ -486,7 +486,7 @@ def test_sources_are_tried_in_their_order(network: Network, own_home: Path) -> N
 
 
 def test_without_safetensors_its_files_are_passed_over(
-    network: Network, own_home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    network: Network, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", "resnext_hub")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "safetensors" else 1)
@@ -499,7 +499,7 @@ def test_without_safetensors_its_files_are_passed_over(
 
 @pytest.mark.parametrize("mirror", ["http://house.example.org/w", "http://house.example.org/w///"])
 def test_a_mirror_goes_before_the_publisher(
-    network: Network, own_home: Path, monkeypatch: pytest.MonkeyPatch, mirror: str
+    network: Network, home: Path, monkeypatch: pytest.MonkeyPatch, mirror: str
 ) -> None:
     monkeypatch.setenv("RESNEXT_HUB_MIRROR", mirror)
     network.answers = [Made(404), Made()]
@@ -513,14 +513,14 @@ NOT_HERE = (
 )
 
 
-def test_what_is_said_when_no_source_will_do(network: Network, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_said_when_no_source_will_do(network: Network, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network.answers = [Made(404), SourceError("it is asleep")]
     with pytest.raises(UnreachableError) as error:
         local_file(described(SOURCE, MIRROR), progress=False)
     reason = f"Tried: {URL} (it answers 404 Not Found); {MIRROR.url} (it is asleep)"
-    assert str(error.value) == NOT_HERE.format(reason=reason, home=own_home)
+    assert str(error.value) == NOT_HERE.format(reason=reason, home=home)
     with pytest.raises(UnreachableError) as error:
-        local_file(described(Source(None, own_home / "w.pth", None, None, None)), progress=False)
+        local_file(described(Source(None, home / "w.pth", None, None, None)), progress=False)
     assert "Tried: nothing, it has no source. " in str(error.value)
     for value, offline in (("1", True), ("yes", True), ("0", False), ("False", False), ("", False)):
         monkeypatch.setenv("RESNEXT_HUB_OFFLINE", value)
@@ -528,7 +528,7 @@ def test_what_is_said_when_no_source_will_do(network: Network, own_home: Path, m
         with pytest.raises(UnreachableError) as error:
             local_file(described(SOURCE), progress=False)
         if offline:
-            assert str(error.value) == NOT_HERE.format(reason="RESNEXT_HUB_OFFLINE is set", home=own_home)
+            assert str(error.value) == NOT_HERE.format(reason="RESNEXT_HUB_OFFLINE is set", home=home)
         assert len(network.asked) == (not offline)
 
 
