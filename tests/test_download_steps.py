@@ -418,6 +418,7 @@ def test_what_was_cut_off_is_said(
     network.answers = [Made(chunks=[CONTENT[:1500]]), Made(206, [CONTENT[1500:]], Content_Range="bytes 1500-1899/1900")]
     fetch(SOURCE, path)
     assert caplog.messages[1] == f"{URL}: cut off after 1,500 of 1,900 bytes; again in 0.5 s"
+    assert network.asked[1] == (URL, ASKED | {"Range": "bytes=1500-"}), "without an ETag there is no condition"
 
 
 def test_a_disk_that_is_too_small(network: Network, path: Path, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -478,7 +479,9 @@ MIRROR = Source("http://mirror.example.org/m.safetensors", None, "safetensors", 
 
 def test_sources_are_tried_in_their_order(network: Network, home: Path) -> None:
     network.answers = [Made(404), Made()]
-    path, digest = local_file(described(SOURCE, MIRROR), progress=False)
+    path, digest = local_file(
+        described(Source(None, home / "none.pth", None, None, None), SOURCE, MIRROR), progress=False
+    )
     assert [url for url, _ in network.asked] == [URL, MIRROR.url]
     assert path.read_bytes() == CONTENT
     assert digest == SHA256

@@ -307,3 +307,12 @@ def test_a_stopped_watchdog_bites_nobody_and_holds_nothing() -> None:
         timer.join(10)
     assert not any(timer.is_alive() for timer in timers)
     assert not watchdog.bit
+
+
+def test_a_connection_that_is_gone_cannot_be_bitten() -> None:
+    with socket.socket() as sock:
+        watchdog = Watchdog(60)
+        watchdog.watch(sock)
+        watchdog.look()
+        assert watchdog.bit
+        watchdog.stop()
