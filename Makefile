@@ -41,8 +41,9 @@ test: setup triton
 	$(BIN)/pytest -n 2
 
 # Branches of the rooms that meet other people's files and servers. Only tests that run in this process count.
-COVERED := checkpoints download download_faults download_steps entrypoints exchange hostile_checkpoints hostile_images \
-  http_exchange image_sources images manifest manifest_reading pickles predictions preprocessing resampling resnext ssrf uris
+COVERED := checkpoints download download_faults download_steps engines entrypoints exchange hostile_checkpoints \
+  hostile_images http_exchange image_sources images manifest manifest_reading pickles predictions preprocessing resampling \
+  resnext ssrf uris
 coverage: setup
 	$(BIN)/pytest -n 2 --cov --cov-fail-under=95 $(wildcard $(COVERED:%=tests/test_%.py))
 
