@@ -17,6 +17,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import hypothesis
 import pytest
 import torch
 
@@ -36,6 +37,8 @@ UNINSTALLED_COMPLETELY = UNINSTALLED + (
 )
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("untimed", deadline=None)  # a clock decides no test
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -228,7 +228,7 @@ def reference_targets(lists: list[Any], mapping: dict[str, tuple[int, ...]], thr
 TAGS = ["#Tench", "tinca_tinca", "bruin", "#BrownBear", "crane", "#instagood", "ConstructionCrane", "", "#!", None]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     lists=st.lists(st.one_of(st.none(), st.lists(st.sampled_from(TAGS), max_size=5)), max_size=30),
     threshold=st.sampled_from([None, 0.001, 0.3, 1.0]),

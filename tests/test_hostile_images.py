@@ -424,7 +424,7 @@ edits = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(sorted(SEEDS)), edits)
 def test_any_mutation_of_any_format_is_prepared_alike_or_refused(
     name: str, edits: list[tuple[int, bytes, str]]

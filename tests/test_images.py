@@ -269,7 +269,7 @@ def test_a_server_reads_no_files(tmp_path: Path, picture: Image.Image) -> None:
         open_image("A" * 10_000)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=300), st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM"]), st.integers(0, 200))
 def test_any_bytes_give_an_image_or_an_image_error(noise: bytes, format: str, at: int) -> None:
     data = encoded(Image.new("RGB", (9, 7), RED), format)

@@ -125,7 +125,7 @@ def test_shrunk_pictures_keep_the_bound(size: tuple[int, int], subsampling: int,
         assert off(load_pixels(data, preset, "fast"), reference) <= BOUND_SHRUNK
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.integers(1, 620),
     st.integers(1, 620),
@@ -255,7 +255,7 @@ def test_what_only_looks_odd_is_left_to_pillow(decoder: str) -> None:
 
 
 @pytest.mark.parametrize("grade", GRADES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(noise=st.binary(min_size=1, max_size=60), at=st.integers(0, 4000))
 def test_any_bytes_give_pixels_or_an_image_error(grade: str, noise: bytes, at: int) -> None:
     data = encoded(picture(310, 290), quality=20)

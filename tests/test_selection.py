@@ -81,7 +81,7 @@ def some_rows(images: int, classes: int = 20, top: int = 3, seed: int = 0) -> li
     return rows
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_as_a_plain_reference(data: st.DataObject) -> None:
     top = data.draw(st.integers(1, 4), "top")
