@@ -135,8 +135,8 @@ class Laboratory:
     def pytest_configure(self) -> None:
         import hypothesis  # pytest wants to be there first
 
-        phases = [hypothesis.Phase.generate]  # a mutant need not be shrunk to
-        options: dict[str, Any] = {"database": None, "derandomize": True, "max_examples": 25, "phases": phases}
+        options: dict[str, Any] = {"database": None, "derandomize": True, "deadline": None, "max_examples": 25}
+        options["phases"] = [hypothesis.Phase.generate]  # a mutant need not be shrunk to
         hypothesis.settings.register_profile("mutants", **options)
         hypothesis.settings.load_profile("mutants")
 
