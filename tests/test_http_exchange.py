@@ -154,6 +154,17 @@ def test_the_system_resolves_and_connects(monkeypatch: pytest.MonkeyPatch) -> No
     assert peer.addresses == [(PUBLIC, 80)]
 
 
+@pytest.mark.parametrize(
+    ("host", "name"), [("fe80::1%1", "fe80::1%1"), ("FE80::1%11", "fe80::1%11"), ("fe80::1%25lo", "fe80::1%lo")]
+)
+def test_a_zone_is_looked_up_as_it_was_meant(host: str, name: str) -> None:
+    """Written as it is, or as RFC 6874 wants it."""
+    asked: list[tuple[str, int]] = []
+    with pytest.raises(FetchError, match=r"no address is known for fe80::1%"):
+        fetch(f"http://[{host}]/", resolver=lambda *peer: asked.append(peer) or [], allow_private=True)
+    assert asked == [(name, 80)]
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects(status: int) -> None:
     body, peer = get("http://a.example.org/x/y", to("../z?q", status), ok(b"abc"))
@@ -319,6 +330,8 @@ def test_addresses_written_out_are_checked_before_the_proxy_is_asked(monkeypatch
     for host in ("10.0.0.1", "0x7f.1", "[::1]"):
         message, peer = through(monkeypatch, "http://proxy.example", f"http://{host}/")
         assert "not a public address: refused" in str(message) or "not a well-formed URL" in str(message)
+        if host == "10.0.0.1":
+            assert str(message).startswith("http://10.0.0.1/: 10.0.0.1 is at 10.0.0.1, which is not a public address: ")
         assert peer.addresses == []
     body, peer = through(monkeypatch, "http://proxy.example", f"http://{PUBLIC}/", ok(b"abc"))
     assert body == b"abc"

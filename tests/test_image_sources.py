@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from resnext_hub.models.manifest import default_manifest
 from resnext_hub.processing_utils import (
     FetchError,
     ImageError,
+    images,
     open_image,
     prepare_input_from_uri,
     prepare_inputs,
@@ -37,6 +39,63 @@ def refusal(source: Any, **options: Any) -> str:
     with pytest.raises(ImageError) as error:
         open_image(source, **options)
     return str(error.value)
+
+
+# The limits of `test_hostile_images`, made small.
+
+
+def directory(order: str, big: bool, *entries: tuple[int, int]) -> bytes:
+    """A TIFF's header and its first directory, of (tag, count), a little way behind it."""
+    mark, at = b"II" if order == "<" else b"MM", 40
+    head = mark + struct.pack(f"{order}HHHQ" if big else f"{order}HL", *((43, 8, 0, at) if big else (42, at)))
+    known = struct.pack(order + ("Q" if big else "H"), len(entries))
+    for tag, count in entries:
+        known += struct.pack(order + ("HHQ8x" if big else "HHL4x"), tag, 4, count)
+    return head.ljust(at, b"\xff") + known
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("big", [False, True])
+def test_a_tiff_of_too_many_pieces(order: str, big: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for entries in ([(256, 900), (273, 700), (257, 800)], [(273, 2), (324, 700)], [(324, 700), (273, 2), (320, 900)]):
+        data = directory(order, big, *entries)
+        assert images._strips(data) == 700
+        monkeypatch.setattr(images, "MAX_READS", 699)
+        assert refusal(data) == "The image is made of more than 699 pieces: save it as PNG."
+        monkeypatch.setattr(images, "MAX_READS", 700)
+        assert "pieces" not in refusal(data)
+
+
+def test_a_file_of_too_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = images._Rationed(b"abcdef")
+    monkeypatch.setattr(images, "MAX_READS", 3)
+    assert [file.read(2) for _ in range(3)] == [b"ab", b"cd", b"ef"]
+    with pytest.raises(ImageError, match=r"^The image is made of more than 3 pieces: save it as PNG\.$"):
+        file.read(2)
+
+
+def test_a_jpeg_of_too_many_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    def jpeg(progressive: bool) -> bytes:
+        Image.new("L", (40, 30)).save(file := io.BytesIO(), "JPEG", progressive=progressive)
+        return file.getvalue()
+
+    scans = len(images.SCAN.findall(jpeg(True)))
+    monkeypatch.setattr(images, "MAX_SCANS", scans)
+    assert open_image(jpeg(True)).size == (40, 30)
+    monkeypatch.setattr(images, "MAX_SCANS", scans - 1)
+    assert refusal(jpeg(True)) == f"The JPEG has more than {scans - 1} scans."
+    monkeypatch.setattr(images, "MAX_SCANS", 0)
+    assert open_image(jpeg(False)).size == (40, 30)
+
+
+def test_a_tile_larger_than_its_image() -> None:
+    entries = {256: 16, 257: 16, 258: 8, 259: 1, 262: 1, 277: 1, 322: 32, 323: 48, 324: 8, 325: 32 * 48}
+    known = b"".join(struct.pack("<HHLL", tag, 4, 1, value) for tag, value in entries.items())
+    data = (
+        b"II*\0" + struct.pack("<L", 8 + 32 * 48) + bytes(32 * 48) + struct.pack("<H", len(entries)) + known + bytes(4)
+    )
+    assert open_image(data, max_pixels=1536).size == (16, 16)
+    assert refusal(data, max_pixels=1535) == "The TIFF has tiles of 32 x 48 pixels, more than 1,535."
 
 
 def test_tensors() -> None:
