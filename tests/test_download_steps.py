@@ -439,11 +439,18 @@ def test_a_disk_that_is_too_small(network: Network, path: Path, part: Path, monk
     network.answers = [Made()]
     fetch(SOURCE, path)
     path.unlink()
-    free = 400
-    part.write_bytes(CONTENT[:1500])
-    part.with_name("w.pth.part.json").write_text(json.dumps({"url": URL, "etag": "", "total": 1900}))
-    network.answers = [Made(206, [CONTENT[1500:]], Content_Range="bytes 1500-1899/1900")]
-    fetch(SOURCE, path)
+    note = json.dumps({"url": URL, "etag": "", "total": 1900})
+    for free in (399, 400):
+        part.write_bytes(CONTENT[:1500])
+        part.with_name("w.pth.part.json").write_text(note)
+        network.answers = [Made(206, [CONTENT[1500:]], Content_Range="bytes 1500-1899/1900")]
+        if free < 400:
+            with pytest.raises(
+                CheckpointError, match=r"^400 bytes are to be fetched and the disk with .* has 399 left"
+            ):
+                fetch(SOURCE, path)
+        else:
+            fetch(SOURCE, path)
     assert path.read_bytes() == CONTENT
 
 
