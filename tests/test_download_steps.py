@@ -8,6 +8,8 @@ import importlib.util
 import json
 import os
 import shutil
+import sys
+import threading
 import time
 from collections.abc import Sequence
 from email.message import Message
@@ -16,9 +18,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import filelock
 import pytest
 import torch.hub
-from resnext_hub.models import download
+from resnext_hub.models import cache, download
 from resnext_hub.models.cache import CheckpointError, UnwritableError
 from resnext_hub.models.download import UnreachableError, fetch, local_file
 from resnext_hub.models.manifest import Hash, Source
@@ -551,3 +554,53 @@ def test_a_file_that_is_not_the_published_one(network: Network, path: Path) -> N
     assert str(error.value).endswith(" Delete it and load again.")
     assert network.asked == []
     assert path.exists(), "it is the user's to delete"
+
+
+# The cache around it.
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"TORCH_HOME": "/somewhere/torch", "XDG_CACHE_HOME": "/elsewhere"}, "/somewhere/torch"),
+        ({"TORCH_HOME": "", "XDG_CACHE_HOME": "/elsewhere"}, "/elsewhere/torch"),
+        ({"TORCH_HOME": ""}, "~/.cache/torch"),
+        ({"TORCH_HOME": "~/weights"}, "~/weights"),
+    ],
+)
+def test_the_folder_is_torch_hubs_without_torch(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert cache.checkpoints_folder() == Path(expected).expanduser() / "hub" / "checkpoints"
+
+
+def test_another_process_is_waited_for(path: Path, part: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "resnext_hub")
+    held = threading.Event()
+
+    def hold() -> None:
+        with filelock.FileLock(part.with_name("w.pth.lock")):
+            held.set()
+            end = time.monotonic() + 30
+            while not caplog.messages and time.monotonic() < end:
+                time.sleep(0.01)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait()
+    with cache.lock(path):
+        assert caplog.messages == ["waiting for another process that is fetching or converting w.pth"]
+    other.join()
+
+
+def test_a_file_of_another_length_is_not_hashed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT[:-1])
+    monkeypatch.setattr(cache, "sha256", lambda path: pytest.fail("read for nothing"))
+    with pytest.raises(CheckpointError) as error:
+        cache.verify(path, SOURCE)
+    assert str(error.value) == f"{path} has 1,899 bytes where 1,900 were published: it was cut short or replaced."
