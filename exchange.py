@@ -22,7 +22,21 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Connector", "Peer", "ProxyError", "RedirectError", "Watchdog", "connect", "get", "reach", "resolve"]
+__all__ = [
+    "DEFAULT_PORTS",
+    "REDIRECTS",
+    "Connector",
+    "Peer",
+    "ProxyError",
+    "RedirectError",
+    "Watchdog",
+    "connect",
+    "get",
+    "reach",
+    "redirected",
+    "resolve",
+    "why_proxy_declines",
+]
 
 REDIRECTS = {301, 302, 303, 307, 308}
 DEFAULT_PORTS = {"http": 80, "https": 443}

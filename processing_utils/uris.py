@@ -23,6 +23,7 @@ from pathlib import Path
 
 from ..addresses import is_public, literal
 from ..exchange import (
+    DEFAULT_PORTS,
     REDIRECTS,
     Connector,
     Peer,
@@ -41,7 +42,6 @@ __all__ = ["MAX_BYTES", "FetchError", "PrivateAddressError", "fetch", "scheme_of
 MAX_BYTES = 64 * 2**20
 MAX_REDIRECTS = 5
 SCHEMES = ("http", "https", "data", "file")
-PORTS = {"http": 80, "https": 443}
 USER_AGENT = "resnext-hub (image fetcher; +https://github.com/org/resnext-hub)"
 
 Resolver = Callable[[str, int], Sequence[str]]
@@ -227,7 +227,7 @@ def _in_ascii(url: str) -> str:
     """A well-formed URL as it is sent: host and path in ASCII, the scheme's own port left out."""
     scheme = scheme_of(url) or ""
     parts = urllib.parse.urlsplit(url)
-    host, port = parts.hostname or "", parts.port or PORTS[scheme]
+    host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[scheme]
     if not host:  # of http:10.0.0.1 the path would be read as the host, by a proxy
         raise FetchError(f"{url[:200]!r} is not a well-formed URL: it names no host.")
     if ":" not in host:
@@ -240,7 +240,7 @@ def _in_ascii(url: str) -> str:
         raise FetchError(f"{url[:200]!r} carries a user name; fetch it yourself and pass the bytes.")
     path = urllib.parse.quote(parts.path or "/", safe="/%:=&~+!$,;'@()*[]")
     query = urllib.parse.quote(parts.query, safe="/%:=&?~+!$,;'@()*[]")
-    netloc = host if port == PORTS[scheme] else f"{host}:{port}"
+    netloc = host if port == DEFAULT_PORTS[scheme] else f"{host}:{port}"
     result = f"{scheme}://{netloc}{path}" + (f"?{query}" if query else "")
     import validators  # here: who fetches nothing (a served model) does not need it
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -236,12 +237,27 @@ def server() -> Iterator[FaultyServer]:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What time.sleep was asked for; nobody waits."""
+    seen: list[float] = []
+    monkeypatch.setattr(time, "sleep", seen.append)
+    return seen
+
+
+@pytest.fixture
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the environment named none, in small letters or in capitals."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_proxies: None) -> Path:
     """An empty cache of this test's own, no proxies or mirrors, and retries at once: torch.hub's checkpoints folder."""
     from resnext_hub.models import download
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    for name in ("http_proxy", "https_proxy", "no_proxy", "RESNEXT_HUB_MIRROR", "RESNEXT_HUB_OFFLINE"):
+    for name in ("RESNEXT_HUB_MIRROR", "RESNEXT_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(download, "BACKOFF", 0.001)
     return tmp_path / "home" / "hub" / "checkpoints"

@@ -67,13 +67,6 @@ def net(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> Net:
     return net
 
 
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    seen: list[float] = []
-    monkeypatch.setattr(time, "sleep", seen.append)
-    return seen
-
-
 def published(server: FaultyServer, scheme: str = "http") -> Source:
     return source_at(server, url=f"{scheme}://weights.example.org/{NAME}")
 

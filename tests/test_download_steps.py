@@ -101,13 +101,6 @@ def network(home: Path, monkeypatch: pytest.MonkeyPatch) -> Network:
 
 
 @pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    waits: list[float] = []
-    monkeypatch.setattr(time, "sleep", waits.append)
-    return waits
-
-
-@pytest.fixture
 def path(home: Path) -> Path:
     return home / "w.pth"
 

@@ -17,6 +17,8 @@ from resnext_hub.exchange import Peer, ProxyError, RedirectError, Watchdog, reac
 
 from .test_http_exchange import ok, pair
 
+pytestmark = pytest.mark.usefixtures("no_proxies")
+
 
 class Answer:
     def __init__(self, status: int, location: str | None) -> None:
@@ -121,14 +123,6 @@ def test_ports_end_at_65535() -> None:
         exchange.get("http://a.example.org:65536/", {}, nobody)
 
 
-@pytest.fixture
-def proxies(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    return monkeypatch
-
-
 def asked(url: str, answer: bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") -> tuple[Peer, bytes, int]:
     """Whom a GET connects to, what it sends, and the status."""
     peers: list[Peer] = []
@@ -145,18 +139,18 @@ def asked(url: str, answer: bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r
         return peers[0], theirs.recv(10_000), status
 
 
-def test_who_is_connected_to(proxies: pytest.MonkeyPatch) -> None:
+def test_who_is_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked("http://A.example.org/x")[0] == Peer("A.example.org", 80, None)
     assert asked("http://[2606:2800::1]:8080/x")[0] == Peer("2606:2800::1", 8080, None)
-    proxies.setenv("http_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
     peer, sent, _ = asked("http://A.example.org:81/x")
     assert peer == Peer("proxy.example", 3128, "a.example.org")
     assert sent.startswith(b"GET http://A.example.org:81/x HTTP/1.1\r\n")
     assert b"\r\nX-Ours: 1\r\n" in sent
     assert asked("http://[2606:2800::1]:81/x")[0] == Peer("proxy.example", 3128, "2606:2800::1")
-    proxies.setenv("no_proxy", "example.org")
+    monkeypatch.setenv("no_proxy", "example.org")
     assert asked("http://a.example.org/x")[0] == Peer("a.example.org", 80, None)
-    proxies.setenv("http_proxy", "socks5://proxy.example")
+    monkeypatch.setenv("http_proxy", "socks5://proxy.example")
     assert asked("http://a.example.org/x")[0].origin is None, "what is not asked for need not be right"
     with pytest.raises(ProxyError, match=r"^http_proxy names no proxy of http or https$"):
         asked("http://a.example.com/x")
@@ -172,9 +166,9 @@ def test_who_is_connected_to(proxies: pytest.MonkeyPatch) -> None:
         ("*", "https://a.example.org/"),
     ],
 )
-def test_who_is_asked_directly(proxies: pytest.MonkeyPatch, no_proxy: str, url: str) -> None:
+def test_who_is_asked_directly(monkeypatch: pytest.MonkeyPatch, no_proxy: str, url: str) -> None:
     for scheme in ("http", "https"):
-        proxies.setenv(f"{scheme}_proxy", "http://proxy.example:3128")
+        monkeypatch.setenv(f"{scheme}_proxy", "http://proxy.example:3128")
     met: list[Peer] = []
 
     def connection(peer: Peer) -> socket.socket:
@@ -182,7 +176,7 @@ def test_who_is_asked_directly(proxies: pytest.MonkeyPatch, no_proxy: str, url: 
         raise OSError("not connected: this is a test")
 
     for value in ("other.example.org", no_proxy):
-        proxies.setenv("no_proxy", value)
+        monkeypatch.setenv("no_proxy", value)
         with pytest.raises(OSError, match="this is a test"):
             exchange.get(url, {}, connection)
     assert [peer.origin is None for peer in met] == [False, True]
@@ -198,8 +192,10 @@ def test_who_is_asked_directly(proxies: pytest.MonkeyPatch, no_proxy: str, url: 
     ],
 )
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_how_a_proxy_is_written(proxies: pytest.MonkeyPatch, scheme: str, proxy: str, peer: tuple[str, int]) -> None:
-    proxies.setenv(f"{scheme}_proxy", proxy)
+def test_how_a_proxy_is_written(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, proxy: str, peer: tuple[str, int]
+) -> None:
+    monkeypatch.setenv(f"{scheme}_proxy", proxy)
     met: list[Peer] = []
 
     def connection(peer: Peer) -> socket.socket:
@@ -218,15 +214,15 @@ def test_how_a_proxy_is_written(proxies: pytest.MonkeyPatch, scheme: str, proxy:
         *("http://me:sec：ret@ü.example", "http://p.example:1/secret", "http://p.example:123456", "p.example:"),
     ],
 )
-def test_a_proxy_that_is_none(proxies: pytest.MonkeyPatch, proxy: str) -> None:
-    proxies.setenv("https_proxy", proxy)
+def test_a_proxy_that_is_none(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("https_proxy", proxy)
     with pytest.raises(ProxyError, match=r"^https_proxy names no proxy of http or https$"):
         exchange.get("https://a.example.org/", {}, nobody)
 
 
 @pytest.mark.parametrize(("status", "says"), [(403, r"declines \(403\)"), (407, "wants a name and a password")])
-def test_a_proxy_that_makes_no_tunnel(proxies: pytest.MonkeyPatch, status: int, says: str) -> None:
-    proxies.setenv("https_proxy", "http://me:secret@proxy.example:3128")
+def test_a_proxy_that_makes_no_tunnel(monkeypatch: pytest.MonkeyPatch, status: int, says: str) -> None:
+    monkeypatch.setenv("https_proxy", "http://me:secret@proxy.example:3128")
     with pytest.raises(ProxyError, match=rf"^the proxy {says}; http_proxy and https_proxy take") as error:
         asked("https://a.example.org/", f"HTTP/1.1 {status} No\r\n\r\n".encode())
     assert "secret" not in str(error.value)
@@ -235,7 +231,7 @@ def test_a_proxy_that_makes_no_tunnel(proxies: pytest.MonkeyPatch, status: int, 
     assert type(other.value) is OSError
 
 
-def test_what_goes_wrong_comes_as_it_is(proxies: pytest.MonkeyPatch) -> None:
+def test_what_goes_wrong_comes_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     class OurError(OSError):
         pass
 

@@ -14,13 +14,9 @@ import pytest
 from .conftest import ROOT
 from .fuzz import seeds, targets
 
+pytestmark = pytest.mark.usefixtures("no_proxies")
+
 FUZZ = ROOT / "tests" / "fuzz"
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
 
 
 def test_the_seeds_of_uris_end_as_they_should() -> None:

@@ -14,6 +14,8 @@ import pytest
 from resnext_hub.processing_utils import uris
 from resnext_hub.processing_utils.uris import FetchError, fetch, read_file, scheme_of
 
+pytestmark = pytest.mark.usefixtures("no_proxies")
+
 PUBLIC = "93.184.216.34"
 
 
@@ -65,13 +67,6 @@ def hang_up() -> Iterator[None]:
     yield
     while Peer.opened:
         Peer.opened.pop().close()
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
 
 
 def get(url: str, *answers: bytes, **options: Any) -> tuple[bytes, Peer]:

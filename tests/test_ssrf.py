@@ -16,6 +16,8 @@ from resnext_hub.processing_utils.uris import FetchError, fetch
 
 from .fuzz.targets import Peer, is_public, quick_tls
 
+pytestmark = pytest.mark.usefixtures("no_proxies")
+
 PUBLIC = "93.184.216.34"
 
 #: Names that lead inside: what clouds and systems give them, and what anybody may write into a zone of their own.
@@ -114,13 +116,6 @@ class Recorder(Peer):
     def __call__(self, address: tuple[str, int], timeout: float) -> socket.socket:
         self.addresses.append(address[0])
         raise ConnectionRefusedError("not connected: this is a test")
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.fixture(autouse=True, scope="module")

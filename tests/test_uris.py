@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from resnext_hub.addresses import is_public
 from resnext_hub.processing_utils.uris import FetchError, fetch, scheme_of
 
+pytestmark = pytest.mark.usefixtures("no_proxies")
+
 
 class Refuser:
     """A connector that notes where it was sent and goes nowhere."""
@@ -33,13 +35,6 @@ class Refuser:
 
 def at(*addresses: str) -> Callable[[str, int], list[str]]:
     return lambda host, port: list(addresses)
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.mark.parametrize(
