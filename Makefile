@@ -5,25 +5,30 @@ BIN := .venv/bin
 .PHONY: setup triton tools demo test test-oldest coverage mutants soak fuzz lint types docs notebooks notebooks-write demo-page page check \
   lock audit verify-weights clean
 
-# What the checks run with, every file by its sha256. Users are free within pyproject.toml's ranges.
-INSTALL := pip install --quiet --disable-pip-version-check
-LOCKED := $(INSTALL) --require-hashes --requirement
+# The environments hold exactly the files that locks/ names, each checked by its sha256. --no-deps: a lock is complete, so
+# pip must not resolve it again. Resolving is what broke: for a requirement with an extra (coverage[toml]) pip 23.2 ignores
+# the pin of the package without it, takes the newest release and stops. "pip check" then verifies that nothing is missing.
+# Works with pip 23.2.1, which Python 3.11.5 brings, and newer.
+INSTALL := pip install --quiet --disable-pip-version-check --no-deps
+LOCKED := $(INSTALL) --only-binary :all: --require-hashes --requirement
+CHECK := pip check --disable-pip-version-check
 
 setup: .venv/.done
 
 .venv/.done: pyproject.toml locks/dev.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/$(LOCKED) locks/dev.txt
-	$(BIN)/$(INSTALL) --no-deps --no-build-isolation --editable .
+	$(BIN)/$(INSTALL) --no-build-isolation --editable .
+	$(BIN)/$(CHECK)
 	mkdir -p build/types && ln -sfn "$(CURDIR)" build/types/resnext_hub
 	touch $@
 
-# NVIDIA's Triton on the CPU, for tests/test_triton.py. Only the wheel's binaries are used: hence --no-deps.
+# NVIDIA's Triton on the CPU, for tests/test_triton.py. Only the wheel's binaries are used, so "pip check" would complain.
 triton: .venv-triton/.done
 
 .venv-triton/.done: locks/triton.txt
 	$(PYTHON) -m venv .venv-triton
-	.venv-triton/bin/$(LOCKED) locks/triton.txt --no-deps
+	.venv-triton/bin/$(LOCKED) locks/triton.txt
 	touch $@
 
 tools: .venv-tools/.done
@@ -31,6 +36,7 @@ tools: .venv-tools/.done
 .venv-tools/.done: locks/tools.txt
 	$(PYTHON) -m venv .venv-tools
 	.venv-tools/bin/$(LOCKED) locks/tools.txt
+	.venv-tools/bin/$(CHECK)
 	touch $@
 
 demo: setup
@@ -57,7 +63,8 @@ test-oldest: .venv-oldest/.done triton
 .venv-oldest/.done: pyproject.toml locks/oldest.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/$(LOCKED) locks/oldest.txt
-	.venv-oldest/bin/$(INSTALL) --no-deps --no-build-isolation --editable .
+	.venv-oldest/bin/$(INSTALL) --no-build-isolation --editable .
+	.venv-oldest/bin/$(CHECK)
 	touch $@
 
 soak: setup triton
@@ -96,6 +103,7 @@ demo-page: .venv-demo/.done
 	printf 'import site; site.addsitedir("%s")\n' "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')" \
 	  > "$$(.venv-demo/bin/python -c 'import site; print(site.getsitepackages()[0])')/first_environment.pth"
 	.venv-demo/bin/$(LOCKED) locks/demo.txt
+	.venv-demo/bin/$(CHECK)
 	touch $@
 
 # The web page in a headless Chromium (apt-get install chromium); its screenshots are in build/screenshots.
