@@ -40,8 +40,7 @@ tools: .venv-tools/.done
 	touch $@
 
 demo: setup
-	@photo="$$($(BIN)/python -c 'import matplotlib; print(matplotlib.get_data_path())')/sample_data/grace_hopper.jpg" && \
-	$(BIN)/resnext-hub classify "$$photo" --variant resnext_tiny --picture demo_out/grace_hopper.png
+	$(BIN)/resnext-hub classify demo/coffee.jpg --variant resnext_tiny --picture demo_out/coffee.png
 
 test: setup triton
 	$(BIN)/pytest -n 2

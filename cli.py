@@ -196,7 +196,8 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
         if arguments.picture is not None:
             try:
                 arguments.picture.parent.mkdir(parents=True, exist_ok=True)
-                plot_predictions(image, predictions, title=checkpoint.name).savefig(arguments.picture, dpi=150)
+                title = f"{checkpoint.name}, {checkpoint.num_classes} classes"
+                plot_predictions(image, predictions, title=title).savefig(arguments.picture, dpi=150)
             except OSError as error:
                 return fail(f"--picture {arguments.picture}: {error}", EXIT_USAGE)
             print(f"saved {arguments.picture}", file=sys.stderr)

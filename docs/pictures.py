@@ -114,11 +114,9 @@ def _speed(checkpoint: Checkpoint, rows: dict[str, Any]) -> float | None:
 
 
 def draw_grad_cam() -> Figure:
-    """A photo that every installation of matplotlib has (Grace Hopper, US Navy, public domain)."""
     from resnext_hub.evaluation.explain import explain
 
-    photo = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
-    return explain("resnext_tiny", photo, "military uniform").plot()
+    return explain("resnext_tiny", ROOT / "demo" / "coffee.jpg", "espresso").plot()
 
 
 def draw_training() -> Figure:

@@ -43,6 +43,13 @@ def test_the_numbers_are_the_networks(classify: Classifier, image: Image.Image) 
     assert all((p.synset, p.label) == (labels[p.index].synset, labels[p.index].name) for p in got)
 
 
+def test_the_demo_photo_is_named_right(classify: Classifier) -> None:
+    """README, notebooks and `make demo` show it: an espresso, on which a network of 200 classes must not be unsure."""
+    best = classify(ROOT / "demo" / "coffee.jpg")[0]
+    assert best.label == "espresso"
+    assert best.probability > 0.99
+
+
 def test_one_or_many(classify: Classifier, image: Image.Image, tmp_path: Path) -> None:
     image.save(tmp_path / "a.png")
     one = classify(image)
