@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: what is documented, and links from docs/ to other files of the repository, which lead to GitHub."""
+"""MkDocs hooks: the package for the API reference, the changelog, and links from docs/ to other files."""
 
 from __future__ import annotations
 
@@ -8,36 +8,51 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from mkdocs.structure.files import File
+
 ROOT = Path(__file__).resolve().parent.parent
 BLOB = "https://github.com/org/resnext-hub/blob/main/"
+EDIT = BLOB.replace("/blob/", "/edit/")
 log = logging.getLogger("mkdocs.plugins.site")  # a warning there fails a strict build
 
 
 def on_startup(**_: Any) -> None:
-    """build/documented/resnext_hub: the package's modules and rooms, as links.
+    """Create build/documented/resnext_hub: links to the package's modules and subpackages.
 
-    The root of the repository is the package: read there, the environment in .venv would be part of it (4 GB, minutes).
+    The repository's root is the package. Reading it there would include the environment in .venv (4 GB, minutes).
     """
     documented = ROOT / "build" / "documented" / "resnext_hub"
     documented.mkdir(parents=True, exist_ok=True)
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
-    rooms = [ROOT / name.split(".")[1] for name in packages if "." in name]
-    for path in (*ROOT.glob("*.py"), *rooms):
+    folders = [ROOT / name.split(".")[1] for name in packages if "." in name]
+    for path in (*ROOT.glob("*.py"), *folders):
         link = documented / path.name
         if not link.is_symlink():
             link.symlink_to(path)
 
 
+def on_files(files: Any, config: Any) -> None:
+    """Add the repository's CHANGELOG.md as a page."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    text = re.sub(r"\]\((?!\w+:|#)(docs/)?", lambda link: "](" if link[1] else "](../", text)
+    files.append(File.generated(config, "changelog.md", content=text))
+
+
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """``[text](../path)`` in a page of docs/ -> the file on GitHub; a path that leads nowhere is a warning."""
-    folder = (ROOT / "docs" / page.file.src_uri).parent
+    """Turn ``[text](../path)`` in a page of docs/ into a link to GitHub; warn if there is no such file."""
+    source = page.file.src_uri
+    if source == "changelog.md":
+        page.edit_url = f"{EDIT}CHANGELOG.md"
+    elif template := re.fullmatch(r"hub/(?:(ko)/)?.*resnext-hub_(\w+)\.md", source):
+        page.edit_url = f"{EDIT}docs/page_templates/{template[1] or 'en'}/{template[2]}.md.j2"
+    folder = (ROOT / "docs" / source).parent
 
     def to_github(link: re.Match[str]) -> str:
         target, anchor = (folder / link[1]).resolve(), link[2] or ""
         if target.is_relative_to(ROOT / "docs"):
             return link[0]
         if not target.exists():
-            log.warning("%s links to %s, which is not there", page.file.src_uri, link[1])
+            log.warning("%s links to %s, which does not exist", source, link[1])
         return f"]({BLOB}{target.relative_to(ROOT).as_posix()}{anchor})"
 
     return re.sub(r"\]\((\.\./[^)#\s]+)(#[^)\s]*)?\)", to_github, markdown)
