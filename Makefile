@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup triton tools demo test test-oldest coverage mutants soak fuzz lint types docs notebooks notebooks-write demo-page page check \
+.PHONY: setup triton tools demo test test-oldest coverage mutants soak fuzz lint types docs notebooks notebooks-write demo-page page package check \
   lock audit verify-weights clean
 
 # The environments hold exactly the files that locks/ names, each checked by its sha256. --no-deps: a lock is complete, so
@@ -108,6 +108,13 @@ demo-page: .venv-demo/.done
 # The web page in a headless Chromium (apt-get install chromium); its screenshots are in build/screenshots.
 page: demo-page
 	.venv-demo/bin/python -m pytest tests/test_demo_page.py $(ARGUMENTS)
+
+# The source distribution and the wheel, in build/dist. --no-isolation: with the setuptools of locks/tools.txt, checked by hash.
+package: tools
+	rm -rf build/dist
+	.venv-tools/bin/python -m build --no-isolation --outdir build/dist
+	.venv-tools/bin/twine check --strict build/dist/*
+	.venv-tools/bin/check-wheel-contents build/dist/*.whl
 
 check: lint types docs notebooks test
 
