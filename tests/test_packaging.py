@@ -23,9 +23,12 @@ from .conftest import ROOT, exported_files, tracked_files
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REPOSITORY = PROJECT["urls"]["Repository"]
 NAME = f"resnext_hub-{PROJECT['version']}"
-#: Files that torch.hub's archive has and the wheel has not: they serve a checkout, or are inside in another form.
+#: Files of torch.hub's archive that are not in the wheel: it has them in another form, or only a checkout needs them.
 NOT_IN_WHEEL = {"LICENSE", "NOTICE", "README.md", "pyproject.toml", "demo/README.md", "demo/requirements.txt"} | {
-    f"training/recipes/{name}.csv" for name in ("resnext_tiny", "resnext_tiny_start")
+    "demo/coffee.jpg",
+    "demo/coffee.jpg.license",
+    "training/recipes/resnext_tiny.csv",
+    "training/recipes/resnext_tiny_start.csv",
 }
 
 
