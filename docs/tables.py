@@ -1,32 +1,44 @@
-"""Write what is made from weights_manifest.json: the README's table, the manifest's digest; --check only compares."""
+"""Write the README's table of variants and the digest of weights_manifest.json; --check only compares."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from resnext_hub.models.manifest import Checkpoint, default_manifest, write_digest
+from resnext_hub.models.manifest import Accuracy, Checkpoint, default_manifest, write_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKER = "<!-- variants -->"
 
 
+def file_size(checkpoint: Checkpoint) -> str:
+    """The length of the published file; "≈" where the publisher states none: four bytes for each parameter."""
+    size = checkpoint.sources[0].bytes
+    return f"≈ {4 * checkpoint.params / 1e6:,.0f} MB" if size is None else f"{size / 1e6:,.0f} MB"
+
+
+def accuracy(found: Accuracy | None) -> str:
+    return "–" if found is None else f"{found.top1:.2f} / {found.top5:.2f}"
+
+
 def row(checkpoint: Checkpoint, aliases: list[str]) -> str:
     name = f"`{checkpoint.name}`" + "".join(f" (`{alias}`)" for alias in aliases)
-    published, measured = checkpoint.published, checkpoint.measured_on(checkpoint.published.dataset)
-    other = f"{measured.top1:.2f} / {measured.top5:.2f}" if measured else "–"
-    star = "" if published.dataset == "imagenet" else "¹"
+    published = accuracy(checkpoint.published) + ("" if checkpoint.published.dataset == "imagenet" else "¹")
+    measured = accuracy(checkpoint.measured_on(checkpoint.published.dataset))
     return (
-        f"| {name} | {checkpoint.params / 1e6:.1f} M | {checkpoint.gmacs:.2f} "
-        f"| {published.top1:.2f} / {published.top5:.2f}{star} | {other} | {checkpoint.license_id or 'not stated'} |"
+        f"| {name} | {checkpoint.params / 1e6:.1f} M | {checkpoint.gmacs:.2f} | {file_size(checkpoint)} "
+        f"| {published} | {measured} | {checkpoint.license_id or 'not stated'} |"
     )
 
 
 def variants() -> str:
     manifest = default_manifest()
+    shown = [found for c in manifest.checkpoints.values() if (found := c.measured_on(c.published.dataset))]
+    authors = " and ".join(f"{name}'s authors" for name in sorted({found.source.split()[0] for found in shown}))
+    accuracies = f"Top-1 / top-5 (published) | Top-1 / top-5 (measured by {authors})"
     lines = [
-        "| Variant | Parameters | GMACs | Top-1 / top-5, published | … measured by others | Licence |",
-        "|---|--:|--:|--:|--:|---|",
+        f"| Variant | Parameters | GMACs | File | {accuracies} | Licence |",
+        "|---|--:|--:|--:|--:|--:|---|",
     ]
     for checkpoint in manifest.checkpoints.values():
         aliases = [alias for alias, of in manifest.aliases.items() if of == checkpoint.entrypoint]
@@ -44,7 +56,7 @@ def main() -> int:
     if current == text:
         return 0
     if "--check" in sys.argv:
-        print("README.md: the table of variants is not what the manifest says; run docs/tables.py", file=sys.stderr)
+        print("README.md: the table of variants is not current; run docs/tables.py", file=sys.stderr)
         return 1
     path.write_text(current, encoding="utf-8")
     return 0
