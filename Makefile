@@ -1,5 +1,5 @@
-# make demo: set up, then name what is in a photo. make test: set up, then run the tests.
-PYTHON ?= python3.11
+# make demo: set up what a user needs, then classify a photo. make test: set up what a developer needs, then run the tests.
+PYTHON ?= $(or $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done),python3.11)
 BIN := .venv/bin
 
 .PHONY: setup triton tools demo test test-oldest coverage mutants soak fuzz lint types docs notebooks notebooks-write demo-page page package check \
@@ -13,11 +13,40 @@ INSTALL := pip install --quiet --disable-pip-version-check --no-deps
 LOCKED := $(INSTALL) --only-binary :all: --require-hashes --requirement
 CHECK := pip check --disable-pip-version-check
 
+define environment
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(1)
+endef
+
+# make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu: torch and torchvision, in the locked versions, from that index
+# instead of the CUDA builds of the lock. There are no hashes of what it offers here: you trust the index.
+ifdef TORCH_INDEX
+define install # environment, lock
+	$(1)/bin/$(INSTALL) --only-binary :all: --index-url $(TORCH_INDEX) \
+	  $$(sed -nE 's/^(torch|torchvision)(==[^ ]+).*/\1\2/p' locks/$(2).txt)
+	awk '/^[a-z0-9]/ { keep = !/^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==/ } keep' locks/$(2).txt \
+	  > $(1)/without_torch.txt
+	$(1)/bin/$(LOCKED) $(1)/without_torch.txt
+endef
+else
+define install
+	$(1)/bin/$(LOCKED) locks/$(2).txt
+endef
+endif
+
+# What a user needs: pyproject.toml's dependencies and nothing else.
+.venv-core/.done: pyproject.toml locks/core.txt
+	$(call environment,.venv-core)
+	$(call install,.venv-core,core)
+	.venv-core/bin/$(INSTALL) --no-build-isolation --editable .
+	.venv-core/bin/$(CHECK)
+	touch $@
+
 setup: .venv/.done
 
 .venv/.done: pyproject.toml locks/dev.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/$(LOCKED) locks/dev.txt
+	$(call environment,.venv)
+	$(call install,.venv,dev)
 	$(BIN)/$(INSTALL) --no-build-isolation --editable .
 	$(BIN)/$(CHECK)
 	mkdir -p build/types && ln -sfn "$(CURDIR)" build/types/resnext_hub
@@ -27,20 +56,20 @@ setup: .venv/.done
 triton: .venv-triton/.done
 
 .venv-triton/.done: locks/triton.txt
-	$(PYTHON) -m venv .venv-triton
+	$(call environment,.venv-triton)
 	.venv-triton/bin/$(LOCKED) locks/triton.txt
 	touch $@
 
 tools: .venv-tools/.done
 
 .venv-tools/.done: locks/tools.txt
-	$(PYTHON) -m venv .venv-tools
+	$(call environment,.venv-tools)
 	.venv-tools/bin/$(LOCKED) locks/tools.txt
 	.venv-tools/bin/$(CHECK)
 	touch $@
 
-demo: setup
-	$(BIN)/resnext-hub classify demo/coffee.jpg --variant resnext_tiny --picture demo_out/coffee.png
+demo: .venv-core/.done
+	.venv-core/bin/resnext-hub classify demo/coffee.jpg --variant resnext_tiny --picture demo_out/coffee.png
 
 test: setup triton
 	$(BIN)/pytest -n 2
@@ -60,7 +89,7 @@ test-oldest: .venv-oldest/.done triton
 	.venv-oldest/bin/pytest -n 2 -W ignore::DeprecationWarning  # old packages meet the newest of what they need
 
 .venv-oldest/.done: pyproject.toml locks/oldest.txt
-	$(PYTHON) -m venv .venv-oldest
+	$(call environment,.venv-oldest)
 	.venv-oldest/bin/$(LOCKED) locks/oldest.txt
 	.venv-oldest/bin/$(INSTALL) --no-build-isolation --editable .
 	.venv-oldest/bin/$(CHECK)
@@ -98,16 +127,19 @@ notebooks-write: setup
 demo-page: .venv-demo/.done
 
 .venv-demo/.done: .venv/.done locks/demo.txt
-	$(PYTHON) -m venv .venv-demo
+	$(call environment,.venv-demo)
 	printf 'import site; site.addsitedir("%s")\n' "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')" \
 	  > "$$(.venv-demo/bin/python -c 'import site; print(site.getsitepackages()[0])')/first_environment.pth"
 	.venv-demo/bin/$(LOCKED) locks/demo.txt
 	.venv-demo/bin/$(CHECK)
 	touch $@
 
-# The web page in a headless Chromium (apt-get install chromium); its screenshots are in build/screenshots.
+# The web page in a headless Chromium; its screenshots are in build/screenshots. Browsers are moody: a test that fails may
+# try a second time.
+PAGE_TESTS := .venv-demo/bin/python -m pytest tests/test_demo_page.py
 page: demo-page
-	.venv-demo/bin/python -m pytest tests/test_demo_page.py $(ARGUMENTS)
+	@command -v chromium > /dev/null || { echo 'make page needs Chromium: apt-get install chromium fonts-nanum' >&2; exit 1; }
+	$(PAGE_TESTS) $(ARGUMENTS) || $(PAGE_TESTS) $(ARGUMENTS) --last-failed
 
 # The source distribution and the wheel, in build/dist. --no-isolation: with the setuptools of locks/tools.txt, checked by hash.
 package: tools
@@ -116,13 +148,16 @@ package: tools
 	.venv-tools/bin/twine check --strict build/dist/*
 	.venv-tools/bin/check-wheel-contents build/dist/*.whl
 
-check: lint types docs notebooks test
+# Everything that CI runs (.ci/run). Without a browser: make check PAGE=
+PAGE := page
+check: lint types docs notebooks package $(PAGE) test
 
 # Versions stay as they are where pyproject.toml allows; UPGRADE=--upgrade takes the newest, UPGRADE='-P NAME' one package's.
 LOCK = .venv-tools/bin/uv pip compile --quiet --universal --python-version 3.11.5 --generate-hashes $(UPGRADE) \
   --custom-compile-command 'make lock'
 lock: tools
 	$(LOCK) pyproject.toml --extra dev --output-file locks/dev.txt
+	$(LOCK) pyproject.toml --constraint locks/dev.txt --output-file locks/core.txt
 	$(LOCK) pyproject.toml --extra dev --output-file locks/oldest.txt --resolution lowest-direct
 	$(LOCK) locks/demo.in --output-file locks/demo.txt
 	$(LOCK) locks/triton.in --output-file locks/triton.txt
@@ -132,7 +167,7 @@ lock: tools
 # One that does not concern this project is named in AUDIT_IGNORED (--ignore-vuln ID), with the reason beside it here.
 AUDIT_IGNORED :=
 audit: tools
-	for lock in dev demo triton tools; do \
+	for lock in dev core demo triton tools; do \
 	  .venv-tools/bin/pip-audit --strict --disable-pip --require-hashes --requirement locks/$$lock.txt $(AUDIT_IGNORED) || exit; \
 	done
 
@@ -141,4 +176,4 @@ verify-weights: setup
 	$(BIN)/python maintenance/verify_weights.py $(ARGUMENTS)
 
 clean:
-	rm -rf .venv .venv-demo .venv-triton .venv-tools .venv-oldest build demo_out
+	rm -rf .venv .venv-core .venv-demo .venv-triton .venv-tools .venv-oldest build demo_out

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from resnext_hub.cli import _parser, main
+from resnext_hub.cli import main
 from resnext_hub.docs.tables import file_size
 from resnext_hub.models.manifest import default_manifest
 
@@ -51,13 +51,6 @@ def test_its_python_runs(
     *predictions, shapes = done.stdout.splitlines()
     assert len(predictions) == 5
     assert shapes == "(1, 1000) (1, 2048) [56, 28, 14, 7] 10"
-
-
-@pytest.mark.parametrize("arguments", commands(), ids=" ".join)
-def test_a_command_parses(arguments: list[str]) -> None:
-    parsed = _parser().parse_args(arguments)
-    variants = [v for v in [getattr(parsed, "variant", None)] if isinstance(v, str) and not v.startswith("runs/")]
-    assert all(MANIFEST.resolve(variant) for variant in variants)
 
 
 @pytest.mark.parametrize(
