@@ -3,7 +3,7 @@ PYTHON ?= $(or $(shell for p in python3.11 python3.12 python3.13 python3; do com
 BIN := .venv/bin
 
 .PHONY: setup triton tools demo test test-oldest coverage mutants soak fuzz lint types docs notebooks notebooks-write demo-page page package check \
-  lock audit verify-weights clean
+  lock audit rename verify-weights clean
 
 # The environments hold exactly the files that locks/ names, each checked by its sha256. --no-deps: a lock is complete, so
 # pip must not resolve it again. Resolving is what broke: for a requirement with an extra (coverage[toml]) pip 23.2 ignores
@@ -170,6 +170,11 @@ audit: tools
 	for lock in dev core demo triton tools; do \
 	  .venv-tools/bin/pip-audit --strict --disable-pip --require-hashes --requirement locks/$$lock.txt $(AUDIT_IGNORED) || exit; \
 	done
+
+# Write OWNER, a user or an organisation on GitHub, wherever the present owner of this repository is named.
+rename: setup
+	$(BIN)/python maintenance/rename.py "$(OWNER)"
+	$(BIN)/ruff format --quiet .
 
 # Every published file: fetched, held against the manifest, hashed whole. ARGUMENTS=--write puts the hashes into it.
 verify-weights: setup
