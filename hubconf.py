@@ -1,6 +1,8 @@
 """What torch.hub reads: one documented function an entrypoint.
 
-    network = torch.hub.load("org/resnext-hub", "resnext50_32x4d_swsl")
+    network = torch.hub.load("org/resnext-hub", "resnext50_32x4d_swsl", trust_repo=True)
+
+torch.hub asks before it runs code of an owner that is not on its own list; with trust_repo=True no script stops there.
 
 Everything behind it is imported when an entrypoint is called, through the checkout mounted as a package (mount.py).
 """

@@ -162,14 +162,13 @@ def hub_archive(tmp_path: Path) -> Callable[[Path], Path]:
 def put_where_hub_fetches(
     copy_repository: Callable[..., Path], hub_archive: Callable[[Path], Path], tmp_path: Path
 ) -> Callable[..., Path]:
-    """torch.hub's cache after it has fetched GitHub's archive of org/resnext-hub:main and was told to trust it."""
+    """torch.hub's cache after it has fetched GitHub's archive of org/resnext-hub:main."""
 
     def put(manifest: dict[str, Any] | None = None) -> Path:
         archive = hub_archive(copy_repository("original", manifest))
         hub = tmp_path / "torch_home" / "hub"
         shutil.unpack_archive(archive, hub)
         (hub / "resnext-hub-main").rename(hub / "org_resnext-hub_main")
-        (hub / "trusted_list").write_text("org_resnext-hub\n")
         return hub / "org_resnext-hub_main"
 
     return put

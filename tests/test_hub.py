@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 from resnext_hub.models.entrypoints import require
 from resnext_hub.models.manifest import default_manifest
 
-from .conftest import UNINSTALLED, UNINSTALLED_COMPLETELY
+from .conftest import ROOT, UNINSTALLED, UNINSTALLED_COMPLETELY, tracked_files
 
 ENTRYPOINTS = {*default_manifest().entrypoints, "classifier", "nvidia_convnets_processing_utils"}
 LOAD = "torch.hub.load({root!r}, {name!r}, source='local')"
@@ -30,9 +31,9 @@ def fetched(put_where_hub_fetches: Any) -> Path:
 def test_list_shows_exactly_the_entrypoints(run_python: Any, fetched: Path) -> None:
     done = run_python(
         UNINSTALLED + "import torch\n"
-        "print(torch.hub.list('org/resnext-hub:main', skip_validation=True, trust_repo=True, verbose=False))\n"
-        "assert not [m for m in sys.modules if m.startswith('resnext_hub')], 'listing imports nothing'\n"
         "hub = dict(skip_validation=True, trust_repo=True)\n"
+        "print(torch.hub.list('org/resnext-hub:main', verbose=False, **hub))\n"
+        "assert not [m for m in sys.modules if m.startswith('resnext_hub')], 'listing imports nothing'\n"
         "text = torch.hub.help('org/resnext-hub:main', 'resnext101_32x48d_wsl', **hub)\n"
         "assert '828,411,176 parameters' in text and 'CC-BY-NC' in text and '1805.00932' in text\n"
     )
@@ -84,6 +85,42 @@ def test_torch_hub_fetches_and_unpacks_the_archive(
         "assert type(pickle.loads(pickle.dumps(new))) is type(new)\n"
         "assert type(copy.deepcopy(old)) is type(old)\n"
     )
+
+
+def test_without_trust_repo_a_script_stops_at_torchs_prompt(
+    run_python: Any, copy_repository: Any, hub_archive: Any
+) -> None:
+    """Why every snippet has it. Once fetched, a repository counts as trusted."""
+    archive = hub_archive(copy_repository("original"))
+    run_python(
+        UNINSTALLED + "import builtins, shutil, torch\n"
+        f"torch.hub.download_url_to_file = lambda url, to, *a, **k: shutil.copy({str(archive)!r}, to)\n"
+        "asked = []\n"
+        "builtins.input = lambda *a: asked.append(a) or ''\n"
+        "snippet = lambda **k: torch.hub.load('org/resnext-hub:main', 'resnext_tiny', skip_validation=True, **k)\n"
+        "try: snippet()\n"
+        "except Exception as error: assert 'Untrusted' in str(error), error\n"
+        "assert len(asked) == 1\n"
+        "snippet(trust_repo=True)\n"
+        "assert len(asked) == 1\n"
+    )
+
+
+#: A call of torch.hub with this repository, its parentheses closed; in notebooks by its name or as REPO.
+REPOSITORY = r"""\\?["'](?:org/resnext-hub|{{ repository }})|REPO\b"""
+CALL = re.compile(rf"hub\.(?:load|help|list)\(\s*(?:{REPOSITORY})(?:[^()]|\([^()]*\))*\)")
+
+
+def test_every_snippet_trusts_the_repository() -> None:
+    calls = {}
+    for name in tracked_files():
+        if Path(name).suffix in (".py", ".md", ".j2", ".ipynb", ".yml", ".toml"):
+            calls[name] = CALL.findall((ROOT / name).read_text(encoding="utf-8"))
+    assert {name for name in calls if name.startswith("notebooks/") and calls[name]}
+    assert all(calls[name] for name in ("README.md", "hubconf.py", "docs/page_templates/ko/layout.md.j2"))
+    trusting = ("trust_repo=True", "**hub", "**k")  # the keywords that tests share
+    unsafe = [(name, call) for name in calls for call in calls[name] if not any(word in call for word in trusting)]
+    assert not unsafe
 
 
 @pytest.mark.parametrize("installed", [False, True], ids=["not installed", "installed"])

@@ -1,7 +1,8 @@
-"""The four originals' documented snippets, with the repository's name changed and nothing else but what today's
-libraries forbid (NVIDIA's page uses requests, and Image.ANTIALIAS, which Pillow removed). Checkpoints of the right
-names, keys, shapes and legacy format are served on loopback; the photos' URLs are public ones and reach a loopback
-server as their HTTP proxy.
+"""The four originals' documented snippets, with the repository's name changed and trust_repo=True added.
+
+Nothing else differs but what today's libraries forbid (NVIDIA's page uses requests, and Image.ANTIALIAS, which Pillow
+removed). Checkpoints of the right names, keys, shapes and legacy format are served on loopback; the photos' URLs are
+public ones and reach a loopback server as their HTTP proxy.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .conftest import UNINSTALLED, randomise
 MANIFEST = default_manifest()
 HUB_PAGE = """
 import torch
-model = torch.hub.load('org/resnext-hub:main', {name!r}{arguments})
+model = torch.hub.load('org/resnext-hub:main', {name!r}{arguments}, trust_repo=True)
 model.eval()
 
 import urllib
@@ -65,8 +66,8 @@ warnings.filterwarnings('ignore')
 device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
 print(f'Using {{device}} for inference')
 
-resneXt = torch.hub.load('org/resnext-hub:main', {name!r})
-utils = torch.hub.load('org/resnext-hub:main', 'nvidia_convnets_processing_utils')
+resneXt = torch.hub.load('org/resnext-hub:main', {name!r}, trust_repo=True)
+utils = torch.hub.load('org/resnext-hub:main', 'nvidia_convnets_processing_utils', trust_repo=True)
 
 resneXt.eval().to(device)
 
