@@ -298,11 +298,13 @@ def _cache_verify(arguments: argparse.Namespace, manifest: Manifest) -> int:
     from .models.checkpoints import examine, is_faithful
 
     status, broken = EXIT_OK, set()
-    for item in inventory(manifest):  # originals come before their copies
+    items = inventory(manifest)  # originals come before their copies
+    vouched = {item.path for item in items if item.source is not None and item.source.hash is not None}
+    for item in items:
         if item.source is not None:
             try:
                 print(f"{item.path.name}: sha256 {verify(item.path, item.source, again=True)}", flush=True)
-                examine(item.path)
+                examine(item.path, vouched=item.path in vouched)
             except CheckpointError as error:
                 broken.add(item.path)
                 status = fail(str(error), EXIT_WEIGHTS)
@@ -313,7 +315,7 @@ def _cache_verify(arguments: argparse.Namespace, manifest: Manifest) -> int:
                 shutil.rmtree(item.path, ignore_errors=True)
                 status = fail(f"{item.path.name} was broken; removed, to be built anew.", EXIT_WEIGHTS)
         elif item.copy_of is not None and not item.removable and item.copy_of not in broken:
-            if is_faithful(item.path, item.copy_of):
+            if is_faithful(item.path, item.copy_of, vouched=item.copy_of in vouched):
                 print(f"{item.path.name}: as its original", flush=True)
             else:
                 item.path.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .manifest import Checkpoint, Hash, Manifest, Source
+from .manifest import Checkpoint, Hash, Manifest, Source, default_manifest
 
 __all__ = [
     "CheckpointError",
@@ -33,6 +33,7 @@ __all__ = [
     "checkpoints_folder",
     "find",
     "inventory",
+    "is_vouched",
     "lock",
     "mapped_copy",
     "own_file",
@@ -105,6 +106,16 @@ def find(checkpoint: Checkpoint) -> tuple[Path, Source] | None:
         if path.is_file():
             return path, source
     return None
+
+
+def is_vouched(checkpoint: Checkpoint, path: Path) -> bool:
+    """Whether a verified file is the one whose hash this package's own manifest states.
+
+    The manifest in the folder of a training run vouches for nothing: whoever made the folder wrote it.
+    """
+    ours = default_manifest().checkpoints.get(checkpoint.name)
+    hashed = [source for source in checkpoint.sources if source.hash is not None]
+    return checkpoint == ours and any(target(checkpoint, source) == path for source in hashed)
 
 
 @contextlib.contextmanager

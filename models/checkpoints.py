@@ -19,6 +19,7 @@ import math
 import os
 import re
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Mapping
@@ -41,11 +42,16 @@ MOST_VIEWS = 8  # how often a file's tensors may name its bytes: a thousand view
 ZIP = b"PK\x03\x04"  # the first bytes of an archive; torch goes by them too
 
 
-def read_state_dict(path: str | Path, *, mmap: bool = False) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path, *, mmap: bool = False, vouched: bool = False) -> dict[str, Tensor]:
     """The state_dict in a file of ``torch.save``, legacy or zip; a training checkpoint's ``state_dict`` entry too.
 
-    Nothing in the file is executed: see `pickles`. What is read into memory is held to the archive's CRC32, where
-    it has them, and to be finite; what ``mmap`` maps instead (zip and legacy) is not looked at before it is used.
+    Nothing in the file is executed: see `pickles`. Tensors that are read into memory are compared with the archive's
+    CRC32, if it has one, and must be finite. With ``mmap`` the tensors of zip and legacy files are mapped instead, and
+    not examined.
+
+    Args:
+        vouched: the file was verified by a hash in our manifest (`cache.is_vouched`). If `pickles` does not know its
+            format, torch's own reader reads it, with a warning.
 
     Raises:
         FileNotFoundError: no such file.
@@ -61,21 +67,49 @@ def read_state_dict(path: str | Path, *, mmap: bool = False) -> dict[str, Tensor
             state: dict[str, Tensor] = safetensors.torch.load_file(path)  # pyright: ignore[reportUnknownMemberType]
         else:
             state = _read(path, mmap=mmap)
-    except ForeignError as error:
-        raise CheckpointError(
-            f"{path} holds more than weights ({error}), and nothing in a checkpoint is executed: save a network's "
-            "state_dict() alone."
-        ) from error
-    except PickleError as error:
-        raise CheckpointError(
-            f"{path} is not a whole file of torch.save: {error}. Save a state_dict() or fetch the file again."
-        ) from error
     except Exception as error:  # zipfile and safetensors raise nearly anything on a broken file
-        kind = "safetensors" if path.suffix == ".safetensors" else "torch.save"
-        raise CheckpointError(f"{path} is not a whole file of {kind}: {error}") from error
+        if not vouched or path.suffix == ".safetensors":
+            raise _explained(path, error) from error
+        log.warning(
+            "%s: its hash is right, but not its format (%s); read by torch.load(weights_only=True).", path, error
+        )
+        state = _read_by_torch(path)
     if not mmap:
         _expect_finite(state, path)
     return state
+
+
+def _explained(path: Path, error: Exception) -> CheckpointError:
+    if isinstance(error, ForeignError):
+        return CheckpointError(
+            f"{path} holds more than weights ({error}), and nothing in a checkpoint is executed: save a network's "
+            "state_dict() alone."
+        )
+    if isinstance(error, PickleError):
+        return CheckpointError(
+            f"{path} is not a whole file of torch.save: {error}. Save a state_dict() or fetch the file again."
+        )
+    kind = "safetensors" if path.suffix == ".safetensors" else "torch.save"
+    return CheckpointError(f"{path} is not a whole file of {kind}: {error}")
+
+
+def _read_by_torch(path: Path) -> dict[str, Tensor]:
+    """The state_dict in a published file whose format `_read` does not know.
+
+    torch's reader runs no code either, but it can be made to crash or to fill the memory. So it is only for files
+    whose hash is in our manifest. It reads every tensor into memory.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the file's format: `read_state_dict` has warned
+            value: Any = torch.load(path, "cpu", weights_only=True)  # pyright: ignore[reportUnknownMemberType]
+    except Exception as error:  # pickle.UnpicklingError, RuntimeError, and what its functions raise
+        raise _explained(path, error) from error
+    if _is_dict(value) and _is_dict(value.get("state_dict")):
+        value = value["state_dict"]
+    if not _is_dict(value) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items()):
+        raise CheckpointError(f"{path} contains a {type(value).__name__}, expected a state_dict (name -> tensor).")
+    return {name: tensor.detach() for name, tensor in value.items()}
 
 
 def _expect_finite(state: Mapping[str, Tensor], path: Path) -> None:
@@ -252,18 +286,26 @@ def _legacy(file: BinaryIO) -> tuple[dict[str, Stored], dict[str, _Place]]:
     return described, {key: place for key, place in places.items() if key in used}
 
 
-def mapped_state_dict(path: Path, digest: str) -> dict[str, Tensor]:
+def mapped_state_dict(path: Path, digest: str, *, vouched: bool = False) -> dict[str, Tensor]:
     """The state_dict in a verified file, its tensors mapped; ``digest`` names the copy that some files need.
+
+    Args:
+        vouched: see `read_state_dict`.
 
     Raises:
         CheckpointError: it is not a file of weights, or one that had to be converted holds NaN or infinity.
     """
     with open(path, "rb") as file:
         zipped = path.suffix != ".safetensors" and file.read(4) == ZIP
+    state = None
     if zipped:
-        state = read_state_dict(path, mmap=True)
-        if all(tensor.data_ptr() % ALIGNMENT == 0 for tensor in state.values()):
-            return state
+        try:
+            state = read_state_dict(path, mmap=True)
+        except CheckpointError:
+            if not vouched:
+                raise
+    if state is not None and all(tensor.data_ptr() % ALIGNMENT == 0 for tensor in state.values()):
+        return state
     copy = mapped_copy(path, digest)
     if copy.exists():
         try:
@@ -273,27 +315,27 @@ def mapped_state_dict(path: Path, digest: str) -> dict[str, Tensor]:
             copy.unlink(missing_ok=True)
     try:
         with lock(path):
-            if not copy.exists() and not _convert(path, copy):
-                return read_state_dict(path)
+            if not copy.exists() and not _convert(path, copy, vouched):
+                return read_state_dict(path, vouched=vouched)
     except UnwritableError as error:  # an image with the weights in it, say, mounted read-only
         log.warning("%s could not be converted and is read the slow way: %s", path.name, error)
-        return read_state_dict(path)
+        return read_state_dict(path, vouched=vouched)
     return read_state_dict(copy, mmap=True)
 
 
-def examine(path: Path) -> None:
+def examine(path: Path, *, vouched: bool = False) -> None:
     """Read a verified file through, for what a mapped load does not look at.
 
     Raises:
         CheckpointError: it is not a file of weights, or holds NaN or infinity.
     """
-    _expect_finite(read_state_dict(path, mmap=True), path)
+    _expect_finite(read_state_dict(path, mmap=True, vouched=vouched), path)
 
 
-def is_faithful(copy: Path, path: Path) -> bool:
+def is_faithful(copy: Path, path: Path, *, vouched: bool = False) -> bool:
     """Whether a mapped copy still holds, bit for bit, what its original holds."""
     try:
-        ours, theirs = read_state_dict(copy, mmap=True), read_state_dict(path, mmap=True)
+        ours, theirs = read_state_dict(copy, mmap=True), read_state_dict(path, mmap=True, vouched=vouched)
     except CheckpointError:
         return False
     return ours.keys() == theirs.keys() and all(_same(ours[name], theirs[name]) for name in ours)
@@ -304,13 +346,13 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*bits)
 
 
-def _convert(path: Path, copy: Path) -> bool:
+def _convert(path: Path, copy: Path, vouched: bool) -> bool:
     """Write a file's tensors anew as an aligned zip archive; False where the cache has no room or cannot be written."""
     log.info("converting %s, once, so that it can be mapped", path.name)
     part = copy.with_name(copy.name + ".part")
     crc = torch.serialization.get_crc32_options()
     try:
-        state = read_state_dict(path, mmap=True)
+        state = read_state_dict(path, mmap=True, vouched=vouched)
         _expect_finite(state, path)
         torch.serialization.set_crc32_options(False)  # a third of the time; the original's sha256 is what is held
         torch.save(state, part)

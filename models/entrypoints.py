@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..mount import register
-from .cache import CheckpointError
+from .cache import CheckpointError, is_vouched
 from .checkpoints import load_into, mapped_state_dict, read_state_dict
 from .download import local_file
 from .manifest import Architecture, Checkpoint, Manifest, default_manifest
@@ -116,7 +116,7 @@ def load(
     head = num_classes > 0 and (file is not None or num_classes == checkpoint.num_classes)
     if file is None:
         path, digest = local_file(checkpoint, progress, again=verify)
-        state = mapped_state_dict(path, digest)
+        state = mapped_state_dict(path, digest, vouched=is_vouched(checkpoint, path))
     else:
         path, state = file, read_state_dict(file)
     network = _build_to_fill(checkpoint.architecture, num_classes, network_options, head)

@@ -146,6 +146,7 @@ _DTYPES: Final = {
 _BESIDE: Final = [
     "torch.device", "torch.serialization._get_layout", "_codecs.encode", *(str(d) for d in _DTYPES.values()),
     *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "bytearray", "complex")),
+    "numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",  # the best accuracy so far, say
 ]  # fmt: skip
 _GLOBALS: Final[Mapping[str, _Global | _StorageType]] = {
     "collections.OrderedDict": _Global(_dictionary),
@@ -216,8 +217,8 @@ class _Reader:
         for key, value in zip(values[::2], values[1::2], strict=True):
             _put(self.stack[-1], key, value)
 
-    def find_global(self) -> None:
-        name = f"{self.line()}.{self.line()}"
+    def find_global(self, module: object, name: object) -> None:
+        name = f"{module}.{name}" if _is(module, str) and _is(name, str) else ""
         if name not in _GLOBALS:
             raise ForeignError(ascii(name[:100])[1:-1])
         self.put(_GLOBALS[name])
@@ -242,7 +243,7 @@ class _Reader:
         self.memo[self.number(form)] = self.stack[-1]
 
 
-#: What torch.save writes at protocol 2. Of the others nothing is known here, so nothing of them can be done.
+#: What torch.save writes at protocols 2 to 5. Of other opcodes nothing is known here, so none of them can do anything.
 _OPCODES: Final[Mapping[bytes, Callable[[_Reader], object]]] = {
     b"\x80": lambda reader: reader.take(1),  # the protocol
     b"(": _Reader.mark,
@@ -259,6 +260,10 @@ _OPCODES: Final[Mapping[bytes, Callable[[_Reader], object]]] = {
     b"\x8a": lambda reader: reader.put(int.from_bytes(reader.take(reader.number("<B")), "little", signed=True)),
     b"X": lambda reader: reader.put(reader.take(reader.number("<I")).decode()),
     b"U": lambda reader: reader.put(reader.take(reader.number("<B")).decode()),  # a string of Python 2
+    b"T": lambda reader: reader.put(reader.take(reader.number("<I")).decode()),  # a longer one
+    b"\x8c": lambda reader: reader.put(reader.take(reader.number("<B")).decode()),
+    b"C": lambda reader: reader.put(reader.take(reader.number("<B"))),
+    b"B": lambda reader: reader.put(reader.take(reader.number("<I"))),
     b"t": lambda reader: reader.put(tuple(reader.since_mark())),
     b"\x85": lambda reader: reader.put_tuple(1),
     b"\x86": lambda reader: reader.put_tuple(2),
@@ -271,7 +276,10 @@ _OPCODES: Final[Mapping[bytes, Callable[[_Reader], object]]] = {
     b"r": lambda reader: reader.memorise("<I"),
     b"h": lambda reader: reader.put(reader.memo[reader.number("<B")]),
     b"j": lambda reader: reader.put(reader.memo[reader.number("<I")]),
-    b"c": _Reader.find_global,
+    b"\x94": lambda reader: reader.memo.update({len(reader.memo): reader.stack[-1]}),
+    b"\x95": lambda reader: reader.take(8),  # the length of a frame
+    b"c": lambda reader: reader.find_global(reader.line(), reader.line()),
+    b"\x93": lambda reader: reader.find_global(*[reader.stack.pop(), reader.stack.pop()][::-1]),
     b"R": _Reader.reduce,
     b"b": _Reader.build,
     b"Q": _Reader.find_storage,

@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from resnext_hub.models import checkpoints
@@ -242,6 +243,65 @@ def test_numbers_of_eight_bits_are_looked_at_too(tmp_path: Path) -> None:
         save_file({"w": torch.tensor([0.5, torch.nan]).to(dtype)}, path)
         with pytest.raises(CheckpointError, match="holds NaN or infinity, in w: a"):
             read_state_dict(path)
+
+
+WEIGHTS = {"conv1.weight": torch.arange(8.0).reshape(2, 4), "running_mean": torch.ones(3, dtype=torch.float16)}
+#: Files that somebody else may have written, which hold these weights.
+WRITTEN = {
+    "a state_dict": WEIGHTS,
+    "a training checkpoint": {
+        "epoch": 3,
+        "best_prec1": np.float64(76.5),  # NVIDIA's trainer
+        "state_dict": {f"module.{key}": torch.nn.Parameter(value) for key, value in WEIGHTS.items()},
+        "optimizer": torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], 0.1, momentum=0.9).state_dict(),
+    },
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("case", WRITTEN)
+def test_every_writer_is_understood(case: str, zipped: bool, protocol: int, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(WRITTEN[case], path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    found = normalise_keys(read_state_dict(path))
+    assert found.keys() == WEIGHTS.keys()
+    assert all(torch.equal(found[key], WEIGHTS[key]) and found[key].dtype == WEIGHTS[key].dtype for key in WEIGHTS)
+
+
+def test_strings_of_python_2_are_understood(tmp_path: Path) -> None:
+    """Python 2 wrote a short text with SHORT_BINSTRING and a longer one with BINSTRING."""
+    path = tmp_path / "w.pth"
+    for opcode in (b"U\x01w", b"T\x01\x00\x00\x00w"):
+        path.write_bytes(as_zip(b"\x80\x02}" + opcode + tensor() + b"s."))
+        assert list(read_state_dict(path)) == ["w"]
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_torch_reads_a_verified_file_of_another_format(
+    zipped: bool, tmp_path: Path, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sparse tensor beside the weights: our reader does not know it, torch's does. Only a hash of ours vouches."""
+    path = tmp_path / "w.pth"
+    torch.save({"state_dict": WEIGHTS, "mask": torch.eye(2).to_sparse()}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match="_rebuild_sparse_tensor"):
+        checkpoints.mapped_state_dict(path, "0" * 64)
+    caplog.set_level("WARNING", "resnext_hub")
+    for _ in range(2):
+        found = checkpoints.mapped_state_dict(path, "0" * 64, vouched=True)
+        assert all(torch.equal(found[key], WEIGHTS[key]) for key in WEIGHTS | found)
+    (message,) = caplog.messages  # the second time the mapped copy is there
+    assert "weights_only" in message
+    copy = next(home.rglob("*.mapped"))
+    assert checkpoints.is_faithful(copy, path, vouched=True)
+    checkpoints.examine(path, vouched=True)
+
+
+def test_nobody_can_vouch_for_code(tmp_path: Path, home: Path) -> None:
+    for content in (pickle.dumps(Path("x")), as_zip(state_of(call(name("os", "system"), text("true"))))):
+        (tmp_path / "w.pth").write_bytes(content)
+        with pytest.raises(CheckpointError):
+            checkpoints.mapped_state_dict(tmp_path / "w.pth", "0" * 64, vouched=True)
 
 
 @pytest.fixture

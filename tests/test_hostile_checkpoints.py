@@ -188,7 +188,7 @@ UNARMED = {
         ("torch._utils", "_rebuild_sparse_tensor"), ("torch._utils", "_rebuild_tensor_v3"),
         ("torch._tensor", "_rebuild_from_type_v2"), ("torch", "Tensor"), ("torch", "FloatTensor"),
         ("torch.nn.parameter", "Parameter"), ("torch.storage", "UntypedStorage"), ("torch.storage", "TypedStorage"),
-        ("numpy.core.multiarray", "_reconstruct"), ("numpy.core.multiarray", "scalar"), ("numpy", "load"),
+        ("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "load"),
         ("torch.jit._script", "RecursiveScriptModule"), ("torch.package", "PackageImporter"), ("joblib", "load"),
         ("webbrowser", "open"), ("ctypes", "CDLL"), ("pip", "main"), ("socket", "create_connection"),
         ("shutil", "rmtree"), ("urllib.request", "urlretrieve"), ("linecache", "getline"), ("builtins", "getattr"),
@@ -241,7 +241,7 @@ def test_no_code_runs(refused: Any) -> None:
     for case, message in messages.items():
         assert re.search(r"at byte \d+|expected a state_dict", message), (case, message)
     assert "holds more than weights (posix.system at byte 20)" in messages["os.system, as_zip"]
-    assert "STACK_GLOBAL, which torch.save does not write, at byte" in messages["STACK_GLOBAL, as_zip"]
+    assert "holds more than weights (posix.system at byte" in messages["STACK_GLOBAL, as_zip"]
     assert "\x1b" not in messages["os\x1b[2J.system, as_zip"]
 
 

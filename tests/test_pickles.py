@@ -25,7 +25,6 @@ NOT_WRITTEN = ", which torch.save does not write,"
 #: The words for what is refused otherwise than for a function or class that it names; after them comes the byte.
 WORDS = {
     "INST": f"INST{NOT_WRITTEN}",
-    "STACK_GLOBAL": f"STACK_GLOBAL{NOT_WRITTEN}",
     "a registered extension, EXT1": f"EXT1{NOT_WRITTEN}",
     "EXT4": f"EXT4{NOT_WRITTEN}",
     "an out-of-band buffer": f"NEXT_BUFFER{NOT_WRITTEN}",
