@@ -1,4 +1,4 @@
-"""CONTRIBUTING's commands: make's are dry-run, those that train run on small stand-ins, the others print their help."""
+"""CONTRIBUTING's commands: those that train run on small stand-ins, tools print their help (make: test_shell_lines.py)."""
 
 from __future__ import annotations
 
@@ -19,18 +19,11 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 LINES = [
     shlex.split(line, comments=True)
     for block in re.findall(r"^```sh\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-    for line in block.splitlines()
+    for line in block.replace("\\\n", " ").splitlines()
 ]
-SPANS = [shlex.split(code) for code in re.findall(r"`(make [^`]+)`", TEXT)]
 TRAINING = [words for words in LINES if any(word.startswith("resnext_hub.training") for word in words)]
 #: The recipes in one epoch of small batches.
 SHORT = ["--set", "phases=[{epochs=1,image_size=32}]", "--set", "batch_size=16"]
-
-
-@pytest.mark.parametrize("words", [words for words in LINES + SPANS if words[0] == "make"], ids=" ".join)
-def test_make_knows_the_target(words: list[str]) -> None:
-    done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("words", [words for words in LINES if words[0].startswith(".venv/bin/")], ids=" ".join)
