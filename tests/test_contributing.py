@@ -1,4 +1,4 @@
-"""CONTRIBUTING's commands: those that train run on small stand-ins, tools print their help (make: test_shell_lines.py)."""
+"""CONTRIBUTING's commands: those that train run on stand-ins, tools print their help (make: test_shell_lines.py)."""
 
 from __future__ import annotations
 
