@@ -1,1 +1,71 @@
-"""resnext_hub: the root of the repository is the package. Imports nothing: tools meet this file under other names."""
+"""The ResNeXt models of PyTorch Hub.
+
+    from resnext_hub import classifier
+
+    classify = classifier("resnext_tiny")
+    for prediction in classify("photo.jpg"):
+        print(f"{prediction.probability:.1%}  {prediction.label}")
+
+The names in ``__all__`` are imported at their first use and need torch, numpy and Pillow alone. The networks are in
+`resnext_hub.hubconf`. Functions that need more packages are imported from their own modules:
+`resnext_hub.inference.bulk.classify_many`, `resnext_hub.evaluation.evaluate.evaluate`,
+`resnext_hub.deploy.export.export`.
+"""
+
+# Imports nothing, `typing` included: pytest, type checkers and mount.py meet this file under other names, and every
+# command starts here.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .inference.classifier import Classifier, classifier
+    from .inference.torch_engine import EngineError
+    from .models.cache import CheckpointError
+    from .models.manifest import UnknownVariantError
+    from .packages import MissingPackageError
+    from .processing_utils.images import ImageError, open_image
+    from .processing_utils.plot import plot_predictions
+    from .processing_utils.predictions import Prediction
+    from .processing_utils.uris import FetchError
+
+__version__ = "0.1.0"  # pyproject.toml reads it from here
+
+__all__ = [
+    "CheckpointError",
+    "Classifier",
+    "EngineError",
+    "FetchError",
+    "ImageError",
+    "MissingPackageError",
+    "Prediction",
+    "UnknownVariantError",
+    "__version__",
+    "classifier",
+    "open_image",
+    "plot_predictions",
+]
+
+_MODULES = {
+    "CheckpointError": "models.cache",
+    "Classifier": "inference.classifier",
+    "EngineError": "inference.torch_engine",
+    "FetchError": "processing_utils.uris",
+    "ImageError": "processing_utils.images",
+    "MissingPackageError": "packages",
+    "Prediction": "processing_utils.predictions",
+    "UnknownVariantError": "models.manifest",
+    "classifier": "inference.classifier",
+    "open_image": "processing_utils.images",
+    "plot_predictions": "processing_utils.plot",
+}
+
+if not TYPE_CHECKING:  # a type checker would take any name for one of these
+
+    def __getattr__(name):
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = globals()[name] = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

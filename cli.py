@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import __version__
 from .console import EXIT_IMAGE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, EXIT_WEIGHTS, fail
 from .demo import command as demo
 from .deploy import command as export
 from .evaluation import command as evaluate
 from .models.manifest import Manifest, ManifestError, UnknownVariantError, default_manifest, find_checkpoint
+from .packages import MissingPackageError
 from .training import command as train
 
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 all well; 1 an image could not be used; 2 wrong arguments; 3 no weights; 4 an export or "
         "an accuracy is not as it must be; 130 stopped.",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     listing = commands.add_parser("list", help="the variants, from the manifest; needs no network")
     listing.add_argument("--json", action="store_true", help="as a JSON array")
@@ -210,12 +213,9 @@ def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[st
     cluster = options.pop("cluster", None)
     if cluster is None and "gpus" in options:
         return fail("--gpus is for --cluster ray.", EXIT_USAGE)
-    try:
-        from .inference.bulk import OutputError, SourceError, classify_many
-        from .inference.cluster import classify_on_ray
-        from .inference.engines import EngineError
-    except ModuleNotFoundError as error:
-        return fail(str(error), EXIT_USAGE)
+    from .inference.bulk import OutputError, SourceError, classify_many
+    from .inference.cluster import classify_on_ray
+    from .inference.engines import EngineError
     from .models.cache import CheckpointError
 
     options |= {
@@ -228,7 +228,7 @@ def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[st
         options["cores"] = options.pop("workers")
     try:
         done = (classify_on_ray if cluster else classify_many)(arguments.photos, arguments.out, variant, **options)
-    except (SourceError, OutputError, EngineError, ModuleNotFoundError) as error:
+    except (SourceError, OutputError, EngineError) as error:
         return fail(str(error), EXIT_USAGE)
     except CheckpointError as error:
         return fail(f"{error}\nTry --variant resnext_tiny.", EXIT_WEIGHTS)
@@ -338,18 +338,20 @@ def _cache_prune(arguments: argparse.Namespace, manifest: Manifest) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:  # help, but no success: as click and clap (ruff, uv) do
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no run
     try:
         return arguments.run(arguments, default_manifest())
+    except MissingPackageError as error:
+        return fail(str(error), EXIT_USAGE)
     except KeyboardInterrupt:
         return EXIT_STOPPED
     except BrokenPipeError:  # the reader (head, less) has seen enough
         sys.stderr.close()
         return EXIT_OK
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,19 +15,12 @@ from runpy import run_path as _run_path
 dependencies = ["torch"]
 
 
-def _module(name, *needs):
-    """A module of this checkout, by its dotted name in the package, which will need the modules ``needs`` too."""
+def _module(name):
+    """A module of this checkout, by its dotted name in the package."""
     root = _dirname(__file__)
     package = _run_path(_join(root, "mount.py"))["mount"](root).__name__
-    try:
-        for need in needs:
-            _import_module(need)
+    with _import_module(".packages", package).needed("This entrypoint", "images"):
         return _import_module(f".{name}", package)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith(package):
-            raise
-        missing = {"PIL": "pillow"}.get(error.name, error.name)
-        raise ImportError(f"This entrypoint needs the package {missing}: pip install {missing}") from error
 
 
 def resnext101_32x8d_wsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
@@ -535,9 +528,9 @@ def nvidia_convnets_processing_utils():
     ``prepare_input_from_uri(uri, cuda=False)`` -> (1, 3, 224, 224) float32, resized, cropped and normalised.
     ``pick_n_best(predictions, n=5)`` takes probabilities (N, 1000) -> for each sample a list of (label, "97.1%").
     ``labels=`` names another label set ("tiny-imagenet-200") or gives the names; ``from_logits=True`` takes logits.
-    Needs pillow and validators.
+    Needs numpy and Pillow; fetching a URL also needs validators, and ``plot_predictions`` matplotlib.
     """
-    return _module("processing_utils", "validators")
+    return _module("processing_utils")
 
 
 def classifier(variant, **options):
@@ -556,4 +549,4 @@ def classifier(variant, **options):
     Raises:
         ValueError: no such variant; near names are suggested.
     """
-    return _module("inference.classifier", "validators").classifier(variant, **options)
+    return _module("inference.classifier").classifier(variant, **options)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..console import EXIT_OK, EXIT_USAGE, EXIT_WEIGHTS, fail
 from ..models.manifest import Manifest, ManifestError, UnknownVariantError
+from ..packages import needed
 
 __all__ = ["add_to"]
 
@@ -35,12 +36,8 @@ def add_to(commands: Any) -> None:
 
 
 def _demo(arguments: argparse.Namespace, manifest: Manifest) -> int:
-    try:
+    with needed("The page", "demo"):
         from .page import serve
-    except ModuleNotFoundError as error:
-        if error.name not in ("gradio", "uvicorn"):
-            raise
-        return fail(f"The page needs {error.name}: pip install 'resnext-hub[demo]'.", EXIT_USAGE)
     from ..inference.engines import ENGINES
     from .logic import Models, PageError
 

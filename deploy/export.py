@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..inference.engines import float32
-from ..models.cache import missing, sha256
+from ..models.cache import sha256
 from ..models.manifest import Checkpoint, find_checkpoint
 from ..mount import register
+from ..packages import install, missing
 from .metadata import describe
 from .photos import SAMPLE, read_photos, sample_photos
 from .signature import Signature
@@ -241,7 +242,7 @@ def _check(
         preset.crop_size, checkpoint.num_classes, how["preprocessing"], softmax=how["softmax"], top=how["top"]
     )
     if lacking := missing(target.needs):
-        raise ExportError(f"{to} needs {', '.join(lacking)}: pip install 'resnext-hub[{target.extra}]'.")
+        raise ExportError(f"{to} needs {', '.join(lacking)}: {install('fast')}")
     if os.path.lexists(out) and not overwrite:
         raise ExportError(f"{out} is there; say --overwrite to replace it.")
     if overwrite and out.is_dir() and any(out.iterdir()) and not (out / "report.json").is_file():

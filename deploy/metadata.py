@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tomllib
 from collections.abc import Mapping
 from typing import Any
 
+from .. import __version__
 from ..models.cache import library_version
-from ..models.manifest import ROOT, Checkpoint
+from ..models.manifest import Checkpoint
 from ..processing_utils.labels import read_labels
 from .signature import Signature
 
 __all__ = ["as_strings", "describe"]
-
-
-def package_version() -> str:
-    """The version of this project, also in a checkout that is not installed."""
-    if installed := library_version("resnext_hub"):
-        return installed
-    project = ROOT / "pyproject.toml"
-    return tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"] if project.is_file() else "unknown"
 
 
 def describe(checkpoint: Checkpoint, signature: Signature, precision: str, sha256: str | None) -> dict[str, Any]:
@@ -47,7 +39,7 @@ def describe(checkpoint: Checkpoint, signature: Signature, precision: str, sha25
         "outputs": [dataclasses.asdict(output) for output in signature.outputs],
         "label_set": checkpoint.labels.file.stem,
         "labels": [[label.synset, label.name] for label in read_labels(checkpoint.labels)],
-        "exporter": {"resnext-hub": package_version(), "torch": library_version("torch")},
+        "exporter": {"resnext-hub": __version__, "torch": library_version("torch")},
     }
 
 

@@ -64,7 +64,6 @@ class Target(ABC):
         artefact: the file (or folder) in the export's folder that is run.
         precisions: what it takes.
         needs: packages.
-        extra: of this project, that brings them.
         options: its own options: name -> (default, settings of argparse).
     """
 
@@ -72,7 +71,6 @@ class Target(ABC):
     artefact: ClassVar[str]
     precisions: ClassVar[tuple[str, ...]]
     needs: ClassVar[tuple[str, ...]] = ("torch",)
-    extra: ClassVar[str] = "deploy"
     options: ClassVar[Mapping[str, tuple[Any, Mapping[str, Any]]]] = {}
 
     @property

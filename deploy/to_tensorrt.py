@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..models.cache import missing
+from ..packages import install, missing
 from . import tensorrt_engine
 from .target import ExportError, Job, Runner, Target
 from .to_onnx import OPSET, open_in_onnxruntime, write_onnx
@@ -48,8 +48,7 @@ class TensorRTTarget(Target):
         # ONNX Runtime's CPU has no bfloat16.
         if precision == "bf16" and _why_no_engine() and missing(["openvino"]):
             raise ExportError(
-                "bf16 can be proven on a GPU with TensorRT, or in OpenVINO, and neither is here: "
-                "pip install 'resnext-hub[openvino]'."
+                f"bf16 can be proven on a GPU with TensorRT, or in OpenVINO, and neither is here: {install('openvino')}"
             )
 
     def write(self, job: Job, folder: Path) -> Sequence[str]:

@@ -45,6 +45,7 @@ CODE = (
     "addresses.py",
     "exchange.py",
     "mount.py",
+    "packages.py",
     "models/__init__.py",
     "models/manifest.py",
     "processing_utils/*.py",

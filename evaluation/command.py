@@ -71,13 +71,10 @@ def add_to(commands: Any) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace, manifest: Manifest) -> int:
-    try:
-        from ..inference.bulk import OutputError, SourceError  # says what to install where pyarrow is missing
-        from .evaluate import EngineError, evaluate
-        from .report import as_json, as_text, speed_as_json, write_report
-    except ModuleNotFoundError as error:
-        return fail(str(error), EXIT_USAGE)
+    from ..inference.bulk import OutputError, SourceError  # says what to install where pyarrow is missing
     from ..models.cache import CheckpointError
+    from .evaluate import EngineError, evaluate
+    from .report import as_json, as_text, speed_as_json, write_report
 
     options = dict(vars(arguments))
     for name in ("command", "run", "variant", "size", "json", "expect"):
@@ -93,7 +90,7 @@ def _evaluate(arguments: argparse.Namespace, manifest: Manifest) -> int:
         return fail(str(error), EXIT_USAGE)
     except CheckpointError as error:
         return fail(str(error), EXIT_WEIGHTS)
-    except (ModuleNotFoundError, ValueError) as error:
+    except ValueError as error:
         return fail(str(error), EXIT_USAGE)
     except OSError as error:
         return fail(f"{arguments.out or arguments.data[0]}: {error}", EXIT_USAGE)

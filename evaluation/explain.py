@@ -21,6 +21,7 @@ from ..inference.classifier import Classifier
 from ..inference.engines import TorchEngine
 from ..models.entrypoints import load
 from ..models.manifest import Preprocessing, find_checkpoint
+from ..packages import needed
 from ..processing_utils.images import ImageSource
 from ..processing_utils.labels import Label, read_labels
 from ..processing_utils.preprocessing import load_pixels, normalise
@@ -53,14 +54,16 @@ class Explanation:
     @property
     def overlay(self) -> np.ndarray:
         """(crop, crop, 3) uint8: the heat's colours over the image."""
-        from matplotlib import colormaps
+        with needed("A picture", "pictures"):
+            from matplotlib import colormaps
 
         colours = 255 * colormaps["turbo"](self.heat)[..., :3]
         return np.rint((1 - STRENGTH) * self.pixels + STRENGTH * colours).astype(np.uint8)
 
     def plot(self) -> Figure:
         """A figure: what the network has seen, and the same under the heat."""
-        from matplotlib.figure import Figure
+        with needed("A picture", "pictures"):
+            from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6.4, 3.5), layout="constrained")
         for axes, pixels in zip(figure.subplots(1, 2), (self.pixels, self.overlay), strict=True):

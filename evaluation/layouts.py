@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..inference.sources import TARS, PathShard, Shard, SourceError, TableShard, TarShard, shards
+from ..packages import needed
 
 __all__ = ["Key", "LabelledSource", "find_labelled", "ilsvrc_number", "read_label_file"]
 
@@ -335,9 +336,7 @@ def _ilsvrc_synsets(path: Path, beside: Callable[[str], bytes]) -> Mapping[int, 
         raise SourceError(
             f"What the numbers in {path} mean is in the devkit's meta.mat (or map_clsloc.txt): put it beside it."
         ) from error
-    try:
+    with needed("Reading meta.mat", "evaluate"):
         from scipy.io import loadmat
-    except ModuleNotFoundError as error:
-        raise SourceError('meta.mat takes scipy: pip install "resnext-hub[evaluate]".') from error
     rows = loadmat(io.BytesIO(content), squeeze_me=True)["synsets"]
     return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows if int(row["num_children"]) == 0}

@@ -26,10 +26,10 @@ from typing import Any, Protocol, TypedDict, Unpack
 
 import numpy as np
 
-try:
+from ..packages import needed
+
+with needed("A table", "bulk"):
     import pyarrow as pa
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError('A table needs pyarrow: pip install "resnext-hub[bulk]".', name="pyarrow") from error
 
 from ..models.manifest import Checkpoint, find_checkpoint
 from ..processing_utils.images import ImageError
@@ -337,7 +337,7 @@ def check(
 
     Raises:
         SourceError, OutputError, ValueError, EngineError, UnknownVariantError: as `classify_many`.
-        ModuleNotFoundError: no tqdm for the bar.
+        MissingPackageError: tqdm is not installed, which the progress bar needs.
     """
     check_options(variant, **options)
     if workers is not None and workers < 1:
@@ -456,10 +456,8 @@ def run(
 
 
 def _import_tqdm() -> Any:
-    try:
+    with needed("A progress bar", "bulk"):
         from tqdm import tqdm
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('The bar needs tqdm: pip install "resnext-hub[bulk]".', name="tqdm") from error
     return tqdm
 
 

@@ -1,14 +1,15 @@
-"""A callable from images to named predictions, with every choice made for the checkpoint."""
+"""The classifier: images in, named predictions out."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
 
 from ..models.manifest import Checkpoint, Preprocessing, find_checkpoint
 from ..mount import register
-from ..processing_utils.images import ImageSource
+from ..processing_utils.images import ImageSource, Pixels, SingleImage, is_tensor
 from ..processing_utils.inputs import prepare_pixels
 from ..processing_utils.labels import Label, read_labels
 from ..processing_utils.predictions import Prediction, top_predictions
@@ -23,23 +24,28 @@ IMAGE_OPTIONS = ("allow_private", "max_bytes", "max_pixels", "schemes", "timeout
 
 
 def _is_many(images: Any) -> bool:
-    """A list, tuple or other iterable of images, or a batch (N, C, H, W), against one image of any kind."""
-    torch = sys.modules.get("torch")  # a tensor can only come from a torch that is already imported
-    if (torch is not None and isinstance(images, torch.Tensor)) or hasattr(images, "__array_interface__"):
-        return getattr(images, "ndim", 3) == 4
+    """True for a batch of pixels (4 dimensions) and for an iterable of images; False for one image of any kind."""
+    if is_tensor(images) or isinstance(images, np.ndarray):
+        return images.ndim == 4
     single = isinstance(images, (str, bytes, bytearray, memoryview)) or hasattr(images, "read")
     return not single and isinstance(images, Iterable)
 
 
 class Classifier:
-    """An engine, its preprocessing and its labels: images in, predictions out.
+    """Classifies images: call it with one image or many. `classifier` makes one for a published checkpoint.
 
     Args:
-        engine: an `Engine`, or a network of your own, which `TorchEngine` then runs.
-        preset: how the images are made.
-        labels: a name for every logit.
-        device: where to run a network; the GPU if there is one.
-        checkpoint: what the engine runs, if it is one.
+        engine: an `Engine`, or a network of your own from normalised images (N, 3, H, W) float32 to logits
+            (N, classes); `TorchEngine` runs it.
+        preset: the preprocessing that the network was trained with.
+        labels: a name for each class, in the order of the logits.
+        device: where to run the network; by default the GPU if there is one. Ignored for an `Engine`.
+        checkpoint: the checkpoint that the engine runs, if any. Kept as an attribute only.
+        image_options: allow_private, schemes, max_bytes, max_pixels, timeout; see
+            `processing_utils.images.open_image`.
+
+    Raises:
+        TypeError: no such image option.
     """
 
     def __init__(
@@ -59,17 +65,36 @@ class Classifier:
         self.checkpoint = checkpoint
         self._image_options = image_options
 
-    def __call__(self, images: Any, top: int | None = None, *, batch_size: int = 16) -> list[Any]:
-        """The ``top`` predictions of one image, best first; of many (a list, an iterator, a 4-d batch) a list of those.
+    @overload
+    def __call__(self, images: SingleImage, top: int | None = None, *, batch_size: int = 16) -> list[Prediction]: ...
+    @overload
+    def __call__(self, images: Pixels, top: int | None = None, *, batch_size: int = 16) -> list[Any]: ...
+    @overload
+    def __call__(
+        self, images: Iterable[ImageSource], top: int | None = None, *, batch_size: int = 16
+    ) -> list[list[Prediction]]: ...
+    def __call__(
+        self, images: Any, top: int | None = None, *, batch_size: int = 16
+    ) -> list[Prediction] | list[list[Prediction]]:
+        """Classify one image or many.
 
         Args:
-            images: see `processing_utils.images.open_image`; fetched and decoded in parallel, a batch at a time.
-            top: how many classes, 1..classes; by default 5, or all where there are fewer.
-            batch_size: images that pass the network together.
+            images: one image: a path, URL, bytes, open file, PIL image, uint8 array (H, W, 3), or tensor (3, H, W),
+                uint8 or float in 0..1 (`processing_utils.images.open_image` takes the same). Or many: a list, tuple
+                or iterator of these, an array (N, H, W, 3), or a tensor (N, 3, H, W). Images are fetched and decoded
+                in parallel, one batch at a time.
+            top: number of classes to return, from 1 to all; by default 5, or all if there are fewer.
+            batch_size: number of images that the network takes at once.
+
+        Returns:
+            For one image a list of `Prediction`, the most probable first; for many a list of such lists, in the order
+            of the images. An array's or a tensor's type does not say which of the two it is, so for a type checker
+            the result is then ``list[Any]``: pass ``[image]`` or ``list(batch)`` for an exact type.
 
         Raises:
             ImageError, FetchError, FileNotFoundError: an image cannot be used; the message says which.
-            ValueError: ``top`` or ``batch_size`` out of range.
+            MissingPackageError: a URL is to be fetched, and validators is not installed.
+            ValueError: ``top`` or ``batch_size`` is out of range.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
@@ -110,21 +135,23 @@ def classifier(
     build: bool = True,
     **image_options: Any,
 ) -> Classifier:
-    """A `Classifier` with a checkpoint.
+    """Make a `Classifier` for a published checkpoint, or for one that training wrote.
 
     Args:
-        variant: an entrypoint's name, or a checkpoint's, e.g. "resnext50_32x4d.IMAGENET1K_V1"; or a folder that
-            training wrote.
-        engine: what runs the network, see `inference.engines.open_engine`. The first use of an engine builds it.
-        build: False for a few images: "auto" then takes PyTorch where no engine has been built.
-        device: where to run; the GPU if there is one.
-        progress: show a bar while the weights are fetched.
+        variant: the name of an entrypoint ("resnext50_32x4d_swsl") or of a checkpoint
+            ("resnext50_32x4d.IMAGENET1K_V1"), or the folder that training wrote.
+        engine: the library that runs the network: "auto", "torch", "onnxruntime", "openvino" or "compile"; see
+            `inference.engines.open_engine`. Engines other than "torch" are built once, at their first use.
+        device: where to run the network; by default the GPU if there is one.
+        progress: show a bar while the weights are downloaded.
+        build: False if you have only a few images: "auto" then uses PyTorch unless the engine was built before.
         image_options: allow_private, schemes, max_bytes, max_pixels, timeout; see `processing_utils.images.open_image`.
 
     Raises:
-        UnknownVariantError: no such variant; near names are suggested.
-        CheckpointError: the weights cannot be fetched or verified.
-        EngineError: a package that the engine needs is missing.
+        UnknownVariantError: no such variant; the message suggests similar names.
+        CheckpointError: the weights cannot be downloaded or verified.
+        EngineError: a package that the engine needs is missing, or the engine cannot be built.
+        TypeError: no such image option.
     """
     _check(image_options)
     checkpoint = find_checkpoint(variant)

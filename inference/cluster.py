@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from ..models.manifest import find_checkpoint
+from ..packages import needed
 from .bulk import Done, Job, Options, check, commit_shards, describe, run, work_of
 from .engines import EngineError, open_engine
 from .sources import Shard
@@ -31,11 +32,9 @@ ROUND = 256
 
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
-    try:
+    with needed("A cluster", "cluster"):
         import ray  # pyright: ignore[reportMissingImports]
         import ray.data  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('A cluster needs Ray: pip install "resnext-hub[cluster]".', name="ray") from error
     if not ray.is_initialized():
         ray.init(logging_level=logging.WARNING, log_to_driver=False)
     return ray

@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..models.cache import library_version, lock, missing, own_file, sha256
+from ..models.cache import library_version, lock, own_file, sha256
 from ..models.download import local_file
 from ..models.manifest import ROOT, Checkpoint
+from ..packages import install, missing
 from .built_engines import KINDS, BuiltEngine, OnnxRuntimeEngine, instruction_sets
 from .torch_engine import Engine, EngineError, TorchEngine
 
@@ -98,9 +99,9 @@ def _open_built(
     checkpoint: Checkpoint, kind: type[BuiltEngine], threads: int | None, progress: bool, build: bool
 ) -> BuiltEngine | None:
     """The engine, built if need be; None where it has not been built and is not to be."""
-    advice = f"pip install 'resnext-hub[{kind.extra}]'"
+    advice = install(kind.extra)
     if lacking := missing(kind.needs):
-        raise EngineError(f"The engine {kind.name} needs {', '.join(lacking)}: {advice}.")
+        raise EngineError(f"The engine {kind.name} needs {', '.join(lacking)}: {advice}")
     path, digest = local_file(checkpoint, progress)
     folder = own_file(path, "").parent / "engines" / f"{path.name}-{kind.name}-{_key(checkpoint, digest, kind)}"
     broken = None
@@ -113,7 +114,7 @@ def _open_built(
     if not build:
         return None
     if lacking := missing(kind.builds_with):
-        raise EngineError(f"Building the engine {kind.name} takes {', '.join(lacking)}: {advice}.")
+        raise EngineError(f"Building the engine {kind.name} takes {', '.join(lacking)}: {advice}")
     about = {"checkpoint": checkpoint.name, "file": path.name, "path": str(path), "sha256": digest}
     try:
         _build(checkpoint, kind, folder, about, broken)

@@ -38,6 +38,7 @@ from tarfile import (
 )
 from typing import Any, Protocol
 
+from ..packages import needed
 from ..processing_utils.uris import MAX_BYTES, FetchError, fetch, read_file, scheme_of
 
 __all__ = [
@@ -229,10 +230,8 @@ def filesystem(uri: str, schemes: Sequence[str] = ("file", *STORES)) -> tuple[An
         SourceError: refused; or what it needs is not installed.
     """
     _check_store(uri, schemes)
-    try:
+    with needed(f"Reading {uri}", "bulk"):
         import fsspec.core
-    except ModuleNotFoundError as error:
-        raise SourceError(f'{uri}: stores need fsspec: pip install "resnext-hub[bulk]".') from error
 
     try:
         # Listings would be kept for the life of the process: a folder of a million names, and an old one on a resume.

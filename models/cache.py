@@ -19,7 +19,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -274,11 +274,6 @@ def library_version(module: str) -> str | None:
         return importlib.metadata.version(module)  # of the same name as a rule, and found at once
     names = importlib.metadata.packages_distributions().get(module, ())  # onnxruntime-gpu and the like
     return importlib.metadata.version(names[0]) if names else None
-
-
-def missing(packages: Iterable[str]) -> list[str]:
-    """Those of some packages that are not installed; imports none."""
-    return [name for name in packages if importlib.util.find_spec(name) is None]
 
 
 def is_whole(engine: Path) -> bool:

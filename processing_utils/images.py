@@ -12,19 +12,25 @@ import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from .uris import MAX_BYTES, SCHEMES, FetchError, fetch, read_file, scheme_of
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = [
     "MAX_PIXELS",
     "ImageError",
     "ImageSource",
+    "Pixels",
+    "SingleImage",
     "decode",
     "is_encoded",
+    "is_tensor",
     "open_image",
     "orientation_of",
     "read_encoded",
@@ -33,8 +39,18 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: str (path or URI), PathLike, bytes, a binary file object, PIL image, numpy array or tensor.
-ImageSource = Any
+
+class BinaryFile(Protocol):
+    """An open file: ``open(path, "rb")``, ``io.BytesIO``, an HTTP response."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+#: Always one image: a path or URI, encoded bytes, an open file, a PIL image.
+SingleImage: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile | Image.Image"
+#: ... or pixels, which are one image or, with another dimension in front, a batch.
+Pixels: TypeAlias = "np.ndarray | torch.Tensor"
+ImageSource: TypeAlias = "SingleImage | Pixels"
 
 MAX_PIXELS = 89_478_485  # Pillow's own threshold for a decompression bomb
 # No format that runs a program (EPS), refers to other files or has no use for photographs.
@@ -89,8 +105,9 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, **fetch_opt
         ImageError: not an image, broken, too big, or of a kind that has no plain RGB form.
         FileNotFoundError, FetchError: it cannot be read.
     """
-    torch = sys.modules.get("torch")  # a tensor can only come from a torch that is already imported
-    if torch is not None and isinstance(source, torch.Tensor):
+    if is_tensor(source):
+        import torch  # no cost: a tensor is here, so it is imported already
+
         if source.layout != torch.strided:
             raise ImageError(f"An image tensor is dense, not {source.layout}.")
         source = source.detach().cpu()
@@ -107,12 +124,15 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, **fetch_opt
         raise ImageError(f"The PIL image cannot be used: {error}.") from error
 
 
+def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
+    """True for a tensor. Imports no torch: a tensor can only come from a torch that is imported already."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
 def is_encoded(source: ImageSource) -> bool:
     """Whether it is a file's content, or says where one is; else its pixels are there already."""
-    torch = sys.modules.get("torch")
-    return not isinstance(
-        source, (np.ndarray, Image.Image) if torch is None else (np.ndarray, Image.Image, torch.Tensor)
-    )
+    return not (isinstance(source, (np.ndarray, Image.Image)) or is_tensor(source))
 
 
 def read_encoded(source: ImageSource, **fetch_options: Any) -> bytes:
@@ -124,7 +144,8 @@ def read_encoded(source: ImageSource, **fetch_options: Any) -> bytes:
         if "file" not in fetch_options.get("schemes", SCHEMES):
             raise FetchError("Files of this machine are not to be read here.")
         return read_file(Path(source), max_bytes)
-    data = source.read(max_bytes + 1) if hasattr(source, "read") else source
+    read = getattr(source, "read", None)
+    data = source if read is None else read(max_bytes + 1)
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise ImageError(
             f"An image is a path, URI, bytes, PIL image, numpy array or tensor, not {type(source).__name__}."

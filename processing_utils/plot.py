@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..packages import needed
 from .images import ImageSource, open_image
 from .predictions import Prediction
 
@@ -19,7 +20,8 @@ def plot_predictions(image: ImageSource, predictions: Sequence[Prediction], titl
 
     ``figure.savefig("picture.png")`` writes it; a notebook shows it as the value of a cell.
     """
-    from matplotlib.figure import Figure  # half a second that a classification need not pay
+    with needed("A picture", "pictures"):
+        from matplotlib.figure import Figure  # half a second that a classification need not pay
 
     ink, bar, rest = "#1f2933", "#2f6f9f", "#9db8cc"
     figure = Figure(figsize=(9, max(3.6, 0.3 * len(predictions))), layout="constrained")

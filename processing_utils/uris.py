@@ -36,6 +36,7 @@ from ..exchange import (
     redirected,
     resolve,
 )
+from ..packages import needed
 
 __all__ = ["MAX_BYTES", "FetchError", "PrivateAddressError", "fetch", "scheme_of"]
 
@@ -242,7 +243,8 @@ def _in_ascii(url: str) -> str:
     query = urllib.parse.quote(parts.query, safe="/%:=&?~+!$,;'@()*[]")
     netloc = host if port == DEFAULT_PORTS[scheme] else f"{host}:{port}"
     result = f"{scheme}://{netloc}{path}" + (f"?{query}" if query else "")
-    import validators  # here: who fetches nothing (a served model) does not need it
+    with needed("Fetching a URL", "urls"):  # only here: everything else works without it
+        import validators
 
     if not validators.url(result, simple_host=True, strict_query=False, rfc_1034=True, rfc_2782=True):
         raise FetchError(f"{url[:200]!r} is not a well-formed URL.")

@@ -33,6 +33,7 @@ from resnext_hub.inference.classifier import classifier
 from resnext_hub.inference.engines import EngineError
 from resnext_hub.inference.sources import Item
 from resnext_hub.inference.tables import Parts
+from resnext_hub.packages import MissingPackageError
 from resnext_hub.processing_utils.labels import read_labels
 from resnext_hub.processing_utils.uris import FetchError
 
@@ -329,7 +330,7 @@ def test_errors_of_a_store_name_the_source(monkeypatch: pytest.MonkeyPatch) -> N
 def test_without_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fsspec", None)
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
-    with pytest.raises(SourceError, match=r'pip install "resnext-hub\[bulk\]"'):
+    with pytest.raises(MissingPackageError, match="fsspec: pip install pyarrow fsspec tqdm"):
         names("s3://bucket/s.tar")
 
 
@@ -656,7 +657,7 @@ def test_a_full_disk(small_disk: Callable[[int], Path], tmp_path: Path) -> None:
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
-COMMAND = [sys.executable, "-m", "resnext_hub.cli", "classify"]
+COMMAND = [sys.executable, "-m", "resnext_hub", "classify"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
@@ -800,7 +801,7 @@ def test_a_folder_that_may_not_be_written_is_a_sentence(
 
 def test_without_tqdm(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "resnext-hub\[bulk\]"'):
+    with pytest.raises(MissingPackageError, match="tqdm: pip install pyarrow fsspec tqdm"):
         classify_many(str(folder), tmp_path / "o.csv", TINY, progress=True)
     assert os.listdir(tmp_path) == ["images"]
 
@@ -829,7 +830,7 @@ def test_without_pyarrow(run_python: Any) -> None:
         PYTHONPATH=os.environ.get("PYTHONPATH", ""),
     )
     assert done.returncode == 2
-    assert 'pip install "resnext-hub[bulk]"' in done.stderr
+    assert "pip install pyarrow fsspec tqdm" in done.stderr
 
 
 def test_the_bar_counts_to_the_end(folder: Path, tmp_path: Path, capsys: Any) -> None:

@@ -109,7 +109,7 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch, capsys: Any, photo: Path, 
     monkeypatch.setitem(sys.modules, "ray", None)
     out = str(tmp_path / "o.csv")
     assert cli.main(["classify", str(photo), "--out", out, "--variant", TINY, "--cluster", "ray"]) == 2
-    assert 'pip install "resnext-hub[cluster]"' in capsys.readouterr().err
+    assert "pip install 'ray[data]'" in capsys.readouterr().err
 
 
 def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:

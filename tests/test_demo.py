@@ -312,7 +312,7 @@ def test_command_says_what_is_wrong(capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "resnext_hub.demo.page", raising=False)
     assert cli.main(["demo"]) == 2
-    assert "pip install 'resnext-hub[demo]'" in capsys.readouterr().err
+    assert "pip install 'gradio<7'" in capsys.readouterr().err
 
 
 def test_uploads_do_not_grow_old() -> None:

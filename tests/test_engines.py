@@ -241,7 +241,7 @@ def test_an_engine_under_construction_is_not_pruned(home: Path, monkeypatch: pyt
 def test_auto_falls_back_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "missing", lambda packages: [name for name in packages if name != "torch"])
     assert isinstance(open_engine(TINY), TorchEngine)
-    with pytest.raises(EngineError, match=r"needs onnxruntime: pip install 'resnext-hub\[fast\]'"):
+    with pytest.raises(EngineError, match="needs onnxruntime: pip install onnxruntime onnx onnxscript"):
         open_engine(TINY, "onnxruntime")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import platform
 import subprocess
@@ -11,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import __version__
 from ..console import EXIT_OK, EXIT_USAGE, EXIT_WEIGHTS, fail
 from ..models.manifest import ROOT, Manifest, ManifestError, UnknownVariantError, find_checkpoint
 
@@ -158,9 +158,10 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | Non
 
 def versions() -> dict[str, str | None]:
     """What ran: versions, and the revision of this checkout where it is one."""
-    names = ("resnext-hub", "torch", "torchvision", "numpy", "pillow")
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in names:
+    import importlib.metadata
+
+    found: dict[str, str | None] = {"python": platform.python_version(), "resnext-hub": __version__}
+    for name in ("torch", "torchvision", "numpy", "pillow"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

