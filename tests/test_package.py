@@ -90,7 +90,8 @@ def test_public_names_are_what_the_type_checker_sees() -> None:
 def test_the_version_has_one_source() -> None:
     assert PROJECT["dynamic"] == ["version"]
     assert "version" not in PROJECT
-    assert resnext_hub.__version__ in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\n## {resnext_hub.__version__} " in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {resnext_hub.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_one_image_or_many_is_in_the_types(photo: Path) -> None:

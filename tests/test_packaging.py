@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from resnext_hub import __version__
 from resnext_hub.models.manifest import default_manifest
 
 from .conftest import ROOT, exported_files, tracked_files
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REPOSITORY = PROJECT["urls"]["Repository"]
-NAME = f"resnext_hub-{PROJECT['version']}"
+NAME = f"resnext_hub-{__version__}"
 #: Files of torch.hub's archive that are not in the wheel: it has them in another form, or only a checkout needs them.
 NOT_IN_WHEEL = {"LICENSE", "NOTICE", "README.md", "pyproject.toml", "demo/README.md", "demo/requirements.txt"} | {
     "demo/coffee.jpg",
