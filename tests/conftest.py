@@ -123,6 +123,17 @@ def exported_files() -> list[str]:
     return [name for name in names if name.split("/")[0] not in ignored]
 
 
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A git repository with the working tree's files, not committed."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in tracked_files():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    return folder
+
+
 @pytest.fixture
 def copy_repository(tmp_path: Path) -> Callable[..., Path]:
     """A copy of what the hub archive holds, in a folder of any name, with another manifest if one is given."""

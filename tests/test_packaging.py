@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -42,12 +41,8 @@ class Built(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+def built(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The source distribution of a clone, and the wheel of that source distribution."""
-    clone = tmp_path_factory.mktemp("clone")
-    for name in tracked_files():
-        (clone / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, clone / name)
     out = tmp_path_factory.mktemp("dist")
 
     def build(kind: str, source: Path) -> Path:
@@ -78,6 +73,18 @@ def test_the_wheel_holds_the_package_and_its_data_alone(built: Built) -> None:
     info = {name for name in built.wheel if not name.startswith("resnext_hub/")}
     assert {name.split("/")[0] for name in info} == {f"{NAME}.dist-info"}
     assert {f"{NAME}.dist-info/licenses/{name}" for name in ("LICENSE", "NOTICE")} <= info
+
+
+def test_pip_installs_a_git_repository(clone: Path, built: Built, tmp_path: Path) -> None:
+    """As from ``git+https://``, here without an index."""
+    author = ["-c", "user.name=nobody", "-c", "user.email=nobody@localhost"]
+    for command in (["add", "--all"], [*author, "commit", "--quiet", "--message", "all"]):
+        subprocess.run(["git", *command], cwd=clone, check=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, "--no-compile", "--target", tmp_path, f"git+{clone.as_uri()}"], check=True)
+    installed = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {name for name in built.wheel if name.startswith("resnext_hub/")} <= installed
+    assert (tmp_path / "bin" / "resnext-hub").exists()
 
 
 def test_metadata_names_authors_urls_and_licences(built: Built) -> None:

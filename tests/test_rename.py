@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT, tracked_files
-
 jupytext = pytest.importorskip("jupytext")
 
 OWNER = re.compile(r"github\.com/([\w-]+)/resnext-hub|\b([\w-]+)\.github\.io/resnext-hub")
 NEW = "acme-2"
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clone")
-    for name in tracked_files():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, folder / name)
-    git(folder, "init", "--quiet")
-    return folder
 
 
 def git(clone: Path, *arguments: str) -> None:
