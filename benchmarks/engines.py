@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from resnext_hub.telemetry import import_quietly
 
 NETWORKS = {
     "resnet18": "resnet18_swsl",
@@ -81,12 +82,9 @@ def peer(way: str, network: str, folder: Path) -> Any:
     if way in ("ONNX Runtime", "OpenVINO"):
         model = folder / f"{network}.onnx"
         if way == "ONNX Runtime":
-            import onnxruntime
-
-            session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+            session = import_quietly("onnxruntime").InferenceSession(model, providers=["CPUExecutionProvider"])
             return lambda b: session.run(None, {"x": images[b]})[0]
-        import openvino
-
+        openvino = import_quietly("openvino")
         # float32 is asked for: where the processor has bfloat16, OpenVINO's own default is that.
         compiled = openvino.compile_model(str(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         return lambda b: compiled(images[b])[0]

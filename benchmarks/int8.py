@@ -30,6 +30,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from resnext_hub.telemetry import import_quietly
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,7 @@ def logits_of(model: Path, pixels: np.ndarray) -> np.ndarray:
 
 
 def open_session(model: Path) -> Any:
-    import onnxruntime
-
+    onnxruntime = import_quietly("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -106,13 +106,17 @@ def open_session(model: Path) -> Any:
 def choices() -> dict[str, Mapping[str, Any]]:
     """What int8 could be instead: convolutions in float32 (by number, of a `Bottleneck`), images in a batch, and other
     arguments and extra options of ONNX Runtime's `quantize_static`."""
-    from onnxruntime.quantization import CalibrationMethod, QuantType
+    quantization = import_quietly("onnxruntime.quantization")
 
     def percentile(percent: float) -> Mapping[str, Any]:  # wants whole batches
         extra = {"CalibMovingAverage": False, "CalibPercentile": percent}
-        return {"batch": 8, "arguments": {"calibrate_method": CalibrationMethod.Percentile}, "extra": extra}
+        return {
+            "batch": 8,
+            "arguments": {"calibrate_method": quantization.CalibrationMethod.Percentile},
+            "extra": extra,
+        }
 
-    signed = {"arguments": {"activation_type": QuantType.QInt8}, "extra": {"ActivationSymmetric": True}}
+    signed = {"arguments": {"activation_type": quantization.QuantType.QInt8}, "extra": {"ActivationSymmetric": True}}
     return {
         "as it is": {},
         "nothing in float32": {"float32": []},
@@ -131,10 +135,10 @@ def choices() -> dict[str, Mapping[str, Any]]:
 def compare_choices(variant: str, train: Path, held_out: Path, folder: Path) -> None:
     """Print how far from fp32 each choice is."""
     import onnx
-    from onnxruntime.quantization import quantize_static
     from resnext_hub.deploy import int8
     from resnext_hub.deploy.export import export
 
+    quantize_static = int8.quantization.quantize_static
     labels, pixels = read(variant, held_out)
     exact = export(variant, "onnx", folder / "fp32", preprocessing=True)
     logits = logits_of(exact.path, pixels)
@@ -150,7 +154,7 @@ def compare_choices(variant: str, train: Path, held_out: Path, folder: Path) -> 
             quantize_static(model, *given, extra_options=extra_options | change.get("extra", {}), **arguments)
 
         batch = change.get("batch", int8.BATCH)
-        with patch.object(int8, "quantize_static", quantise), patch.object(int8, "BATCH", batch):
+        with patch.object(int8.quantization, "quantize_static", quantise), patch.object(int8, "BATCH", batch):
             out = folder / name.replace(" ", "-")
             report = export(variant, "onnx", out, preprocessing=True, precision="int8", calibration=str(train))
         got = logits_of(report.path, pixels)

@@ -19,7 +19,8 @@ def add_to(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "demo",
         help="a web page: what is in a photo, where, and of many a table",
-        description="Serve the web page on this machine until Ctrl-C. Nothing is sent anywhere else.",
+        description="Serve the web page on this machine until Ctrl-C. Photos and answers stay on it; only weights and "
+        "addresses that a visitor chooses are fetched.",
     )
     parser.add_argument(
         "--variant",

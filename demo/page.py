@@ -1,7 +1,7 @@
 """The page, in Gradio: components, events, and no more; what happens is in logic.py, what is shown in views.py.
 
 What Gradio does by itself and must not do here: it writes uploads to files and keeps them (uploads.py), keeps what was
-shown to every visitor in memory (forget), reports its use (GRADIO_ANALYTICS_ENABLED), keeps past runs in the browser
+shown to every visitor in memory (forget), reports its use (silence), keeps past runs in the browser
 (run_history), offers every event as a public API, and would fetch fonts and Swagger's scripts from elsewhere.
 """
 
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+from ..telemetry import silence
 from .logic import (
     MIB,
     Limits,
@@ -44,7 +45,7 @@ if sys.modules.get("gradio") is not None:
 
 UPLOADS = Uploads()
 os.environ["GRADIO_TEMP_DIR"] = str(UPLOADS.folder)
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+silence("gradio")
 
 import gradio as gr  # noqa: E402  # pyright: ignore[reportMissingImports]
 from gradio import component_meta  # noqa: E402  # pyright: ignore[reportMissingImports]

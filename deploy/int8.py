@@ -16,21 +16,17 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
 from torch import nn
 
 from ..models.manifest import Preprocessing
+from ..telemetry import import_quietly
 from .network import DeployedNetwork
 from .signature import Signature
 from .target import Job
 
 __all__ = ["write_int8"]
+
+quantization = import_quietly("onnxruntime.quantization")
 
 BATCH = 16  # calibration images that pass together
 # Convolutions, sums and the head; normalisation, softmax and the choice of the best stay float32.
@@ -52,19 +48,19 @@ def write_int8(job: Job, path: Path) -> Sequence[str]:
         exact = Path(folder) / "model.onnx"
         write_onnx(module, job, exact)
         set_metadata(exact, PRE_PROCESSED)
-        quantize_static(
+        quantization.quantize_static(
             exact,
             path,
             _Batches(job.calibration, job.signature, job.checkpoint.preprocessing),
-            quant_format=QuantFormat.QDQ,
+            quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=QUANTISED,
             nodes_to_exclude=_to_the_first_sum(exact),
             per_channel=True,
             reduce_range=job.options["reduce_range"],
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
             use_external_data_format=size > ONE_FILE,
-            calibrate_method=CalibrationMethod.MinMax,
+            calibrate_method=quantization.CalibrationMethod.MinMax,
             extra_options={
                 "CalibMovingAverage": True,
                 "OpTypesToExcludeOutputQuantization": ["Gemm"],  # logits rounded to 256 values would tie
@@ -82,7 +78,7 @@ def _to_the_first_sum(path: Path) -> list[str]:
     return [node.name for node in nodes[: end + 1]]
 
 
-class _Batches(CalibrationDataReader):
+class _Batches(quantization.CalibrationDataReader):
     """The calibration images as ONNX Runtime asks for them."""
 
     def __init__(self, pixels: np.ndarray, signature: Signature, preset: Preprocessing) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..telemetry import import_quietly
 from .target import Job, Runner, Target
 from .to_torch import example
 
@@ -88,8 +89,7 @@ def set_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
 
 
 def open_in_onnxruntime(path: Path) -> Runner:
-    import onnxruntime
-
+    onnxruntime = import_quietly("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -110,8 +111,6 @@ def _why_no_engine() -> str | None:
 
 def _open_in_openvino(path: Path) -> Runner:
     """bfloat16 weights as they are, with float32 activations."""
-    import openvino
-
     from ..inference.built_engines import openvino_core
 
     compiled = openvino_core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -119,4 +118,4 @@ def _open_in_openvino(path: Path) -> Runner:
     def run(batch: np.ndarray) -> Sequence[np.ndarray]:
         return list(compiled(batch).to_tuple())
 
-    return Runner(run, f"openvino {openvino.__version__}, CPU")
+    return Runner(run, f"openvino {version('openvino')}, CPU")

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..models.manifest import Preprocessing
 from ..mount import register
+from ..telemetry import import_quietly
 from .torch_engine import Engine, Outputs, keep_freed_memory
 
 if TYPE_CHECKING:
@@ -105,8 +106,7 @@ class OnnxRuntimeEngine(BuiltEngine):
     extra = "fast"
 
     def _run_with(self, threads: int) -> Callable[[np.ndarray], Outputs]:
-        import onnxruntime
-
+        onnxruntime = import_quietly("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is optimised
         options.intra_op_num_threads = threads
@@ -120,8 +120,7 @@ class OnnxRuntimeEngine(BuiltEngine):
 
     @classmethod
     def build(cls, network: ResNeXt, preset: Preprocessing, folder: Path) -> None:
-        import onnxruntime
-
+        onnxruntime = import_quietly("onnxruntime")
         exported = _export_onnx(network, preset, folder / "exported")
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath = str(folder / "model.onnx")
@@ -139,9 +138,7 @@ def openvino_core() -> Any:
     two go in the order they came, the thread is left with a stack that is no longer mapped, and the next signal ends
     the process: a SIGCHLD, where a DataLoader's workers are watched (OpenVINO 2026.4).
     """
-    import openvino
-
-    return openvino.Core()
+    return import_quietly("openvino").Core()
 
 
 class OpenVINOEngine(BuiltEngine):
@@ -238,8 +235,7 @@ class CompiledEngine(BuiltEngine):
 
 
 def _onnx_session(model: Path, options: Any) -> Any:
-    import onnxruntime
-
+    onnxruntime = import_quietly("onnxruntime")
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, Unpack
 
 from ..models.manifest import find_checkpoint
 from ..packages import needed
+from ..telemetry import import_quietly
 from .bulk import Done, Job, Options, check, commit_shards, describe, run, work_of
 from .engines import EngineError, open_engine
 from .sources import Shard
@@ -31,10 +31,9 @@ ROUND = 256
 
 
 def _import_ray() -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     with needed("A cluster", "cluster"):
-        import ray  # pyright: ignore[reportMissingImports]
-        import ray.data  # pyright: ignore[reportMissingImports]
+        ray = import_quietly("ray")
+        import_quietly("ray.data")
     if not ray.is_initialized():
         ray.init(logging_level=logging.WARNING, log_to_driver=False)
     return ray

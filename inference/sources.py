@@ -40,6 +40,7 @@ from typing import Any, Protocol
 
 from ..packages import needed
 from ..processing_utils.uris import MAX_BYTES, FetchError, fetch, read_file, scheme_of
+from ..telemetry import silence
 
 __all__ = [
     "TARS",
@@ -230,6 +231,8 @@ def filesystem(uri: str, schemes: Sequence[str] = ("file", *STORES)) -> tuple[An
         SourceError: refused; or what it needs is not installed.
     """
     _check_store(uri, schemes)
+    if scheme_of(uri) == "hf":
+        silence("huggingface_hub")  # fsspec imports it
     with needed(f"Reading {uri}", "bulk"):
         import fsspec.core
 

@@ -68,6 +68,9 @@ for key in ("name", "precision", "input", "outputs", "preprocessing", "license",
 # ONNX Runtime, numpy and Pillow; neither torch nor this package.
 
 # %%
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # or ONNX Runtime reports its use to Microsoft
 import numpy as np
 import onnxruntime
 from matplotlib import pyplot as plt

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import hypothesis
 import pytest
 import torch
+from resnext_hub.telemetry import SWITCHES, silence
 
 from .faulty_server import FaultyServer, serving
 
@@ -38,6 +39,8 @@ UNINSTALLED_COMPLETELY = UNINSTALLED + (
 )
 
 torch.set_num_threads(1)
+for library in SWITCHES:  # for what the tests import themselves
+    silence(library)
 hypothesis.settings.register_profile("untimed", deadline=None)  # a clock decides no test
 hypothesis.settings.load_profile("untimed")
 

@@ -8,7 +8,7 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,18 +49,21 @@ class PageProcess(NamedTuple):
 
 
 @contextmanager
-def page_process(folder: Path) -> Iterator[PageProcess]:
+def page_process(
+    folder: Path, engine: str = "torch", inherited: Mapping[str, str] = os.environ
+) -> Iterator[PageProcess]:
     """``resnext-hub demo`` with its home, temporary and current folder in ``folder``."""
     log = folder.parent / f"{folder.name}.log"
-    folder.mkdir()
-    environment = os.environ | {
+    folder.mkdir(exist_ok=True)
+    environment = {
+        **inherited,
         "HOME": str(folder),
         "TMPDIR": str(folder),
         "RESNEXT_HUB_OFFLINE": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     command = [sys.executable, "-c", WATCHED, str(log)]
-    command += ["demo", "--variant", "resnext_tiny", "--engine", "torch", "--port", "0"]
+    command += ["demo", "--variant", "resnext_tiny", "--engine", engine, "--port", "0"]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -9,8 +9,10 @@ import os
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at the import; else it reports its use to Microsoft
+import onnxruntime
 
 
 class TritonPythonModel:
