@@ -424,7 +424,7 @@ def load_into(
         _expect_same_kind(state[key], own[key], key, origin)
     state = {k: v.to(device, own[k].dtype) if k in own else v for k, v in state.items()}
     try:
-        network.load_state_dict(_of_their_own(state), assign=True)
+        network.load_state_dict(_of_their_own(state), assign=True)  # with the strides of a new network
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:]]
         shown = " ".join(line if len(line) < 300 else line[:300] + "…" for line in lines[:3])
@@ -449,12 +449,14 @@ def _expect_same_kind(tensor: Tensor, own: Tensor, key: str, origin: str) -> Non
 
 
 def _of_their_own(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that share memory with no other and have no element twice: training one must not change another."""
+    """Contiguous tensors that share memory with no other: training one must not change another.
+
+    Some checkpoints were saved in channels-last strides. On these, a CPU rounds in another order, and ``view`` fails.
+    """
     result: dict[str, Tensor] = {}
     end = 0
     for key, tensor in sorted(state.items(), key=lambda item: item[1].data_ptr()):
-        dense = tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
-        if not tensor.is_meta and tensor.numel() and (not dense or tensor.data_ptr() < end):
+        if not tensor.is_meta and tensor.numel() and (not tensor.is_contiguous() or tensor.data_ptr() < end):
             tensor = tensor.clone(memory_format=torch.contiguous_format)
         else:
             end = max(end, tensor.data_ptr() + tensor.nbytes)

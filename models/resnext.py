@@ -13,8 +13,8 @@ logits on a CPU. This module imports nothing but torch.
 
 # pyright: reportPrivateUsage=false, reportUnknownVariableType=false
 # torch's normalisations have no public base class, and its checkpoint() is annotated in part.
-
-from __future__ import annotations
+# No "from __future__ import annotations": torch.fx copies annotations into the code that it writes, and as strings they
+# would stop torch.jit.script, GraphModule.to_folder and quantisation of a traced network.
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -252,57 +252,68 @@ class ResNeXt(nn.Module):
         dilate = (False, False, False) if replace_stride_with_dilation is None else tuple(replace_stride_with_dilation)
         if len(dilate) != 3:
             raise ValueError(f"replace_stride_with_dilation must be None or 3 booleans (stages 2, 3, 4); got {dilate}.")
-        norm = nn.BatchNorm2d if norm_layer is None else norm_layer
+        # torchvision leaves these on the module; its builders (feature pyramids, detectors) and others' code read them.
+        self._norm_layer: NormLayer = nn.BatchNorm2d if norm_layer is None else norm_layer
+        self.inplanes, self.dilation = planes, 1  #: channels of the last map so far; dilation so far
+        self.groups, self.base_width, self.se_channels = groups, width_per_group, se_channels
 
         self.conv1 = nn.Conv2d(3, planes, 7, 2, padding=3, bias=False)
-        self.bn1 = norm(planes)
+        self.bn1 = self._norm_layer(planes)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1) if stem_pool else nn.Identity()
 
         stages: list[Stage] = []
         feature_info: list[tuple[int, int]] = []
-        channels, dilation, reduction = planes, 1, 4 if stem_pool else 2
-        for i, depth in enumerate(layers):
-            stage_planes = planes * 2**i
-            stride = 1 if i == 0 else 2
-            # The first block of a dilated stage still has its predecessor's dilation, as in torchvision.
-            first_dilation = dilation
-            if i > 0 and dilate[i - 1]:
-                dilation *= stride
-                stride = 1
-            reduction *= stride
-            out_channels = stage_planes * block.expansion
-            blocks: list[nn.Module] = []
-            for j in range(depth):
-                first = j == 0
-                downsample = None
-                if first and (stride != 1 or channels != out_channels):
-                    downsample = nn.Sequential(_conv1x1(channels, out_channels, stride), norm(out_channels))
-                blocks.append(
-                    block(
-                        channels,
-                        stage_planes,
-                        stride=stride if first else 1,
-                        groups=groups,
-                        width_per_group=width_per_group,
-                        dilation=first_dilation if first else dilation,
-                        se_channels=se_channels,
-                        downsample=downsample,
-                        norm_layer=norm,
-                    )
-                )
-                channels = out_channels
-            stages.append(Stage(*blocks))
-            feature_info.append((channels, reduction))
+        reduction = 4 if stem_pool else 2
+        for i, (depth, stride, dilated) in enumerate(zip(layers, (1, 2, 2, 2), (False, *dilate), strict=True)):
+            stages.append(self._make_layer(block, planes * 2**i, depth, stride, dilated))
+            reduction *= 1 if dilated else stride
+            feature_info.append((self.inplanes, reduction))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
 
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
-        self.fc: nn.Module = nn.Linear(channels, num_classes) if num_classes else nn.Identity()
-        self.num_classes = num_classes
-        self.num_features = channels
+        self.num_classes, self.num_features = num_classes, self.inplanes
+        self.fc: nn.Module = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         #: (channels, stride) of each map that `forward_intermediates` returns.
         self.feature_info = tuple(feature_info)
         self._init_weights(zero_init_residual)
+
+    def _make_layer(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        planes: int,
+        blocks: int,
+        stride: int = 1,
+        dilate: bool = False,
+    ) -> Stage:
+        """The next stage: ``blocks`` blocks, of which the first has the stride. Called as in torchvision."""
+        # The first block of a dilated stage still has its predecessor's dilation, as in torchvision.
+        dilation = self.dilation
+        if dilate:
+            self.dilation, stride = self.dilation * stride, 1
+        made: list[nn.Module] = []
+        for _ in range(blocks):
+            out_channels = planes * block.expansion
+            downsample = None
+            if not made and (stride != 1 or self.inplanes != out_channels):
+                downsample = nn.Sequential(
+                    _conv1x1(self.inplanes, out_channels, stride), self._norm_layer(out_channels)
+                )
+            made.append(
+                block(
+                    self.inplanes,
+                    planes,
+                    stride=1 if made else stride,
+                    groups=self.groups,
+                    width_per_group=self.base_width,
+                    dilation=self.dilation if made else dilation,
+                    se_channels=self.se_channels,
+                    downsample=downsample,
+                    norm_layer=self._norm_layer,
+                )
+            )
+            self.inplanes = out_channels
+        return Stage(*made)
 
     def _init_weights(self, zero_init_residual: bool) -> None:
         if self.conv1.weight.is_meta:

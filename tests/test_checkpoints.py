@@ -380,8 +380,16 @@ def test_memory_is_taken_over_where_it_is_nobody_elses() -> None:
     for key, value in network.named_parameters():
         assert torch.equal(value, state[key]), key
     copied = {key for key, value in network.named_parameters() if value.data_ptr() != state[key].data_ptr()}
-    assert copied == {"inside", "also", "overlaps", "transposed", "permuted", "repeated"}
-    assert all(value.is_contiguous() for key, value in network.named_parameters() if key in copied)
+    assert copied == {"inside", "also", "overlaps", "transposed", "channels_last", "permuted", "repeated"}
+    assert all(value.is_contiguous() for value in network.parameters())
+
+
+def test_strides_are_those_of_a_new_network() -> None:
+    network = torch.nn.Conv2d(4, 8, 3)
+    load_into(network, {key: t.to(memory_format=torch.channels_last) if t.ndim == 4 else t
+                        for key, t in network.state_dict().items()})  # fmt: skip
+    assert network.weight.is_contiguous()
+    assert network.weight.view(-1).shape == (8 * 4 * 9,)
 
 
 def test_weights_go_to_the_default_device() -> None:

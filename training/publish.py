@@ -30,7 +30,8 @@ def _save(state_dict: Mapping[str, Tensor], folder: Path, name: str) -> tuple[Pa
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{name}.{os.getpid()}.part"
     try:
-        torch.save(dict(state_dict), temporary)
+        # Contiguous: safetensors, pruning and FSDP refuse the channels-last strides that training may leave.
+        torch.save({name: tensor.contiguous() for name, tensor in state_dict.items()}, temporary)
         with open(temporary, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         path = folder / f"{name}-{digest[:8]}.pth"
