@@ -2,7 +2,7 @@
 PYTHON ?= $(or $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done),python3.11)
 BIN := .venv/bin
 
-.PHONY: setup triton tools demo test test-oldest coverage mutants soak fuzz lint types docs notebooks notebooks-write demo-page page package check \
+.PHONY: setup triton tools demo test test-oldest coverage soak fuzz lint types docs notebooks notebooks-write demo-page page package check \
   lock audit rename verify-weights clean
 
 # The environments hold exactly the files that locks/ names, each checked by its sha256. --no-deps: a lock is complete, so
@@ -80,9 +80,6 @@ COVERED := checkpoints download download_faults download_steps engines entrypoin
   resnext ssrf uris
 coverage: setup
 	$(BIN)/pytest -n 2 --cov --cov-fail-under=95 $(wildcard $(COVERED:%=tests/test_%.py))
-
-mutants: setup
-	$(BIN)/python tests/mutants.py
 
 # The oldest versions that pyproject.toml allows. Not part of check: torch's are 4 GB to fetch, 8 GB in the environment.
 test-oldest: .venv-oldest/.done triton
