@@ -1,9 +1,10 @@
 """Draw what weights_manifest.json and benchmarks/variants.csv say into docs/pictures/.
 
-    python docs/pictures.py [accuracy.png grad_cam.png resnext_tiny.png]
+    python docs/pictures.py [accuracy.png demo.jpg grad_cam.png resnext_tiny.png]
 
-accuracy.png: top-1 against multiply-adds, parameters and measured speed. grad_cam.png: where resnext_tiny sees a class.
-resnext_tiny.png: its training, from training/recipes/resnext_tiny.csv.
+accuracy.png: top-1 against multiply-adds, parameters and measured speed. demo.jpg: what `make demo` writes.
+grad_cam.png: where resnext_tiny sees a class. resnext_tiny.png: its training, from training/recipes/resnext_tiny.csv.
+docs/screenshots.py makes the pictures of the web page.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from resnext_hub.models.manifest import Checkpoint, default_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"
+PHOTO = ROOT / "demo" / "coffee.jpg"
 SPEEDS = ROOT / "benchmarks" / "variants.csv"
 INK, GRID = "#1f2933", "#d8dee4"
 # One colour a family, apart for eyes that tell few colours too (Okabe and Ito), and one mark.
@@ -113,10 +115,18 @@ def _speed(checkpoint: Checkpoint, rows: dict[str, Any]) -> float | None:
     return float(row["ms"]) if row else None
 
 
+def draw_demo() -> Figure:
+    from resnext_hub.inference.classifier import classifier
+    from resnext_hub.processing_utils import plot_predictions
+
+    classify = classifier("resnext_tiny", engine="torch")
+    return plot_predictions(PHOTO, classify(PHOTO), title=f"resnext_tiny, {len(classify.labels)} classes")
+
+
 def draw_grad_cam() -> Figure:
     from resnext_hub.evaluation.explain import explain
 
-    return explain("resnext_tiny", ROOT / "demo" / "coffee.jpg", "espresso").plot()
+    return explain("resnext_tiny", PHOTO, "espresso").plot()
 
 
 def draw_training() -> Figure:
@@ -143,7 +153,12 @@ def draw_training() -> Figure:
     return figure
 
 
-DRAWN = {"accuracy.png": draw_accuracy, "grad_cam.png": draw_grad_cam, "resnext_tiny.png": draw_training}
+DRAWN = {
+    "accuracy.png": draw_accuracy,
+    "demo.jpg": draw_demo,
+    "grad_cam.png": draw_grad_cam,
+    "resnext_tiny.png": draw_training,
+}
 
 
 def main() -> int:

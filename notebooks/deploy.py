@@ -1,26 +1,30 @@
 # %% [markdown]
-# # Deployment: artefacts that are held against the network
+# # Deployment: export, compare, run without torch
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/org/resnext-hub/blob/main/notebooks/deploy.ipynb)
 #
-# `resnext-hub export` writes a variant for another runtime, compares its answers with the fp32 network's, and only then gives
-# the folder its name. Here: ONNX in fp32 and int8, run without torch, and a model repository for Triton. `resnext_tiny` needs
-# no download; any name that `resnext-hub list` shows, or a folder that `resnext-hub train` left, goes the same way.
+# `resnext-hub export` writes a variant for another runtime, and compares its answers with those of the fp32 network. Only if they
+# agree does the folder get its name. This notebook exports `resnext_tiny`, which needs no download and knows 200 classes: to ONNX in
+# fp32 and int8, which then run without torch, and to a model repository for Triton. Any name that `resnext-hub list` shows works
+# the same way, and so does a folder that `resnext-hub train` wrote.
 
 # %%
 # %matplotlib inline
+# %pip install -q onnxruntime matplotlib scikit-image
 import importlib.util
+import os
 
 from IPython import get_ipython
 
-if importlib.util.find_spec("resnext_hub") is None:  # on Colab
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else ONNX Runtime reports to Microsoft
+if importlib.util.find_spec("resnext_hub") is None:  # not in a clone's environment: on Colab, for example
     get_ipython().system('pip install -q "resnext-hub[deploy] @ git+https://github.com/org/resnext-hub"')
 
 # %% [markdown]
 # ## Photos
 #
-# To prove the exports with, and to calibrate int8: crops of four photos that come with scikit-image. For a network that is to
-# be served take a few hundred of those that it will see.
+# The exports are compared on these photos, and int8 is calibrated on them: crops of four photos that come with scikit-image. For a
+# network that you will serve, take a few hundred photos like those that it will see.
 
 # %%
 from pathlib import Path
@@ -40,20 +44,20 @@ for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg"):
 # %% [markdown]
 # ## ONNX
 #
-# With `--preprocessing` and `--softmax` both are in the graph: pixels go in as bytes, probabilities come out.
+# `--preprocessing` and `--softmax` put both into the graph: pixels go in as bytes, probabilities come out.
 
 # %%
 # !resnext-hub export resnext_tiny --to onnx --out exports/fp32 --preprocessing --softmax --photos photos
 
 # %% [markdown]
-# And in int8, with ranges taken from photos:
+# The same in int8, with value ranges measured on the photos:
 
 # %%
 # !resnext-hub export resnext_tiny --to onnx --out exports/int8 --preprocessing --softmax --photos photos --precision int8 --calibration photos
 
 # %% [markdown]
-# What a server must know is in `metadata.json`, and in the ONNX file itself: what goes in and comes out, preprocessing, labels,
-# licence, the hash of the weights.
+# `metadata.json`, and the ONNX file itself, contain what a server must know: inputs and outputs, preprocessing, labels, licence,
+# and the hash of the weights.
 
 # %%
 import json
@@ -65,7 +69,7 @@ for key in ("name", "precision", "input", "outputs", "preprocessing", "license",
 # %% [markdown]
 # ## Run it
 #
-# ONNX Runtime, numpy and Pillow; neither torch nor this package.
+# This needs ONNX Runtime, numpy and Pillow, but neither torch nor this package. Two crops of a cat and two of an espresso:
 
 # %%
 import os
@@ -76,16 +80,16 @@ import onnxruntime
 from matplotlib import pyplot as plt
 
 size = metadata["preprocessing"]["crop_size"]
-paths = [folder / name for name in ("astronaut1.png", "chelsea1.png", "coffee2.png", "rocket1.png")]
+paths = [folder / name for name in ("chelsea2.png", "chelsea6.png", "coffee1.png", "coffee5.png")]
 photos = [Image.open(path) for path in paths]
 pixels = np.stack([np.asarray(photo.resize((size, size), Image.Resampling.BILINEAR)) for photo in photos])
 
 results = {}
 for precision in ("fp32", "int8"):
-    session = onnxruntime.InferenceSession(f"exports/{precision}/model.onnx", providers=["CPUExecutionProvider"])
+    model = Path("exports", precision, "model.onnx")
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (results[precision],) = session.run(["probabilities"], {metadata["input"]["name"]: pixels})
-    megabytes = Path(f"exports/{precision}/model.onnx").stat().st_size / 2**20
-    print(f"{precision}: {megabytes:.1f} MiB")
+    print(f"{precision}: {model.stat().st_size / 2**20:.1f} MiB")
 
 figure, axes = plt.subplots(2, len(photos), figsize=(11, 4.4), layout="constrained", height_ratios=(3, 2))
 for column, photo, fp32, int8 in zip(axes.T, photos, results["fp32"], results["int8"], strict=True):
@@ -106,19 +110,16 @@ plt.show()
 # %% [markdown]
 # ## Triton
 #
-# A model repository for NVIDIA's inference server: encoded images in, labels out, batched by the server. Each call adds a
-# variant or a version. `--backend python` runs the network in ONNX Runtime on a processor; without it, on a GPU where the
-# server has one.
+# A model repository for NVIDIA's inference server: encoded images go in, labels come out, and the server batches requests. Each
+# call adds a variant or a version. With `--backend python` ONNX Runtime runs the network on a CPU; without it the server's own
+# ONNX Runtime does, on a GPU if there is one.
 
 # %%
 # !resnext-hub export resnext_tiny --to triton --out models --backend python
 
 # %%
-for path in sorted(Path("models").glob("*/*")):
-    if path.suffix == ".pbtxt" or path.is_dir():
-        print(path)
-print("\n" + Path("models/resnext_tiny/config.pbtxt").read_text()[:700] + " …")
+print(*sorted(Path("models").glob("*/*")), sep="\n")
 
 # %% [markdown]
-# How to build the server, a client, versions, Kubernetes and a load test:
+# How to build the server, write a client, change versions, deploy to Kubernetes and test under load:
 # [docs/deploy.md](https://github.com/org/resnext-hub/blob/main/docs/deploy.md).

@@ -3,24 +3,25 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/org/resnext-hub/blob/main/notebooks/finetune.ipynb)
 #
-# `resnext-hub train` takes a folder with one folder of images for each class, and leaves a folder that every other command
-# takes for a variant. Here `resnext_tiny`, whose weights are in the repository, learns to tell three materials apart, on a
-# processor. For photos of your own take a larger one, such as `resnext50_32x4d_swsl` (mind its licence), and a GPU.
+# `resnext-hub train` reads a folder that has one folder of images per class, and writes a folder that every other command accepts
+# as a variant. In this notebook `resnext_tiny`, whose weights come with the repository, learns to tell three materials apart, on a
+# CPU. For your own photos take a larger network, such as `resnext50_32x4d_swsl` (mind its licence), and a GPU.
 
 # %%
 # %matplotlib inline
+# %pip install -q matplotlib scikit-image
 import importlib.util
 
 from IPython import get_ipython
 
-if importlib.util.find_spec("resnext_hub") is None:  # on Colab
+if importlib.util.find_spec("resnext_hub") is None:  # not in a clone's environment: on Colab, for example
     get_ipython().system('pip install -q "resnext-hub[train] @ git+https://github.com/org/resnext-hub"')
 
 # %% [markdown]
 # ## Images
 #
-# Square patches of three photos that come with scikit-image: brick, grass and gravel. Training gets the left of each photo,
-# validation the right, so that it shows nothing that was trained on.
+# Square patches of three photos that come with scikit-image: brick, grass and gravel. Training uses the left part of each photo,
+# and validation the right part, so no pixel is in both.
 
 # %%
 from pathlib import Path
@@ -29,7 +30,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 from skimage import data
 
-SIDE, STEP = 96, 48
+SIDE, STEP = 64, 32
 samples = {"brick": data.brick(), "grass": data.grass(), "gravel": data.gravel()}
 for name, photo in samples.items():
     height, width = photo.shape
@@ -46,7 +47,7 @@ for part in ("train", "val"):
 
 figure, axes = plt.subplots(3, 8, figsize=(8, 3.3), layout="constrained")
 for row, name in zip(axes, samples, strict=True):
-    for axis, path in zip(row, sorted(Path("materials/train", name).iterdir())[::6], strict=False):
+    for axis, path in zip(row, sorted(Path("materials/train", name).iterdir())[::18], strict=False):
         axis.imshow(Image.open(path), cmap="gray")
         axis.axis("off")
     row[0].set_title(name, fontsize=10, loc="left")
@@ -55,31 +56,31 @@ plt.show()
 # %% [markdown]
 # ## Training
 #
-# The recipe is `finetune`: the whole network, its early stages more slowly, BatchNorm as it was. The same command goes on with
-# a run that was stopped. So few images are read quickest in the main process (`--workers 0`).
+# The recipe is `finetune`: it trains the whole network, the early stages with lower learning rates, and leaves BatchNorm's statistics
+# unchanged. The same command resumes a run that was stopped. For so few images `--workers 0` is fastest: the main process
+# reads them.
 
 # %%
-# !resnext-hub train --variant resnext_tiny --data materials --out runs/materials --epochs 6 --batch 16 --workers 0
+# !resnext-hub train --variant resnext_tiny --data materials --out runs/materials --epochs 3 --batch 16 --workers 0
 
 # %%
 Image.open("runs/materials/curves.png")
 
 # %% [markdown]
-# ## What came out
+# ## The result
 #
-# The weights under the name of their hash, the labels, and a manifest with preprocessing, accuracy and licence.
+# The weights, with part of their hash in the name; the labels; and a manifest with preprocessing, accuracy and licence.
 
 # %%
 import json
 
 print(*sorted(path.name for path in Path("runs/materials").iterdir()), sep="\n")
 (about,) = json.loads(Path("runs/materials/weights_manifest.json").read_text())["checkpoints"].values()
-print(
-    f"\n{about['published']['top1']:.1f} % right on the validation images; licence of the weights: {about['license']}"
-)
+print(f"\n{about['published']['top1']:.1f} % top-1 on the validation images")
+print(f"licence of the weights: {about['license']}")
 
 # %% [markdown]
-# `runs/materials` is a variant like the published ones, on the command line and in Python.
+# Use `runs/materials` like a published variant, on the command line and in Python:
 
 # %%
 # !resnext-hub classify materials/val/grass/192_358.png --variant runs/materials --top 3
@@ -104,16 +105,17 @@ for i, row in enumerate(counts):
         axes.text(j, i, count, ha="center", va="center", color="white" if count > max(row) / 2 else "#1f2933")
 axes.set_xticks(range(3), names)
 axes.set_yticks(range(3), names)
-axes.set_xlabel("answer")
-axes.set_ylabel("truth")
-axes.set_title(f"{len(paths)} patches not trained on", fontsize=10)
+axes.set_xlabel("predicted")
+axes.set_ylabel("true")
+axes.set_title(f"{len(paths)} validation patches", fontsize=10)
 plt.show()
 
 # %%
-plot_predictions(paths[-1], classify(paths[-1], top=3), title=f"runs/materials on a patch of {paths[-1].parent.name}")
+patch = paths[-1]
+plot_predictions(patch, classify(patch, top=3), title=f"runs/materials on a patch of {patch.parent.name}")
 
 # %% [markdown]
-# Other recipes, tables and archives as data, several processes, hashtags and teachers:
-# [docs/training.md](https://github.com/org/resnext-hub/blob/main/docs/training.md). To serve the result:
-# [deployment](https://colab.research.google.com/github/org/resnext-hub/blob/main/notebooks/deploy.ipynb), with `runs/materials`
-# for the variant.
+# For other recipes, tables and archives as data, several processes, hashtags and teachers see
+# [docs/training.md](https://github.com/org/resnext-hub/blob/main/docs/training.md). To serve the result see
+# [deployment](https://colab.research.google.com/github/org/resnext-hub/blob/main/notebooks/deploy.ipynb), and use `runs/materials`
+# as the variant.

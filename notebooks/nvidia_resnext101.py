@@ -4,47 +4,65 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/org/resnext-hub/blob/main/notebooks/nvidia_resnext101.ipynb)
 #
 # A ResNeXt-101 that NVIDIA trained in mixed precision
-# ([DeepLearningExamples](https://github.com/NVIDIA/DeepLearningExamples)), and NVIDIA's utilities: a URI to a batch, scores to
-# names. NVIDIA states no licence for the weights.
+# ([DeepLearningExamples](https://github.com/NVIDIA/DeepLearningExamples)), and NVIDIA's utilities: they turn a URI into a batch,
+# and scores into names. NVIDIA states no licence for the weights.
 #
-# The outputs kept in this file come from a run without network: **random weights** stand in for the published ones, and the
-# pictures say so. What they name is meaningless. Run the notebook, and the same cells fetch the real weights.
+# The outputs kept in this file come from a machine that had **no published weights**. There `resnext_tiny` takes their place: a
+# small network that comes with the repository and knows 200 classes. Run the notebook, and the same cells download the
+# published weights (about 177 MB).
 
 # %%
 # %matplotlib inline
-import json
+# %pip install -q torch torchvision numpy pillow matplotlib scikit-image
+
 from pathlib import Path
 
 import torch
 
-# In a clone the notebook uses it as it is; on Colab torch.hub fetches the repository.
+# In a clone the notebook uses the clone; elsewhere torch.hub downloads the repository.
 clone = Path.cwd().resolve().parent
 REPO, SOURCE = (str(clone), "local") if (clone / "hubconf.py").exists() else ("org/resnext-hub", "github")
-device = "cuda" if torch.cuda.is_available() else "cpu"
+utils = torch.hub.load(REPO, "nvidia_convnets_processing_utils", source=SOURCE, trust_repo=True)
 
-VARIANT = "nvidia_resneXt"
-network = torch.hub.load(REPO, VARIANT, source=SOURCE).eval().to(device)
-utils = torch.hub.load(REPO, "nvidia_convnets_processing_utils", source=SOURCE)
+# %% [markdown]
+# `torch.hub.load` asks before it runs the code of a repository that is not on its own list; `trust_repo=True` answers yes.
+# It also makes the whole package importable: the manifest, for example, which lists every checkpoint.
 
-about = json.loads((Path(utils.__file__).parents[1] / "weights_manifest.json").read_text())["checkpoints"][VARIANT]
-weights = about["made_by"] or "published weights"
-print(f"{about['params']:,} parameters, {about['gmacs']} GMACs, {about['published']['top1']} % top-1 as published")
+# %%
+from resnext_hub.models.download import UnreachableError, local_file
+from resnext_hub.models.manifest import default_manifest
+
+manifest = default_manifest()
+
+
+def available(name):
+    """The name, its weights downloaded if need be; "resnext_tiny" if that fails."""
+    try:
+        local_file(manifest.resolve(name))
+    except UnreachableError:
+        print(f"The weights of {name} cannot be downloaded: resnext_tiny takes its place.")
+        return "resnext_tiny"
+    return name
+
+
+VARIANT = available("nvidia_resneXt")
+about = manifest.resolve("nvidia_resneXt")
+print(f"{about.name}: {about.params:,} parameters, {about.gmacs} GMACs, {about.published.top1} % top-1")
 
 # %% [markdown]
 # ## Images to a batch
 #
-# `prepare_input_from_uri` takes a path or a URL and gives what the network wants. These photos come with scikit-image and
-# matplotlib; `https://…/photo.jpg` will do as well.
+# `prepare_input_from_uri` takes a path or a URL, such as `https://…/photo.jpg`, and returns a batch of one for the network. These
+# photos come with scikit-image.
 
 # %%
-import matplotlib
 import skimage
 
-samples = Path(skimage.__file__).parent / "data"
-uris = [samples / "chelsea.png", samples / "coffee.png", samples / "rocket.jpg"]
-uris.append(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg")
+uris = [Path(skimage.__file__).parent / "data" / name for name in ("chelsea.png", "coffee.png")]
 
-batch = torch.cat([utils.prepare_input_from_uri(str(uri)) for uri in uris]).to(device)
+device = "cuda" if torch.cuda.is_available() else "cpu"
+network = torch.hub.load(REPO, VARIANT, source=SOURCE, trust_repo=True).eval().to(device)
+batch = torch.cat([utils.prepare_input_from_uri(str(uri), variant=VARIANT) for uri in uris]).to(device)
 with torch.inference_mode():
     probabilities = network(batch).softmax(dim=1)
 print(tuple(batch.shape), "->", tuple(probabilities.shape))
@@ -52,32 +70,28 @@ print(tuple(batch.shape), "->", tuple(probabilities.shape))
 # %% [markdown]
 # ## Scores to names
 #
-# `pick_n_best` gives the best classes of each image. It wants probabilities, and says so when it gets logits.
+# `pick_n_best` returns the best classes of each image. It takes probabilities, and raises if it gets logits. Its labels are
+# ImageNet's 1,000 if you pass no others.
 
 # %%
-from matplotlib import pyplot as plt
-from PIL import ImageOps
-
-results = utils.pick_n_best(predictions=probabilities, n=5)
-
-figure, axes = plt.subplots(1, 4, figsize=(12, 3.9), layout="constrained")
-for axis, uri, result in zip(axes, uris, results, strict=True):
-    axis.imshow(ImageOps.fit(utils.open_image(uri), (256, 256)))
-    axis.axis("off")
-    lines = [f"{share:>6}  {label.split(',')[0]}" for label, share in result]
-    axis.set_title("\n".join(lines), y=-0.08, va="top", loc="left", fontsize=9, family="monospace")
-figure.suptitle(f"{VARIANT}, {weights}", fontsize=11)
-plt.show()
+labels = utils.read_labels(manifest.resolve(VARIANT).labels)
+for uri, best in zip(uris, utils.pick_n_best(probabilities, n=5, labels=labels), strict=True):
+    print(uri.name)
+    for label, share in best:
+        print(f"{share:>7}  {label}")
 
 # %% [markdown]
-# The same in one call, for images of any kind:
+# `classifier` does all of this in one call, for images of any kind:
 
 # %%
-classify = torch.hub.load(REPO, "classifier", VARIANT, source=SOURCE, engine="torch")
-utils.plot_predictions(uris[0], classify(uris[0]), title=f"{VARIANT}, {weights}")
+from IPython.display import display
+
+classify = torch.hub.load(REPO, "classifier", VARIANT, engine="torch", source=SOURCE, trust_repo=True)
+for uri in uris:
+    display(utils.plot_predictions(uri, classify(uri), title=f"{VARIANT}, which knows {len(labels)} classes"))
 
 # %% [markdown]
-# More: the [model page](https://github.com/org/resnext-hub/blob/main/docs/hub/org_resnext-hub_nvidia_resnext101.md); with
-# [squeeze-and-excitation](https://colab.research.google.com/github/org/resnext-hub/blob/main/notebooks/nvidia_se_resnext101.ipynb);
-# NVIDIA's recipe, `nvidia_resnext101_32x4d`, in
+# More: the [model page](https://github.com/org/resnext-hub/blob/main/docs/hub/org_resnext-hub_nvidia_resnext101.md); the network
+# [with squeeze-and-excitation](https://colab.research.google.com/github/org/resnext-hub/blob/main/notebooks/nvidia_se_resnext101.ipynb);
+# NVIDIA's training recipe, `nvidia_resnext101_32x4d`, in
 # [docs/training.md](https://github.com/org/resnext-hub/blob/main/docs/training.md).

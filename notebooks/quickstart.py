@@ -3,78 +3,82 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/org/resnext-hub/blob/main/notebooks/quickstart.ipynb)
 #
-# Names what is in a photo, then looks inside. It runs offline with `resnext_tiny`, whose weights are in the repository; set
-# `VARIANT` to any other name, such as `resnext50_32x4d_swsl`, to fetch published weights (mind their licence).
+# Classify a photo, then look inside the network. `resnext_tiny` needs no download beyond the repository: it is small, looks at
+# 64x64 pixels and knows 200 classes. Set `VARIANT` to another name, such as `resnext50_32x4d_swsl`, to use published weights
+# with 1,000 classes (mind their licence).
 
 # %%
 # %matplotlib inline
+# %pip install -q torch torchvision numpy pillow matplotlib
+
 from pathlib import Path
 
 import torch
 
 VARIANT = "resnext_tiny"
 
-# In a clone the notebook uses it as it is; on Colab torch.hub fetches the repository.
+# In a clone the notebook uses the clone; elsewhere torch.hub downloads the repository.
 clone = Path.cwd().resolve().parent
 REPO, SOURCE = (str(clone), "local") if (clone / "hubconf.py").exists() else ("org/resnext-hub", "github")
+utils = torch.hub.load(REPO, "nvidia_convnets_processing_utils", source=SOURCE, trust_repo=True)
 
 # %% [markdown]
+# `torch.hub.load` asks before it runs the code of a repository that is not on its own list; `trust_repo=True` answers yes.
+#
 # ## A photo
 #
-# The one that matplotlib ships: Grace Hopper, in 1984, in the uniform of the US Navy.
+# An espresso, photographed by Rachel Michetti (CC0); the photo comes with the repository.
 
 # %%
-import matplotlib
-
-photo = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
-classify = torch.hub.load(REPO, "classifier", VARIANT, source=SOURCE)
+photo = Path(utils.__file__).parents[1] / "demo" / "coffee.jpg"
+classify = torch.hub.load(REPO, "classifier", VARIANT, engine="torch", source=SOURCE, trust_repo=True)
 predictions = classify(photo)
 predictions
 
 # %%
-utils = torch.hub.load(REPO, "nvidia_convnets_processing_utils", source=SOURCE)
-utils.plot_predictions(photo, predictions, title=VARIANT)
+title = f"{VARIANT}, which knows {len(classify.labels)} classes"
+utils.plot_predictions(photo, predictions, title=title)
 
 # %% [markdown]
-# `resnext_tiny` looks at 64x64 pixels and knows 200 classes. A path, a URL, bytes, a PIL image, an array or a tensor will
-# do, and a list of them gives a list of answers:
+# A photo may be a path, a URL, bytes, a PIL image, an array or a tensor. For a list of photos you get a list of answers:
 
 # %%
-from PIL import Image
+from PIL import Image, ImageOps
 
 image = Image.open(photo)
-[answer[0].label for answer in classify([image, image.rotate(8), image.convert("L")])]
+photos = {"turned": image.rotate(8), "mirrored": ImageOps.mirror(image), "grey": image.convert("L")}
+for name, (best, *_) in zip(photos, classify(photos.values()), strict=True):
+    print(f"{name}: {best.label}, {best.probability:.1%}")
 
 # %% [markdown]
 # ## The network
 #
-# What the entrypoints return is a plain `torch.nn.Module`; the classifier above only feeds it and reads it.
+# A network's entrypoint returns a plain `torch.nn.Module`. The classifier above adds preprocessing and labels to it.
 
 # %%
-network = torch.hub.load(REPO, VARIANT, source=SOURCE).eval()
+network = torch.hub.load(REPO, VARIANT, source=SOURCE, trust_repo=True).eval()
 print(f"{sum(p.numel() for p in network.parameters()):,} parameters")
 
 batch = utils.prepare_inputs([photo], variant=VARIANT)
 with torch.inference_mode():
     probabilities = network(batch).softmax(dim=1)
-batch.shape, probabilities.shape
+print(tuple(batch.shape), "->", tuple(probabilities.shape))
 
 # %% [markdown]
 # ## Where did it look?
 #
-# Grad-CAM: the parts of the last feature map that speak for a class. `torch.hub.load` has made the whole package importable.
+# Grad-CAM shows which parts of the last feature map speak for a class; red speaks most. `torch.hub.load` has made the whole
+# package importable.
 
 # %%
-from IPython.display import display
 from resnext_hub.evaluation.explain import explain
 
-for name in (predictions[0].label, predictions[2].label):
-    display(explain(VARIANT, photo, name).plot())
+explain(VARIANT, photo, predictions[0].label).plot()
 
 # %% [markdown]
 # ## As a backbone
 #
-# The feature maps of the four stages, for detection or segmentation; or a new head for classes of your own.
+# Use the feature maps of the four stages for detection or segmentation, or train a new head for your own classes.
 
 # %%
 with torch.inference_mode():
@@ -86,7 +90,7 @@ for feature_map, (channels, stride) in zip(maps, network.feature_info, strict=Tr
 from matplotlib import pyplot as plt
 
 figure, axes = plt.subplots(1, 5, figsize=(11, 2.4), layout="constrained")
-axes[0].imshow(utils.open_image(photo).resize((256, 256)))
+axes[0].imshow(ImageOps.fit(utils.open_image(photo), (256, 256)))
 axes[0].set_title("photo", fontsize=10)
 for axis, feature_map, (_, stride) in zip(axes[1:], maps, network.feature_info, strict=True):
     axis.imshow(feature_map[0].mean(0), cmap="viridis")
@@ -96,9 +100,13 @@ for axis in axes:
 plt.show()
 
 # %%
-mine = torch.hub.load(REPO, VARIANT, source=SOURCE, num_classes=3)
+mine = torch.hub.load(REPO, VARIANT, num_classes=3, source=SOURCE, trust_repo=True)
 optimizer = torch.optim.SGD(mine.fc.parameters(), lr=0.1)
 loss = torch.nn.functional.cross_entropy(mine(batch.expand(4, -1, -1, -1)), torch.tensor([0, 1, 2, 0]))
 loss.backward()
 optimizer.step()
 mine.fc
+
+# %% [markdown]
+# For training with one command see
+# [fine-tuning](https://colab.research.google.com/github/org/resnext-hub/blob/main/notebooks/finetune.ipynb).

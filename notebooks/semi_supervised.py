@@ -3,25 +3,48 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/org/resnext-hub/blob/main/notebooks/semi_supervised.ipynb)
 #
-# A large teacher looks through unlabelled images; small students are pretrained on those that it is surest of, then fine-tuned
-# on ImageNet-1k ([Yalniz et al. 2019](https://arxiv.org/abs/1905.00546)). `_ssl`: the teacher knows ImageNet, and chooses
-# from YFCC100M. `_swsl`: it was trained on hashtags first, and chooses from a billion public images. The weights are
-# CC-BY-NC 4.0: **no commercial use**.
+# A large teacher classifies unlabelled images. Small students are pretrained on the images of which it is surest, then
+# fine-tuned on ImageNet-1k ([Yalniz et al. 2019](https://arxiv.org/abs/1905.00546)). The teacher of the `_ssl` networks was trained
+# on ImageNet and chose from YFCC100M. The teacher of the `_swsl` networks was first trained on hashtags and chose from 940
+# million public images. The licence of the weights is CC-BY-NC 4.0: **no commercial use**.
 #
-# The outputs kept in this file come from a run without network: **random weights** stand in for the published ones, and the
-# pictures say so. What they name is meaningless; figures of accuracy are the published and measured ones. Run the notebook,
-# and the same cells fetch the real weights.
+# The outputs kept in this file come from a machine that had **no published weights**. There `resnext_tiny` takes their place: a
+# small network that comes with the repository and knows 200 classes. Run the notebook, and the same cells download the
+# published weights (47 MB each).
 
 # %%
 # %matplotlib inline
+# %pip install -q torch torchvision numpy pillow matplotlib scikit-image
+
 from pathlib import Path
 
 import torch
 
-# In a clone the notebook uses it as it is; on Colab torch.hub fetches the repository.
+# In a clone the notebook uses the clone; elsewhere torch.hub downloads the repository.
 clone = Path.cwd().resolve().parent
 REPO, SOURCE = (str(clone), "local") if (clone / "hubconf.py").exists() else ("org/resnext-hub", "github")
-utils = torch.hub.load(REPO, "nvidia_convnets_processing_utils", source=SOURCE)
+utils = torch.hub.load(REPO, "nvidia_convnets_processing_utils", source=SOURCE, trust_repo=True)
+
+# %% [markdown]
+# `torch.hub.load` asks before it runs the code of a repository that is not on its own list; `trust_repo=True` answers yes.
+# It also makes the whole package importable: the manifest, for example, which lists every checkpoint.
+
+# %%
+from resnext_hub.models.download import UnreachableError, local_file
+from resnext_hub.models.manifest import default_manifest
+
+manifest = default_manifest()
+
+
+def available(name):
+    """The name, its weights downloaded if need be; "resnext_tiny" if that fails."""
+    try:
+        local_file(manifest.resolve(name))
+    except UnreachableError:
+        print(f"The weights of {name} cannot be downloaded: resnext_tiny takes its place.")
+        return "resnext_tiny"
+    return name
+
 
 # %% [markdown]
 # ## Twelve networks
@@ -29,28 +52,23 @@ utils = torch.hub.load(REPO, "nvidia_convnets_processing_utils", source=SOURCE)
 # Accuracy against cost, as published. The students are plain ResNets and ResNeXts: at inference the teacher costs nothing.
 
 # %%
-import json
-
 from matplotlib import pyplot as plt
 
-manifest = json.loads((Path(utils.__file__).parents[1] / "weights_manifest.json").read_text())["checkpoints"]
-
 figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
-for system, label, colour, line in (
-    ("torchvision", "supervised (torchvision)", "#8793a0", "none"),
-    ("ssl", "semi-supervised", "#2f6f9f", "-"),
-    ("swsl", "semi-weakly supervised", "#d9822b", "-"),
+for kind, label, colour, line in (
+    (".IMAGENET1K_V", "supervised (torchvision)", "#8793a0", "none"),
+    ("_ssl", "semi-supervised", "#2f6f9f", "-"),
+    ("_swsl", "semi-weakly supervised", "#d9822b", "-"),
 ):
-    family = {name: about for name, about in manifest.items() if about["system"] == system}
-    rows = sorted((about["gmacs"], about["published"]["top1"], name) for name, about in family.items())
-    gmacs, top1, names = zip(*rows, strict=True)
+    family = [about for name, about in manifest.checkpoints.items() if kind in name]
+    points = sorted((about.gmacs, about.published.top1, about.name) for about in family)
+    gmacs, top1, names = zip(*points, strict=True)
     axes.plot(gmacs, top1, color=colour, label=label, marker="o", linestyle=line)
-    if system == "swsl":
-        for x, y, name in rows:
-            place = (
-                {"xytext": (-9, -2), "ha": "right"} if name == "resnet50_swsl" else {"xytext": (0, 8), "ha": "center"}
-            )
-            axes.annotate(name.removesuffix("_swsl"), (x, y), textcoords="offset points", size=8, **place)
+    if kind == "_swsl":
+        for x, y, name in points:
+            place, side = ((-9, -2), "right") if name == "resnet50_swsl" else ((0, 8), "center")
+            name = name.removesuffix(kind)
+            axes.annotate(name, (x, y), place, textcoords="offset points", size=8, ha=side)
 axes.set_xscale("log")
 axes.set_xticks([2, 4, 8, 16, 32], ["2", "4", "8", "16", "32"])
 axes.minorticks_off()
@@ -63,38 +81,41 @@ axes.legend(frameon=False, loc="lower right")
 plt.show()
 
 # %% [markdown]
-# `resnext101_32x16d_swsl` is an exception: the file that is public is not the one that its authors measured. timm measures
-# 83.3 %, less than the smaller 32x8d.
+# `resnext101_32x16d_swsl` is an exception: the public file is not the one that its authors measured. timm measured 83.3 %, less
+# than for the smaller 32x8d.
 #
 # ## Two teachers, one student
 #
-# The same ResNet-18, taught in two ways. `classifier` brings preprocessing and labels; the photos are scikit-image's.
+# The same ResNet-18, pretrained in two ways. `classifier` adds preprocessing and labels to the network. The photos come with
+# scikit-image.
 
 # %%
 from IPython.display import display
 from skimage import data
 
 photos = {"cat": data.chelsea(), "coffee": data.coffee()}
-for variant in ("resnet18_ssl", "resnet18_swsl"):
-    weights = manifest[variant]["made_by"] or "published weights"
-    classify = torch.hub.load(REPO, "classifier", variant, source=SOURCE, engine="torch")
+variants = list(dict.fromkeys([available("resnet18_ssl"), available("resnet18_swsl")]))
+for variant in variants:
+    classify = torch.hub.load(REPO, "classifier", variant, engine="torch", source=SOURCE, trust_repo=True)
     for photo in photos.values():
-        display(utils.plot_predictions(photo, classify(photo), title=f"{variant}, {weights}"))
+        title = f"{variant}, which knows {len(classify.labels)} classes"
+        display(utils.plot_predictions(photo, classify(photo), title=title))
 
 # %% [markdown]
 # ## The network
 #
-# As the original gives it: normalised images in, logits out.
+# As in the original repository, it takes normalised images and returns logits.
 
 # %%
-network = torch.hub.load(REPO, "resnet18_swsl", source=SOURCE).eval()
-batch = utils.prepare_inputs(list(photos.values()), variant="resnet18_swsl")
+variant = variants[-1]
+network = torch.hub.load(REPO, variant, source=SOURCE, trust_repo=True).eval()
+batch = utils.prepare_inputs(list(photos.values()), variant=variant)
 with torch.inference_mode():
     probabilities = network(batch).softmax(dim=1)
-print(tuple(batch.shape), "->", tuple(probabilities.shape))
-for name, best in zip(photos, utils.pick_n_best(probabilities, n=1), strict=True):
-    label, share = best[0]
-    print(f"{name}: {label.split(',')[0]}, {share} ({weights})")
+print(f"{variant}: {tuple(batch.shape)} -> {tuple(probabilities.shape)}")
+labels = utils.read_labels(manifest.resolve(variant).labels)
+for name, [(label, share)] in zip(photos, utils.pick_n_best(probabilities, n=1, labels=labels), strict=True):
+    print(f"{name}: {label.split(',')[0]}, {share}")
 
 # %% [markdown]
 # More: the [model page](https://github.com/org/resnext-hub/blob/main/docs/hub/org_resnext-hub_semi_supervised.md); the method
