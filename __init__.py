@@ -13,8 +13,8 @@ The names in ``__all__`` are imported at their first use and need torch, numpy a
 """
 
 # Imports nothing, `typing` included: pytest, type checkers and mount.py meet this file under other names, and every
-# command starts here.
-TYPE_CHECKING = False
+# command starts here. (Without the annotation, jedi, which completes names in notebooks, would skip the block.)
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from .inference.classifier import Classifier, classifier
     from .inference.torch_engine import EngineError

@@ -18,7 +18,7 @@ from .demo import command as demo
 from .deploy import command as export
 from .evaluation import command as evaluate
 from .models.manifest import Manifest, ManifestError, UnknownVariantError, default_manifest, find_checkpoint
-from .packages import MissingPackageError
+from .packages import MissingPackageError, install, missing
 from .training import command as train
 
 if TYPE_CHECKING:
@@ -246,6 +246,8 @@ def _wrong_picture(picture: Path | None, photos: list[str]) -> str | None:
     """Why --picture cannot be written, before anything is fetched or computed for it."""
     if picture is None:
         return None
+    if missing(["matplotlib"]):
+        return f"--picture needs matplotlib: {install('pictures')}"
     if len(photos) > 1:
         return "--picture takes one photo."
     if picture.suffix.lower() not in PICTURES:

@@ -22,6 +22,7 @@ PACKAGES = {
     "images": ("numpy", "pillow"),
     "urls": ("validators",),
     "pictures": ("matplotlib",),
+    "augmentation": ("torchvision",),
     "fast": _FAST,
     "openvino": ("openvino", "onnx", "onnxscript"),
     "bulk": _BULK,

@@ -131,6 +131,16 @@ def test_one_image_or_many_is_in_the_types(photo: Path) -> None:
         assert [p.index for p in one] == [p.index for p in singles[0]]
 
 
+@pytest.mark.parametrize("prediction", ["classify('a.jpg')[0]", "classify(['a.jpg'])[0][0]"])
+def test_a_notebook_completes_the_attributes_of_a_prediction(prediction: str, tmp_path: Path) -> None:
+    jedi = pytest.importorskip("jedi")  # IPython's
+    (tmp_path / "resnext_hub").symlink_to(ROOT)
+    project = jedi.Project(tmp_path, added_sys_path=[str(tmp_path)])
+    code = f"from resnext_hub import classifier\nclassify = classifier('resnext_tiny')\n{prediction}."
+    names = {c.name for c in jedi.Script(code, path=tmp_path / "user.py", project=project).complete()}
+    assert {"index", "synset", "label", "probability"} <= names
+
+
 def test_torch_numpy_and_pillow_are_enough(run_python: Any, root: Path, photo: Path) -> None:
     """Through torch.hub, where nothing else is installed: a network, the classifier, the utilities; and what is not."""
     done = run_python(
@@ -185,7 +195,7 @@ def test_missing_packages_are_those_of_the_extras(extra: str) -> None:
 
 def test_what_is_imported_late_belongs_to_the_package() -> None:
     base = {Requirement(r).name for r in PROJECT["dependencies"]}
-    for feature in ("images", "urls", "pictures"):
+    for feature in ("images", "urls", "pictures", "augmentation"):
         assert set(packages.PACKAGES[feature]) <= base
     for engine in KINDS.values():
         assert {*engine.needs, *engine.builds_with} - {"torch"} <= set(packages.PACKAGES[engine.extra])

@@ -18,14 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from ..models.manifest import Preprocessing
+from ..packages import needed
 from ..processing_utils.images import ImageError, open_image
 from ..processing_utils.preprocessing import load_pixels
 from .data import LabelledImages
 from .pixels import PixelTable, box_means, random_boxes, resized_crops
 from .recipe import Recipe
+
+with needed("Training", "augmentation"):
+    from torchvision.transforms import v2
 
 __all__ = ["Batch", "Broken", "FromFiles", "InMemory", "TrainingSet", "epoch_order", "targets", "train_transform"]
 
