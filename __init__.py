@@ -6,10 +6,9 @@
     for prediction in classify("photo.jpg"):
         print(f"{prediction.probability:.1%}  {prediction.label}")
 
-The names in ``__all__`` are imported at their first use and need torch, numpy and Pillow alone. The networks are in
-`resnext_hub.hubconf`. Functions that need more packages are imported from their own modules:
-`resnext_hub.inference.bulk.classify_many`, `resnext_hub.evaluation.evaluate.evaluate`,
-`resnext_hub.deploy.export.export`.
+The names in ``__all__`` are imported at their first use. They need torch, numpy and Pillow alone; a plot also needs
+matplotlib. The networks are in `resnext_hub.hubconf`. Functions that need other packages are imported from their own
+modules: `inference.bulk.classify_many`, `evaluation.evaluate.evaluate`, `deploy.export.export`.
 """
 
 # Imports nothing, `typing` included: pytest, type checkers and mount.py meet this file under other names, and every

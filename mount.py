@@ -55,7 +55,7 @@ def _importable_from(root: Path) -> bool | None:
 
 
 def _installed() -> bool:
-    import importlib.metadata  # only here: it takes a fifth of the time in which the command line starts
+    import importlib.metadata  # only here: it is slow, and the command line does without it
 
     try:
         importlib.metadata.distribution("resnext-hub")

@@ -6,7 +6,6 @@ import json
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -111,6 +110,8 @@ def _why_no_engine() -> str | None:
 
 def _open_in_openvino(path: Path) -> Runner:
     """bfloat16 weights as they are, with float32 activations."""
+    from importlib.metadata import version
+
     from ..inference.built_engines import openvino_core
 
     compiled = openvino_core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
