@@ -100,3 +100,16 @@ def test_old_and_new_calls_parse_and_name_the_same_entrypoint() -> None:
         assert {keyword.arg: keyword.value.value for keyword in after.keywords}["trust_repo"] is True
         options = [ast.dump(keyword) for keyword in after.keywords if keyword.arg != "trust_repo"]
         assert options == [ast.dump(keyword) for keyword in before.keywords]
+
+
+def test_ratios_are_those_in_performance() -> None:
+    measured = re.findall(r"\d+\.\d+", (ROOT / "docs" / "performance.md").read_text(encoding="utf-8"))
+    rows = [line.split("|") for line in section("Measured figures").splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 9
+    for row in rows:
+        for shown in re.findall(r"\d+(?:\.\d+)?", row[3]):
+            digits = len(shown.partition(".")[2])
+            assert shown in {f"{float(number):.{digits}f}" for number in measured}, row
+    assert {row[4].strip() for row in rows} - {""} == {
+        f"`python benchmarks/{name}.py`" for name in ("loading", "engines", "preprocess", "bulk")
+    }
