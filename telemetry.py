@@ -1,8 +1,8 @@
-"""Import libraries that report their use to their makers with that report turned off.
+"""Import libraries that send usage data to their makers, with that telemetry turned off.
 
-Each library is silenced by the switch that its own documentation names, just before its first import and only when this
-package is about to use it: importing ``resnext_hub`` alone changes nothing. A variable that the user has set is obeyed.
-The variables stay set, so child processes (Ray's workers, a notebook's kernel) are silent too.
+Each library is silenced by the switch in its own documentation, just before its first import and only when this package
+is about to use it: importing ``resnext_hub`` alone changes nothing. Variables that the user has set stay as they are.
+What is set stays set, so that child processes such as Ray's workers are silent too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SWITCHES: dict[str, dict[str, str]] = {
     "openvino": {},
     # docs.ray.io/en/latest/cluster/usage-stats.html
     "ray": {"RAY_USAGE_STATS_ENABLED": "0"},
-    # gradio.app/guides/environment-variables: statistics, and the check for a new version
+    # gradio.app/guides/environment-variables: usage statistics, and the check for a new version
     "gradio": {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"},
     # huggingface.co/docs/huggingface_hub/package_reference/environment_variables
     "huggingface_hub": {"HF_HUB_DISABLE_TELEMETRY": "1"},
@@ -32,13 +32,13 @@ SWITCHES: dict[str, dict[str, str]] = {
 
 
 def silence(library: str) -> None:
-    """Set the environment variables that turn off a library's reports, unless the user has set them."""
+    """Set the environment variables that turn off a library's telemetry, unless the user has set them."""
     for variable, value in SWITCHES[library].items():
         os.environ.setdefault(variable, value)
 
 
 def import_quietly(module: str) -> Any:
-    """Import a module of a library in `SWITCHES` with the library's reports turned off.
+    """Import a module of a library in `SWITCHES` with the library's telemetry turned off.
 
     Raises:
         ModuleNotFoundError: The library is not installed.
@@ -51,9 +51,9 @@ def import_quietly(module: str) -> Any:
 
 @contextlib.contextmanager
 def _without_openvino_telemetry() -> Iterator[None]:
-    """Have ``import openvino`` take the stub that it brings for where openvino_telemetry is not installed.
+    """Make ``import openvino`` use its own stub, as it does if openvino_telemetry is not installed.
 
-    Does nothing if the user has opted in: ``opt_in_out --opt_in`` of openvino_telemetry writes "1" into a file.
+    Does nothing if the user has opted in: openvino_telemetry's command ``opt_in_out --opt_in`` writes "1" into a file.
     """
     consent = Path(os.path.expanduser("~/intel/openvino_telemetry"))
     if consent.is_file() and consent.read_text(errors="replace").strip() == "1":

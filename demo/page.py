@@ -1,7 +1,7 @@
 """The page, in Gradio: components, events, and no more; what happens is in logic.py, what is shown in views.py.
 
 What Gradio does by itself and must not do here: it writes uploads to files and keeps them (uploads.py), keeps what was
-shown to every visitor in memory (forget), reports its use (silence), keeps past runs in the browser
+shown to every visitor in memory (forget), sends usage data (silence), keeps past runs in the browser
 (run_history), offers every event as a public API, and would fetch fonts and Swagger's scripts from elsewhere.
 """
 

@@ -72,9 +72,6 @@ for key in ("name", "precision", "input", "outputs", "preprocessing", "license",
 # This needs ONNX Runtime, numpy and Pillow, but neither torch nor this package. Two crops of a cat and two of an espresso:
 
 # %%
-import os
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # or ONNX Runtime reports its use to Microsoft
 import numpy as np
 import onnxruntime
 from matplotlib import pyplot as plt

@@ -127,6 +127,7 @@ def server(twin: Path, called: list[str]) -> Iterator[Page]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     flags = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    flags += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]  # Chromium asks Google for things of its own
     with playwright.sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield opened

@@ -202,7 +202,9 @@ def test_exports(outside: Outside) -> None:
 @needs("tensorboard")
 def test_training_and_evaluation(outside: Outside, colours: Path) -> None:
     small = colours / "val.parquet"
-    outside.run(COMMAND, *f"train --variant resnext_tiny --data {small} --val {small} --out run --epochs 1".split())
+    outside.run(
+        COMMAND, *f"train --variant resnext_tiny --data {small} --val {small} --out run --epochs 1 --batch 16".split()
+    )
     assert list((outside.home.parent / "run" / "tensorboard").iterdir())
     outside.run(COMMAND, *f"evaluate --variant run --data {small} --out report --engine torch".split())
     assert (outside.seen, outside.undocumented) == (set(), [])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at the import; else it reports its use to Microsoft
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import; else it sends usage data to Microsoft
 import onnxruntime
 
 
