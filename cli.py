@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .console import EXIT_IMAGE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, EXIT_WEIGHTS, fail
+from .console import EXIT_IMAGE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, EXIT_WEIGHTS, as_options, counted, fail
 from .demo import command as demo
 from .deploy import command as export
 from .evaluation import command as evaluate
@@ -35,26 +35,29 @@ PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp")
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="resnext-hub",
-        description="ResNeXt networks and their published weights.",
-        epilog="Exit status: 0 all well; 1 an image could not be used; 2 wrong arguments; 3 no weights; 4 an export or "
-        "an accuracy is not as it must be; 130 stopped.",
+        description="Classify images with ResNeXt networks; evaluate, fine-tune and export the networks.",
+        epilog="Exit status: 0 success; 1 an image could not be used; 2 wrong arguments; 3 weights not available; 4 an "
+        "export or accuracy differs from what was expected; 130 stopped.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
 
-    listing = commands.add_parser("list", help="the variants, from the manifest; needs no network")
-    listing.add_argument("--json", action="store_true", help="as a JSON array")
+    about = "list the variants with size, accuracy and licence"
+    listing = commands.add_parser("list", help=about, description=f"{about.capitalize()}.")
+    listing.add_argument("--json", action="store_true", help="print a JSON array")
     listing.set_defaults(run=_list)
 
-    classify = commands.add_parser("classify", help="name what is in photos; of many, make a table")
+    about = "name what is in photos, or make a table of many images"
+    classify = commands.add_parser("classify", help=about, description=f"{about.capitalize()}.")
     classify.add_argument("photos", nargs="+", metavar="PHOTO", help="path or URL; with --out also folders and more")
-    classify.add_argument("--variant", default=DEFAULT_VARIANT, metavar="V", help=f"default {DEFAULT_VARIANT}")
-    classify.add_argument("--top", type=_positive_number, metavar="K", help="how many classes (default 5)")
-    classify.add_argument("--json", action="store_true", help="one JSON object a photo, a line each")
-    classify.add_argument("--picture", type=Path, metavar="FILE", help="save image and bars (one photo only)")
-    classify.add_argument("--allow-private", action="store_true", help="fetch URLs at private addresses too")
-    engines = "auto (default), torch, onnxruntime, openvino, compile"
-    classify.add_argument("--engine", default="auto", metavar="E", help=f"what runs the network: {engines}")
+    variant = "a name from 'resnext-hub list', or a folder that 'train' wrote (default: %(default)s)"
+    classify.add_argument("--variant", default=DEFAULT_VARIANT, metavar="VARIANT", help=variant)
+    engines = "what runs the network: auto, torch, onnxruntime, openvino or compile (default: %(default)s)"
+    classify.add_argument("--engine", default="auto", metavar="ENGINE", help=engines)
+    classify.add_argument("--top", type=_positive_number, metavar="K", help="number of classes to show (default: 5)")
+    classify.add_argument("--json", action="store_true", help="print one JSON object per photo, one per line")
+    classify.add_argument("--picture", type=Path, metavar="FILE", help="save photo and predictions (one photo only)")
+    classify.add_argument("--allow-private", action="store_true", help="also load URLs at private addresses")
     _add_table_arguments(classify)
     classify.set_defaults(run=_classify)
 
@@ -63,12 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     export.add_to(commands)
     demo.add_to(commands)
 
-    cache = commands.add_parser("cache", help="the checkpoints on this machine")
-    actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")
+    cache = commands.add_parser("cache", help="list, verify or remove downloaded weights")
+    actions = cache.add_subparsers(dest="action", required=True, title="actions", metavar="ACTION")
     for name, run, text in (
-        ("list", _cache_list, "files, sizes, dates, sources, and what can go"),
-        ("verify", _cache_verify, "hash every file again"),
-        ("prune", _cache_prune, "remove what can go"),
+        ("list", _cache_list, "list files, sizes, dates, sources, and what can be removed"),
+        ("verify", _cache_verify, "check the hash of every file again"),
+        ("prune", _cache_prune, "remove what is no longer needed"),
     ):
         actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.").set_defaults(run=run)
     return parser
@@ -80,28 +83,32 @@ def _add_table_arguments(classify: argparse.ArgumentParser) -> None:
         "With --out, PHOTO may also be a folder, a pattern ('*.jpg', 'shards-{000..099}.tar'), a LIST.txt of paths or "
         "URLs, a TABLE.parquet, an archive of images (.tar, WebDataset), or any of these at s3://, gs://, https://.",
     )
-    table.add_argument("--out", type=Path, metavar="FILE", help=".parquet, .csv or .jsonl; a row for every image")
-    # SUPPRESS: what is not said is left to the default of classify_many, and shows without --out.
+    table.add_argument(
+        "--out", type=Path, metavar="FILE", help="table to write (.parquet, .csv or .jsonl): one row per image"
+    )
+    # SUPPRESS: what is not passed is left to the default of classify_many, and shows without --out.
     options: list[tuple[str, dict[str, Any]]] = [
-        ("--batch", {"type": _positive_number, "metavar": "N", "help": "images that pass together (default 16)"}),
+        ("--batch", {"type": _positive_number, "metavar": "N", "help": "images per batch (default: 16)"}),
         ("--workers", {"type": _positive_number, "metavar": "N", "help": "threads (default: all cores)"}),
-        ("--features", {"action": "store_true", "help": "a column of pooled features, float16"}),
-        ("--column", {"metavar": "NAME", "help": "the column of TABLE.parquet that holds the images"}),
-        ("--grade", {"choices": ("reference", "close", "fast"), "help": "how exactly (default close)"}),
-        ("--cluster", {"choices": ("ray",), "help": "on all nodes of a cluster; --workers is then for an actor"}),
-        ("--gpus", {"type": float, "metavar": "N", "help": "GPUs of an actor (default 0)"}),
-        ("--resume", {"action": "store_true", "help": "go on where a run was stopped or killed"}),
-        ("--overwrite", {"action": "store_true", "help": "replace FILE; drop what a stopped run left"}),
+        ("--features", {"action": "store_true", "help": "add a column of pooled features (float16)"}),
+        ("--column", {"metavar": "NAME", "help": "column of TABLE.parquet with the images"}),
+        (
+            "--grade",
+            {"choices": ("reference", "close", "fast"), "help": "how exactly images are resized (default: close)"},
+        ),
+        ("--cluster", {"choices": ("ray",), "help": "use all nodes of a cluster; --workers is then per actor"}),
+        ("--gpus", {"type": float, "metavar": "N", "help": "GPUs per actor (default: 0)"}),
+        ("--resume", {"action": "store_true", "help": "continue a run that was stopped"}),
+        ("--overwrite", {"action": "store_true", "help": "replace FILE, or what a stopped run left of it"}),
     ]
     for name, settings in options:
         table.add_argument(name, default=argparse.SUPPRESS, **settings)
 
 
 def _positive_number(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 1, got {text!r}")
+    return int(text)
 
 
 def _list(arguments: argparse.Namespace, manifest: Manifest) -> int:
@@ -133,8 +140,8 @@ def _list(arguments: argparse.Namespace, manifest: Manifest) -> int:
             f"{f'{measured.top1:.2f}' if measured else '-':>10}  {c.license_id or 'not stated'}"
         )
     print(
-        "\nTop-1 in %, as published and as measured by others, on ImageNet (* on Tiny\n"
-        "ImageNet: 200 classes, 64x64). --json has top-5, sources and known issues."
+        "\nTop-1 accuracy in %, as published and as measured by third parties, on ImageNet\n"
+        "(* on Tiny ImageNet: 200 classes, 64x64). --json adds top-5 and known issues."
     )
     return EXIT_OK
 
@@ -142,13 +149,13 @@ def _list(arguments: argparse.Namespace, manifest: Manifest) -> int:
 def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
     options = {name: value for name, value in vars(arguments).items() if name in TABLE_OPTIONS}
     if arguments.out is None and options:
-        return fail(f"--{next(iter(options))} is for tables: say --out FILE too.", EXIT_USAGE)
+        return fail(f"--{next(iter(options))} is an option for tables: pass --out FILE too.", EXIT_USAGE)
     if wrong := _wrong_picture(arguments.picture, arguments.photos):
         return fail(wrong, EXIT_USAGE)
     from .inference.sources import is_collection
 
     if arguments.out is None and (many := next((p for p in arguments.photos if is_collection(p)), None)):
-        return fail(f"{many} is not one photo: --out FILE.csv makes a table of the images in it.", EXIT_USAGE)
+        return fail(f"{many} may have many images: pass --out FILE.csv to make a table of them.", EXIT_USAGE)
     try:
         checkpoint = find_checkpoint(arguments.variant)
     except (UnknownVariantError, ManifestError) as error:
@@ -156,22 +163,24 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
     if arguments.top is None:
         arguments.top = min(5, checkpoint.num_classes)
     if arguments.top > checkpoint.num_classes:
-        return fail(f"--top {arguments.top}: {checkpoint.name} has {checkpoint.num_classes} classes.", EXIT_USAGE)
+        return fail(f"--top must be from 1 to {checkpoint.num_classes} for {checkpoint.name}.", EXIT_USAGE)
 
     from .inference.engines import ENGINES, EngineError
 
     if arguments.engine not in ENGINES:
-        return fail(f"--engine {arguments.engine}: there are {', '.join(ENGINES)}.", EXIT_USAGE)
+        return fail(f"Unknown engine {arguments.engine!r}; choose from {', '.join(ENGINES)}.", EXIT_USAGE)
     if arguments.out is not None:
         return _classify_many(arguments, checkpoint.variant, options)
     from .inference.classifier import classifier
     from .models.cache import CheckpointError
     from .processing_utils import ImageError, open_image, plot_predictions
+    from .processing_utils.images import with_name
 
     def failed(photo: str, error: Exception) -> int:
         if arguments.json:
-            print(json.dumps({"image": photo, "error": str(error)}, ensure_ascii=False), flush=True)
-        return fail(f"{photo}: {error}", EXIT_IMAGE)
+            found = {"image": photo, "error": as_options(str(error))}
+            print(json.dumps(found, ensure_ascii=False), flush=True)
+        return fail(with_name(photo, error), EXIT_IMAGE)
 
     status, classify = EXIT_OK, None
     for photo in arguments.photos:
@@ -185,7 +194,7 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
         except EngineError as error:
             return fail(str(error), EXIT_USAGE)
         except CheckpointError as error:
-            return fail(f"{error}\nTry --variant resnext_tiny.", EXIT_WEIGHTS)
+            return fail(str(error), EXIT_WEIGHTS)
         try:
             predictions = classify(image, arguments.top)
         except ImageError as error:
@@ -202,17 +211,17 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
                 title = f"{checkpoint.name}, {checkpoint.num_classes} classes"
                 plot_predictions(image, predictions, title=title).savefig(arguments.picture, dpi=150)
             except OSError as error:
-                return fail(f"--picture {arguments.picture}: {error}", EXIT_USAGE)
-            print(f"saved {arguments.picture}", file=sys.stderr)
+                return fail(f"Cannot write the picture {arguments.picture}: {error.strerror or error}.", EXIT_USAGE)
+            print(f"Saved {arguments.picture}", file=sys.stderr)
     return status
 
 
 def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[str, Any]) -> int:
     if arguments.json or arguments.picture:
-        return fail("--json and --picture are for photos; --out FILE.jsonl makes a table of JSON lines.", EXIT_USAGE)
+        return fail("--json and --picture cannot be used with --out; --out FILE.jsonl writes JSON lines.", EXIT_USAGE)
     cluster = options.pop("cluster", None)
     if cluster is None and "gpus" in options:
-        return fail("--gpus is for --cluster ray.", EXIT_USAGE)
+        return fail("--gpus is an option for clusters: pass --cluster ray too.", EXIT_USAGE)
     from .inference.bulk import OutputError, SourceError, classify_many
     from .inference.cluster import classify_on_ray
     from .inference.engines import EngineError
@@ -231,29 +240,29 @@ def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[st
     except (SourceError, OutputError, EngineError) as error:
         return fail(str(error), EXIT_USAGE)
     except CheckpointError as error:
-        return fail(f"{error}\nTry --variant resnext_tiny.", EXIT_WEIGHTS)
+        return fail(str(error), EXIT_WEIGHTS)
     except OSError as error:  # the file system: no right to read or write
-        return fail(f"{arguments.out}: {error}", EXIT_USAGE)
+        return fail(f"{error.filename or arguments.out}: {error.strerror or error}", EXIT_USAGE)
     except KeyboardInterrupt:
-        return fail(f"stopped. The same command with --resume goes on to {arguments.out}.", EXIT_STOPPED)
-    print(f"{done.out}: {done.images:,} images", file=sys.stderr)
+        return fail("Stopped. To continue, run the same command with --resume.", EXIT_STOPPED)
+    print(f"Saved {done.out}: {counted(done.images, 'image')}", file=sys.stderr)
     if done.errors:
-        return fail(f"{done.errors:,} of them could not be used; the column error says why.", EXIT_IMAGE)
+        return fail(f"{counted(done.errors, 'image')} could not be used: see the column 'error'.", EXIT_IMAGE)
     return EXIT_OK
 
 
 def _wrong_picture(picture: Path | None, photos: list[str]) -> str | None:
-    """Why --picture cannot be written, before anything is fetched or computed for it."""
+    """Return why --picture cannot be written, before anything is loaded or computed for it."""
     if picture is None:
         return None
     if missing(["matplotlib"]):
         return f"--picture needs matplotlib: {install('pictures')}"
     if len(photos) > 1:
-        return "--picture takes one photo."
+        return f"--picture takes one photo, got {len(photos)}."
     if picture.suffix.lower() not in PICTURES:
-        return f"--picture {picture}: the name must end in {', '.join(PICTURES)}."
+        return f"--picture {picture}: the name must end in one of {', '.join(PICTURES)}."
     if picture.exists() and Path(photos[0]).exists() and picture.samefile(photos[0]):
-        return f"--picture {picture} would replace the photo itself."
+        return f"--picture {picture} would replace the photo itself: choose another name."
     return None
 
 
@@ -277,20 +286,23 @@ def _cache_list(arguments: argparse.Namespace, manifest: Manifest) -> int:
     for item in items:
         print(f"{_size(item.bytes):>13}  {item.path.name}")
         if item.removable:
-            print(f"{'':15}can go: {item.removable}")
+            print(f"{'':15}can be removed: {item.removable}")
         elif item.engine:
-            print(f"{'':15}{item.engine} engine of {item.checkpoint.name if item.checkpoint else 'nothing known'}")
+            print(
+                f"{'':15}{item.engine} engine of {item.checkpoint.name if item.checkpoint else 'an unknown checkpoint'}"
+            )
         elif item.source is None:
-            print(f"{'':15}{f'mapped copy of {item.checkpoint.name}' if item.checkpoint else 'under way'}")
+            print(f"{'':15}{f'mapped copy of {item.checkpoint.name}' if item.checkpoint else 'download in progress'}")
         elif item.record is None:
-            print(f"{'':15}{item.checkpoint.name if item.checkpoint else ''}, not hashed yet")
+            print(f"{'':15}{item.checkpoint.name if item.checkpoint else ''}, not verified yet")
         else:
             known = "verified" if item.source.hash else "unverified: no hash is published"
             print(f"{'':15}{item.checkpoint.name if item.checkpoint else ''}, {known}, {item.record.date[:10]}")
             print(f"{'':15}sha256 {item.record.sha256[:16]}…  {item.record.source}")
     removable = sum(item.bytes for item in items if item.removable)
     print(
-        f"{_size(sum(item.bytes for item in items)):>13}  in all; {_size(removable)} can go (resnext-hub cache prune)"
+        f"{_size(sum(item.bytes for item in items)):>13}  in total; {_size(removable)} can be removed (resnext-hub "
+        "cache prune)"
     )
     return EXIT_OK
 
@@ -312,16 +324,21 @@ def _cache_verify(arguments: argparse.Namespace, manifest: Manifest) -> int:
                 status = fail(str(error), EXIT_WEIGHTS)
         elif item.engine and not item.removable:
             if is_whole(item.path):
-                print(f"{item.path.name}: as it was built")
+                print(f"{item.path.name}: unchanged since it was built")
             else:
                 shutil.rmtree(item.path, ignore_errors=True)
-                status = fail(f"{item.path.name} was broken; removed, to be built anew.", EXIT_WEIGHTS)
+                status = fail(
+                    f"{item.path.name} was corrupt and has been removed. It is built again when needed.", EXIT_WEIGHTS
+                )
         elif item.copy_of is not None and not item.removable and item.copy_of not in broken:
             if is_faithful(item.path, item.copy_of, vouched=item.copy_of in vouched):
-                print(f"{item.path.name}: as its original", flush=True)
+                print(f"{item.path.name}: identical to its original", flush=True)
             else:
                 item.path.unlink(missing_ok=True)
-                status = fail(f"{item.path.name} differed from its original; removed, to be made anew.", EXIT_WEIGHTS)
+                status = fail(
+                    f"{item.path.name} differed from its original and has been removed. It is made again when needed.",
+                    EXIT_WEIGHTS,
+                )
     return status
 
 
@@ -334,7 +351,7 @@ def _cache_prune(arguments: argparse.Namespace, manifest: Manifest) -> int:
                 shutil.rmtree(item.path, ignore_errors=True)
             else:
                 item.path.unlink(missing_ok=True)
-            print(f"removed {item.path.name} ({_size(item.bytes)}): {item.removable}")
+            print(f"Removed {item.path.name} ({_size(item.bytes)}): {item.removable}")
     return EXIT_OK
 
 

@@ -78,7 +78,7 @@ def get(url: str, headers: Mapping[str, str], connection: Callable[[Peer], socke
     request = urllib.request.Request(url, headers=dict(headers))
     # Of the host nothing is left to the interpretation of those who read it later, a proxy among them.
     if request.type not in DEFAULT_PORTS or not request.host or not HOST.fullmatch(request.host):
-        raise ValueError("it is not of http or https, or carries a user name, or its host is not written in ASCII")
+        raise ValueError("expected http or https, no user name, and a host in ASCII")
     parts = urllib.parse.urlsplit(f"//{request.host}")
     host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[request.type]
     # An opener of its own: urlopen keeps the proxies that the environment named at its first use. And only what is
@@ -110,13 +110,13 @@ def _proxies(request: urllib.request.Request, host_and_port: str) -> dict[str, s
         return {}
     match = PROXY.fullmatch(proxy)
     if match is None:  # the message does not repeat it: it may hold a password
-        raise ProxyError(f"{request.type}_proxy names no proxy of http or https")
+        raise ProxyError(f"the environment variable {request.type}_proxy must be the URL of an http or https proxy")
     return {request.type: match["address"] + (match["port"] or ":80")}
 
 
 def why_proxy_declines(status: int) -> str:
-    what = "wants a name and a password" if status == 407 else f"declines ({status})"
-    return f"the proxy {what}; http_proxy and https_proxy take http://name:password@host:port"
+    what = "asks for a user name and password" if status == 407 else f"refused the connection ({status})"
+    return f"the proxy {what}; set http_proxy and https_proxy to http://name:password@host:port"
 
 
 class _Handler(urllib.request.AbstractHTTPHandler):
@@ -168,7 +168,7 @@ def redirected(url: str, response: http.client.HTTPResponse) -> str | None:
         target = urllib.parse.urljoin(url, urllib.parse.quote(location, encoding="latin-1", safe=string.punctuation))
         parts = urllib.parse.urlsplit(target)
     except ValueError as error:
-        raise RedirectError(f"redirects to {shown}, which is no URL: {error}") from error
+        raise RedirectError(f"redirects to {shown}, which is not a valid URL: {error}") from error
     if parts.scheme not in ("http", "https"):
         raise RedirectError(f"redirects to {shown}: the scheme must be http or https")
     if parts.scheme == "http" and urllib.parse.urlsplit(url).scheme == "https":
@@ -198,7 +198,7 @@ def reach(addresses: Sequence[str], port: int, connector: Connector, seconds: Ca
     errors: list[str] = []
     for address in dict.fromkeys(addresses):
         if (left := seconds()) <= 0:
-            errors.append("out of time")
+            errors.append("timed out")
             break
         try:
             return connector((address, port), left)

@@ -172,15 +172,30 @@ def timed(call: Callable[[], None]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="many images to one table, against the usual loops")
-    parser.add_argument("--photos", type=Path, default=ROOT.parent / "shared" / "data" / "photos")
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--sample", type=int, default=128, help="images for the limit's two rates")
-    parser.add_argument("--engine", default="auto")
-    parser.add_argument("--grade", default="close")
-    parser.add_argument("--variants", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
+    parser = argparse.ArgumentParser(description="Compare many images to one table with the usual loops.")
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        default=ROOT.parent / "shared" / "data" / "photos",
+        help="folder of .jpg files (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--images", type=int, default=1000, help="files in the source, repeated from the photos (default: %(default)s)"
+    )
+    parser.add_argument("--runs", type=int, default=3, help="runs per way (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=16, help="images per batch (default: %(default)s)")
+    parser.add_argument(
+        "--sample", type=int, default=128, help="images used to measure the limit (default: %(default)s)"
+    )
+    parser.add_argument("--engine", default="auto", help="engine of ours (default: %(default)s)")
+    parser.add_argument("--grade", default="close", help="how exactly images are resized (default: %(default)s)")
+    parser.add_argument(
+        "--variants",
+        nargs="*",
+        default=list(NETWORKS),
+        choices=list(NETWORKS),
+        help="networks to measure (default: all)",
+    )
     arguments = parser.parse_args()
     photos = sorted(arguments.photos.glob("*.jpg"))
     with tempfile.TemporaryDirectory() as name:

@@ -202,7 +202,7 @@ class Way:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.name} died")
+            raise RuntimeError(f"The process of {self.name} ended unexpectedly.")
         return json.loads(line)
 
     def run(self, batch: int, repetitions: int) -> None:
@@ -275,7 +275,7 @@ def summary(figures: Figures, ours: str) -> None:
         cells = [" / ".join(figures[way, network, batch][column] for batch in batches) for network in networks]
         print(f"| {name} | {' | '.join(cells)} |")
 
-    print(f"\n| ms an image, batch {' / '.join(map(str, batches))} | {' | '.join(networks)} |")
+    print(f"\n| ms per image, batch {' / '.join(map(str, batches))} | {' | '.join(networks)} |")
     print("|---|" + "--:|" * len(networks))
     for way in ways:
         line(way, way, 0)
@@ -288,12 +288,16 @@ def main() -> None:
         return serve(sys.argv[2], sys.argv[3], Path(sys.argv[4]))
     if sys.argv[1:2] == ["--prepare"]:
         return prepare(Path(sys.argv[-1]), sys.argv[2], [int(b) for b in sys.argv[3:-1]])
-    parser = argparse.ArgumentParser(description="engines on a CPU, against the usual ways")
-    parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=NETWORKS)
-    parser.add_argument("--batches", nargs="*", type=int, default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--ours", nargs="*", default=["auto"])
-    parser.add_argument("--peers", nargs="*", default=PEERS, choices=PEERS)
+    parser = argparse.ArgumentParser(description="Compare engines on a CPU with the usual ways to run a network.")
+    parser.add_argument(
+        "--networks", nargs="*", default=list(NETWORKS), choices=NETWORKS, help="networks to measure (default: all)"
+    )
+    parser.add_argument("--batches", nargs="*", type=int, default=[1, 8], help="batch sizes (default: 1 8)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds per batch size (default: %(default)s)")
+    parser.add_argument("--ours", nargs="*", default=["auto"], help="engines of ours (default: auto)")
+    parser.add_argument(
+        "--peers", nargs="*", default=PEERS, choices=PEERS, help="other ways to compare with (default: all)"
+    )
     arguments = parser.parse_args()
     figures: Figures = {}
     for network in arguments.networks:

@@ -100,7 +100,7 @@ def compare(variant: str, photos: str | None, batches: list[int], rounds: int, f
                 call(b)
                 seconds[way, b].append(time.process_time() - start)
     title = variant if trained else f"{variant} (random weights)"
-    each = f"ms an image, batch {' / '.join(map(str, batches))}"
+    each = f"ms per image, batch {' / '.join(map(str, batches))}"
     print(f"\n| {title} | MiB | largest difference | same top-1 | {each} | x eager |")
     print("|---|--:|--:|--:|--:|--:|")
     for way, row in rows.items():
@@ -110,11 +110,19 @@ def compare(variant: str, photos: str | None, batches: list[int], rounds: int, f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="artefacts: size, exactness, latency")
-    parser.add_argument("--variants", nargs="*", default=["resnext_tiny", "resnext50_32x4d"])
-    parser.add_argument("--photos", help="what inference.sources reads (default: crops of a photo at hand)")
-    parser.add_argument("--batches", nargs="*", type=int, default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser = argparse.ArgumentParser(description="Measure size, exactness and latency of exported networks.")
+    parser.add_argument(
+        "--variants",
+        nargs="*",
+        default=["resnext_tiny", "resnext50_32x4d"],
+        help="variants to export (default: resnext_tiny resnext50_32x4d)",
+    )
+    parser.add_argument(
+        "--photos",
+        help="images to compare on: a folder, pattern, table or archive (default: crops of a photo of matplotlib)",
+    )
+    parser.add_argument("--batches", nargs="*", type=int, default=[1, 8], help="batch sizes (default: 1 8)")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds per batch size (default: %(default)s)")
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):  # before any library asks how many cores there are
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

@@ -1,12 +1,12 @@
-"""Downloads under the same faults: this project's, torch.hub's, huggingface_hub's and pooch's.
+"""Compare downloads under the same faults: this project's, torch.hub's, huggingface_hub's and pooch's.
 
-python benchmarks/faults.py [--only cut,html] [--seconds 100]
+    python benchmarks/faults.py [--only cut,html] [--seconds 100]
 
-One small checkpoint on a server on loopback that misbehaves by script (tests/faulty_server.py). Every cell is a
-process with an empty cache, the library's defaults and a time limit; then the server is good again and a second process
-asks for the same file. What came of it is looked up, not asked: the files under their final names and their hashes, the
-bytes served, the exit status. Nothing leaves the machine: names resolve to the server, and a connection to any other
-address is noted and refused.
+A server on loopback (tests/faulty_server.py) serves one small checkpoint and misbehaves by script. Every cell is a
+process with an empty cache, the library's defaults and a time limit; then the server works again, and a second process
+asks for the same file. The result is what is on the disk: the files under their final names and their hashes, the bytes
+served, and the exit status. Nothing leaves the machine: all names resolve to the server, and a connection to any other
+address is recorded and refused.
 """
 
 from __future__ import annotations
@@ -344,9 +344,14 @@ def _first_run(fault: Fault, folder: Path, server: FaultyServer, runs: list[Run]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(FAULTS), help="names of faults, with commas between them")
-    parser.add_argument("--seconds", type=float, default=100.0, help="after which a process hangs")
-    parser.add_argument("--jobs", type=int, default=8)
+    parser.add_argument("--only", default=",".join(FAULTS), help="names of faults, separated by commas (default: all)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=100.0,
+        help="time after which a process counts as hanging (default: %(default)s)",
+    )
+    parser.add_argument("--jobs", type=int, default=8, help="processes at a time (default: %(default)s)")
     options = parser.parse_args()
     names = options.only.split(",")
     clients = {name: Client(name) for name in CLIENTS}

@@ -228,24 +228,29 @@ def run(session: Any, pixels: np.ndarray) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="int8 against fp32")
+    parser = argparse.ArgumentParser(description="Compare int8 with fp32.")
     commands = parser.add_subparsers(dest="what", required=True)
-    accuracy = commands.add_parser("accuracy")
-    accuracy.add_argument("--train", type=Path, required=True)
-    accuracy.add_argument("--val", type=Path, required=True)
-    accuracy.add_argument("--variant", default="resnext_tiny")
-    accuracy.add_argument("--reduce-range", action="store_true")
-    other = commands.add_parser("choices")
-    other.add_argument("--train", type=Path, required=True)
-    other.add_argument("--held-out", type=Path, required=True)
-    other.add_argument("--variant", default="resnext_tiny")
-    speed = commands.add_parser("speed")
-    speed.add_argument("--networks", nargs="*", default=["resnext50_32x4d", "resnext101_32x8d"])
-    speed.add_argument("--batches", nargs="*", type=int, default=[1, 8])
-    speed.add_argument("--rounds", type=int, default=9)
+    accuracy = commands.add_parser("accuracy", help="accuracy and size")
+    accuracy.add_argument("--train", type=Path, required=True, help="Parquet file of images to calibrate on")
+    accuracy.add_argument("--val", type=Path, required=True, help="Parquet file of images to measure accuracy on")
+    accuracy.add_argument("--variant", default="resnext_tiny", help="variant to export (default: %(default)s)")
+    accuracy.add_argument("--reduce-range", action="store_true", help="7-bit weights")
+    other = commands.add_parser("choices", help="other ways to quantise")
+    other.add_argument("--train", type=Path, required=True, help="Parquet file of images to calibrate on")
+    other.add_argument("--held-out", type=Path, required=True, help="Parquet file of training images to compare on")
+    other.add_argument("--variant", default="resnext_tiny", help="variant to export (default: %(default)s)")
+    speed = commands.add_parser("speed", help="time per image")
+    speed.add_argument(
+        "--networks",
+        nargs="*",
+        default=["resnext50_32x4d", "resnext101_32x8d"],
+        help="networks to measure (default: resnext50_32x4d resnext101_32x8d)",
+    )
+    speed.add_argument("--batches", nargs="*", type=int, default=[1, 8], help="batch sizes (default: 1 8)")
+    speed.add_argument("--rounds", type=int, default=9, help="rounds per batch size (default: %(default)s)")
     arguments = parser.parse_args()
     if arguments.what == "speed":
-        print("| network | batch | fp32 engine, ms an image | int8 | times as fast | size |")
+        print("| network | batch | fp32 engine, ms per image | int8 | times as fast | size |")
         print("|---|--:|--:|--:|--:|---|")
         for name in arguments.networks:
             measure_speed(name, arguments.batches, arguments.rounds)

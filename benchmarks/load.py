@@ -4,14 +4,14 @@
                               [--seconds 10] [--warm-up 2] [--outputs NAME ...] [--header 'Host: NAME'] [--json FILE]
 
 Closed loop (``--clients N``): N clients, each of which asks again as soon as it has its answer: what the server can do.
-Open loop (``--rates R``): R requests a second on average, at random (Poisson) times, whether or not earlier ones have
+Open loop (``--rates R``): R requests per second on average, at random (Poisson) times, whether or not earlier ones have
 been answered: what users feel. There, latency counts from the moment at which a request was due, so that a server that
 falls behind shows (in a closed loop it slows its clients down, and hides).
 
-The model's metadata say what it takes. A BYTES input gets the images of a folder (by default a photo that matplotlib
-brings), a numeric one random numbers. Bodies are v2's JSON with binary tensors. One process of Python asks, which is
-good for about a thousand requests a second; needs numpy and urllib3, and nothing of this project. The exit status is 1
-where a request was not answered with 200.
+The model's metadata define its input. A BYTES input gets the images of a folder (by default a photo that matplotlib
+brings), a numeric one random numbers. Bodies are v2's JSON with binary tensors. One Python process sends the requests,
+about a thousand per second at most. Needs numpy and urllib3, and nothing of this project. The exit status is 1 if a
+request was not answered with 200.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def requests_for(endpoint: Endpoint, images: Path | None, outputs: list[str]) ->
     """What the model is to be asked, over and over."""
     inputs = endpoint.metadata()["inputs"]
     if len(inputs) != 1:
-        raise SystemExit(f"The model takes {len(inputs)} inputs; this script knows what to send to one.")
+        raise SystemExit(f"The model has {len(inputs)} inputs; this script supports models with one.")
     spec = inputs[0]
     if spec["datatype"] == "BYTES":
         if images is None:
@@ -103,10 +103,10 @@ def requests_for(endpoint: Endpoint, images: Path | None, outputs: list[str]) ->
             images = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
         files = [images] if images.is_file() else sorted(file for file in images.iterdir() if file.is_file())
         if not files:
-            raise SystemExit(f"{images} is empty.")
+            raise SystemExit(f"No images in {images}.")
         return [endpoint.body(spec, file.read_bytes(), outputs) for file in files]
     if spec["datatype"] not in DTYPES:
-        raise SystemExit(f"The model takes {spec['datatype']}; this script sends BYTES, {', '.join(DTYPES)}.")
+        raise SystemExit(f"The model takes {spec['datatype']}; this script supports BYTES, {', '.join(DTYPES)}.")
     shape = [max(1, int(size)) for size in spec["shape"]]
     values = np.random.default_rng(0).integers(0, 128, (4, *shape)).astype(DTYPES[spec["datatype"]])
     return [endpoint.body(spec, value, outputs) for value in values]
@@ -162,21 +162,25 @@ def open_loop(endpoint: Endpoint, requests: list[Any], rate: float, seconds: flo
     begin = time.perf_counter() + warm_up
     gaps = np.random.default_rng(0).exponential(1 / rate, size=int(2 * rate * (seconds + warm_up)) + 100)
     due = itertools.chain((begin - warm_up + np.cumsum(gaps)).tolist(), itertools.repeat(float("inf")))
-    return run(f"{rate:g} a second", endpoint, requests, IN_FLIGHT, due, begin, begin + seconds)
+    return run(f"{rate:g} per second", endpoint, requests, IN_FLIGHT, due, begin, begin + seconds)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("model")
-    parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--images", type=Path)
-    parser.add_argument("--clients", type=int, nargs="*", default=[])
-    parser.add_argument("--rates", type=float, nargs="*", default=[])
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--warm-up", type=float, default=2)
-    parser.add_argument("--outputs", nargs="*", default=[])
-    parser.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("model", help="name of the model on the server")
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="the server's address (default: %(default)s)")
+    parser.add_argument("--images", type=Path, help="folder of images to send (default: a photo of matplotlib)")
+    parser.add_argument("--clients", type=int, nargs="*", default=[], help="numbers of clients of the closed loop")
+    parser.add_argument("--rates", type=float, nargs="*", default=[], help="requests per second of the open loop")
+    parser.add_argument("--seconds", type=float, default=10, help="length of each measurement (default: %(default)s)")
+    parser.add_argument(
+        "--warm-up", type=float, default=2, help="seconds before each measurement (default: %(default)s)"
+    )
+    parser.add_argument("--outputs", nargs="*", default=[], help="outputs to ask for (default: all)")
+    parser.add_argument(
+        "--header", action="append", default=[], metavar="'NAME: VALUE'", help="HTTP header to send; repeat for several"
+    )
+    parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
     clients = arguments.clients or ([] if arguments.rates else [1, 8, 32])
     headers = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in arguments.header)}
@@ -185,7 +189,9 @@ def main() -> int:
     how = {"seconds": arguments.seconds, "warm_up": arguments.warm_up}
 
     print(f"{arguments.model} at {arguments.url}, {len(requests)} different requests")
-    print("\n| load | answered | errors | a second | p50, ms | p90 | p99 | worst |\n|---|--:|--:|--:|--:|--:|--:|--:|")
+    print(
+        "\n| load | answered | errors | per second | p50, ms | p90 | p99 | worst |\n|---|--:|--:|--:|--:|--:|--:|--:|"
+    )
     results = []
     loads = [(closed_loop, number) for number in clients] + [(open_loop, rate) for rate in arguments.rates]
     for loop, number in loads:

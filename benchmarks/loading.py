@@ -209,9 +209,14 @@ def _pss(pid: int) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="from a cached checkpoint to a network, against the original code")
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--variants", nargs="*", default=["resnext101_32x8d_wsl", "resnext101_32x48d_wsl"])
+    parser = argparse.ArgumentParser(description="Compare loading a cached checkpoint with the original code.")
+    parser.add_argument("--runs", type=int, default=5, help="runs per way (default: %(default)s)")
+    parser.add_argument(
+        "--variants",
+        nargs="*",
+        default=["resnext101_32x8d_wsl", "resnext101_32x48d_wsl"],
+        help="variants to load (default: resnext101_32x8d_wsl resnext101_32x48d_wsl)",
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

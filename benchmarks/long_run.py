@@ -93,12 +93,12 @@ def plot(rows: list[dict[str, str]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="memory, descriptors and threads of a long run")
-    parser.add_argument("--rows", type=int, help="rows of doubles")
-    parser.add_argument("--photos", metavar="TABLE", help="a Parquet table of images, for resnext_tiny")
-    parser.add_argument("--times", type=int, default=1, help="how often the table is read")
-    parser.add_argument("--trace", type=Path, required=True, metavar="FILE", help="the samples, .csv")
-    parser.add_argument("--picture", type=Path, metavar="FILE")
+    parser = argparse.ArgumentParser(description="Sample memory, open files and threads during a long run.")
+    parser.add_argument("--rows", type=int, help="rows of a source without decoding and network")
+    parser.add_argument("--photos", metavar="TABLE", help="Parquet table of images for resnext_tiny")
+    parser.add_argument("--times", type=int, default=1, help="how often the table is read (default: %(default)s)")
+    parser.add_argument("--trace", type=Path, required=True, metavar="FILE", help="file of the samples (.csv)")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="file for a plot of the samples")
     parser.add_argument("--only", choices=("doubles", "photos"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:

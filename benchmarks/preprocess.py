@@ -1,12 +1,12 @@
-"""JPEG bytes -> the normalised input of a network: the documented pipeline, our grades, other libraries. One thread.
+"""Compare ways from JPEG bytes to a network's normalised input: torchvision's, ours, other libraries. One thread.
 
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 VIPS_CONCURRENCY=1 python benchmarks/preprocess.py [--runs 5] [--large 20]
 
-The photos at their size, and the first ``--large`` of them scaled to 12 megapixels. All ways take turns on each photo;
-a way's time is the sum over the photos of its medians. "Documented": PIL, Resize, CenterCrop, ToTensor, Normalize with
-torchvision. Differences are to the documented uint8 pixels, in units of 1/255: the largest, and the mean. "Ours, uint8"
-stops before the normalisation, for engines that have it in their first layer. Ways whose library is not installed are
-left out; nothing but ours is expected to keep a bound.
+Measures the photos at their own size, and the first ``--large`` of them scaled to 12 megapixels. All ways take turns on
+each photo; the time of a way is the sum of its medians over the photos. "Documented" is PIL with torchvision's Resize,
+CenterCrop, ToTensor and Normalize. Differences are to the documented uint8 pixels, in units of 1/255: the largest and
+the mean. "Ours, uint8" stops before the normalisation, for engines that do it in their first layer. Ways whose library
+is not installed are left out. Only ours promises a largest difference.
 """
 
 from __future__ import annotations
@@ -161,10 +161,17 @@ def compare(title: str, files: list[bytes], ways: dict[str, Way], preset: Prepro
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, default=ROOT.parent / "shared" / "data" / "photos")
-    parser.add_argument("--variant", default="nvidia_resneXt", help="whose preprocessing")
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--large", type=int, default=20, help="how many photos are scaled to 12 megapixels")
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        default=ROOT.parent / "shared" / "data" / "photos",
+        help="folder of .jpg files (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--variant", default="nvidia_resneXt", help="variant with the preprocessing to use (default: %(default)s)"
+    )
+    parser.add_argument("--runs", type=int, default=5, help="runs per photo (default: %(default)s)")
+    parser.add_argument("--large", type=int, default=20, help="photos to scale to 12 megapixels (default: %(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     preset = default_manifest().resolve(options.variant).preprocessing

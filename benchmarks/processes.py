@@ -1,9 +1,10 @@
-"""One process against two (DDP over gloo) with the same global batch: the loss curves, and how far apart seeds are.
+"""Compare training in one process and in two (DDP over gloo) with the same global batch.
 
     python benchmarks/processes.py --data ../shared/data/tiny-imagenet-200 [--epochs 4] [--out FILE.csv]
 
-A small ResNeXt on 20 classes of Tiny ImageNet at 32x32. BatchNorm counts each process's own share of a batch, so the
-two curves are close, not equal; three seeds of the one-process run say how far chance alone takes them apart.
+Trains a small ResNeXt on 20 classes of Tiny ImageNet at 32x32 and prints the loss curves. BatchNorm uses each process's
+own part of a batch, so the two curves are similar, not equal; three seeds of the one-process run show the variation by
+chance alone.
 """
 
 from __future__ import annotations
@@ -55,9 +56,9 @@ def child(data: Path, out: Path, seed: int, epochs: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--out", type=Path, help="a CSV of the curves")
+    parser.add_argument("--data", type=Path, required=True, help="folder of Tiny ImageNet's Parquet files")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs per run (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="file for the curves (.csv)")
     parser.add_argument("--one", nargs=2, metavar=("OUT", "SEED"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:

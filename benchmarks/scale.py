@@ -126,16 +126,22 @@ def plot(rows: list[dict[str, float]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="time and memory from 1 k to 1 M images")
-    parser.add_argument("--sizes", type=int, nargs="*", default=[1000, 10_000, 100_000, 1_000_000])
-    parser.add_argument("--picture", type=Path, metavar="FILE")
+    parser = argparse.ArgumentParser(description="Measure time and memory from 1,000 to 1,000,000 images.")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="*",
+        default=[1000, 10_000, 100_000, 1_000_000],
+        help="numbers of images (default: 1000 10000 100000 1000000)",
+    )
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="file for a plot")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(arguments.one)))
         return
     rows = []
-    print("| images | seconds | µs an image | memory before, MiB | at its peak, MiB | table, bytes an image |")
+    print("| images | seconds | µs per image | memory before, MiB | at its peak, MiB | table, bytes per image |")
     print("|--:|--:|--:|--:|--:|--:|")
     for size in arguments.sizes:
         command = [sys.executable, __file__, "--one", str(size)]

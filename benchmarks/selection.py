@@ -1,9 +1,9 @@
-"""Selection and hashtags out of core: seconds, peak memory and disk against the number of images.
+"""Measure time, peak memory and disk of selection and hashtags against the number of images.
 
-python benchmarks/selection.py --images 20000000 --per-class 16000 --memory 1GB
+    python benchmarks/selection.py --images 20000000 --per-class 16000 --memory 1GB
 
-Makes tables of predictions of so many images (1,000 classes, early ones more frequent than late ones; 0.1 % failed)
-and of their hashtags, measures each step in a process of its own, and removes everything.
+Makes tables of predictions for the given number of images (1,000 classes, early ones more frequent than late ones;
+0.1 % failed) and of their hashtags, measures each step in its own process, and removes everything.
 """
 
 from __future__ import annotations
@@ -107,14 +107,14 @@ def _size(folder: Path) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=2_000_000)
-    parser.add_argument("--top", type=int, default=5)
-    parser.add_argument("--per-class", type=int, default=16_000)
-    parser.add_argument("--memory", default="1GB")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--images", type=int, default=2_000_000, help="images in the tables (default: %(default)s)")
+    parser.add_argument("--top", type=int, default=5, help="classes per image (default: %(default)s)")
     parser.add_argument(
-        "--folder", type=Path, help="where the tables are made (default: the system's temporary folder)"
+        "--per-class", type=int, default=16_000, help="images to select per class (default: %(default)s)"
     )
+    parser.add_argument("--memory", default="1GB", help="memory limit of DuckDB (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, help="folder for the tables (default: the system's temporary folder)")
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
@@ -125,7 +125,7 @@ def main() -> None:
             command = [sys.executable, "-m", f"resnext_hub.training.{module}", *options, *limits]
             seconds, processor, memory, disk = measured(command, folder)
             rate = arguments.images / processor
-            print(f"{step}: {seconds:.1f} s, {processor:.1f} s of processor ({rate:,.0f} images each)", end=", ")
+            print(f"{step}: {seconds:.1f} s, {processor:.1f} s of CPU time ({rate:,.0f} images per second)", end=", ")
             print(f"{memory:,.0f} MiB of memory and {disk:,.0f} MiB of disk at the peak", flush=True)
 
         make_scores(folder / "scores", arguments.images, arguments.top)

@@ -1,12 +1,11 @@
-"""Training throughput against torchvision's reference loop: same network, same images, same processor cores.
-
-resnext50_32x4d, 200 classes, 64x64 images, 32 a step, SGD with momentum, random crops and flips, JPEG files in
-class folders. The peer is the loop of torchvision's references/classification/train.py as it stands without options
-(its metrics included, its GPU parts left out), with its presets for the data. A run is a fresh process; runs alternate.
+"""Compare training throughput with torchvision's reference loop: same network, images and CPU cores.
 
     python benchmarks/training.py [--rounds 5] [--steps 12] [--data ../shared/data/tiny-imagenet-200]
 
-Without --data the images are noise. "ours, bf16" is autocast, which the peer's loop has for GPUs only.
+Trains resnext50_32x4d with 200 classes on 64x64 images, 32 images per step, SGD with momentum, random crops and flips,
+from JPEG files in class folders. The reference is the loop of torchvision's references/classification/train.py without
+options (with its metrics, without its GPU parts), with its presets for the data. Every run is a new process, and the
+two alternate. Without --data the images are noise. "ours, bf16" uses autocast, which the reference has only for GPUs.
 """
 
 from __future__ import annotations
@@ -138,10 +137,10 @@ def ours(folder: Path, steps: int, workers: int, amp: str) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--data", type=Path)
+    parser.add_argument("--rounds", type=int, default=5, help="runs per loop (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=12, help="measured steps per run (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that read images (default: %(default)s)")
+    parser.add_argument("--data", type=Path, help="folder of Tiny ImageNet's Parquet files (default: noise)")
     parser.add_argument("--one", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     steps = options.steps + WARM
@@ -163,7 +162,7 @@ def main() -> None:
                 command += ["--workers", str(options.workers)]
                 rates[kind].append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
     threads = torch.get_num_threads()
-    print(f"resnext50_32x4d, {SIZE}x{SIZE}, {BATCH} images a step, {threads} threads, {options.rounds} rounds")
+    print(f"resnext50_32x4d, {SIZE}x{SIZE}, {BATCH} images per step, {threads} threads, {options.rounds} rounds")
     print(f"{'loop':14}{'images/s':>10}{'ratio':>8}{'  ratios of the rounds'}")
     for kind in KINDS:
         ratios = [a / b for a, b in zip(rates[kind], rates["torchvision"], strict=True)]

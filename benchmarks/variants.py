@@ -1,11 +1,11 @@
-"""How fast every published architecture is on one core of this machine -> benchmarks/variants.csv.
+"""Measure every published architecture on one core of this machine, and write benchmarks/variants.csv.
 
     python benchmarks/variants.py [--only resnet18 ...] [--engine auto] [--out benchmarks/variants.csv]
 
-Weights are random: they serve for time. Each architecture is a process of its own. What counts is the processor's time
-(`time.process_time`) of the fastest of several calls with one thread, so that a machine that is shared with others
-gives nearly the figures of one that is not; caches and clock are shared all the same. Rows of architectures that are
-not run again stay. Building the engine of the largest takes 12 GB of memory.
+Weights are random, which does not change the time. Each architecture runs in its own process. The time is the CPU time
+(`time.process_time`) of the fastest of several calls with one thread: other processes on the machine hardly change it,
+except through the shared caches and clock. Rows of architectures that are not measured again stay. Building the engine
+of the largest takes 12 GB of memory.
 """
 
 from __future__ import annotations
@@ -93,9 +93,14 @@ def measure(architecture: str, engine: str) -> dict[str, str | int | float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="ARCHITECTURE")
-    parser.add_argument("--engine", default="auto")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("variants.csv"))
+    parser.add_argument("--only", nargs="+", metavar="ARCHITECTURE", help="architectures to measure (default: all)")
+    parser.add_argument("--engine", default="auto", help="engine to measure (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(__file__).with_name("variants.csv"),
+        help="table to write (default: %(default)s)",
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -103,7 +108,7 @@ def main() -> int:
         return 0
     order = list(checkpoints())
     if unknown := set(arguments.only or ()) - set(order):
-        parser.error(f"no architecture {min(unknown)}; there are {', '.join(order)}")
+        parser.error(f"unknown architecture {min(unknown)}; choose from {', '.join(order)}")
     rows: dict[str, dict[str, Any]] = {}
     if arguments.out.exists():
         with open(arguments.out, newline="") as file:

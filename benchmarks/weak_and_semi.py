@@ -1,18 +1,18 @@
 """The papers' claims at small scale: do unlabelled or hashtagged images help beyond the labels?
 
-On 100 classes of Tiny ImageNet at 32x32, with labels for a tenth of the images (50 a class; 5,000) and the other 45,000
-without, these train the same student for as many steps, with the same crops and flips:
+Trains the same student on 100 classes of Tiny ImageNet at 32x32, with labels for a tenth of the images (50 per class,
+5,000 in total) and the other 45,000 unlabelled; each arm has the same number of steps, crops and flips:
 
 - supervised: on the labels alone;
-- semi: on the images that a teacher chose, then on the labels (arXiv 1905.00546); the teacher is the same network,
-  trained on the labels alone, longer and with mixup and CutMix;
-- weak: on simulated hashtags (several, some wrong, some missing), then on the labels (arXiv 1805.00932);
-- semi-weak: as semi, with the network of "weak" as the teacher.
+- semi: on the images that a teacher selected, then on the labels (arXiv 1905.00546); the teacher is the same network,
+  trained longer on the labels alone, with mixup and CutMix;
+- weak: on simulated hashtags (several per image, some wrong, some missing), then on the labels (arXiv 1805.00932);
+- semi-weak: like semi, with the network of "weak" as the teacher.
 
     python benchmarks/weak_and_semi.py --data ../shared/data/tiny-imagenet-200 --work /tmp/runs --seed 0 [--seed 1 ...]
 
-Each step resumes. The figures are the last epochs', not the best ones'. Prints the table of docs/results.md and writes
---out as CSV.
+Every step can be resumed. The figures are of the last epoch, not of the best one. Prints the table of docs/results.md
+and writes --out as CSV.
 """
 
 from __future__ import annotations
@@ -206,10 +206,10 @@ def table(rows: list[dict[str, float]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="a folder for the runs")
-    parser.add_argument("--seed", type=int, action="append", required=True)
-    parser.add_argument("--out", type=Path, help="a CSV of all figures")
+    parser.add_argument("--data", type=Path, required=True, help="folder of Tiny ImageNet's Parquet files")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--seed", type=int, action="append", required=True, help="random seed; repeat for several runs")
+    parser.add_argument("--out", type=Path, help="file for all figures (.csv)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = [{"seed": float(seed)} | Experiment(options.data, options.work, seed).arms() for seed in options.seed]

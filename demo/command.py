@@ -18,21 +18,24 @@ def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "demo",
-        help="a web page: what is in a photo, where, and of many a table",
-        description="Serve the web page on this machine until Ctrl-C. Photos and answers stay on it; only weights and "
-        "addresses that a visitor chooses are fetched.",
+        help="serve a web page that classifies photos",
+        description="Serve a web page on this machine until Ctrl-C. Photos and answers stay on this machine; only weights "
+        "and the URLs that a visitor enters are downloaded.",
     )
     parser.add_argument(
         "--variant",
         action="append",
-        metavar="V",
-        help="offer this name or training's folder; repeat for several (default: resnext_tiny, and on 127.0.0.1 all "
-        "others too, fetched when they are chosen)",
+        metavar="VARIANT",
+        help="a name from 'resnext-hub list', or a folder that 'train' wrote; repeat for several (default: "
+        "resnext_tiny; on 127.0.0.1 all published ones, downloaded when they are first chosen)",
     )
-    parser.add_argument("--engine", default="auto", metavar="E", help="what runs the networks, as of classify")
-    parser.add_argument("--host", default=LOOPBACK, metavar="H", help=f"where to listen (default {LOOPBACK})")
-    parser.add_argument("--port", type=int, default=7860, metavar="P", help="(default 7860; 0: any that is free)")
-    parser.add_argument("--open", action="store_true", help="open it in the browser")
+    engines = "what runs the networks, see 'classify' (default: %(default)s)"
+    parser.add_argument("--engine", default="auto", metavar="ENGINE", help=engines)
+    parser.add_argument("--host", default=LOOPBACK, help="address to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=int, default=7860, help="port to listen on; 0 for any free port (default: %(default)s)"
+    )
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.set_defaults(run=_demo)
 
 
@@ -43,7 +46,7 @@ def _demo(arguments: argparse.Namespace, manifest: Manifest) -> int:
     from .logic import Models, PageError
 
     if arguments.engine not in ENGINES:
-        return fail(f"--engine {arguments.engine}: there are {', '.join(ENGINES)}.", EXIT_USAGE)
+        return fail(f"Unknown engine {arguments.engine!r}; choose from {', '.join(ENGINES)}.", EXIT_USAGE)
     variants = arguments.variant or ["resnext_tiny"]
     if arguments.variant is None and arguments.host == LOOPBACK:
         variants += [name for name in manifest.checkpoints if name not in variants]
@@ -57,5 +60,5 @@ def _demo(arguments: argparse.Namespace, manifest: Manifest) -> int:
     try:
         serve(models, arguments.host, arguments.port, open_browser=arguments.open)
     except OSError as error:
-        return fail(f"{arguments.host}:{arguments.port}: {error}", EXIT_USAGE)
+        return fail(f"Cannot listen on {arguments.host}:{arguments.port}: {error.strerror or error}", EXIT_USAGE)
     return EXIT_OK

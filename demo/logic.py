@@ -106,7 +106,9 @@ class Models:
         found = [find_checkpoint(variant) for variant in dict.fromkeys(variants)]
         self.checkpoints: dict[str, Checkpoint] = {checkpoint.name: checkpoint for checkpoint in found}
         if not found or len(self.checkpoints) != len(found):
-            raise ValueError(f"The page needs variants of different names, got {', '.join(variants) or 'none'}.")
+            raise ValueError(
+                f"Expected at least one variant, all with different names; got {', '.join(variants) or 'none'}."
+            )
         self._engine, self._kept = engine, kept
         self._open: OrderedDict[str, Classifier] = OrderedDict()
         self._guard = threading.Lock()
@@ -283,7 +285,9 @@ def batch_rows(
             for info in members[start : start + TOGETHER]:
                 try:
                     if clock() > end:
-                        raise ImageError(f"Not looked at: the time for one zip, {limits.batch_seconds:.0f} s, is over.")
+                        raise ImageError(
+                            f"Not classified: the time limit for one zip ({limits.batch_seconds:.0f} s) was reached."
+                        )
                     content = _read_member(file, info, min(limits.image_bytes, left))
                     left -= len(content)
                     photo = open_image(content, max_pixels=limits.image_pixels, max_bytes=limits.image_bytes)
@@ -307,18 +311,18 @@ def _predictions(model: Classifier, pixels: list[np.ndarray], top: int, limits: 
 def _read_member(file: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
     """At most ``limit`` bytes of a member, whatever its header says. ImageError for whatever is wrong with it."""
     if PurePosixPath(info.filename).suffix.lower() in (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz"):
-        raise ImageError("An archive within the archive is not opened.")
+        raise ImageError("Archives within the zip are not opened.")
     if info.flag_bits & 1:
-        raise ImageError("It is encrypted.")
+        raise ImageError("The file is encrypted.")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # LZMA's window takes what memory it says
-        raise ImageError("It is compressed in a way other than zip's usual one, deflate.")
+        raise ImageError("The file uses an unsupported compression; expected zip's usual one, deflate.")
     try:
         with file.open(info) as member:
             content = member.read(limit + 1)
     except Exception as error:  # zlib's, struct's and zipfile's own, on a broken member
-        raise ImageError(f"It cannot be unpacked: {error}.") from error
+        raise ImageError(f"The file cannot be unpacked: {error}.") from error
     if len(content) > limit:
-        raise ImageError(f"Unpacked it has more than {limit:,} bytes, which is what is left for it.")
+        raise ImageError(f"The unpacked file has more than the {limit:,} bytes allowed.")
     return content
 
 

@@ -41,7 +41,9 @@ from .uploads import Uploads
 from .views import LANGUAGES, card, download_link, figure, notice, preferred_language, preview, say
 
 if sys.modules.get("gradio") is not None:
-    raise ImportError("Import resnext_hub.demo.page before gradio: where uploads lie is settled when that is imported.")
+    raise ImportError(
+        "Import resnext_hub.demo.page before gradio, which chooses its upload folder when it is imported."
+    )
 
 UPLOADS = Uploads()
 os.environ["GRADIO_TEMP_DIR"] = str(UPLOADS.folder)
@@ -494,7 +496,7 @@ def serve(models: Models, host: str, port: int, open_browser: bool = False) -> N
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # containers end so: as Ctrl-C, with cleaning up
     page = build(models)
     address = launch(page, host, port, inbrowser=open_browser)
-    print(f"resnext-hub demo: {address} (Ctrl-C ends it)", flush=True)  # noqa: T201
+    print(f"resnext-hub demo: {address} (press Ctrl-C to stop)", flush=True)  # noqa: T201
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

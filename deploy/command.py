@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ..console import EXIT_DIFFERENT, EXIT_OK, EXIT_USAGE, EXIT_WEIGHTS, fail
+from ..console import EXIT_DIFFERENT, EXIT_OK, EXIT_USAGE, EXIT_WEIGHTS, counted, fail
 from ..models.manifest import Manifest, ManifestError, UnknownVariantError
 from .targets import TARGETS
 from .triton_config import BACKENDS, Serving
@@ -20,58 +20,69 @@ TRITON = "triton"  # no target like the others: what they give is put into a rep
 def add_to(commands: Any) -> None:
     """Add the subcommand to argparse's subparsers."""
     names = ", ".join([*TARGETS, TRITON])
-    parser = commands.add_parser("export", help=f"a network for production: {names}", description=(
-        "Write a variant as an artefact, hold its answers against the fp32 network's, and only then give the folder "
-        "its name. What goes in and comes out, labels, preset, licence and the weights' hash are in metadata.json and "
-        "in the artefact itself; how exact it is, is in report.json."
-    ))  # fmt: skip
-    parser.add_argument("variant", metavar="VARIANT", help="a name (resnext-hub list), or a folder that train wrote")
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "export",
+        help=f"write a network for production: {names}",
+        description="Write a network for production, and keep it only if its outputs agree with the fp32 network's. "
+        "metadata.json describes inputs, outputs, labels, preprocessing, licence and the weights' hash; "
+        "report.json has the measured differences.",
+    )
+    variant = "a name from 'resnext-hub list', or a folder that 'train' wrote"
+    parser.add_argument("variant", metavar="VARIANT", help=variant)
     parser.add_argument("--to", required=True, choices=[*TARGETS, TRITON], metavar="TARGET", help=names)
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
     precisions = list(dict.fromkeys(p for target in TARGETS.values() for p in target.precisions))
-    parser.add_argument("--precision", choices=precisions, default="fp32", help="default fp32")
-    parser.add_argument("--preprocessing", action="store_true", help="uint8 pixels go in, normalised in the graph")
-    parser.add_argument("--softmax", action="store_true", help="probabilities come out instead of logits")
-    parser.add_argument("--top", type=int, metavar="K", help="only the best K come out, and their classes")
-    sources = "a folder, pattern, LIST.txt, TABLE.parquet, archive or image"
-    parser.add_argument("--calibration", metavar="SOURCE", help=f"images for int8: {sources}")
-    parser.add_argument("--photos", metavar="SOURCE", help="images to prove the export with (default: one at hand)")
-    parser.add_argument("--column", metavar="NAME", help="the column of TABLE.parquet that holds the images")
-    parser.add_argument("--allow-private", action="store_true", help="fetch URLs at private addresses too")
+    parser.add_argument("--precision", choices=precisions, default="fp32", help="(default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace DIR if it is an export")
+    graph = parser.add_argument_group("inputs and outputs")
+    graph.add_argument("--preprocessing", action="store_true", help="take uint8 pixels, and normalise in the network")
+    graph.add_argument("--softmax", action="store_true", help="return probabilities instead of logits")
+    graph.add_argument("--top", type=int, metavar="K", help="return only the K best classes")
+    images = parser.add_argument_group(
+        "images", "SOURCE is a folder, pattern, LIST.txt, TABLE.parquet, archive or image."
+    )
+    images.add_argument("--calibration", metavar="SOURCE", help="images to calibrate int8 with")
+    photos = "images to verify the export with (default: crops of a photo of matplotlib)"
+    images.add_argument("--photos", metavar="SOURCE", help=photos)
+    images.add_argument("--column", metavar="NAME", help="column of TABLE.parquet with the images")
+    images.add_argument("--allow-private", action="store_true", help="also load URLs at private addresses")
+    targets = parser.add_argument_group("options of one target")
     for name, target in TARGETS.items():
         for option, (_, settings) in target.options.items():
             settings = dict(settings) | {"help": f"{name}: {settings['help']}", "default": argparse.SUPPRESS}
-            parser.add_argument(f"--{option.replace('_', '-')}", **settings)
+            targets.add_argument(f"--{option.replace('_', '-')}", **settings)
     _add_triton_arguments(parser)
     parser.set_defaults(run=_export)
 
 
 def _add_triton_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "--to triton",
-        "DIR is a model repository, and the variant is added to it: JPEG bytes in, the --top labels (default 5) with "
-        "their probabilities out. What is in DIR stays. How to serve it: docs/deploy.md.",
+        "options of --to triton",
+        "DIR is a model repository to which the variant is added: JPEG bytes in, the --top labels (default: 5) and "
+        "their probabilities out. Other models in DIR stay as they are. How to serve it: docs/deploy.md.",
     )
     default = Serving()
     devices = list(dict.fromkeys(kind for backend in BACKENDS.values() for kind in backend.kinds))
     options: list[tuple[str, dict[str, Any]]] = [
-        ("name", {"metavar": "NAME", "help": "what clients call it (default: the variant's name)"}),
-        ("model-version", {"type": int, "metavar": "N", "dest": "version", "help": "the version that is added"}),
-        ("backend", {"choices": list(BACKENDS), "help": "what runs the network; python: ONNX Runtime, on a CPU"}),
-        ("device", {"choices": devices, "help": "auto: a GPU where the server has one"}),
-        ("max-batch", {"type": int, "metavar": "N", "help": "images that pass the network together at most"}),
-        ("preferred-batch", {"type": int, "nargs": "*", "metavar": "N", "help": "sizes sent on at once (half, all)"}),
-        ("queue-delay", {"type": int, "metavar": "US", "help": "microseconds that a request waits for others"}),
-        ("instances", {"type": int, "metavar": "N", "help": "copies of the network, on each GPU"}),
+        ("name", {"metavar": "NAME", "help": "model name for clients (default: the variant's name)"}),
+        ("model-version", {"type": int, "metavar": "N", "dest": "version", "help": "version to add"}),
+        ("backend", {"choices": list(BACKENDS), "help": "what runs the network; python: ONNX Runtime on a CPU"}),
+        ("device", {"choices": devices, "help": "auto: a GPU if the server has one"}),
+        ("max-batch", {"type": int, "metavar": "N", "help": "largest batch"}),
+        (
+            "preferred-batch",
+            {"type": int, "nargs": "*", "metavar": "N", "help": "batch sizes to run at once (default: half, all)"},
+        ),
+        ("queue-delay", {"type": int, "metavar": "US", "help": "microseconds to wait for more requests"}),
+        ("instances", {"type": int, "metavar": "N", "help": "copies of the network per GPU"}),
         ("decoders", {"type": int, "metavar": "N", "help": "processes that decode and resize images"}),
         ("grade", {"choices": ("reference", "close", "fast"), "help": "how exactly images are resized"}),
-        ("response-cache", {"action": "store_true", "help": "answer an image again without computing"}),
+        ("response-cache", {"action": "store_true", "help": "answer repeated images from a cache"}),
     ]
     for name, settings in options:
         known = getattr(default, settings.get("dest", name.replace("-", "_")), None)
         if known is not None and known is not False:
-            settings["help"] += f" (default {known})"
+            settings["help"] += f" (default: {known})"
         group.add_argument(f"--{name}", default=argparse.SUPPRESS, **settings)
 
 
@@ -79,7 +90,9 @@ def _to_triton(variant: str, out: Path, said: dict[str, Any]) -> Any:
     from .triton import ExportError, add_to_repository
 
     if said.pop("overwrite"):
-        raise ExportError("A model repository is added to, not replaced: --model-version or --name, not --overwrite.")
+        raise ExportError(
+            "A model repository is extended, not replaced: pass --model-version or --name instead of --overwrite."
+        )
     for implied in ("preprocessing", "softmax"):
         said.pop(implied)
     if said["top"] is None:
@@ -107,15 +120,15 @@ def _export(arguments: argparse.Namespace, manifest: Manifest) -> int:
     except (ExportError, SourceError, UnknownVariantError, ManifestError, ValueError, TypeError) as error:
         return fail(str(error), EXIT_USAGE)
     except CheckpointError as error:
-        return fail(f"{error}\nTry resnext_tiny.", EXIT_WEIGHTS)
+        return fail(str(error), EXIT_WEIGHTS)
     except OSError as error:  # the file system: no right to write, no room
-        return fail(f"{arguments.out}: {error}", EXIT_USAGE)
+        return fail(f"{error.filename or arguments.out}: {error.strerror or error}", EXIT_USAGE)
     agreement = report.agreement
-    print(f"{report.path}  {report.bytes / 2**20:,.1f} MiB, {report.precision}")
+    print(f"Saved {report.path}: {report.bytes / 2**20:,.1f} MiB, {report.precision}")
     print(
-        f"  largest difference of a logit {agreement.max_logit_difference:.2g} ({agreement.difference:.1e} of their "
-        f"range, {agreement.tolerance:.0e} allowed)\n  top-1 as the network's on {agreement.top1_agreement:.0%} of "
-        f"{agreement.images} images ({report.photos})\n  in {report.runtime}"
+        f"  largest difference of a logit: {agreement.max_logit_difference:.2g} ({agreement.difference:.1e} of their "
+        f"range, {agreement.tolerance:.0e} allowed)\n  same top-1 class: {agreement.top1_agreement:.0%} of "
+        f"{counted(agreement.images, 'image')} ({report.photos})\n  verified with: {report.runtime}"
     )
     for note in report.notes:
         print(f"  {note}")

@@ -190,8 +190,9 @@ def export_network(
             agreement = compare(runner.run, photos, expected, signature, preset, TOLERANCES[precision])
         if not agreement.is_exact:
             raise InexactError(
-                f"{checkpoint.name} as {to} in {precision}: a logit is {agreement.difference:.1e} of their range off "
-                f"(on {photos_name}), {agreement.tolerance:.0e} is what {precision} may be. Nothing was written."
+                f"{checkpoint.name} as {to} in {precision} is not exact: a logit differs by "
+                f"{agreement.difference:.1e} of their range (on {photos_name}), more than the "
+                f"{agreement.tolerance:.0e} allowed. Nothing was written."
             )
         _write_json(part / "metadata.json", metadata)
         report = Report(
@@ -227,16 +228,16 @@ def _check(
 ) -> tuple[Target, Signature, dict[str, Any]]:
     """Find out what is wrong with arguments before weights are fetched and images are read for them."""
     if to not in TARGETS:
-        raise ValueError(f"There is no target {to!r}; there are {', '.join(TARGETS)}.")
+        raise ValueError(f"Unknown target {to!r}; choose from {', '.join(TARGETS)}.")
     target = TARGETS[to]
     precision = how["precision"]
     if precision not in target.precisions:
-        raise ValueError(f"{to} takes {', '.join(target.precisions)}, not {precision!r}.")
+        raise ValueError(f"{to} does not support {precision!r}; choose from {', '.join(target.precisions)}.")
     if (precision == "int8") != calibrated:
-        what = "needs images to calibrate on" if precision == "int8" else "is not calibrated; int8 is"
-        raise ValueError(f"{precision} {what}: calibration=, --calibration.")
+        what = "int8 needs images: pass calibration=SOURCE" if precision == "int8" else "calibration=SOURCE is for int8"
+        raise ValueError(f"{what}.")
     if unknown := sorted(options.keys() - target.options.keys()):
-        raise TypeError(f"{to} has no option {unknown[0]!r}; it has {', '.join(target.options) or 'none'}.")
+        raise TypeError(f"{to} has no option {unknown[0]!r}; its options: {', '.join(target.options) or 'none'}.")
     preset = checkpoint.preprocessing
     signature = Signature(
         preset.crop_size, checkpoint.num_classes, how["preprocessing"], softmax=how["softmax"], top=how["top"]
@@ -244,11 +245,13 @@ def _check(
     if lacking := missing(target.needs):
         raise ExportError(f"{to} needs {', '.join(lacking)}: {install('fast')}")
     if os.path.lexists(out) and not overwrite:
-        raise ExportError(f"{out} is there; say --overwrite to replace it.")
+        raise ExportError(f"{out} exists. Choose another folder, or pass overwrite=True to replace it.")
     if overwrite and out.is_dir() and any(out.iterdir()) and not (out / "report.json").is_file():
-        raise ExportError(f"{out} is not the folder of an export (it has no report.json), and is not replaced.")
+        raise ExportError(
+            f"{out} is not replaced: it was not written by an export (it has no report.json). Choose another folder."
+        )
     if overwrite and out.exists() and not out.is_dir():
-        raise ExportError(f"{out} is a file; an export is a folder.")
+        raise ExportError(f"{out} is a file: an export is written to a folder.")
     chosen = target.defaults | dict(options)
     target.check(precision, chosen)
     return target, signature, chosen
@@ -259,10 +262,10 @@ def _photos(
 ) -> tuple[np.ndarray, str, np.ndarray | None]:
     """The images to prove the export with, their name, and the images to calibrate on."""
     if photos is not None:
-        return photos, name or "images of the caller's", calibration
+        return photos, name or "the images passed in", calibration
     if calibration is not None and len(calibration) > 8:
         held_out = np.arange(len(calibration)) % 9 == 8
-        return calibration[held_out][:PHOTOS], "a ninth of the images for calibration, held out", calibration[~held_out]
+        return calibration[held_out][:PHOTOS], "a held-out ninth of the calibration images", calibration[~held_out]
     return sample_photos(checkpoint.preprocessing, SAMPLES), SAMPLE, calibration
 
 

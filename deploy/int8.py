@@ -68,7 +68,7 @@ def write_int8(job: Job, path: Path) -> Sequence[str]:
         )
     set_metadata(path, job.metadata)
     onnx.checker.check_model(path, full_check=True)
-    return [f"Calibrated on {len(job.calibration)} images."]
+    return [f"Images used for calibration: {len(job.calibration)}."]
 
 
 def _to_the_first_sum(path: Path) -> list[str]:

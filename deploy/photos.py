@@ -11,7 +11,7 @@ import numpy as np
 
 from ..inference.sources import SourceError, count, shards
 from ..models.manifest import Preprocessing
-from ..processing_utils.images import ImageError, open_image
+from ..processing_utils.images import ImageError, open_image, with_name
 from ..processing_utils.preprocessing import crop_pixels, load_pixels
 from ..processing_utils.uris import FetchError
 
@@ -54,11 +54,11 @@ def read_photos(
         try:
             pixels.append(load_pixels(item.read(), preset))
         except (ImageError, FetchError, OSError) as error:
-            log.warning("%s is passed over: %s", item.name, error)
+            log.warning("Skipped: %s", with_name(item.name, error))
         if len(pixels) == limit:
             break
     if not pixels:
-        raise SourceError(f"No image in {', '.join(specs)} can be read.")
+        raise SourceError(f"No image in {', '.join(specs)} could be read.")
     return np.stack(pixels)
 
 

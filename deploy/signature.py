@@ -43,7 +43,7 @@ class Signature:
 
     def __post_init__(self) -> None:
         if self.top is not None and not 1 <= self.top <= self.num_classes:
-            raise ValueError(f"top must be in 1..{self.num_classes}, got {self.top}.")
+            raise ValueError(f"top must be from 1 to {self.num_classes}, got {self.top}.")
 
     @property
     def input(self) -> TensorSpec:

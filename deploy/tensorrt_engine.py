@@ -39,7 +39,7 @@ def build(onnx, plan, profile, tf32):
     config.add_optimization_profile(shapes)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise RuntimeError("TensorRT built no engine; see its messages.")
+        raise RuntimeError("TensorRT could not build the engine: see its messages above.")
     Path(plan).write_bytes(engine)
 
 

@@ -31,7 +31,7 @@ class OnnxTarget(Target):
     options: ClassVar = {
         "reduce_range": (
             False,
-            {"action": "store_true", "help": "int8: weights of 7 bits, for x86 processors without VNNI"},
+            {"action": "store_true", "help": "7-bit weights in int8, for x86 processors without VNNI"},
         )
     }
 

@@ -37,18 +37,19 @@ class TensorRTTarget(Target):
     options: ClassVar = {
         "batches": (
             (1, 8, 32),
-            {"type": int, "nargs": 3, "metavar": ("MIN", "OPT", "MAX"), "help": "batch sizes (default 1 8 32)"},
+            {"type": int, "nargs": 3, "metavar": ("MIN", "OPT", "MAX"), "help": "batch sizes (default: 1 8 32)"},
         )
     }
 
     def check(self, precision: str, options: Mapping[str, Any]) -> None:
         least, usual, most = options["batches"]
         if not 1 <= least <= usual <= most:
-            raise ValueError(f"batches are MIN <= OPT <= MAX, each 1 or more; got {least} {usual} {most}.")
+            raise ValueError(f"batches must be MIN <= OPT <= MAX, each 1 or more; got {least} {usual} {most}.")
         # ONNX Runtime's CPU has no bfloat16.
         if precision == "bf16" and _why_no_engine() and missing(["openvino"]):
             raise ExportError(
-                f"bf16 can be proven on a GPU with TensorRT, or in OpenVINO, and neither is here: {install('openvino')}"
+                "bf16 must be verified on a GPU with TensorRT, or in OpenVINO, and neither is available: "
+                f"{install('openvino')}"
             )
 
     def write(self, job: Job, folder: Path) -> Sequence[str]:
@@ -62,7 +63,7 @@ class TensorRTTarget(Target):
         script = f'#!/bin/sh\ncd "$(dirname "$0")" && {trtexec(settings)}\n'
         (folder / "build_engine.sh").write_text(script, encoding="utf-8")
         if reason := _why_no_engine():
-            return [f"The engine was not built: {reason}. On the machine that is to run it: sh build_engine.sh."]
+            return [f"The engine was not built: {reason}. To build it on the target machine: sh build_engine.sh"]
         tensorrt_engine.build(folder / self.artefact, folder / PLAN, settings["profile"], settings["tf32"])
         return []
 
@@ -102,9 +103,9 @@ def _why_no_engine() -> str | None:
     import torch
 
     if missing(["tensorrt"]):
-        return "TensorRT is not installed here"
+        return "TensorRT is not installed"
     if not torch.cuda.is_available():
-        return "there is no NVIDIA GPU here"
+        return "this machine has no NVIDIA GPU"
     return None
 
 

@@ -91,7 +91,7 @@ class TorchScriptTarget(Target):
             warnings.simplefilter("ignore")  # the deprecation, which was said; and asserts that tracing leaves out
             traced: Any = torch.jit.trace(module, (example(job),), check_trace=False)  # checked by the export itself
             torch.jit.save(traced, folder / self.artefact, _extra_files={EXTRA_FILE: json.dumps(job.metadata)})
-        return ["torch has deprecated TorchScript; torch-export is what it maintains."]
+        return ["TorchScript is deprecated in PyTorch; its successor is torch-export."]
 
     def open(self, job: Job, folder: Path) -> Runner:
         import torch
@@ -103,4 +103,4 @@ class TorchScriptTarget(Target):
 
 @cache
 def _say_deprecated() -> None:
-    log.warning("torch has deprecated TorchScript: it works, but for anything new take --to torch-export.")
+    log.warning("TorchScript is deprecated in PyTorch. It still works, but for new work use the target torch-export.")

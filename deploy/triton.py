@@ -119,32 +119,36 @@ def add_to_repository(
 
 def _check(checkpoint: Checkpoint, name: str, serving: Serving, out: Path) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise ValueError(f"{name!r}: a model's name has letters, digits, '_', '-' and '.'.")
+        raise ValueError(f"A model name may have letters, digits, '_', '-' and '.', got {name!r}.")
     if serving.top > checkpoint.num_classes:
-        raise ValueError(f"top {serving.top}: {checkpoint.name} has {checkpoint.num_classes} classes.")
+        raise ValueError(
+            f"top must be from 1 to {checkpoint.num_classes}, the classes of {checkpoint.name}; got {serving.top}."
+        )
     if serving.grade not in GRADES:
-        raise ValueError(f"There is no grade {serving.grade!r}; there are {', '.join(GRADES)}.")
+        raise ValueError(f"Unknown grade {serving.grade!r}; choose from {', '.join(GRADES)}.")
     if not out.exists():
         return
     if not out.is_dir() or not all((folder / CONFIG).is_file() for folder in out.iterdir() if folder.is_dir()):
-        raise ExportError(f"{out} is not a Triton model repository (a folder of folders with a {CONFIG} each).")
+        raise ExportError(f"{out} is not a Triton model repository: every folder in it must have a {CONFIG}.")
 
 
 def _check_place(out: Path, name: str, version: int, texts: dict[str, str], checkpoint: Checkpoint) -> None:
     """Versions of a model share its configuration, so a version must fit those that are there."""
     if (out / name / str(version)).exists():
-        raise ExportError(f"{out / name} has a version {version}: add version {version + 1}, or under another name.")
+        raise ExportError(
+            f"{out / name} already has version {version}: pass version={version + 1}, or another name=NAME."
+        )
     *behind, _ = texts
     for model in behind:
         there = out / model / CONFIG
         if there.is_file() and there.read_text(encoding="utf-8") != texts[model]:
             raise ExportError(
-                f"{there} differs from what version {version} would need, and all versions share it: give the options "
-                f"that it was made with, or another name."
+                f"{there} is shared by all versions and does not match the options of version {version}: pass the "
+                "options that it was made with, or another name=NAME."
             )
     labels = out / parts(name)["network"] / LABELS
     if labels.is_file() and labels.read_text(encoding="utf-8") != _label_lines(checkpoint):
-        raise ExportError(f"{labels} has other classes than {checkpoint.name}: give it another name.")
+        raise ExportError(f"{labels} has other classes than {checkpoint.name}: pass another name=NAME.")
 
 
 def _label_lines(checkpoint: Checkpoint) -> str:
@@ -164,7 +168,7 @@ def _fill_decode(model: Path, checkpoint: Checkpoint, serving: Serving) -> None:
     expected = load_pixels(image, checkpoint.preprocessing, serving.grade)
     if done.stdout != expected.tobytes():
         raise ExportError(
-            f"The decoder does not give the pixels that it should. {done.stderr.decode(errors='replace')[-2000:]}"
+            f"The decoder's pixels differ from the expected ones. {done.stderr.decode(errors='replace')[-2000:]}"
         )
     for cache in folder.rglob("__pycache__"):
         shutil.rmtree(cache)

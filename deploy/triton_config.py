@@ -98,17 +98,20 @@ class Serving:
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
-            raise ValueError(f"There is no Triton backend {self.backend!r} here; there are {', '.join(BACKENDS)}.")
+            raise ValueError(f"Unknown Triton backend {self.backend!r}; choose from {', '.join(BACKENDS)}.")
         kinds = BACKENDS[self.backend].kinds
         if self.device not in kinds:
-            raise ValueError(f"The {self.backend} backend runs on {', '.join(kinds)}, not {self.device!r}.")
+            raise ValueError(
+                f"The backend {self.backend} does not support the device {self.device!r}; choose from "
+                f"{', '.join(kinds)}."
+            )
         for name in ("version", "max_batch", "instances", "decoders", "top"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}.")
         if self.queue_delay < 0:
-            raise ValueError(f"queue_delay must be 0 or more microseconds, got {self.queue_delay}.")
+            raise ValueError(f"queue_delay (in microseconds) must be 0 or more, got {self.queue_delay}.")
         if wrong := [size for size in self.preferred_batch or () if not 1 <= size <= self.max_batch]:
-            raise ValueError(f"preferred_batch {wrong}: sizes are in 1..{self.max_batch} (max_batch).")
+            raise ValueError(f"preferred_batch must be from 1 to {self.max_batch} (max_batch), got {wrong}.")
 
     @property
     def batches(self) -> tuple[int, ...]:

@@ -102,7 +102,7 @@ def _check(outputs: Sequence[np.ndarray], count: int, signature: Signature) -> N
     found = [(str(output.dtype), output.shape) for output in outputs]
     wanted = [(spec.dtype, (count, *spec.shape)) for spec in signature.outputs]
     if found != wanted:
-        raise ValueError(f"The artefact gives {found}, expected {wanted}.")
+        raise ValueError(f"The artefact's outputs are {found}, expected {wanted}.")
 
 
 def _differences(

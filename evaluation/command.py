@@ -8,21 +8,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..console import EXIT_DIFFERENT, EXIT_IMAGE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, EXIT_WEIGHTS, fail
+from ..console import EXIT_DIFFERENT, EXIT_IMAGE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, EXIT_WEIGHTS, counted, fail
 from ..models.manifest import Manifest, ManifestError, UnknownVariantError
 
 __all__ = ["add_to"]
 
 LAYOUTS = """\
-DATA is any of
-  a folder of class folders, named by synset (ImageNet), number (ImageNet-V2) or name (your own);
-  a flat folder with a label file in it or near it: LOC_val_solution.csv, ILSVRC2012_validation_ground_truth.txt in its
-    devkit, ILSVRC2012_devkit_t12.tar.gz, Tiny ImageNet's val_annotations.txt, or the FILE of --labels;
-  Parquet tables with a column of images and one of classes; WebDataset shards; tar archives of class folders or flat;
-  patterns of these ('val-{00..13}.parquet', 'shards-*.tar'), or these at s3://, gs://, https://.
+DATA is one or more of
+  a folder of class folders, named by synset (ImageNet), number (ImageNet-V2) or
+    class name (your own);
+  a flat folder with a label file in it or near it: LOC_val_solution.csv,
+    ILSVRC2012_validation_ground_truth.txt in its devkit,
+    ILSVRC2012_devkit_t12.tar.gz, Tiny ImageNet's val_annotations.txt, or the
+    FILE passed as --labels;
+  Parquet tables with a column of images and one of classes;
+  WebDataset shards; tar archives of class folders, or flat with a label file;
+  patterns of these ('val-{00..13}.parquet', 'shards-*.tar'), or these at s3://,
+    gs:// or https://.
 
-Exit status: 0 all well; 1 an image could not be read; 2 wrong arguments; 3 no weights; 4 --expect was not met; 130
-stopped."""
+Exit status: 0 success; 1 an image could not be read; 2 wrong arguments; 3
+weights not available; 4 --expect was not met; 130 stopped."""
 
 
 def add_to(commands: Any) -> None:
@@ -30,7 +35,7 @@ def add_to(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "evaluate",
         help="measure accuracy on labelled images, next to the published figures",
-        description="Measure the accuracy of one or several variants in one pass over labelled images.",
+        description="Measure the accuracy of one or more variants in one pass over labelled images.",
         epilog=LAYOUTS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -38,35 +43,37 @@ def add_to(commands: Any) -> None:
         "--variant",
         action="append",
         required=True,
-        metavar="V",
-        help="a name or a training's folder; repeat for several",
+        metavar="VARIANT",
+        help="a name from 'resnext-hub list', or a folder that 'train' wrote; repeat for several",
     )
     parser.add_argument("--data", nargs="+", required=True, metavar="DATA", help="labelled images, see below")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="report, tables, pictures, and what a stopped run left")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for report, tables and pictures")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument("--expect", choices=("published", "measured"), help="exit 4 unless that figure is reproduced")
-    images = parser.add_argument_group("the images and their classes")
-    images.add_argument("--labels", metavar="FILE", help="the label file of a flat folder or archive")
+    expect = "exit with status 4 unless the accuracy agrees with this figure"
+    parser.add_argument("--expect", choices=("published", "measured"), help=expect)
+    images = parser.add_argument_group("images and classes")
+    images.add_argument("--labels", metavar="FILE", help="label file of a flat folder or archive")
     images.add_argument("--column", metavar="NAME", help="a table's column of images")
     images.add_argument("--label-column", metavar="NAME", help="a table's column of classes")
-    images.add_argument("--dataset", metavar="NAME", help="which known set it is, where that is not recognised")
-    images.add_argument("--real", metavar="FILE", help="ImageNet-ReaL's real.json: report on its labels too")
-    images.add_argument(
-        "--restrict", action=argparse.BooleanOptionalAction, help="choose among the set's classes only (A and R: yes)"
-    )
-    images.add_argument("--allow-private", action="store_true", help="fetch URLs at private addresses too")
-    made = parser.add_argument_group("how the images are made (default: as the checkpoint was measured)")
-    made.add_argument(
-        "--size", nargs="+", default=[], metavar="S", help="CROP or RESIZE:CROP, pixels; several: a sweep"
-    )
-    made.add_argument("--views", choices=("centre", "flip", "ten-crop"), default="centre", help="averaged over")
-    made.add_argument("--grade", choices=("reference", "close", "fast"), default="reference", help="how exactly")
-    run = parser.add_argument_group("how it runs (or under torchrun, with a folder that all ranks see)")
-    run.add_argument("--engine", default="auto", metavar="E", help="as of classify")
-    run.add_argument("--batch", type=int, default=16, metavar="N", help="images that pass together (default 16)")
+    images.add_argument("--dataset", metavar="NAME", help="name of the dataset, if it is not recognised")
+    images.add_argument("--real", metavar="FILE", help="ImageNet-ReaL's real.json: also report accuracy on its labels")
+    restrict = "predict only classes that the dataset has (default: only for ImageNet-A and ImageNet-R)"
+    images.add_argument("--restrict", action=argparse.BooleanOptionalAction, help=restrict)
+    images.add_argument("--allow-private", action="store_true", help="also load URLs at private addresses")
+    made = parser.add_argument_group("preprocessing (default: the checkpoint's own)")
+    sizes = "CROP or RESIZE:CROP in pixels; pass several to compare sizes"
+    made.add_argument("--size", nargs="+", default=[], metavar="SIZE", help=sizes)
+    views = "crops whose predictions are averaged (default: %(default)s)"
+    made.add_argument("--views", choices=("centre", "flip", "ten-crop"), default="centre", help=views)
+    grade = "how exactly images are resized (default: %(default)s)"
+    made.add_argument("--grade", choices=("reference", "close", "fast"), default="reference", help=grade)
+    run = parser.add_argument_group("the run (under torchrun, all processes must share DIR)")
+    engines = "what runs the network, see 'classify' (default: %(default)s)"
+    run.add_argument("--engine", default="auto", metavar="ENGINE", help=engines)
+    run.add_argument("--batch", type=int, default=16, metavar="N", help="images per batch (default: %(default)s)")
     run.add_argument("--workers", type=int, metavar="N", help="threads (default: all cores)")
-    run.add_argument("--resume", action="store_true", help="go on where a run was stopped or killed")
-    run.add_argument("--overwrite", action="store_true", help="replace what is in DIR")
+    run.add_argument("--resume", action="store_true", help="continue a run that was stopped")
+    run.add_argument("--overwrite", action="store_true", help="replace the evaluation in DIR")
     parser.set_defaults(run=_evaluate)
 
 
@@ -82,7 +89,7 @@ def _evaluate(arguments: argparse.Namespace, manifest: Manifest) -> int:
     try:
         options["progress"] = sys.stderr.isatty()
         report = evaluate(arguments.variant, sizes=arguments.size, **options)
-        if report is None:  # rank 0 of a torchrun says it
+        if report is None:  # rank 0 of a torchrun prints it
             return EXIT_OK
         if arguments.out is not None:
             write_report(report, arguments.out)
@@ -93,10 +100,11 @@ def _evaluate(arguments: argparse.Namespace, manifest: Manifest) -> int:
     except ValueError as error:
         return fail(str(error), EXIT_USAGE)
     except OSError as error:
-        return fail(f"{arguments.out or arguments.data[0]}: {error}", EXIT_USAGE)
+        where = error.filename or arguments.out or arguments.data[0]
+        return fail(f"{where}: {error.strerror or error}", EXIT_USAGE)
     except KeyboardInterrupt:
-        more = f" The same command with --resume goes on to {arguments.out}." if arguments.out else ""
-        return fail(f"stopped.{more}", EXIT_STOPPED)
+        more = " To continue, run the same command with --resume." if arguments.out else ""
+        return fail(f"Stopped.{more}", EXIT_STOPPED)
     if arguments.json:
         print(json.dumps(as_json(report) | speed_as_json(report), indent=1, default=str))
     else:
@@ -104,5 +112,8 @@ def _evaluate(arguments: argparse.Namespace, manifest: Manifest) -> int:
     if arguments.expect and (wrong := report.fails(arguments.expect)):
         return fail(f"--expect {arguments.expect}: {'; '.join(wrong)}", EXIT_DIFFERENT)
     if report.unreadable:
-        return fail(f"{len(report.unreadable):,} images could not be read; see the table's column error.", EXIT_IMAGE)
+        return fail(
+            f"{counted(len(report.unreadable), 'image')} could not be read: see the column 'error' of the table.",
+            EXIT_IMAGE,
+        )
     return EXIT_OK

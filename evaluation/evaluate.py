@@ -55,7 +55,7 @@ class Comparison:
     def verdict(self) -> str:
         if self.reproduced:
             return f"reproduced ({self.off1:+.2f})"
-        return f"not reproduced: {self.off1:+.2f} / {self.off5:+.2f}, {self.beyond:.2f} outside the interval"
+        return f"not reproduced: {self.off1:+.2f} / {self.off5:+.2f}, {self.beyond:.2f} outside the 95 % interval"
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,11 @@ class Report:
 
     def fails(self, kind: str) -> list[str]:
         """Why not every contender reproduces its figure of a kind; empty where all do."""
-        wrong = [f"{len(self.unreadable):,} images could not be read"] if self.unreadable else []
+        wrong = [f"unreadable images: {len(self.unreadable):,}"] if self.unreadable else []
         for result in (r for r in self.results if r.dataset == (self.dataset or self.title)):
             found = [c for c in result.comparisons if c.kind == kind]
             if not found:
-                wrong.append(f"{result.name}: no figure is {kind} for {self.title} at this size")
+                wrong.append(f"{result.name}: no {kind} accuracy for {self.title} at this size")
             elif not any(c.reproduced for c in found):
                 wrong.append(f"{result.name}: {found[0].verdict} ({found[0].top1:.2f} / {found[0].top5:.2f} {kind})")
         return wrong
@@ -119,7 +119,7 @@ def parse_size(text: str) -> tuple[int | None, int]:
     """
     found = re.fullmatch(r"(?:(\d+):)?(\d+)", text)
     if not found or not int(found[2]) or (found[1] and int(found[1]) < int(found[2])):
-        raise ValueError(f"A size is CROP or RESIZE:CROP, pixels, as 288 or 320:288; got {text!r}.")
+        raise ValueError(f"A size must be CROP or RESIZE:CROP in pixels, such as 288 or 320:288; got {text!r}.")
     return int(found[1]) if found[1] else None, int(found[2])
 
 
@@ -142,9 +142,9 @@ def contenders_of(
         UnknownVariantError, ManifestError, CheckpointError, EngineError, ValueError: as `classifier`.
     """
     if views not in VIEWS:
-        raise ValueError(f"There are no views {views!r}; there are {', '.join(VIEWS)}.")
+        raise ValueError(f"Unknown views {views!r}; choose from {', '.join(VIEWS)}.")
     if engine not in ENGINES:
-        raise EngineError(f"There is no engine {engine!r}; there are {', '.join(ENGINES)}.")
+        raise EngineError(f"Unknown engine {engine!r}; choose from {', '.join(ENGINES)}.")
     asked = [parse_size(size) for size in sizes] or [(None, None)]
     checkpoints = list({c.variant: c for c in map(find_checkpoint, variants)}.values())
     found: dict[str, Contender] = {}
@@ -245,21 +245,21 @@ def evaluate(
         UnknownVariantError, ManifestError, CheckpointError, EngineError: a variant cannot be had.
     """
     if grade not in GRADES:
-        raise ValueError(f"There is no grade {grade!r}; there are {', '.join(GRADES)}.")
+        raise ValueError(f"Unknown grade {grade!r}; choose from {', '.join(GRADES)}.")
     if dataset is not None and dataset not in datasets():
-        raise ValueError(f"There is no set {dataset!r}; there are {', '.join(datasets())}.")
+        raise ValueError(f"Unknown dataset {dataset!r}; choose from {', '.join(datasets())}.")
     if batch < 1 or (workers is not None and workers < 1):
-        raise ValueError("batch and workers are 1 or more.")
+        raise ValueError(f"batch and workers must be 1 or more, got {batch} and {workers}.")
     if not variants:
-        raise ValueError("Name a variant.")
+        raise ValueError("Expected at least one variant.")
     ranks = Ranks()
     if out is None and (ranks.world > 1 or resume):
-        raise OutputError("To resume, or to share the work under torchrun, name a folder: --out.")
+        raise OutputError("Resuming a run and running under torchrun need a folder: pass out=DIR.")
     if out is not None and ranks.rank == 0 and not resume:
         Parts(Path(out) / "predictions.parquet", {}).check_output(resume=resume, overwrite=overwrite)
     checkpoints = [v.checkpoint if isinstance(v, Contender) else find_checkpoint(v) for v in variants]
     if real is not None and any(c.num_classes != REAL_CLASSES for c in checkpoints):
-        raise ValueError(f"ImageNet-ReaL is for networks of {REAL_CLASSES} classes.")
+        raise ValueError(f"ImageNet-ReaL needs networks with {REAL_CLASSES} classes.")
     images = find_labelled(data, labels=labels, column=column, label_column=label_column, allow_private=allow_private)
     targets, notes = _targets(images, checkpoints)
     known = datasets()[dataset] if dataset else recognise(images)
@@ -301,14 +301,16 @@ def _targets(
     names = {tuple(label.name for label in read_labels(of)) for of in sets}
     numbered = any(isinstance(key, int) or key.isdigit() for key in set(images.keys))
     if numbered and len(names) > 1:
-        raise ValueError("The images' classes are numbers, and the variants number theirs differently: one at a time.")
+        raise ValueError(
+            "The images' classes are numbers, and the variants number them differently: evaluate one variant at a time."
+        )
     targets = {of: targets_of(images.keys, read_labels(of)) for of in sets}
     notes = []
     present = len(set(images.keys))
     if numbered and len(target_classes(targets[sets[0]])) < sets[0].classes:
         notes.append(
-            f"The classes are numbers, {present} of the network's {sets[0].classes}: right only if it numbers them the "
-            "same way."
+            f"The classes are numbers, {present} of the network's {sets[0].classes}: the result is right only if the "
+            "network numbers them in the same order."
         )
     return targets, notes
 
@@ -330,8 +332,8 @@ def _report(
     notes = list(notes)
     if known and known.images and (known.images, known.classes) != (len(rows), present):
         notes.append(
-            f"{known.title} has {known.images:,} images of {known.classes} classes; "
-            f"these are {len(rows):,} of {present}."
+            f"{known.title} has {known.images:,} images in {known.classes} classes; "
+            f"this source has {len(rows):,} in {present}."
         )
     title = known.title if known else "these images"
     sets: list[tuple[str, Mapping[LabelSet, Sequence[Target]]]] = [(known.name if known else title, targets)]

@@ -105,7 +105,7 @@ def explain(
         preset, labels = preset or network.preset, labels or network.labels
         network = _network_of(network)
     if preset is None:
-        raise ValueError("A network needs preset=: how its images are made.")
+        raise ValueError("A network of your own needs preset=, the preprocessing of its images.")
     pixels = load_pixels(image, preset, **image_options)
     like = next(network.parameters())
     images = torch.from_numpy(normalise(pixels, preset))[None].to(like.device, like.dtype)
@@ -128,17 +128,19 @@ def _network_of(classifier: Classifier) -> nn.Module:
     if isinstance(classifier.engine, TorchEngine):
         return classifier.engine.network
     if classifier.checkpoint is None:
-        raise ValueError(f"{classifier.engine.name} has no gradients; make the classifier with engine='torch'.")
+        raise ValueError(
+            f"The engine {classifier.engine.name} has no gradients: make the classifier with engine='torch'."
+        )
     return load(classifier.checkpoint).eval()
 
 
 def _index(target: int | str, labels: Sequence[Label], classes: int) -> int:
     if isinstance(target, int):
         if not 0 <= target < classes:
-            raise ValueError(f"The class must be in 0..{classes - 1}, got {target}.")
+            raise ValueError(f"The class must be from 0 to {classes - 1}, got {target}.")
         return target
     if not labels:
-        raise ValueError(f"To find {target!r}, labels= must name the classes.")
+        raise ValueError(f"To find the class {target!r}, pass labels= with the names of the classes.")
     return next(iter(targets_of([target], labels)[0]))
 
 
@@ -150,7 +152,9 @@ def _leaf(maps: Tensor) -> Tensor:
 def _from_last(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """The last feature map, and the logits that come of it. No hook: other threads may be using the network."""
     if not hasattr(network, "forward_features") or not hasattr(network, "forward_head"):
-        raise ValueError(f"Say which layer= of {type(network).__name__} gives the last feature map, e.g. 'layer4'.")
+        raise ValueError(
+            f"Pass layer=, the name of the layer of {type(network).__name__} with the last feature map, e.g. 'layer4'."
+        )
     parts: Any = network
     with torch.no_grad():
         features = parts.forward_features(images)
@@ -163,7 +167,7 @@ def _from_layer(network: nn.Module, images: Tensor, layer: str) -> tuple[Tensor,
         module = network.get_submodule(layer)
     except AttributeError as error:
         children = ", ".join(name for name, _ in network.named_children())
-        raise ValueError(f"The network has no layer {layer!r}; there are {children}.") from error
+        raise ValueError(f"The network has no layer {layer!r}; choose from {children}.") from error
     found: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
@@ -177,5 +181,5 @@ def _from_layer(network: nn.Module, images: Tensor, layer: str) -> tuple[Tensor,
     finally:
         handle.remove()
     if len(found) != 1 or found[0].ndim != 4:
-        raise ValueError(f"The layer {layer!r} does not give one feature map (N, C, H, W).")
+        raise ValueError(f"The output of the layer {layer!r} is not one feature map (N, C, H, W).")
     return found[0], logits

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..inference.sources import TARS, PathShard, Shard, SourceError, TableShard, TarShard, shards
+from ..inference.sources import TARS, PathShard, Shard, SourceError, TableShard, TarShard, reason, shards
 from ..packages import needed
 
 __all__ = ["Key", "LabelledSource", "find_labelled", "ilsvrc_number", "read_label_file"]
@@ -101,18 +101,18 @@ def find_labelled(
         keys += [key for _, key in of_shard]
         sizes.append(len(of_shard))
     if not keys:
-        raise SourceError(f"There are no images in {', '.join(specs)}.")
+        raise SourceError(f"No images in {', '.join(specs)}.")
     missing = [i for i, key in enumerate(keys) if key is None]
     if missing:
         named = [name for i in missing if (name := names[i]) is not None]
         if len(named) < len(missing):
-            raise SourceError(f"Image {missing[0]:,} of {', '.join(specs)} has no label, or -1.")
+            raise SourceError(f"Image {missing[0]:,} of {', '.join(specs)} has no label, or the label -1.")
         of_name, told = _by_name(named, specs, labels)
         how.add(told)
         for i, name in zip(missing, named, strict=True):
             keys[i] = of_name(name)
     elif labels is not None:
-        raise SourceError(f"{labels} is not needed: the classes are in {' and '.join(sorted(how))}.")
+        raise SourceError(f"The label file {labels} is not needed: the classes come from {' and '.join(sorted(how))}.")
     return LabelledSource(
         specs, ", ".join(sorted(how)), names, [key for key in keys if key is not None], sizes, column, allow_private
     )
@@ -148,7 +148,9 @@ def _one_split(folder: str, names: list[str]) -> list[str]:
         return names
     if len(chosen := {split for split in splits if split.startswith("val")}) == 1:
         return [name for name in names if name.startswith(next(iter(chosen)))]
-    raise SourceError(f"{folder} holds {', '.join(sorted(splits))}: say which, e.g. '{folder}/{min(splits)}*'.")
+    raise SourceError(
+        f"{folder} has several splits ({', '.join(sorted(splits))}): pass one of them, e.g. '{folder}/{min(splits)}*'."
+    )
 
 
 # Labels that lie beside each image.
@@ -157,10 +159,12 @@ def _one_split(folder: str, names: list[str]) -> list[str]:
 def _column_of(shard: TableShard, wanted: str | None) -> str:
     names = shard.schema().names
     if wanted is not None and wanted not in names:
-        raise SourceError(f"{shard.uri} has no column {wanted!r}; it has {', '.join(names)}.")
+        raise SourceError(f"{shard.uri} has no column {wanted!r}; choose from {', '.join(names)}.")
     found = wanted or next((name for name in LABEL_NAMES if name in names), None)
     if found is None:
-        raise SourceError(f"Which column of {shard.uri} holds the classes? There are {', '.join(names)}.")
+        raise SourceError(
+            f"Which column of {shard.uri} holds the classes? Pass label_column=NAME, one of {', '.join(names)}."
+        )
     return found
 
 
@@ -189,7 +193,7 @@ def _beside(shard: Shard, how: set[str]) -> Iterator[tuple[str, Key | None]]:
     for name in images:
         key = told.get(_sample(name))
         if told and key is None:
-            raise SourceError(f"{name} has no class beside it: WebDataset has a .cls or a .json for every sample.")
+            raise SourceError(f"{name} has no class: in WebDataset every sample has a .cls or .json file.")
         yield name, key
 
 
@@ -206,7 +210,7 @@ def _sample_key(name: str, content: bytes) -> Key | None:
             return _key(int(text) if re.fullmatch(r"-?\d+", text) else text or None)
         record = json.loads(text)
     except ValueError as error:
-        raise SourceError(f"{name} holds no class: {error}") from error
+        raise SourceError(f"Cannot read a class from {name}: {error}") from error
     if not isinstance(record, dict):
         return None
     return next((key for label in LABEL_NAMES if (key := _key(record.get(label))) is not None), None)
@@ -224,9 +228,9 @@ def _by_name(names: Sequence[str], specs: Sequence[str], labels: str | Path | No
     if path is None:
         if "" in folders:
             raise SourceError(
-                f"{names[0]} lies in no class's folder, and no label file was found near it. Say --labels FILE: "
-                f"{', '.join(pattern.rpartition('/')[2] for pattern in LABEL_FILES)}, or lines of a file's name and "
-                "its class."
+                f"{names[0]} is not in a class folder, and there is no label file near it. Pass labels=FILE: "
+                f"{', '.join(pattern.rpartition('/')[2] for pattern in LABEL_FILES)}, or lines with a file name "
+                "and its class."
             )
         return lambda name: _folder(name, specs), "class folders"
     table = read_label_file(path)
@@ -234,7 +238,7 @@ def _by_name(names: Sequence[str], specs: Sequence[str], labels: str | Path | No
     def of_name(name: str) -> Key:
         found = table.get(PurePosixPath(name).stem)
         if found is None:
-            raise SourceError(f"{path} has no class for {name}.")
+            raise SourceError(f"The label file {path} has no class for {name}.")
         return found
 
     return of_name, f"the label file {path.name}"
@@ -279,7 +283,7 @@ def read_label_file(path: str | Path) -> Mapping[str, Key]:
             return _from_devkit(path)
         return _from_lines(path, path.read_text("utf-8-sig"), lambda name: (path.parent / name).read_bytes())
     except (OSError, UnicodeDecodeError, tarfile.TarError) as error:
-        raise SourceError(f"The labels {path} cannot be read: {error}") from error
+        raise SourceError(f"Cannot read the label file {path}: {reason(error)}") from error
 
 
 def _from_devkit(path: Path) -> Mapping[str, Key]:
@@ -294,19 +298,19 @@ def _from_devkit(path: Path) -> Mapping[str, Key]:
 
         truth = [name for name in members if name.endswith("validation_ground_truth.txt")]
         if not truth:
-            raise SourceError(f"{path} holds no ..._validation_ground_truth.txt; it is not ILSVRC's devkit.")
+            raise SourceError(f"{path} is not the ILSVRC devkit: it has no ..._validation_ground_truth.txt.")
         return _from_lines(Path(truth[0]), content(truth[0]).decode(), content)
 
 
 def _from_lines(path: Path, text: str, beside: Callable[[str], bytes]) -> Mapping[str, Key]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
-        raise SourceError(f"{path} is empty.")
+        raise SourceError(f"The label file {path} is empty.")
     if all(re.fullmatch(r"n\d{8}|\d+", line) for line in lines):
         keys: list[Key] = list(lines)
         if not SYNSET.fullmatch(lines[0]):
             if "ground_truth" not in path.name:
-                raise SourceError(f"{path}: numbers alone do not say of which order they are. Write synsets.")
+                raise SourceError(f"{path} has class numbers, but not their order. Write synsets instead.")
             synsets = _ilsvrc_synsets(path, beside)
             unknown = {line for line in lines if int(line) not in synsets}
             if unknown:
@@ -316,7 +320,7 @@ def _from_lines(path: Path, text: str, beside: Callable[[str], bytes]) -> Mappin
     table: dict[str, Key] = {}
     for row in csv.reader(lines, delimiter="," if "," in lines[0] else "\t" if "\t" in lines[0] else " "):
         if len(row) < 2:
-            raise SourceError(f"{path}: {row[0]!r} is no line of a file's name and its class.")
+            raise SourceError(f"{path}: expected lines with a file name and its class, got {row[0]!r}.")
         words = row[1].split() if SYNSET.match(row[1].strip()) else [row[1].strip()]
         if row[:2] != ["ImageId", "PredictionString"]:
             table[PurePosixPath(row[0].strip()).stem] = words[0]
@@ -334,7 +338,7 @@ def _ilsvrc_synsets(path: Path, beside: Callable[[str], bytes]) -> Mapping[int, 
         content = beside("meta.mat")
     except FileNotFoundError as error:
         raise SourceError(
-            f"What the numbers in {path} mean is in the devkit's meta.mat (or map_clsloc.txt): put it beside it."
+            f"The class numbers in {path} need the devkit's meta.mat or map_clsloc.txt: put it in the same folder."
         ) from error
     with needed("Reading meta.mat", "evaluate"):
         from scipy.io import loadmat

@@ -235,7 +235,7 @@ class Ranks:
         try:
             dist.all_gather_object(values, value)
         except RuntimeError as error:
-            raise OutputError(f"Another rank has ended; the same command with --resume goes on. ({error})") from error
+            raise OutputError(f"Another rank has stopped. Start all ranks again with resume=True. ({error})") from error
         return values
 
 
@@ -326,11 +326,14 @@ def _is_made(out: Path, job: PredictionJob) -> bool:
     try:
         made = json.loads((pq.read_schema(out).metadata or {})[b"resnext_hub"])
     except (pa.ArrowException, KeyError, ValueError) as error:
-        raise OutputError(f"{out} is no table of an evaluation. Name another folder, or pass --overwrite.") from error
+        raise OutputError(
+            f"{out} was not written by an evaluation. Choose another folder, or pass overwrite=True."
+        ) from error
     asked = json.loads(json.dumps(dataclasses.asdict(job)))
     if different := [key for key in {**made, **asked} if made.get(key) != asked.get(key)]:
         raise OutputError(
-            f"{out} is of another run: {', '.join(different)} differ. Name another folder, or --overwrite."
+            f"{out} was made with other options ({', '.join(different)}). Choose another folder, or pass "
+            "overwrite=True."
         )
     return True
 
@@ -338,7 +341,10 @@ def _is_made(out: Path, job: PredictionJob) -> bool:
 def _check_names(table: pa.Table, images: LabelledSource) -> None:
     names = table["image"].to_pylist()
     if len(names) != len(images.keys):
-        raise SourceError(f"{len(images.keys):,} labels were found and {len(names):,} images read: a source is broken.")
+        raise SourceError(
+            f"The source has {len(images.keys):,} labels but {len(names):,} readable images: it is incomplete or "
+            "corrupt."
+        )
     for name, expected in zip(names, images.names, strict=True):
         if expected is not None and name != printable(expected):
-            raise SourceError(f"Where {expected} was labelled, {name} was read: the source has changed.")
+            raise SourceError(f"The source has changed since it was listed: expected the image {expected}, got {name}.")

@@ -61,23 +61,23 @@ def _rows(report: Report) -> list[tuple[str, ...]]:
             _rate(result.metrics.top1),
             _rate(result.metrics.top5),
             f"{100 * result.metrics.ece:.1f}",
-            "; ".join(map(_verdict, result.comparisons)) or "nothing to compare with",
+            "; ".join(map(_verdict, result.comparisons)) or "no published figure",
         )
         for result in report.results
     ]
 
 
-HEADS = ("", "top-1 %", "top-5 %", "ECE %", "beside")
+HEADS = ("", "top-1 %", "top-5 %", "ECE %", "compared with")
 
 
 def _facts(report: Report) -> list[str]:
     lines = [
-        f"{report.title}: {report.images:,} images of {report.classes} classes ({report.layout}), grade {report.grade}"
-        + (", choosing among these classes only" if report.restricted else "")
+        f"{report.title}: {report.images:,} images in {report.classes} classes ({report.layout}), grade {report.grade}"
+        + (", predictions restricted to these classes" if report.restricted else "")
     ]
     if report.unreadable:
         name, why = report.unreadable[0]
-        lines.append(f"{len(report.unreadable):,} of them could not be read and do not count, e.g. {name}: {why}")
+        lines.append(f"Unreadable, and not counted: {len(report.unreadable):,} of them, e.g. {name}: {why}")
     return [*lines, *report.notes]
 
 
@@ -96,7 +96,7 @@ def as_text(report: Report) -> str:
 def _as_markdown(report: Report) -> str:
     table = [f"| {' | '.join(row)} |" for row in (HEADS, ("---", *["--:"] * 3, "---"), *_rows(report))]
     sources = {c.source for result in report.results for c in result.comparisons}
-    lines = ["# Evaluation", "", *_facts(report), "", *table, "", "Intervals are of 95 % (Wilson)."]
+    lines = ["# Evaluation", "", *_facts(report), "", *table, "", "Intervals: 95 % (Wilson)."]
     return "\n".join([*lines, *(f"- {source}" for source in sorted(sources)), ""])
 
 
@@ -178,5 +178,5 @@ def write_report(report: Report, folder: str | Path) -> list[Path]:
             finally:
                 temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"The report cannot be written to {folder}: {error.strerror or error}.") from error
+        raise OutputError(f"Cannot write the report to {folder}: {error.strerror or error}.") from error
     return [folder / name for name in writers]

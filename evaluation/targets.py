@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ..inference.sources import SourceError
+from ..inference.sources import SourceError, reason
 from ..processing_utils.labels import Label
 from .layouts import Key, LabelledSource, ilsvrc_number
 
@@ -92,7 +92,7 @@ def targets_of(keys: Iterable[Key], labels: Sequence[Label]) -> list[Target]:
                 numbers = {int(key)}
             if len(numbers) > 1:
                 synsets = " and ".join(labels[i].synset or str(i) for i in sorted(numbers))
-                raise SourceError(f"{key!r} means {synsets}: name the class by its synset or number.")
+                raise SourceError(f"{key!r} may mean {synsets}: use the synset or the class number instead.")
             if not numbers:
                 wrong.append(repr(key))
             known[key] = frozenset(numbers)
@@ -100,9 +100,9 @@ def targets_of(keys: Iterable[Key], labels: Sequence[Label]) -> list[Target]:
     if wrong:
         many = f"{', '.join(wrong[:3])}{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}"
         raise SourceError(
-            f"{many}: no such class among the network's {len(labels)}. Classes (folders or labels) are synsets "
-            f"({labels[0].synset or labels[0].name}), names ({labels[0].name.split(',')[0]}) or numbers (0 to "
-            f"{len(labels) - 1}). For a flat folder, say --labels FILE; of train and val, name one folder."
+            f"The network has no class {many}. Classes (folder names or labels) must be synsets "
+            f"({labels[0].synset or labels[0].name}), names ({labels[0].name.split(',')[0]}) or numbers (from 0 to "
+            f"{len(labels) - 1}). For a flat folder, pass labels=FILE; of train and val, pass one folder."
         )
     return found
 
@@ -126,10 +126,11 @@ def read_real(path: str | Path, names: Sequence[str]) -> list[Target]:
         lists = json.loads(Path(path).read_text("utf-8"))
         targets = [frozenset(int(c) for c in one) for one in lists]
     except (OSError, ValueError, TypeError) as error:
-        raise SourceError(f"The labels {path} cannot be read: {error}") from error
+        raise SourceError(f"Cannot read the ImageNet-ReaL labels {path}: {reason(error)}") from error
     numbers = [ilsvrc_number(name) for name in names]
     if bad := [name for name, number in zip(names, numbers, strict=True) if not number or number > len(targets)]:
         raise SourceError(
-            f"{path} has labels for ILSVRC2012_val_00000001 to {len(targets):08d}, and {bad[0]} has no such number."
+            f"{path} has labels for ILSVRC2012_val_00000001 to {len(targets):08d}, but the image {bad[0]} is not one "
+            "of them."
         )
     return [targets[number - 1] for number in numbers if number]

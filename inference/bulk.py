@@ -341,7 +341,7 @@ def check(
     """
     check_options(variant, **options)
     if workers is not None and workers < 1:
-        raise ValueError(f"There must be 1 worker or more, got {workers}.")
+        raise ValueError(f"workers must be 1 or more, got {workers}.")
     if progress:
         _import_tqdm()
     Parts(Path(out), {}).check_output(resume=resume, overwrite=overwrite)
@@ -371,16 +371,16 @@ def check_options(variant: str, **options: Unpack[Options]) -> None:
     """
     classes = find_checkpoint(variant).num_classes
     if unknown := set(options) - set(Options.__annotations__):
-        raise TypeError(f"There is no option {min(unknown)!r}; there are {', '.join(Options.__annotations__)}.")
+        raise TypeError(f"Unknown option {min(unknown)!r}; choose from {', '.join(Options.__annotations__)}.")
     top, batch = options.get("top", 5), options.get("batch", 16)
     if not 1 <= top <= classes:
-        raise ValueError(f"top must be in 1..{classes}, got {top}.")
+        raise ValueError(f"top must be from 1 to {classes}, got {top}.")
     if batch < 1:
         raise ValueError(f"batch must be 1 or more, got {batch}.")
     if (grade := options.get("grade", "close")) not in GRADES:
-        raise ValueError(f"There is no grade {grade!r}; there are {', '.join(GRADES)}.")
+        raise ValueError(f"Unknown grade {grade!r}; choose from {', '.join(GRADES)}.")
     if (engine := options.get("engine", "auto")) not in ENGINES:
-        raise EngineError(f"There is no engine {engine!r}; there are {', '.join(ENGINES)}.")
+        raise EngineError(f"Unknown engine {engine!r}; choose from {', '.join(ENGINES)}.")
 
 
 def job_of(source: str | Sequence[str], checkpoint: Checkpoint, opened: Engine, **options: Unpack[Options]) -> Job:

@@ -120,7 +120,7 @@ class Classifier:
 
 def _check(image_options: dict[str, Any]) -> None:
     if unknown := sorted(image_options.keys() - set(IMAGE_OPTIONS)):
-        raise TypeError(f"Unexpected options {unknown}; there are engine, device and {', '.join(IMAGE_OPTIONS)}.")
+        raise TypeError(f"Unknown options {unknown}; choose from engine, device and {', '.join(IMAGE_OPTIONS)}.")
 
 
 register(Classifier)

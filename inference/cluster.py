@@ -46,8 +46,8 @@ class _Actor:
         opened = open_engine(find_checkpoint(job.checkpoint), engine, threads=1)
         if (opened.name, opened.precision) != (job.engine, job.precision):
             raise OutputError(
-                f"The job's engine is {job.engine} in {job.precision}, and this node has {opened.name} in "
-                f"{opened.precision}: name one with --engine that all nodes have."
+                f"The job's engine is {job.engine} in {job.precision}, but this node has {opened.name} in "
+                f"{opened.precision}: pass engine=NAME of one that all nodes have."
             )
         self._work, self._batch, self._cores = work_of(job, opened), job.batch, cores
         self._parts = Parts(out, dataclasses.asdict(job))
@@ -95,7 +95,7 @@ def classify_on_ray(
     ray = _import_ray()
     has = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(node.get("CPU", 0) >= cores and node.get("GPU", 0) >= gpus for node in has):  # Ray would wait for ever
-        raise EngineError(f"No node of the cluster has {cores} CPUs and {gpus:g} GPUs for an actor.")
+        raise EngineError(f"No node of the cluster has enough for one actor (CPUs: {cores}, GPUs: {gpus:g}).")
     needs = {"num_cpus": cores, "num_gpus": gpus}
     # On a node: the driver's own machine may have another engine, or no GPU.
     job: Job = ray.get(ray.remote(**needs)(_describe).remote(source, variant, options))

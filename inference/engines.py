@@ -67,10 +67,10 @@ def open_engine(
         CheckpointError: the weights cannot be fetched or verified.
     """
     if engine not in ENGINES:
-        raise ValueError(f"There is no engine {engine!r}; there are {', '.join(ENGINES)}.")
+        raise ValueError(f"Unknown engine {engine!r}; choose from {', '.join(ENGINES)}.")
     on_cpu = not _has_gpu() if device is None else str(device).partition(":")[0] == "cpu"
     if engine not in ("auto", "torch") and not on_cpu and device is not None:
-        raise EngineError(f"The engine {engine} runs on the CPU, not on {device}; engine='torch' does.")
+        raise EngineError(f"The engine {engine} runs on the CPU only: for {device} pass engine='torch'.")
     kind = KINDS.get(engine) or (OnnxRuntimeEngine if engine == "auto" and on_cpu else None)
     if kind is not None:
         try:
@@ -109,12 +109,12 @@ def _open_built(
         try:
             return kind(folder, threads)
         except Exception as error:  # each library has its own for a file that is broken
-            log.warning("%s cannot be opened and is built anew: %s", folder, error)
+            log.warning("%s cannot be opened and will be built again: %s", folder, error)
             broken = folder.stat().st_ino
     if not build:
         return None
     if lacking := missing(kind.builds_with):
-        raise EngineError(f"Building the engine {kind.name} takes {', '.join(lacking)}: {advice}")
+        raise EngineError(f"Building the engine {kind.name} needs {', '.join(lacking)}: {advice}")
     about = {"checkpoint": checkpoint.name, "file": path.name, "path": str(path), "sha256": digest}
     try:
         _build(checkpoint, kind, folder, about, broken)
@@ -150,7 +150,11 @@ def _build(
     with lock(folder):
         if folder.exists() and folder.stat().st_ino != broken:  # another process was faster
             return
-        log.warning("Building the %s engine of %s, once: seconds, minutes for the largest.", kind.name, checkpoint.name)
+        log.warning(
+            "Building the %s engine of %s (once; takes seconds, or minutes for the largest variants)",
+            kind.name,
+            checkpoint.name,
+        )
         part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
         for left in (part, old):  # by one that was killed
             shutil.rmtree(left, ignore_errors=True)
@@ -173,7 +177,9 @@ def _build(
             (part / "engine.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             off = float(np.abs(kind(part)(pixels)[0] - expected).max() / np.ptp(expected))
             if not off <= TOLERANCE:
-                raise EngineError(f"its logits differ from the network's by {off:.1e} of their range")
+                raise EngineError(
+                    f"its logits differ from PyTorch's by {off:.1e} of their range, more than {TOLERANCE:.0e}"
+                )
             for file in part.iterdir():
                 with open(file, "rb") as content:
                     os.fsync(content.fileno())

@@ -54,6 +54,7 @@ __all__ = [
     "count",
     "filesystem",
     "is_collection",
+    "reason",
     "shards",
     "table_files",
 ]
@@ -131,7 +132,7 @@ def shards(specs: Sequence[str], rows: int, *, column: str | None = None, privat
     if paths:
         yield PathShard(tuple(paths), private)
     if empty:
-        raise SourceError(f"There are no images in {', '.join(specs)} (for shards in a folder: 'FOLDER/*.tar').")
+        raise SourceError(f"No images in {', '.join(specs)} (for shards in a folder, pass 'FOLDER/*.tar').")
 
 
 def count(specs: Sequence[str], *, column: str | None = None) -> int | None:
@@ -180,7 +181,9 @@ def _table_files_of(spec: str) -> list[TableFile]:
         else:
             names = glob.glob(spec, recursive=True)
     elif _is_web(spec):
-        raise SourceError(f"{spec}: tables behind http(s) are not read in place; fetch it, and name the file.")
+        raise SourceError(
+            f"{spec}: tables at http(s) URLs are not supported here: download the file and pass its path."
+        )
     else:
         files, path = filesystem(spec)
         if re.search(r"[*?\[]", path):
@@ -193,7 +196,7 @@ def _table_files_of(spec: str) -> list[TableFile]:
     if [spec] != names:
         names = sorted(name for name in names if name.lower().endswith(TABLES))
     if not names:
-        raise SourceError(f"There is no Parquet file {spec}, and none in it or that it matches as a pattern.")
+        raise SourceError(f"No such Parquet file, folder of Parquet files, or pattern: {spec}")
     return [TableFile(name, _version(name), files) for name in names]
 
 
@@ -214,14 +217,17 @@ def _is_web(spec: str) -> bool:
 def _check_store(uri: str, schemes: Sequence[str]) -> None:
     scheme = scheme_of(uri) or ""
     if "::" in uri:
-        raise SourceError(f"{uri[:200]!r}: chains ('::') are refused. For a file of that name write ./ before it.")
+        raise SourceError(
+            f"Chained URLs ('::') are not allowed: {uri[:200]!r}. For a file with this name, write ./ before it."
+        )
     if scheme not in schemes:
         taken = ", ".join(("http", "https", "file", *STORES))
         raise SourceError(
-            f"{uri[:200]!r}: the scheme {scheme!r} is not one of {taken}. For a file of that name write ./ before it."
+            f"Unknown scheme {scheme!r} in {uri[:200]!r}; expected {taken}. For a file with this name, write ./ "
+            "before it."
         )
     if not uri[len(scheme) :].startswith("://"):  # to fsspec it would be a path of this machine
-        raise SourceError(f"{uri[:200]!r}: after {scheme} comes ://.")
+        raise SourceError(f"{uri[:200]!r} is not a URL: expected {scheme}://.")
 
 
 def filesystem(uri: str, schemes: Sequence[str] = ("file", *STORES)) -> tuple[Any, str]:
@@ -306,7 +312,7 @@ def _open_table(uri: str, private: bool, version: str | None = None) -> tuple[An
         return _open(uri, private), _version(uri)
     spool = _spools.get((uri, version or "")) or _spool(uri, private)
     if version is not None and spool.digest != version:
-        raise FetchError(f"{uri} has changed since the run began.")
+        raise FetchError(f"{uri} has changed since the run started.")
     return spool.open(), spool.digest
 
 
@@ -360,7 +366,7 @@ def _entries_of(spec: str, rows: int, column: str | None, private: bool) -> Iter
             if not os.path.isdir(name):
                 yield from _by_suffix(name, rows, column, private)
     else:
-        raise SourceError(f"There is no file or folder {spec}, and nothing that it matches as a pattern.")
+        raise SourceError(f"No such file, folder or pattern: {spec}")
 
 
 def _walk(folder: str) -> Iterator[str]:
@@ -372,7 +378,7 @@ def _walk(folder: str) -> Iterator[str]:
         with os.scandir(folder) as found:
             entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name)
     except OSError as error:
-        raise SourceError(f"The folder {folder} cannot be read: {error.strerror}.") from error
+        raise SourceError(f"Cannot read the folder {folder}: {error.strerror}.") from error
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(entry.path)
@@ -405,12 +411,12 @@ def _by_suffix(spec: str, rows: int, column: str | None, private: bool) -> Itera
     except SourceError:
         raise
     except Exception as error:  # each store has its own
-        raise SourceError(f"{spec} cannot be read: {_words(error)}") from error
+        raise SourceError(f"Cannot read {spec}: {reason(error)}") from error
 
 
-def _words(error: Exception) -> str:
-    """Errors of this package and of the system speak for themselves."""
-    return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+def reason(error: Exception) -> str:
+    """An error's message without what the caller names: of the system's errors neither number nor file name."""
+    return error.strerror or str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
 
 
 def _ask(uri: str, question: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -418,7 +424,7 @@ def _ask(uri: str, question: Callable[..., Any], *arguments: Any, **options: Any
     try:
         return question(*arguments, **options)
     except Exception as error:
-        raise SourceError(f"{uri} cannot be read: {_words(error)}") from error
+        raise SourceError(f"Cannot read {uri}: {reason(error)}") from error
 
 
 def _lines(uri: str, private: bool) -> Iterator[str]:
@@ -466,11 +472,11 @@ def _read(location: str, private: bool) -> bytes:
     except SourceError as error:
         raise FetchError(str(error)) from error
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"There is no {location}.") from error
+        raise FileNotFoundError(f"No such file: {location}") from error
     except Exception as error:  # each store has its own
-        raise FetchError(f"{location} could not be fetched: {type(error).__name__}: {error}") from error
+        raise FetchError(f"{location} could not be downloaded: {type(error).__name__}: {error}") from error
     if len(data) > MAX_BYTES:
-        raise FetchError(f"{location} has more than {MAX_BYTES:,} bytes.")
+        raise FetchError(f"{location} has more than the {MAX_BYTES:,} bytes allowed.")
     return data
 
 
@@ -521,7 +527,7 @@ class TarShard:
         except SourceError:
             raise
         except Exception as error:  # each store has its own; what came before it stands
-            yield Item(self.uri, functools.partial(_raise, FetchError(f"{self.uri} breaks off or is broken: {error}")))
+            yield Item(self.uri, functools.partial(_raise, FetchError(f"{self.uri} is incomplete or corrupt: {error}")))
 
     def notes(self, suffixes: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
         """Every image's name, as an item has it, with None; and every file's that ends in ``suffixes``, with its bytes.
@@ -546,11 +552,13 @@ class TarShard:
         except SourceError:
             raise
         except Exception as error:  # each store has its own
-            raise SourceError(f"{self.uri} breaks off or is broken: {_words(error)}") from error
+            raise SourceError(f"{self.uri} is incomplete or corrupt: {reason(error)}") from error
 
     def _content(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], bytes]:
         if member.size > MAX_BYTES:
-            return functools.partial(_raise, FetchError(f"{member.name} has {member.size:,} bytes, too many."))
+            return functools.partial(
+                _raise, FetchError(f"{member.name} has {member.size:,} bytes, more than the {MAX_BYTES:,} allowed.")
+            )
         file = archive.extractfile(member)
         data = file.read() if file else b""
         return lambda: data
@@ -561,7 +569,7 @@ class TarShard:
         return f"{self.uri} {_version(self.uri)}"
 
     def __len__(self) -> int:
-        raise TypeError(f"How many images {self.uri} has shows when it has been read.")
+        raise TypeError(f"The number of images in {self.uri} is known only after reading it.")
 
 
 # Tables.
@@ -593,7 +601,7 @@ class TableShard:
         except SourceError:
             raise
         except Exception as error:  # each store has its own; every row gets its row, so that no number shifts
-            broken = FetchError(f"{self.uri} is broken: {error}")
+            broken = FetchError(f"{self.uri} is corrupt: {error}")
             for at in range(row, end):
                 yield Item(f"{self.uri}[{at}]", functools.partial(_raise, broken))
 
@@ -647,7 +655,7 @@ class TableShard:
                         found += part.slice(start, self.first + self.length - at - start).to_pylist()
                     at += rows
         except (pa.ArrowException, OSError) as error:
-            raise SourceError(f"{self.uri} cannot be read: {_words(error)}") from error
+            raise SourceError(f"Cannot read {self.uri}: {reason(error)}") from error
         return found
 
     def _item(self, row: int, value: Any, name: str | None) -> Item:
@@ -658,7 +666,7 @@ class TableShard:
             return Item(value, functools.partial(_read, value, self.private))
         name = name or f"{self.uri}[{row}]"
         if value is None:
-            return Item(name, functools.partial(_raise, FetchError(f"Row {row:,} of {self.uri} holds no image.")))
+            return Item(name, functools.partial(_raise, FetchError(f"Row {row:,} of {self.uri} has no image.")))
         return Item(name, lambda: value)
 
     def fingerprint(self) -> str:
@@ -700,14 +708,16 @@ def _image_column(uri: str, schema: Any, wanted: str | None) -> tuple[str, str |
     text = [f.name for f in schema if is_text(f.type)]
     if wanted is not None:
         if wanted not in (*content, *text):
-            raise SourceError(f"{uri} has no column {wanted!r} of paths or images; it has {', '.join(schema.names)}.")
+            raise SourceError(
+                f"{uri} has no column {wanted!r} of images or paths; choose from {', '.join(schema.names)}."
+            )
         chosen = wanted
     else:
         candidates = content or text
         named = [name for name in IMAGE_COLUMNS if name in candidates]
         if len(candidates) != 1 and not named:
             there = ", ".join(schema.names)
-            raise SourceError(f"Which column of {uri} holds the images? There are {there}: say --column.")
+            raise SourceError(f"Which column of {uri} holds the images? Pass column=NAME, one of {there}.")
         chosen = candidates[0] if len(candidates) == 1 else named[0]
     names = [name for name in NAME_COLUMNS if name in text]
     return chosen, names[0] if chosen in content and names else None

@@ -99,23 +99,26 @@ class Parts:
             OutputError: as `opened`.
         """
         if self.out.suffix not in FORMATS:
-            raise OutputError(f"{self.out}: the name must end in {', '.join(FORMATS)}.")
+            raise OutputError(f"{self.out}: the name of a table must end in {', '.join(FORMATS)}.")
         if resume and overwrite:
-            raise OutputError("To resume and to overwrite exclude each other.")
+            raise OutputError("Pass either resume=True or overwrite=True, not both.")
         if self.out.is_dir():
-            raise OutputError(f"{self.out} is a folder.")
+            raise OutputError(f"{self.out} is a folder: pass the name of a file.")
         with explained():
             kept, made = self.is_kept(), self.out.exists()
         if made and resume and not kept:
             self.sweep()
             raise OutputError(
-                f"{self.out} is there already, and no stopped run of it: a table gets its name when it is whole. "
-                "--overwrite makes it anew."
+                f"{self.out} exists and is complete: there is no stopped run to resume. Pass overwrite=True to "
+                "replace it."
             )
         if made and not overwrite and not resume:
-            raise OutputError(f"{self.out} is there already. Name another file, delete it, or pass --overwrite.")
+            raise OutputError(f"{self.out} exists. Choose another name, delete the file, or pass overwrite=True.")
         if kept and not resume and not overwrite:
-            raise OutputError(f"A run for {self.out} was stopped. --resume goes on with it, --overwrite starts anew.")
+            raise OutputError(
+                f"An earlier run for {self.out} was stopped. Pass resume=True to continue it, or overwrite=True to "
+                "start again."
+            )
 
     def is_kept(self) -> bool:
         """Whether a stopped run can go on. Without job.json a folder holds nothing that counts."""
@@ -163,7 +166,9 @@ class Parts:
             try:
                 lock.acquire(timeout=0)
             except filelock.Timeout as error:
-                raise OutputError(f"Another run is writing {self.out}.") from error
+                raise OutputError(
+                    f"Another process is writing {self.out}: wait for it, or choose another name."
+                ) from error
         try:
             yield
         finally:
@@ -183,7 +188,10 @@ class Parts:
         for part in parts:
             before = self.done.get(part.shard)
             if part.start != (before.start + before.rows if before else 0) or (before and before.last):
-                raise OutputError(f"{self.folder / part.name} does not follow on; --overwrite starts anew.")
+                raise OutputError(
+                    f"{self.folder / part.name} does not continue the part before it. Pass overwrite=True to start "
+                    "again."
+                )
             self.done[part.shard] = part
         self.rows, self.errors = sum(part.rows for part in parts), sum(part.errors for part in parts)
 
@@ -204,15 +212,19 @@ class Parts:
         """
         path = self.folder / "job.json"
         if not path.exists():
-            raise OutputError(f"{self.folder} is not to be seen here: it must lie where every machine sees it.")
+            raise OutputError(
+                f"{self.folder} is not visible on this machine: it must be on a file system that all machines share."
+            )
         try:
             found: dict[str, Any] = json.loads(path.read_text("utf-8"))
         except ValueError as error:
-            raise OutputError(f"{path} is broken: {error}. --overwrite starts anew.") from error
+            raise OutputError(f"{path} is corrupt: {error}. Pass overwrite=True to start again.") from error
         different = [key for key in {**found, **self.job} if found.get(key) != self.job.get(key)]
         if different:
-            lines = "; ".join(f"{key} was {found.get(key)!r} and is {self.job.get(key)!r}" for key in different)
-            raise OutputError(f"The run that was stopped was another: {lines}. --overwrite starts anew.")
+            lines = "; ".join(f"{key} {found.get(key)!r}, now {self.job.get(key)!r}" for key in different)
+            raise OutputError(
+                f"The stopped run used other options: {lines}. Pass the same again, or overwrite=True to start again."
+            )
 
     def check_shard(self, number: int, fingerprint: Callable[[], str]) -> bool:
         """Whether a shard is done.
@@ -223,8 +235,8 @@ class Parts:
         before = self.done.get(number)
         if before is not None and before.fingerprint != (now := fingerprint()):
             raise OutputError(
-                f"The source has changed since the run that was stopped: shard {number} was "
-                f"{before.fingerprint[:200]!r} and is {now[:200]!r}. --overwrite starts anew."
+                f"The source has changed since the run was stopped: shard {number} was "
+                f"{before.fingerprint[:200]!r}, now {now[:200]!r}. Pass overwrite=True to start again."
             )
         return before is not None and before.last
 
@@ -240,7 +252,7 @@ class Parts:
             table = pa.Table.from_batches(batches, columns).replace_schema_metadata(marked.metadata)
             pq.write_table(table, temporary, write_page_checksum=True)
 
-        with explained(f"{self.rows:,} rows are safe in {self.folder}"):
+        with explained(f"The finished rows ({self.rows:,}) are kept in {self.folder}"):
             _replace(self.folder / part.name, write)
         self.done[part.shard] = part
         self.rows += part.rows
@@ -254,9 +266,12 @@ class Parts:
         """
         missing = [i for i in range(shards) if i not in self.done or not self.done[i].last]
         if missing or len(self.done) > shards:
-            raise OutputError(f"{len(missing) or len(self.done) - shards} shards are not as they were; --resume again.")
+            raise OutputError(
+                f"Some shards have changed ({len(missing) or len(self.done) - shards}). Pass resume=True to process "
+                "them again."
+            )
         write = {".parquet": self._write_parquet, ".csv": self._write_csv, ".jsonl": self._write_jsonl}[self.out.suffix]
-        with explained(f"All rows are safe in {self.folder}"):
+        with explained(f"All rows are kept in {self.folder}"):
             _replace(self.out, write, self.folder)
             (self.folder / "job.json").unlink()
             shutil.rmtree(self.folder)
@@ -330,7 +345,7 @@ def _readable(path: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, OSError) and error.errno:  # Arrow's own have none
             raise
-        raise OutputError(f"{path} is broken: {error}. --overwrite starts anew.") from error
+        raise OutputError(f"{path} is corrupt: {error}. Pass overwrite=True to start again.") from error
 
 
 def _rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
@@ -384,5 +399,5 @@ def explained(safe: str = "") -> Iterator[None]:
         full = error.errno == errno.ENOSPC or "No space left" in str(error)
         where = f" ({error.filename})" if error.filename else ""
         why = "the disk is full" if full else f"{error.strerror or error}{where}"
-        advice = f" {safe}; {'make room' if full else 'mend that'} and go on with --resume." if safe else ""
-        raise OutputError(f"The table cannot be written: {why}.{advice}") from error
+        advice = f" {safe}: {'free some space' if full else 'fix this'} and pass resume=True." if safe else ""
+        raise OutputError(f"Cannot write the table: {why}.{advice}") from error

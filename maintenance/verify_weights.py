@@ -1,9 +1,9 @@
-"""Fetch every file that weights_manifest.json names, check its length and hash, and report (make verify-weights).
+"""Download every file that weights_manifest.json names, verify its length and hash, and report (make verify-weights).
 
-For maintainers with a network. One file at a time is on the disk; it is deleted when it has been hashed, unless
-``--keep``. A run that was stopped goes on where it was: what was verified is not fetched again (``--again`` does), and
-a download that was cut off is continued. ``--write`` puts whole hashes and lengths into the manifest where it has a
-prefix or nothing. Exit status: 0 all verified, 1 something was not.
+For maintainers with a network. One file at a time is on the disk; it is deleted after it has been hashed, unless
+``--keep`` is passed. A run that was stopped resumes: files that were verified are not downloaded again (unless
+``--again`` is passed), and a download that was cut off is continued. ``--write`` writes complete hashes and lengths to
+the manifest where it has a prefix or nothing. Exit status: 0 all verified, 1 something was not.
 """
 
 from __future__ import annotations
@@ -135,17 +135,24 @@ def filled_in(text: str, results: list[Result]) -> str:
                 text,
             )
     if json.loads(text) != expected:
-        raise SystemExit("The manifest is not written in the form that this script knows; nothing was changed.")
+        raise SystemExit("The manifest has another form than this script expects: nothing was changed.")
     return text
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--checkout", type=Path, default=ROOT, help="whose manifest (this one's)")
-    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "verify-weights", help="files and the report")
-    parser.add_argument("--keep", action="store_true", help="keep the files: 12 GB")
-    parser.add_argument("--again", action="store_true", help="fetch what was verified before, too")
-    parser.add_argument("--write", action="store_true", help="put whole hashes and lengths into the manifest")
+    parser.add_argument(
+        "--checkout", type=Path, default=ROOT, help="checkout with the manifest to verify (default: this one)"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=ROOT / "build" / "verify-weights",
+        help="folder for the files and the report (default: %(default)s)",
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the files (12 GB)")
+    parser.add_argument("--again", action="store_true", help="also download files that were verified before")
+    parser.add_argument("--write", action="store_true", help="write complete hashes and lengths to the manifest")
     arguments = parser.parse_args(argv)
     folder = arguments.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -155,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     (folder / "report.md").write_text(report(results), encoding="utf-8")
     for result in results:
         print(f"{result.state:24}{result.checkpoint:32}{result.message or result.sha256}")
-    print(f"The report: {folder / 'report.md'}")
+    print(f"Saved {folder / 'report.md'}")
     if arguments.write:
         before = path.read_text(encoding="utf-8")
         after = filled_in(before, results)

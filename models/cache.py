@@ -55,7 +55,7 @@ class UnwritableError(CheckpointError):
 
     @classmethod
     def of(cls, folder: Path, error: OSError) -> UnwritableError:
-        return cls(f"{folder} cannot be written ({error.strerror}); name another in TORCH_HOME.")
+        return cls(f"Cannot write to {folder} ({error.strerror}): set TORCH_HOME to a folder that you can write to.")
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def lock(path: Path) -> Generator[None]:
         file.parent.mkdir(parents=True, exist_ok=True)
         guard.acquire(timeout=1)
     except filelock.Timeout:
-        log.info("waiting for another process that is fetching or converting %s", path.name)
+        log.info("Waiting for another process that is downloading or converting %s", path.name)
         guard.acquire()
     except OSError as error:
         raise UnwritableError.of(file.parent, error) from error
@@ -176,7 +176,7 @@ def _write_record(path: Path, record: Record) -> None:
         temporary.write_text(json.dumps(dataclasses.asdict(record), indent=1) + "\n", encoding="utf-8")
         os.replace(temporary, file)
     except OSError as error:  # a read-only cache: it is hashed at every load
-        log.debug("no record of %s could be kept: %s", path, error)
+        log.debug("Cannot save the record of %s: %s", path, error)
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
@@ -203,7 +203,7 @@ def verify(path: Path, source: Source, *, again: bool = False, inside: Path | No
     status = path.stat()
     if source.bytes is not None and status.st_size != source.bytes:
         raise CheckpointError(
-            f"{path} has {status.st_size:,} bytes where {source.bytes:,} were published: it was cut short or replaced."
+            f"{path} has {status.st_size:,} bytes, expected {source.bytes:,}: it is incomplete or was replaced."
         )
     # No record is kept of a file outside the cache: one in this repository, or one that a user has trained.
     record = None if source.path is not None else read_record(inside or path)
@@ -218,7 +218,8 @@ def verify(path: Path, source: Source, *, again: bool = False, inside: Path | No
     if record is None or (record.bytes, record.mtime_ns, record.inode, record.sha256) != (*state, digest):
         if source.hash is None and record is None:
             log.warning(
-                "%s: its publisher states no hash, so this first copy is unverified; held from now on.", path.name
+                "%s: no hash is published, so this first copy is unverified; later loads are compared with it.",
+                (inside or path).name,
             )
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         _write_record(inside or path, Record(*state, sha256=digest, source=source.url or "", date=date))
@@ -233,8 +234,8 @@ def _compare(path: Path, expected: Hash | None, digest: str, record: Record | No
         )
     if expected is None and record is not None and record.sha256 != digest:
         raise CheckpointError(
-            f"{path} has changed: its sha256 is {digest}, and was {record.sha256} at first use ({record.date}). "
-            f"If you replaced it yourself, delete {own_file(path, '.json')} too."
+            f"{path} has changed since its first use on {record.date}: its sha256 was {record.sha256} and is now "
+            f"{digest}. If you replaced it yourself, also delete {own_file(path, '.json')}."
         )
 
 
@@ -257,13 +258,13 @@ def _own_item(path: Path, published: dict[str, Item]) -> Item | None:
     size = path.stat().st_size
     if path.suffix == ".part" or path.name.endswith(".part.json"):
         part = path if path.suffix == ".part" else path.with_suffix("")
-        why = "a download or conversion that was broken off" if _is_broken_off(part, path.stat().st_mtime) else None
+        why = "an interrupted download or conversion" if _is_broken_off(part, path.stat().st_mtime) else None
         return Item(path, size, None, None, None, why)
     if path.suffix == ".mapped":
         name, digest, _ = path.name.rsplit(".", 2)
         of = published.get(name)
         current = of is not None and of.record is not None and of.record.sha256.startswith(digest)
-        why = None if current else "a mapped copy of a file that is no longer there"
+        why = None if current else "a mapped copy of a file that no longer exists"
         return Item(path, size, of and of.checkpoint, None, None, why, of and of.path)
     return None
 
@@ -293,22 +294,22 @@ def _engine(folder: Path, published: dict[str, Item], own_weights: dict[str, Che
             size += 0 if file.is_dir() else status.st_size
             newest = max(newest, status.st_mtime)
     if folder.suffix in (".part", ".old"):
-        why = "an engine whose building was broken off" if _is_broken_off(folder, newest) else None
+        why = "an engine whose build was interrupted" if _is_broken_off(folder, newest) else None
         return Item(folder, size, None, None, None, why)
     try:
         about = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
         file, digest, name, trained = about["file"], about["sha256"], about["engine"], Path(about.get("path", ""))
         current = library_version(about["library"]) == about["version"]
     except (OSError, ValueError, KeyError, TypeError):
-        return Item(folder, size, None, None, None, "an engine that nothing here can open")
-    why = None if current else "an engine of another version of its library"
+        return Item(folder, size, None, None, None, "an engine that this version cannot open")
+    why = None if current else "an engine built with another version of its library"
     of = published.get(file)
     if of is None:
         gone = file not in own_weights and not trained.is_file()
     else:
         gone = of.record is not None and of.record.sha256 != digest
     if gone:
-        why = "an engine of a file that is no longer there"
+        why = "an engine of a checkpoint that no longer exists"
     return Item(folder, size, own_weights.get(file) or (of and of.checkpoint), None, None, why, engine=name)
 
 

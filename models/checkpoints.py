@@ -59,7 +59,7 @@ def read_state_dict(path: str | Path, *, mmap: bool = False, vouched: bool = Fal
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint file {path}.")
+        raise FileNotFoundError(f"No such checkpoint file: {path}")
     try:
         if path.suffix == ".safetensors":
             import safetensors.torch
@@ -71,7 +71,9 @@ def read_state_dict(path: str | Path, *, mmap: bool = False, vouched: bool = Fal
         if not vouched or path.suffix == ".safetensors":
             raise _explained(path, error) from error
         log.warning(
-            "%s: its hash is right, but not its format (%s); read by torch.load(weights_only=True).", path, error
+            "%s has the published hash, but an unknown format (%s); reading it with torch.load(weights_only=True).",
+            path,
+            error,
         )
         state = _read_by_torch(path)
     if not mmap:
@@ -82,15 +84,15 @@ def read_state_dict(path: str | Path, *, mmap: bool = False, vouched: bool = Fal
 def _explained(path: Path, error: Exception) -> CheckpointError:
     if isinstance(error, ForeignError):
         return CheckpointError(
-            f"{path} holds more than weights ({error}), and nothing in a checkpoint is executed: save a network's "
-            "state_dict() alone."
+            f"{path} holds more than weights ({error}), and nothing in a checkpoint is executed: save only the "
+            "network's state_dict()."
         )
     if isinstance(error, PickleError):
         return CheckpointError(
-            f"{path} is not a whole file of torch.save: {error}. Save a state_dict() or fetch the file again."
+            f"{path} is not a complete torch.save file: {error}. Save a state_dict() or download the file again."
         )
     kind = "safetensors" if path.suffix == ".safetensors" else "torch.save"
-    return CheckpointError(f"{path} is not a whole file of {kind}: {error}")
+    return CheckpointError(f"{path} is not a complete {kind} file: {error}")
 
 
 def _read_by_torch(path: Path) -> dict[str, Tensor]:
@@ -116,7 +118,7 @@ def _expect_finite(state: Mapping[str, Tensor], path: Path) -> None:
     """Raise CheckpointError where a tensor holds NaN or infinity; reads them all once, and needs no memory."""
     broken = [name for name, tensor in state.items() if not _is_finite(tensor)]
     if broken:
-        raise CheckpointError(f"{path} holds NaN or infinity, in {_shown(broken)}: a training that diverged?")
+        raise CheckpointError(f"{path} holds NaN or infinity in {_shown(broken)}: did the training diverge?")
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -150,7 +152,7 @@ def _read(path: Path, *, mmap: bool) -> dict[str, Tensor]:
         size = os.fstat(file.fileno()).st_size
         views = sum(math.prod(stored.shape) * stored.storage.dtype.itemsize for stored in described.values())
         if sum(place.bytes for place in places.values()) > size or views > MOST_VIEWS * size:
-            raise PickleError("its tensors have more bytes than the file")
+            raise PickleError("its tensors are larger than the file")
         if not mmap:
             _check_crc(file, described, places)
     whole: Any = torch.UntypedStorage.from_file(str(path), False, size)  # pyright: ignore[reportUnknownMemberType]
@@ -175,7 +177,7 @@ def _check_crc(file: BinaryIO, described: Mapping[str, Stored], places: Mapping[
             while chunk := file.read(min(left, 1 << 20)):
                 crc, left = zlib.crc32(chunk, crc), left - len(chunk)
             if crc != place.crc:
-                raise PickleError(f"{names[key][:100]} is not as it was saved (its CRC32 differs)")
+                raise PickleError(f"{names[key][:100]} has changed since it was saved (its CRC32 differs)")
 
 
 def _is_dict(value: object) -> TypeGuard[dict[Any, Any]]:
@@ -219,10 +221,10 @@ def _zip(file: BinaryIO) -> tuple[dict[str, Stored], dict[str, _Place]]:
         file.seek(info.header_offset)
         header = file.read(30)
         if len(header) < 30 or header[:4] != ZIP:
-            raise PickleError(f"its record {name[:100]!r} is not at byte {info.header_offset:,}")
+            raise PickleError(f"its record {name[:100]!r} does not begin at byte {info.header_offset:,}")
         offset = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
         if offset + info.file_size > os.fstat(file.fileno()).st_size:
-            raise PickleError(f"its record {name[:100]!r} reaches beyond its end")
+            raise PickleError(f"its record {name[:100]!r} ends after the end of the file")
         return _Place(offset, info.file_size, info.CRC)
 
     if f"{top}/constants.pkl" in records:
@@ -271,18 +273,18 @@ def _legacy(file: BinaryIO) -> tuple[dict[str, Stored], dict[str, _Place]]:
     places: dict[str, _Place] = {}
     for key in cast("list[Any]", keys) if type(keys) is list else ():
         if not isinstance(key, str) or key not in storages or key in places:
-            raise PickleError(f"its list of storages, at byte {at:,}, is not that of its tensors")
+            raise PickleError(f"its list of storages, at byte {at:,}, does not match its tensors")
         file.seek(offset)
         storage = storages[key]
         if offset + 8 + storage.bytes > size or file.read(8) != storage.numel.to_bytes(8, "little"):
-            raise PickleError(f"it is cut short or broken at byte {offset:,}")
+            raise PickleError(f"it is incomplete or corrupt at byte {offset:,}")
         places[key] = _Place(offset + 8, storage.bytes)
         offset += 8 + storage.bytes
     used = {stored.storage.key for stored in described.values()}
     if lost := [name for name, stored in described.items() if stored.storage.key not in places]:
-        raise PickleError(f"it has no bytes of {_shown(lost)}")
+        raise PickleError(f"it has no data for {_shown(lost)}")
     if offset != size:
-        raise PickleError(f"it goes on after its end, at byte {offset:,}")
+        raise PickleError(f"it has extra data after its end, at byte {offset:,}")
     return described, {key: place for key, place in places.items() if key in used}
 
 
@@ -311,14 +313,14 @@ def mapped_state_dict(path: Path, digest: str, *, vouched: bool = False) -> dict
         try:
             return read_state_dict(copy, mmap=True)
         except CheckpointError as error:
-            log.warning("%s is made anew: %s", copy.name, error)
+            log.warning("%s cannot be used and will be converted again: %s", copy.name, error)
             copy.unlink(missing_ok=True)
     try:
         with lock(path):
             if not copy.exists() and not _convert(path, copy, vouched):
                 return read_state_dict(path, vouched=vouched)
     except UnwritableError as error:  # an image with the weights in it, say, mounted read-only
-        log.warning("%s could not be converted and is read the slow way: %s", path.name, error)
+        log.warning("%s could not be converted; reading it without memory mapping: %s", path.name, error)
         return read_state_dict(path, vouched=vouched)
     return read_state_dict(copy, mmap=True)
 
@@ -348,7 +350,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def _convert(path: Path, copy: Path, vouched: bool) -> bool:
     """Write a file's tensors anew as an aligned zip archive; False where the cache has no room or cannot be written."""
-    log.info("converting %s, once, so that it can be mapped", path.name)
+    log.info("Converting %s so that it can be mapped (only once)", path.name)
     part = copy.with_name(copy.name + ".part")
     crc = torch.serialization.get_crc32_options()
     try:
@@ -362,7 +364,7 @@ def _convert(path: Path, copy: Path, vouched: bool) -> bool:
             raise
         if isinstance(error, CheckpointError):
             raise
-        log.warning("%s could not be converted and is read the slow way: %s", path.name, error)
+        log.warning("%s could not be converted; reading it without memory mapping: %s", path.name, error)
         return False
     finally:
         torch.serialization.set_crc32_options(crc)
@@ -392,7 +394,7 @@ def _renamed(state_dict: Mapping[str, Tensor], rename: Callable[[str], str]) -> 
     result = {rename(key): tensor for key, tensor in state_dict.items()}
     if len(result) < len(state_dict):
         taken = [key for key in state_dict if rename(key) != key and rename(key) in state_dict] or list(state_dict)
-        raise CheckpointError(f"Two tensors of the checkpoint have one name, once they are renamed: {_shown(taken)}.")
+        raise CheckpointError(f"Two tensors of the checkpoint have the same name after renaming: {_shown(taken)}.")
     return result
 
 

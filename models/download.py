@@ -73,7 +73,7 @@ def _candidates(checkpoint: Checkpoint) -> Iterator[Source]:
         if source.url is None:
             continue
         if source.format == "safetensors" and importlib.util.find_spec("safetensors") is None:
-            log.debug("%s needs the package safetensors", source.url)
+            log.debug("Skipping %s: it needs the package safetensors", source.url)
             continue
         if mirror:
             name = target(checkpoint, source).name
@@ -90,12 +90,12 @@ def _fetch_first(checkpoint: Checkpoint, progress: bool) -> tuple[Path, Source]:
             fetch(source, path, progress)
             return path, source
         except (SourceError, CheckpointError) as error:
-            tried.append(f"{source.url} ({error})")
-    reason = "RESNEXT_HUB_OFFLINE is set" if offline else f"Tried: {'; '.join(tried) or 'nothing, it has no source'}"
+            tried.append(f"{source.url} ({str(error).rstrip('.')})")
+    reason = "RESNEXT_HUB_OFFLINE is set" if offline else f"Tried: {'; '.join(tried) or 'nothing, no source is known'}"
     raise UnreachableError(
-        f"The weights of {checkpoint.name} are not on this machine and could not be fetched. {reason}. Put the file "
-        f"{target(checkpoint, checkpoint.sources[0]).name} into {checkpoints_folder()}, name a mirror in "
-        "RESNEXT_HUB_MIRROR, or use resnext_tiny, whose weights are in the repository."
+        f"The weights of {checkpoint.name} are not on this machine and could not be downloaded. {reason}. Put the file "
+        f"{target(checkpoint, checkpoint.sources[0]).name} into {checkpoints_folder()}, set "
+        "RESNEXT_HUB_MIRROR to the URL of a mirror, or use resnext_tiny, whose weights are in the repository."
     )
 
 
@@ -111,7 +111,7 @@ def fetch(source: Source, path: Path, progress: bool = True) -> None:
     from torch.hub import tqdm  # pyright: ignore[reportPrivateImportUsage]
 
     part = _Part(path)
-    log.info("fetching %s", source.url)
+    log.info("Downloading %s", source.url)
     bar = tqdm(total=source.bytes, disable=not progress, unit="B", unit_scale=True, unit_divisor=1024, desc=path.name)
     try:
         part.file.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,10 @@ def fetch(source: Source, path: Path, progress: bool = True) -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise UnwritableError.of(part.file.parent, error) from error
         part.discard()
-        raise CheckpointError(f"The disk with {part.file.parent} is full; nothing was kept.") from error
+        raise CheckpointError(
+            f"The disk with {part.file.parent} is full, and the partial download was deleted. Free some space and try "
+            "again."
+        ) from error
     finally:
         bar.close()
         if not part.file.exists():
@@ -137,14 +140,14 @@ def _fetch_verified(source: Source, path: Path, part: _Part, bar: Any) -> None:
         in_one_piece = _fetch_with_retries(source, part, bar)
         try:
             if part.is_web_page():
-                raise CheckpointError("it answers a web page, though it calls it a file: a login or a notice?")
+                raise CheckpointError("the server sent a web page labelled as a file: does it ask for a login?")
             verify(part.file, source, inside=path)
             return
         except CheckpointError as error:
             if in_one_piece or last:
                 raise
             # Pieces of two states of the file, or a piece that a crash of the machine spoilt.
-            log.info("%s Its pieces do not fit together; beginning anew.", error)
+            log.info("%s The resumed download is corrupt; starting again.", error)
             part.discard()
 
 
@@ -162,7 +165,7 @@ def _fetch_with_retries(source: Source, part: _Part, bar: Any) -> bool:
             if failures >= ATTEMPTS or restarts > RESTARTS:
                 raise SourceError(str(error)) from error
             wait = min(max(BACKOFF * 2 ** (failures - 1), error.wait or 0.0), LONGEST_WAIT)
-            log.info("%s: %s; again in %.1f s", source.url, error, wait)
+            log.info("%s: %s; trying again in %.1f s", source.url, error, wait)
             time.sleep(wait)
 
 
@@ -247,7 +250,7 @@ def _request(source: Source, part: _Part, bar: Any) -> bool:
         continued = answer.status == 206
         if answer.status == 416 or (continued and not _goes_on(answer, noted, offset)):
             part.discard()
-            raise BrokenOffError("it answers another range than asked for, or one of another file")
+            raise BrokenOffError("the server sent a range that was not requested, or one of another file")
         total = _announced(answer, source)
         if not continued:
             offset = 0
@@ -256,8 +259,8 @@ def _request(source: Source, part: _Part, bar: Any) -> bool:
             free = shutil.disk_usage(part.file.parent).free
             if free < total - offset:
                 raise CheckpointError(
-                    f"{total - offset:,} bytes are to be fetched and the disk with {part.file.parent} has {free:,} "
-                    "left."
+                    f"The disk with {part.file.parent} has {free:,} bytes left, and {total - offset:,} bytes are "
+                    "still to be downloaded. Free some space and try again."
                 )
             bar.total = total
         bar.update(offset - bar.n)
@@ -276,7 +279,8 @@ def _request(source: Source, part: _Part, bar: Any) -> bool:
 def _refuse_other_things(answer: Answer) -> None:
     """Raise where an answer is not the file, or a part of it."""
     status, headers = answer.status, answer.headers
-    phrase = f"it answers {status} {http.client.responses.get(status, '')}".rstrip()  # not the server's own words
+    # Not the server's own words.
+    phrase = f"the server answered {status} {http.client.responses.get(status, '')}".rstrip()
     if status in RETRIED:
         raise BrokenOffError(phrase, _seconds_asked(headers.get("Retry-After", "")))
     if status == 407:
@@ -285,9 +289,9 @@ def _refuse_other_things(answer: Answer) -> None:
         raise SourceError(phrase)
     encoding = headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
-        raise SourceError(f"it answers {encoding!r} content, which was not asked for")
+        raise SourceError(f"the server sent {encoding!r} content, which was not requested")
     if headers.get_content_type() == "text/html":
-        raise SourceError("it answers a web page, not a file: a login or a notice?")
+        raise SourceError("the server sent a web page, not a file: does it ask for a login?")
 
 
 def _goes_on(answer: Answer, noted: _Noted | None, offset: int) -> bool:
@@ -309,8 +313,10 @@ def _announced(answer: Answer, source: Source) -> int | None:
         length = answer.headers.get("Content-Range", "").rpartition("/")[2]
     total = int(length) if length.isdecimal() and len(length) < 20 else None
     if total is not None and source.bytes is not None and total != source.bytes:
-        raise SourceError(f"it has {total:,} bytes where {source.bytes:,} were published")
+        raise SourceError(f"the server's file has {total:,} bytes, expected {source.bytes:,}")
     chunked = answer.headers.get("Transfer-Encoding", "").lower() == "chunked"
     if total is None and source.bytes is None and source.hash is None and not chunked:
-        raise SourceError("it announces no length, and neither length nor hash are published: a cut would go unnoticed")
+        raise SourceError(
+            "the server states no length, and neither a length nor a hash is published: a cut could not be detected"
+        )
     return total if total is not None else source.bytes

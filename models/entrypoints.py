@@ -34,12 +34,12 @@ def require(torch_version: str, python_version: tuple[int, ...]) -> None:
     """Raise ImportError on a Python too old, or a torch whose ``weights_only`` is not safe."""
     if python_version[:2] < PYTHON_FLOOR:
         raise ImportError(
-            f"resnext-hub needs Python 3.11 or newer and runs on {'.'.join(map(str, python_version[:3]))}."
+            f"resnext-hub needs Python 3.11 or newer; this is Python {'.'.join(map(str, python_version[:3]))}."
         )
     if tuple(int(part) for part in re.findall(r"\d+", torch_version)[:2]) < TORCH_FLOOR:
         raise ImportError(
-            f"resnext-hub needs torch {'.'.join(map(str, TORCH_FLOOR))} or newer, where loading weights runs no code "
-            f"(CVE-2025-32434, CVE-2026-24747), and found {torch_version}: pip install --upgrade torch"
+            f"resnext-hub needs torch {'.'.join(map(str, TORCH_FLOOR))} or newer, whose weights_only loading is safe "
+            f"(CVE-2025-32434, CVE-2026-24747); this is torch {torch_version}: pip install --upgrade torch"
         )
 
 
@@ -48,7 +48,7 @@ require(torch.__version__, tuple(sys.version_info[:3]))
 
 @cache
 def _say_license(license_id: str, name: str, url: str) -> None:
-    log.warning("Licence of these weights: %s, %s; no commercial use (%s).", license_id, name, url)
+    log.warning("These weights are licensed under %s, %s: no commercial use (%s).", license_id, name, url)
 
 
 def build(architecture: Architecture, num_classes: int = 1000, **network_options: Any) -> ResNeXt:
@@ -59,7 +59,7 @@ def build(architecture: Architecture, num_classes: int = 1000, **network_options
     """
     if wrong := sorted(network_options.keys() - set(NETWORK_OPTIONS)):
         fixed = sorted(set(wrong) & set(Architecture.__dataclass_fields__))
-        reason = f"{fixed} are what makes the variant; choose another variant" if fixed else "no network has them"
+        reason = f"{fixed} would change the variant; choose another variant" if fixed else "no network takes them"
         raise TypeError(f"Unexpected network options {wrong}: {reason}. Allowed: {list(NETWORK_OPTIONS)}.")
     block = {"BasicBlock": BasicBlock, "Bottleneck": Bottleneck}[architecture.block]
     return ResNeXt(
@@ -145,14 +145,14 @@ def _torchvision_tag(name: str, weights: object, tags: list[str]) -> str:
     """The tag that ``weights=`` means: a tag or "DEFAULT", plain or qualified, or a member of torchvision's enum."""
     text = f"{type(weights).__name__}.{weights.name}" if isinstance(weights, enum.Enum) else weights
     if not isinstance(text, str):
-        raise TypeError(f"weights= takes a string or a member of torchvision's enum, not {type(weights).__name__}.")
+        raise TypeError(f"weights must be a string or a member of torchvision's enum, not {type(weights).__name__}.")
     owner, _, tag = text.rpartition(".")
     expected = f"ResNeXt{name.removeprefix('resnext').upper()}_Weights"  # torchvision's spelling
     if owner and owner.lower() != expected.lower():
-        raise ValueError(f"{text} are weights of another network; {name} takes {expected}.")
+        raise ValueError(f"{text} belongs to another network; {name} takes {expected}.")
     tag = tags[-1] if tag == "DEFAULT" else tag
     if tag not in tags:
-        raise ValueError(f"{name} has no weights {tag!r}; there are {', '.join(tags)} and DEFAULT.")
+        raise ValueError(f"{name} has no weights {tag!r}; choose from {', '.join(tags)} and DEFAULT.")
     return tag
 
 
@@ -169,17 +169,19 @@ def torchvision(
     if not isinstance(pretrained, bool) and pretrained is not None:
         # torchvision's builders take ``weights`` as the first positional argument too.
         if weights is not None:
-            raise ValueError(f"Two answers to which weights: {pretrained!r} and weights={weights!r}; give one.")
+            raise ValueError(
+                f"The weights were given twice, as {pretrained!r} and as weights={weights!r}: pass only weights=."
+            )
         pretrained, weights = None, pretrained
     checkpoints = (manifest or default_manifest()).of_entrypoint(name)
     tags = list(checkpoints)
     tag = None if weights is None else _torchvision_tag(name, weights, tags)
     if pretrained is True:
         if tag not in (None, tags[0]):
-            raise ValueError(f"pretrained=True means {tags[0]}, weights= says {tag}; give weights= alone.")
+            raise ValueError(f"pretrained=True means {tags[0]}, which contradicts weights={tag!r}: pass only weights=.")
         tag = tags[0]
     elif pretrained is False and tag is not None:
-        raise ValueError(f"pretrained=False contradicts weights={tag}; give weights= alone.")
+        raise ValueError(f"pretrained=False contradicts weights={tag!r}: pass only weights=.")
     if tag is None:
         return build(checkpoints[tags[0]].architecture, num_classes, **options)
     return load(checkpoints[tag], num_classes, progress, **options)
@@ -198,7 +200,7 @@ def nvidia(
     options = dict(options)
     num_classes = options.pop("num_classes", checkpoint.num_classes)
     if pretrained and pretrained_from_file is not None:
-        raise ValueError("pretrained_from_file= names the weights: give pretrained=False with it.")
+        raise ValueError("pretrained=True contradicts pretrained_from_file=: pass pretrained=False with it.")
     if not pretrained and pretrained_from_file is None:
         return build(checkpoint.architecture, num_classes, **options)
     return load(checkpoint, num_classes, file=pretrained_from_file, key_map=state_dict_key_map_fn, **options)

@@ -223,8 +223,8 @@ class Manifest:
         names = [*self.entrypoints, *self.checkpoints]
         lower = {known.lower(): known for known in names}
         near = [lower[match] for match in difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.5)]
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(self.entrypoints)}."
-        raise UnknownVariantError(f"There is no variant {name!r}. {hint}")
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"Choose from {', '.join(self.entrypoints)}."
+        raise UnknownVariantError(f"No such variant: {name!r}. {hint}")
 
 
 register(Accuracy, Architecture, Checkpoint, Hash, LabelSet, License, Manifest, Paper, Preprocessing, Source, System)
@@ -311,9 +311,9 @@ def default_manifest() -> Manifest:
     manifest, digest = ROOT / MANIFEST, ROOT / DIGEST
     if not digest.is_file() or digest.read_text(encoding="utf-8") != _digest_line(manifest):
         raise ManifestError(
-            f"{manifest} has been changed: its sha256 is not the one in {DIGEST} beside it. It says where weights come "
-            "from and what they must be, so nothing is loaded by it. Install this version again; or, if the change is "
-            f"meant, run `sha256sum {MANIFEST} > {DIGEST}` in that folder."
+            f"{manifest} has been changed: its sha256 differs from the one in {DIGEST}. It defines where weights come "
+            "from and how they are verified, so it is not used. Install resnext-hub again or, if the change is "
+            f"intended, run `sha256sum {MANIFEST} > {DIGEST}` in that folder."
         )
     return load_manifest(manifest)
 
@@ -331,8 +331,10 @@ def find_checkpoint(variant: str | Path) -> Checkpoint:
     if isinstance(variant, str) and (variant in default_manifest().checkpoints or not folder.is_dir()):
         return default_manifest().resolve(variant)
     if not (folder / MANIFEST).is_file():
-        raise UnknownVariantError(f"{folder} holds no {MANIFEST}: training writes one when it has ended.")
+        raise UnknownVariantError(f"{folder} has no {MANIFEST}: training writes it when it finishes.")
     checkpoints = list(load_manifest(folder / MANIFEST, folder.resolve()).checkpoints.values())
     if len(checkpoints) != 1:
-        raise ManifestError(f"{folder / MANIFEST} describes {len(checkpoints)} checkpoints; a run's folder has one.")
+        raise ManifestError(
+            f"{folder / MANIFEST} describes {len(checkpoints)} checkpoints, expected 1 in a training folder."
+        )
     return dataclasses.replace(checkpoints[0], home=folder.resolve())

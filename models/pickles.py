@@ -76,26 +76,26 @@ def _is(value: object, *kinds: type) -> bool:
 def _natural(values: Any) -> tuple[int, ...]:
     """The value as a tuple of numbers, none below zero."""
     if not _is(values, tuple, list) or len(values) > 16:
-        raise PickleError("a tensor of no shape")
+        raise PickleError("a tensor without a shape")
     if not all(_is(value, int) and value >= 0 for value in values):
-        raise PickleError("a tensor's shape or place that is not made of natural numbers")
+        raise PickleError("a tensor whose shape, stride or offset is not made of natural numbers")
     return tuple(values)
 
 
 def _tensor(storage: object, offset: object, shape: object, stride: object, *beside: object) -> Stored:
     """``torch._utils._rebuild_tensor`` and ``_v2`` (requires_grad, hooks, metadata); hooks are no weights."""
     if len(beside) > 2 and beside[2] is not None:
-        raise PickleError("a tensor of a kind that is conjugated or negated when it is read")
+        raise PickleError("a tensor with its conjugate or negative bit set")
     if not isinstance(storage, Storage):
         raise PickleError("a tensor without a storage")
     (start,), sizes, steps = _natural((offset,)), _natural(shape), _natural(stride)
     if len(sizes) != len(steps):
-        raise PickleError("a tensor with a stride that is not its shape's")
+        raise PickleError("a tensor whose stride and shape differ in length")
     if math.prod(sizes) > storage.numel:
-        raise PickleError("a tensor of more elements than its storage has")
+        raise PickleError("a tensor with more elements than its storage")
     last = start + sum((size - 1) * step for size, step in zip(sizes, steps, strict=True))
     if max(last + 1, start) > storage.numel if math.prod(sizes) else start > storage.numel:
-        raise PickleError(f"a tensor that reaches beyond its storage of {storage.numel:,} elements")
+        raise PickleError(f"a tensor that exceeds its storage of {storage.numel:,} elements")
     return Stored(storage, start, sizes, steps)
 
 
@@ -107,9 +107,9 @@ def _parameter(data: object, *_: object) -> Stored:
 
 def _put(target: dict[Any, Any], key: object, value: object) -> None:
     if not _is(key, str, int):  # a nested tuple is hashed without end, a deep one until the stack is through
-        raise PickleError(f"a {type(key).__name__} as a key")
+        raise PickleError(f"a dictionary key of type {type(key).__name__}")
     if key in target:
-        raise PickleError("the same key twice")
+        raise PickleError("a repeated dictionary key")
     target[key] = value
 
 
@@ -167,7 +167,7 @@ def _storage(saved_id: Any) -> Storage:
         word, kind, key, _, numel = saved_id[:5]
         if word == "storage" and isinstance(kind, _StorageType) and _is(key, str) and _is(numel, int) and numel >= 0:
             return Storage(key, kind.dtype, numel)
-    raise PickleError("a storage of a kind that cannot be mapped")
+    raise PickleError("a storage of an unsupported kind")
 
 
 class _Reader:
@@ -181,7 +181,7 @@ class _Reader:
 
     def take(self, count: int) -> bytes:
         if count > len(self.data) - self.at:
-            raise PickleError("the end of the data")
+            raise PickleError("an unexpected end of the data")
         self.at += count
         return self.data[self.at - count : self.at]
 
@@ -208,12 +208,12 @@ class _Reader:
 
     def append(self, values: list[Any]) -> None:
         if not _is(self.stack[-1], list):
-            raise PickleError("an item for what is no list")
+            raise PickleError("an item added to something other than a list")
         self.stack[-1].extend(values)
 
     def set_items(self, values: list[Any]) -> None:
         if not _is(self.stack[-1], dict):
-            raise PickleError("an item for what is no dictionary")
+            raise PickleError("an item added to something other than a dictionary")
         for key, value in zip(values[::2], values[1::2], strict=True):
             _put(self.stack[-1], key, value)
 
@@ -226,7 +226,7 @@ class _Reader:
     def reduce(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
         if not isinstance(function, _Global) or not _is(arguments, tuple):
-            raise PickleError("a call of what is no function")
+            raise PickleError("a call of something other than a function")
         self.put(function.call(*arguments))
 
     def build(self) -> None:
@@ -236,7 +236,7 @@ class _Reader:
     def find_storage(self) -> None:
         storage = _storage(self.stack.pop())
         if self.storages.setdefault(storage.key, storage) != storage:
-            raise PickleError("one storage described in two ways")
+            raise PickleError("two different descriptions of one storage")
         self.put(storage)
 
     def memorise(self, form: str) -> None:
@@ -305,9 +305,9 @@ def unpickle(data: bytes, at: int = 0, storages: dict[str, Storage] | None = Non
                 return reader.stack.pop(), reader.at
             if code not in _OPCODES:
                 names = [op.name for op in pickletools.opcodes if op.code == code.decode("latin-1")]
-                raise PickleError(f"{(*names, 'no opcode')[0]}, which torch.save does not write,")
+                raise PickleError(f"the opcode {(*names, repr(code))[0]}, which torch.save does not write,")
             _OPCODES[code](reader)
     except PickleError as error:
         raise type(error)(f"{error} at byte {at:,}") from None
     except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise PickleError(f"nonsense ({type(error).__name__}) at byte {at:,}") from error
+        raise PickleError(f"an invalid instruction ({type(error).__name__}) at byte {at:,}") from error

@@ -244,7 +244,7 @@ class ResNeXt(nn.Module):
     ) -> None:
         super().__init__()
         if len(layers) != 4:
-            raise ValueError(f"layers must have 4 numbers, one a stage; got {tuple(layers)}.")
+            raise ValueError(f"layers must have 4 numbers, one per stage; got {tuple(layers)}.")
         if type(num_classes) is not int:  # bool is an int too
             raise TypeError(f"num_classes must be a whole number; got {num_classes!r}.")
         if num_classes < 0:

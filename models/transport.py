@@ -94,14 +94,14 @@ def get(url: str, headers: Mapping[str, str]) -> Answer:
                 target = redirected(url, response)
             except RedirectError as error:
                 response.close()
-                raise SourceError(f"it {error}") from error
+                raise SourceError(f"the server {error}") from error
             if target is None:
                 pace.start(WINDOW)
                 return Answer(response, pace)
             response.close()
             url = target
             route.trusted = False
-        raise SourceError(f"it redirects more than {MAX_REDIRECTS} times, the last time to {url[:200]!r}")
+        raise SourceError(f"the server redirects more than {MAX_REDIRECTS} times, the last time to {url[:200]!r}")
     except BaseException:
         pace.stop()
         raise
@@ -114,7 +114,7 @@ def _open(url: str, headers: Mapping[str, str], route: _Route) -> http.client.HT
         raise SourceError(str(error)) from error
     except ssl.SSLCertVerificationError as error:  # an OSError and a ValueError
         raise SourceError(
-            f"its certificate is not trusted: {error}; an own authority is named in SSL_CERT_FILE"
+            f"its certificate is not trusted: {error}; to trust your own CA, set SSL_CERT_FILE"
         ) from error
     except (ValueError, http.client.InvalidURL) as error:
         raise SourceError(f"{url[:200]!r}, or the proxy for it, is not a well-formed URL: {error}") from error
@@ -150,8 +150,8 @@ class _Route:
             self.inside = bool(private) and len(private) == len(addresses)
         elif private and not self.inside:
             raise SourceError(
-                f"it redirects to {host}, which is at {private[0]}, not a public address; a mirror of your own goes "
-                "into RESNEXT_HUB_MIRROR"
+                f"the server redirects to {host} at {private[0]}, which is not a public address; to use your own "
+                "mirror, set RESNEXT_HUB_MIRROR"
             )
 
 
@@ -174,4 +174,4 @@ class _Pace(Watchdog):
 
     def check(self) -> None:
         if self.bit:
-            raise SourceError(f"it sent only {self.received - self._before:,} bytes in {WINDOW:.0f} s")
+            raise SourceError(f"the server sent only {self.received - self._before:,} bytes in {WINDOW:.0f} s")

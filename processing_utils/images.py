@@ -35,6 +35,7 @@ __all__ = [
     "orientation_of",
     "read_encoded",
     "to_rgb",
+    "with_name",
 ]
 
 T = TypeVar("T")
@@ -59,8 +60,8 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 # What people take for a photo and is none of these, by how it begins (in lower case).
 LOOKS = {
     rb"<!doctype|<html": "It looks like a web page.",
-    rb"(?s).{4}ftyp(hei|hev|mif1|msf1)": "It looks like HEIC: save it as JPEG (pillow-heif makes a PIL image of it).",
-    rb"%pdf-": "It looks like a PDF: take the image out of it.",
+    rb"(?s).{4}ftyp(hei|hev|mif1|msf1)": "It looks like HEIC: save it as JPEG, or open it with pillow-heif.",
+    rb"%pdf-": "It looks like a PDF: extract the image from it.",
     rb"%!ps|\xc5\xd0\xd3\xc6": "It looks like PostScript, which is a program: save it as PNG.",
     rb"<svg|<\?xml": "It looks like SVG: save it as PNG.",
     rb"(?s)8bps|.{4}jp  \r\n|\xffo\xffq|\x00\x00\x01\x00": "It looks like PSD, JPEG 2000 or ICO: save it as PNG.",
@@ -109,7 +110,7 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, **fetch_opt
         import torch  # no cost: a tensor is here, so it is imported already
 
         if source.layout != torch.strided:
-            raise ImageError(f"An image tensor is dense, not {source.layout}.")
+            raise ImageError(f"An image tensor must be dense, not {source.layout}.")
         source = source.detach().cpu()
         source = _channels_last((source.float() if source.is_floating_point() else source).numpy())
     if isinstance(source, np.ndarray):
@@ -130,6 +131,12 @@ def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+def with_name(name: str, error: object) -> str:
+    """The error's message, preceded by the image's name unless the message contains it."""
+    text = str(error)
+    return text if name.removeprefix("./") in text else f"{name[:200]}: {text}"
+
+
 def is_encoded(source: ImageSource) -> bool:
     """Whether it is a file's content, or says where one is; else its pixels are there already."""
     return not (isinstance(source, (np.ndarray, Image.Image)) or is_tensor(source))
@@ -142,16 +149,16 @@ def read_encoded(source: ImageSource, **fetch_options: Any) -> bytes:
         return fetch(source, **fetch_options)
     if isinstance(source, (str, os.PathLike)):
         if "file" not in fetch_options.get("schemes", SCHEMES):
-            raise FetchError("Files of this machine are not to be read here.")
+            raise FetchError("Files on this machine may not be read here.")
         return read_file(Path(source), max_bytes)
     read = getattr(source, "read", None)
     data = source if read is None else read(max_bytes + 1)
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise ImageError(
-            f"An image is a path, URI, bytes, PIL image, numpy array or tensor, not {type(source).__name__}."
+            f"An image must be a path, URI, bytes, PIL image, numpy array or tensor, not {type(source).__name__}."
         )
     if len(data) > max_bytes:
-        raise ImageError(f"The image has more than {max_bytes:,} bytes.")
+        raise ImageError(f"The image has more than the {max_bytes:,} bytes allowed.")
     return bytes(data)
 
 
@@ -166,7 +173,7 @@ def decode(data: bytes, max_pixels: int, use: Callable[[Image.Image], T]) -> T:
     Image.init()
     try:
         if data[:2] in (b"II", b"MM") and _strips(data) > MAX_READS:
-            raise ImageError(f"The image is made of more than {MAX_READS:,} pieces: save it as PNG.")
+            raise ImageError(f"The image consists of more than {MAX_READS:,} pieces: save it as PNG.")
         with Image.open(_Rationed(data), formats=[f for f in FORMATS if f in Image.OPEN]) as image:
             _check_size(image, data, max_pixels)
             return use(image)
@@ -174,14 +181,14 @@ def decode(data: bytes, max_pixels: int, use: Callable[[Image.Image], T]) -> T:
         start = data[:64].lstrip().lower()
         # Nothing of the content is repeated: the URI may be a stranger's, and the file not for a stranger's eyes.
         hint = "".join(f" {look}" for pattern, look in LOOKS.items() if re.match(pattern, start))
-        raise ImageError(f"Not an image in one of the formats {', '.join(FORMATS)}.{hint}") from error
+        raise ImageError(f"Not an image in a supported format ({', '.join(FORMATS)}).{hint}") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"The image has more pixels than Pillow takes: {error}") from error
+        raise ImageError(f"The image has more pixels than Pillow accepts: {error}") from error
     except ImageError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
         kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
-        raise ImageError(f"The image is broken or cut short: {kind}{error}.") from error
+        raise ImageError(f"The image is corrupt or incomplete: {kind}{error}.") from error
 
 
 class _Rationed(io.BytesIO):
@@ -192,7 +199,7 @@ class _Rationed(io.BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         self._reads += 1
         if self._reads > MAX_READS:
-            raise ImageError(f"The image is made of more than {MAX_READS:,} pieces: save it as PNG.")
+            raise ImageError(f"The image consists of more than {MAX_READS:,} pieces: save it as PNG.")
         return super().read(size)
 
 
@@ -217,13 +224,13 @@ def _check_size(image: Image.Image, data: bytes, max_pixels: int) -> None:
     """Before anything is decoded."""
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageError(f"The image has {width} x {height} pixels, more than {max_pixels:,}.")
+        raise ImageError(f"The image has {width} x {height} pixels, more than the {max_pixels:,} allowed.")
     if "progressive" in image.info and len(SCAN.findall(data)) > MAX_SCANS:
-        raise ImageError(f"The JPEG has more than {MAX_SCANS} scans.")
+        raise ImageError(f"The JPEG has more than {MAX_SCANS} scans: save it as a baseline JPEG or PNG.")
     if isinstance(image, TiffImagePlugin.TiffImageFile):  # a tile is decoded whole, however little of it is wanted
         across, down = (image.tag_v2.get(tag, 0) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
         if across * down > max_pixels:
-            raise ImageError(f"The TIFF has tiles of {across} x {down} pixels, more than {max_pixels:,}.")
+            raise ImageError(f"The TIFF has tiles of {across} x {down} pixels, more than the {max_pixels:,} allowed.")
 
 
 def orientation_of(image: Image.Image) -> int:
@@ -254,21 +261,23 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         image = _from_array(_sixteen_bits(np.asarray(image)))
     if image.mode == "F":
-        raise ImageError("A floating-point image has no defined white; convert it to 8 bits first.")
+        raise ImageError("A floating-point image (mode F) has no defined white: convert it to 8 bits first.")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     try:
         result = image.convert("RGB")  # a copy, if it was RGB
     except ValueError as error:
-        raise ImageError(f"An image of mode {image.mode} has no plain RGB form: {error}") from error
+        raise ImageError(f"An image of mode {image.mode} cannot be converted to RGB: {error}") from error
     result.info = {}  # what is said there of turning and of transparency has been done
     return result
 
 
 def _sixteen_bits(values: np.ndarray) -> np.ndarray:
     if values.min() < 0 or values.max() > 65535:
-        raise ImageError(f"Integer pixels of {values.min()} to {values.max()} are not 16-bit; convert them to 8 bits.")
+        raise ImageError(
+            f"Integer pixels from {values.min()} to {values.max()} are not 16-bit: convert them to 8 bits."
+        )
     values = values.astype(np.uint32)  # not to float64, which takes four times a photo's memory
     values += 128
     values //= 257  # to the nearest of 255 steps; no value lies between two
@@ -277,7 +286,7 @@ def _sixteen_bits(values: np.ndarray) -> np.ndarray:
 
 def _channels_last(values: np.ndarray) -> np.ndarray:
     if values.ndim != 3 or values.shape[0] not in (1, 3):
-        raise ImageError(f"An image tensor is (1, H, W) or (3, H, W), got {tuple(values.shape)}.")
+        raise ImageError(f"An image tensor must have the shape (1, H, W) or (3, H, W), got {tuple(values.shape)}.")
     return values.transpose(1, 2, 0)
 
 
@@ -285,13 +294,16 @@ def _from_array(values: np.ndarray) -> Image.Image:
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[:, :, 0]
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (3, 4)) or values.size == 0:
-        raise ImageError(f"An image array is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {values.shape}.")
+        raise ImageError(
+            f"An image array must have the shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {values.shape}."
+        )
     if np.issubdtype(values.dtype, np.floating):
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise ImageError(
-                "Floating-point pixels must be in 0..1, and these are not. Already normalised? Call the network itself."
+                "Floating-point pixels must be from 0 to 1. If the image is already normalised, call the network "
+                "itself."
             )
         values = np.rint(values * 255).astype(np.uint8)
     if values.dtype != np.uint8:
-        raise ImageError(f"Pixels are uint8 (0..255) or floating point (0..1), not {values.dtype}.")
+        raise ImageError(f"Pixels must be uint8 (0 to 255) or floating point (0 to 1), not {values.dtype}.")
     return Image.fromarray(np.ascontiguousarray(values))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..models.manifest import Preprocessing, find_checkpoint
-from .images import ImageError, ImageSource
+from .images import ImageError, ImageSource, with_name
 from .preprocessing import load_pixels, normalise
 from .uris import FetchError
 
@@ -50,8 +50,8 @@ def prepare_pixels(
                     later.cancel()
                 if first is None:
                     raise
-                what = f" ({str(image)[:200]})" if isinstance(image, (str, os.PathLike)) else ""
-                raise type(error)(f"Image {first + i}{what}: {error}") from error
+                text = with_name(str(image), error) if isinstance(image, (str, os.PathLike)) else error
+                raise type(error)(f"Image {first + i}: {text}") from error
     crop = preset.crop_size
     return np.stack(arrays) if arrays else np.empty((0, crop, crop, 3), np.uint8)
 
@@ -73,7 +73,7 @@ def prepare_inputs(
     import torch
 
     if isinstance(images, (str, bytes)):
-        raise TypeError("prepare_inputs takes a list of images; for one image call prepare_input_from_uri.")
+        raise TypeError("prepare_inputs takes a list of images; for 1 image call prepare_input_from_uri.")
     preset = find_checkpoint(variant).preprocessing
     batch = torch.from_numpy(normalise(prepare_pixels(list(images), preset, **options), preset))
     return batch.cuda() if cuda else batch

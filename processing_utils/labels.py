@@ -33,7 +33,7 @@ def read_labels(label_set: str | LabelSet = "imagenet-1k") -> tuple[Label, ...]:
     if isinstance(label_set, str):
         sets = default_manifest().label_sets
         if label_set not in sets:
-            raise ValueError(f"There is no label set {label_set!r}; there are {', '.join(sets)}.")
+            raise ValueError(f"Unknown label set {label_set!r}; choose from {', '.join(sets)}.")
         label_set = sets[label_set]
     lines = label_set.file.read_text(encoding="utf-8").splitlines()
     return tuple(Label(int(index), synset, name) for index, synset, name in (line.split("\t") for line in lines))

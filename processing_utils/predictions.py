@@ -33,9 +33,9 @@ def _as_array(scores: Any) -> np.ndarray:
         scores = scores.detach().float().cpu().numpy()
     values = np.asarray(scores, dtype=np.float32)
     if values.ndim != 2:
-        raise ValueError(f"Expected a row of scores a sample, (N, classes); got shape {values.shape}.")
+        raise ValueError(f"The scores must have the shape (N, classes), one row per sample; got {values.shape}.")
     if not np.isfinite(values).all():
-        raise ValueError("The scores hold NaN or infinity.")
+        raise ValueError("The scores contain NaN or infinity.")
     return values
 
 
@@ -46,8 +46,8 @@ def _probabilities(values: np.ndarray, from_logits: bool) -> np.ndarray:
     # bfloat16 keeps 3 digits: the sum of a thousand rounded probabilities may be off by about a hundredth.
     if values.min() < 0 or values.max() > 1.01 or np.abs(values.sum(axis=1) - 1).max() > 0.02:
         raise ValueError(
-            "These are not probabilities (0..1, summing to 1 in every row); they look like logits. Pass "
-            "torch.nn.functional.softmax(output, dim=1), or from_logits=True."
+            "These are not probabilities (from 0 to 1, with a sum of 1 per row). If they are logits, pass "
+            "from_logits=True, or torch.nn.functional.softmax(output, dim=1)."
         )
     return values
 
@@ -73,11 +73,11 @@ def top_predictions(
     named = read_labels(labels) if isinstance(labels, str) else labels
     if len(named) != classes:
         raise ValueError(
-            f"{classes} scores a sample but {len(named)} labels"
-            f"{f' in {labels!r}' if isinstance(labels, str) else ''}: pass labels= of that length."
+            f"labels must have one entry per score: expected {classes}, got {len(named)}"
+            f"{f' in {labels!r}' if isinstance(labels, str) else ''}."
         )
     if not 1 <= n <= classes:
-        raise ValueError(f"n must be in 1..{classes}, got {n}.")
+        raise ValueError(f"n must be from 1 to {classes}, got {n}.")
     if len(values) == 0:
         return []
     values = _probabilities(values, from_logits)

@@ -77,7 +77,7 @@ def crop_pixels(image: Image.Image, preset: Preprocessing, grade: str = "referen
     """
     _check(grade)
     if image.mode != "RGB":
-        raise ValueError(f"The image is RGB, not {image.mode}; open_image makes it so.")
+        raise ValueError(f"The image must be RGB, not {image.mode}: open it with open_image.")
     window = _window(image.size, preset)
     if grade != "reference" and _is_resized_here(window, preset):
         return resize_window(np.asarray(image), window, preset.interpolation)
@@ -100,7 +100,7 @@ def view_pixels(image: Image.Image, preset: Preprocessing, views: str) -> np.nda
         ValueError: no such views, or an image that is not RGB.
     """
     if views not in VIEWS:
-        raise ValueError(f"There are no views {views!r}; there are {', '.join(VIEWS)}.")
+        raise ValueError(f"Unknown views {views!r}; choose from {', '.join(VIEWS)}.")
     centre = crop_pixels(image, preset)
     if views == "centre":
         return centre[None]
@@ -109,7 +109,9 @@ def view_pixels(image: Image.Image, preset: Preprocessing, views: str) -> np.nda
     window, crop = _window(image.size, preset), preset.crop_size
     right, bottom = window.scaled[0] - crop, window.scaled[1] - crop
     if min(right, bottom) < 0:
-        raise ImageError(f"Resized to {window.scaled[0]} x {window.scaled[1]} it has no corners of {crop} pixels.")
+        raise ImageError(
+            f"Resized to {window.scaled[0]} x {window.scaled[1]} pixels, the image is smaller than the crop of {crop}."
+        )
     resized = np.asarray(image.resize(window.scaled, Image.Resampling[preset.interpolation.upper()]))
     places = [(0, 0), (right, 0), (0, bottom), (right, bottom), (window.left, window.top)]
     mirrored = (resized, resized[:, ::-1])
@@ -138,7 +140,7 @@ def preprocess(image: Image.Image, preset: Preprocessing) -> np.ndarray:
 
 def _check(grade: str) -> None:
     if grade not in GRADES:
-        raise ValueError(f"There is no grade {grade!r}; there are {', '.join(GRADES)}.")
+        raise ValueError(f"Unknown grade {grade!r}; choose from {', '.join(GRADES)}.")
 
 
 def _window(size: tuple[int, int], preset: Preprocessing) -> Window:
@@ -147,7 +149,7 @@ def _window(size: tuple[int, int], preset: Preprocessing) -> Window:
     short, target, crop = min(width, height), preset.resize_size, preset.crop_size
     scaled = (target, int(target * height / short)) if width <= height else (int(target * width / short), target)
     if scaled[0] * scaled[1] > MAX_PIXELS:
-        raise ImageError(f"An image of {width} x {height} pixels is too long and thin to be resized to {target}.")
+        raise ImageError(f"The image ({width} x {height} pixels) is too long and narrow to be resized to {target}.")
     # torchvision rounds what it cuts off to the nearest number, and what it pads on the left down.
     left, top = (round((side - crop) / 2) if side >= crop else -((crop - side) // 2) for side in scaled)
     return Window(size, scaled, left, top, crop)

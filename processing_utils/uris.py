@@ -89,8 +89,8 @@ def fetch(
     """
     scheme = scheme_of(uri)
     if scheme not in schemes:
-        hint = "" if scheme in SCHEMES else " For a file of that name write ./ before it."
-        raise FetchError(f"{uri[:200]!r}: the scheme {scheme!r} is not one of {', '.join(schemes)}.{hint}")
+        hint = "" if scheme in SCHEMES else " For a file with this name, write ./ before it."
+        raise FetchError(f"Unknown scheme {scheme!r} in {uri[:200]!r}; expected {', '.join(schemes)}.{hint}")
     try:
         if scheme == "data":
             return _decode_data_uri(uri, max_bytes)
@@ -100,7 +100,9 @@ def fetch(
         limits = _Limits(max_bytes, allow_private, deadline, watchdog, resolver or resolve, connector or connect)
         return _fetch_http(uri, limits)
     except ValueError as error:  # from urllib, about what is no URL
-        raise FetchError(f"{uri[:200]!r} is not a well-formed URL, or leads to one that is not: {error}.") from error
+        raise FetchError(
+            f"{uri[:200]!r} is not a well-formed URL, or redirects to one that is not: {error}."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -130,15 +132,15 @@ def _fetch_http(url: str, limits: _Limits) -> bytes:
             url = answer
     finally:
         limits.watchdog.stop()
-    raise FetchError(f"More than {MAX_REDIRECTS} redirects, the last to {url}.")
+    raise FetchError(f"More than {MAX_REDIRECTS} redirects, the last one to {url}.")
 
 
 def _decode_data_uri(uri: str, max_bytes: int) -> bytes:
     header, comma, body = uri.partition(",")
     if not comma:
-        raise FetchError("A data: URI has a comma between its type and its content; this one has none.")
+        raise FetchError("The data: URI has no comma between its type and its content.")
     if len(body) > 3 * max_bytes:  # percent-encoding, its longest form
-        raise FetchError(f"The data: URI holds more than {max_bytes:,} bytes.")
+        raise FetchError(f"The data: URI holds more than the {max_bytes:,} bytes allowed.")
     # Piece by piece: unquote_to_bytes makes an object of 35 bytes or more of every escape, all at the same time.
     content = b"".join(urllib.parse.unquote_to_bytes(piece) for piece in re.findall(r"(?s)(?:%..|.){1,65536}", body))
     if header.lower().endswith(";base64"):
@@ -147,14 +149,14 @@ def _decode_data_uri(uri: str, max_bytes: int) -> bytes:
         except binascii.Error as error:
             raise FetchError(f"The data: URI is not valid base64: {error}.") from error
     if len(content) > max_bytes:
-        raise FetchError(f"The data: URI holds {len(content):,} bytes, more than {max_bytes:,}.")
+        raise FetchError(f"The data: URI holds {len(content):,} bytes, more than the {max_bytes:,} allowed.")
     return content
 
 
 def _read_file_uri(uri: str, max_bytes: int) -> bytes:
     parts = urllib.parse.urlsplit(uri)
     if parts.netloc not in ("", "localhost"):
-        raise FetchError(f"{uri}: a file: URI names a file of this machine, not of {parts.netloc!r}.")
+        raise FetchError(f"{uri}: a file: URI must name a file on this machine, not on {parts.netloc!r}.")
     return read_file(Path(urllib.request.url2pathname(parts.path)), max_bytes)
 
 
@@ -167,11 +169,11 @@ def read_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     try:
         there = path.exists()
     except (OSError, ValueError) as error:  # too long for a name: somebody's base64, perhaps
-        raise FetchError(f"{str(path)[:80]!r}… is not a path: {type(error).__name__}.") from error
+        raise FetchError(f"{str(path)[:80]!r}… is not a valid path: {type(error).__name__}.") from error
     if not there:
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise FileNotFoundError(f"No such file: {path}")
     if not path.is_file():
-        raise FetchError(f"{path} is not a file.")
+        raise FetchError(f"{path} is not a file, but a folder or a device.")
     try:
         with path.open("rb") as file:  # not the whole of it: some that say 0 bytes never end (Linux's /proc)
             data = file.read(max_bytes + 1)
@@ -179,7 +181,7 @@ def read_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     except OSError as error:
         raise FetchError(f"{path} cannot be read: {error.strerror}.") from error
     if size > max_bytes:
-        raise FetchError(f"{path} has {size:,} bytes, more than {max_bytes:,}.")
+        raise FetchError(f"{path} has {size:,} bytes, more than the {max_bytes:,} allowed.")
     return data
 
 
@@ -191,7 +193,7 @@ def _get(url: str, limits: _Limits) -> bytes | str:
             if target := redirected(url, response):
                 return target
             if response.status in REDIRECTS:
-                raise FetchError(f"{url} redirects ({response.status}) to nowhere.")
+                raise FetchError(f"{url} answered {response.status}, a redirect without a target.")
             if response.status != 200:
                 raise FetchError(f"{url} answered {response.status} {response.reason}.")
             body = _read_body(url, response, limits.max_bytes)
@@ -201,13 +203,13 @@ def _get(url: str, limits: _Limits) -> bytes | str:
     except RedirectError as error:
         raise FetchError(f"{url} {error}.") from error
     except ProxyError as error:
-        raise FetchError(f"{url} could not be fetched: {error}.") from error
+        raise FetchError(f"{url} could not be downloaded: {error}.") from error
     except (OSError, http.client.HTTPException) as error:
         if limits.time_is_up():
             raise FetchError(f"{url} did not answer in time.") from error
         if isinstance(error, FetchError):
             raise
-        raise FetchError(f"{url} could not be fetched: {type(error).__name__}: {error}") from error
+        raise FetchError(f"{url} could not be downloaded: {type(error).__name__}: {error}") from error
 
 
 def _connection(url: str, peer: Peer, limits: _Limits) -> socket.socket:
@@ -230,7 +232,7 @@ def _in_ascii(url: str) -> str:
     parts = urllib.parse.urlsplit(url)
     host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[scheme]
     if not host:  # of http:10.0.0.1 the path would be read as the host, by a proxy
-        raise FetchError(f"{url[:200]!r} is not a well-formed URL: it names no host.")
+        raise FetchError(f"{url[:200]!r} is not a well-formed URL: it has no host.")
     if ":" not in host:
         host = host.encode("idna").decode("ascii")
     elif match := re.fullmatch(r"([0-9a-f:.]+)(?:%(?:25(?=.))?([\w.~-]+))?", host, re.ASCII | re.IGNORECASE):
@@ -238,7 +240,7 @@ def _in_ascii(url: str) -> str:
     else:
         raise FetchError(f"{url[:200]!r} is not a well-formed URL.")
     if parts.username is not None:
-        raise FetchError(f"{url[:200]!r} carries a user name; fetch it yourself and pass the bytes.")
+        raise FetchError(f"{url[:200]!r} contains a user name: download the image yourself and pass the file.")
     path = urllib.parse.quote(parts.path or "/", safe="/%:=&~+!$,;'@()*[]")
     query = urllib.parse.quote(parts.query, safe="/%:=&?~+!$,;'@()*[]")
     netloc = host if port == DEFAULT_PORTS[scheme] else f"{host}:{port}"
@@ -255,9 +257,9 @@ def _lookup(url: str, peer: Peer, resolver: Resolver) -> Sequence[str]:
     try:
         addresses = list(resolver(peer.name, peer.port))
     except (OSError, UnicodeError) as error:
-        raise FetchError(f"{url}: no address is known for {peer.name}: {error}") from error
+        raise FetchError(f"{url}: cannot resolve {peer.name}: {error}") from error
     if not addresses:
-        raise FetchError(f"{url}: no address is known for {peer.name}.")
+        raise FetchError(f"{url}: cannot resolve {peer.name}: it has no address.")
     return addresses
 
 
@@ -267,17 +269,17 @@ def _checked(url: str, host: str, addresses: Sequence[str], allow_private: bool)
     for address in addresses:
         if not is_public(literal(address) or address):
             raise PrivateAddressError(
-                f"{url}: {host} is at {address}, which is not a public address: refused. If you trust where the URL "
-                "comes from, pass allow_private=True."
+                f"{url} was refused: {host} is at {address}, which is not a public address. If you trust the URL's "
+                "origin, pass allow_private=True."
             )
     return addresses
 
 
 def _read_body(url: str, response: http.client.HTTPResponse, max_bytes: int) -> bytes:
     if response.getheader("Content-Encoding", "identity").lower() != "identity":
-        raise FetchError(f"{url} answered compressed content, which was not asked for.")
+        raise FetchError(f"{url} sent compressed content, which was not requested.")
     expected = response.length
-    too_big = FetchError(f"{url} is bigger than {max_bytes:,} bytes.")
+    too_big = FetchError(f"{url} has more than the {max_bytes:,} bytes allowed.")
     if expected is not None and expected > max_bytes:
         raise too_big
     body = bytearray()

@@ -136,7 +136,7 @@ def test_a_table_of(kind: str, folder: Path, tmp_path: Path) -> None:
 def test_a_table_whose_column_is_not_plain(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "table.parquet"
     pq.write_table(pa.table({"left": [str(folder / "0.jpg")], "right": [str(folder / "2.jpg")]}), path)
-    with pytest.raises(SourceError, match="There are left, right: say --column"):
+    with pytest.raises(SourceError, match="column=NAME, one of left, right"):
         names(str(path))
     assert names(str(path), column="right") == [str(folder / "2.jpg")]
     with pytest.raises(SourceError, match="has no column 'middle'"):
@@ -175,7 +175,7 @@ def test_shards_by_pattern_and_one_that_is_cut_short(folder: Path, tmp_path: Pat
     found = items(f"{tmp_path}/s-*.tar")
     assert len(found) == 8 + 3 + 8
     assert found[10].name == str(tmp_path / "s-01.tar")
-    with pytest.raises(FetchError, match="breaks off or is broken"):
+    with pytest.raises(FetchError, match="is incomplete or corrupt"):
         found[10].read()
 
 
@@ -193,7 +193,7 @@ def test_an_archive_with_a_damaged_header_says_so(damage: str, mode: str, folder
     path.write_bytes(gzip.compress(damaged) if mode == "w:gz" else damaged)
     found = items(str(path))
     assert [item.name for item in found] == [*(f"{path}/{name}" for name in ORDER[:4]), str(path)]
-    with pytest.raises(FetchError, match="breaks off or is broken"):
+    with pytest.raises(FetchError, match="is incomplete or corrupt"):
         found[-1].read()
 
 
@@ -242,10 +242,10 @@ def test_schemes_that_lead_anywhere_are_refused(uri: str, tmp_path: Path, monkey
     pq.write_table(pa.table({"path": [uri]}), tmp_path / "table.parquet")
     for source in ("list.txt", "table.parquet"):
         (item,) = items(str(tmp_path / source))
-        with pytest.raises(FetchError, match="is not one of|are refused|comes ://"):
+        with pytest.raises(FetchError, match="Unknown scheme|are not allowed|expected [a-z0-9]+://"):
             item.read()
     for spec in (uri, uri.replace(".jpg", ".tar"), uri.replace("x.jpg", "*.jpg"), uri.replace("x.jpg", "list.txt")):
-        with pytest.raises(SourceError, match="is not one of|are refused|comes ://"):
+        with pytest.raises(SourceError, match="Unknown scheme|are not allowed|expected [a-z0-9]+://"):
             names(spec)
 
 
@@ -318,7 +318,7 @@ class Sick(fsspec.get_filesystem_class("memory")):
 def test_errors_of_a_store_name_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fsspec.core, "url_to_fs", lambda uri, **k: (Sick(), uri.partition("://")[2]))
     for spec in ("b/*.jpg", "b/folder", "b/list.txt", "b/t.parquet"):
-        with pytest.raises(SourceError, match="cannot be read: LookupError: 'the store is ill'|the store is ill"):
+        with pytest.raises(SourceError, match="the store is ill"):
             names(f"memory://{spec}")
     for spec in ("b/s.tar", "b/0.jpg"):
         (item,) = items(f"memory://{spec}")
@@ -335,9 +335,9 @@ def test_without_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sources_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="There is no file or folder"):
+    with pytest.raises(SourceError, match="No such file, folder or pattern"):
         names(str(tmp_path / "none"))
-    with pytest.raises(SourceError, match="no images in"):
+    with pytest.raises(SourceError, match="No images in"):
         names(str(tmp_path))
     with pytest.raises(SourceError, match="nosuch://x"):
         names("nosuch://x")
@@ -587,7 +587,7 @@ def test_an_engine_that_fails_keeps_what_was_done_and_the_run_goes_on(tmp_path: 
     with pytest.raises(RuntimeError, match="the engine is broken"):
         made_run(out, work=made_work(fail_at=12))
     assert not out.exists()
-    with pytest.raises(OutputError, match="--resume goes on with it"):
+    with pytest.raises(OutputError, match="resume=True"):
         made_run(out)
     done = made_run(out, resume=True)
     assert 0 < done.computed < 300
@@ -611,7 +611,7 @@ def test_a_table_that_is_there_is_not_replaced_unasked(tmp_path: Path) -> None:
     out = tmp_path / "o.parquet"
     made_run(out)
     for options in ({}, {"resume": True}):
-        with pytest.raises(OutputError, match="is there already"):
+        with pytest.raises(OutputError, match="exists"):
             made_run(out, **options)
     assert made_run(out, total=10, overwrite=True).images == 10
     assert len(rows(out)) == 10
@@ -621,10 +621,10 @@ def test_resuming_another_job_or_a_changed_source_is_refused(tmp_path: Path, mon
     out = tmp_path / "o.parquet"
     with pytest.raises(RuntimeError):
         made_run(out, work=made_work(fail_at=12))
-    with pytest.raises(OutputError, match="shard 0 was '0 50' and is '0 40'"):
+    with pytest.raises(OutputError, match="shard 0 was '0 50', now '0 40'"):
         made_run(out, size=40, resume=True)
     monkeypatch.setattr(sys.modules[__name__], "JOB", dataclasses.replace(JOB, top=3, grade="fast"))
-    with pytest.raises(OutputError, match="grade was 'close' and is 'fast'; top was 2 and is 3"):
+    with pytest.raises(OutputError, match="grade 'close', now 'fast'; top 2, now 3"):
         made_run(out, resume=True)
     assert made_run(out, overwrite=True).computed == 300
 
@@ -633,20 +633,20 @@ def test_a_source_that_has_lost_its_last_shards_is_refused(tmp_path: Path) -> No
     out = tmp_path / "o.parquet"
     with pytest.raises(RuntimeError):
         made_run(out, work=made_work(fail_at=25))
-    with pytest.raises(OutputError, match="shards are not as they were"):
+    with pytest.raises(OutputError, match="shards have changed"):
         made_run(out, total=50, resume=True)
 
 
 def test_two_runs_for_one_table_exclude_each_other(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "o.parquet", {})
-    with parts.opened(), pytest.raises(OutputError, match="Another run is writing"):
+    with parts.opened(), pytest.raises(OutputError, match="Another process is writing"):
         made_run(tmp_path / "o.parquet", overwrite=True)
 
 
 def test_a_full_disk(small_disk: Callable[[int], Path], tmp_path: Path) -> None:
     disk = small_disk(120_000)
     out = disk / "o.jsonl"
-    with pytest.raises(OutputError, match=r"the disk is full. [\d,]+ rows are safe in .*go on with --resume"):
+    with pytest.raises(OutputError, match=r"the disk is full. .*\([\d,]+\) are kept in .*resume=True"):
         made_run(out, total=5000)
     assert not out.exists()
     assert not list(disk.rglob("*.tmp"))
@@ -698,7 +698,7 @@ def test_killed_and_resumed(number: signal.Signals, tmp_path: Path) -> None:
     again = subprocess.run([*command, "--resume"], env=environment, capture_output=True, text=True, check=False)
     assert again.returncode == 1
     assert "160 images" in again.stderr
-    assert "8 of them could not be used" in again.stderr
+    assert "8 images could not be used" in again.stderr
     assert again.stdout == ""
     assert not parts.exists()
     whole = tmp_path / "whole.parquet"
@@ -717,7 +717,7 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: Any) -> None:
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "8 images" in captured.err
-    assert "1 of them could not be used" in captured.err
+    assert "1 image could not be used" in captured.err
     assert [len(json.loads(line)["classes"] or "") for line in out.read_text().splitlines()] == [2, 2, 2, 0, 2, 2, 2, 2]
     assert cli.main(command) == 2
     assert "pass --overwrite" in capsys.readouterr().err
@@ -728,12 +728,12 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["x", "--resume"], "--resume is for tables: say --out"),
-        (["x", "--out", "o.csv", "--gpus", "1"], "--gpus is for --cluster ray"),
-        (["x", "--out", "o.csv", "--json"], "--json and --picture are for photos"),
+        (["x", "--resume"], "pass --out FILE"),
+        (["x", "--out", "o.csv", "--gpus", "1"], "pass --cluster ray"),
+        (["x", "--out", "o.csv", "--json"], "--json and --picture cannot be used with --out"),
         (["x", "--out", "o.xls"], "must end in .parquet, .csv, .jsonl"),
-        (["/no/such", "--out", "{tmp}/o.csv"], "There is no file or folder"),
-        (["x", "--out", "o.csv", "--resume", "--overwrite"], "exclude each other"),
+        (["/no/such", "--out", "{tmp}/o.csv"], "No such file, folder or pattern: /no/such"),
+        (["x", "--out", "o.csv", "--resume", "--overwrite"], "either --resume or --overwrite"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], message: str, capsys: Any, tmp_path: Path) -> None:
@@ -755,13 +755,13 @@ def test_what_is_wrong_is_said_before_an_engine_is_built(
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"grade": "x"}, ValueError, "no grade 'x'; there are reference, close, fast"),
-        ({"top": 0}, ValueError, "top must be in"),
-        ({"top": 201}, ValueError, "top must be in"),
+        ({"grade": "x"}, ValueError, "grade 'x'.* reference, close, fast"),
+        ({"top": 0}, ValueError, "top must be from 1 to 200"),
+        ({"top": 201}, ValueError, "top must be from 1 to 200"),
         ({"batch": 0}, ValueError, "batch must be 1"),
-        ({"workers": 0}, ValueError, "1 worker or more"),
-        ({"engine": "x"}, EngineError, "no engine 'x'"),
-        ({"nonsense": 1}, TypeError, "no option 'nonsense'"),
+        ({"workers": 0}, ValueError, "workers must be 1"),
+        ({"engine": "x"}, EngineError, "engine 'x'"),
+        ({"nonsense": 1}, TypeError, "option 'nonsense'"),
     ],
 )
 def test_wrong_options_leave_nothing_behind(

@@ -54,74 +54,71 @@ def legacy(*parts: bytes) -> bytes:
 
 
 EMPTY = b"PK\x05\x06" + bytes(18)
-NEITHER = "it begins with neither a zip archive's signature nor torch's magic number"
-#: A file's bytes, and what is said after "is not a whole file of torch.save: ".
+NEITHER = "magic number"
+#: A file's bytes, and what the message must name.
 BROKEN = {
-    "an empty archive": (b"PK\x03\x04" + EMPTY, "it has no record 'data.pkl'."),
-    "no pickle": (as_zip(GOOD).replace(b"data.pkl", b"data.pkk"), "it has no record 'data.pkl'."),
-    "no storage": (as_zip(GOOD, {}), "it has no record 'data/0'."),
-    "a long name": (as_zip(state_of(tensor(storage(text(LONG))))), f"it has no record 'data/{LONG[:95]}'."),
+    "an empty archive": (b"PK\x03\x04" + EMPTY, "no record 'data.pkl'"),
+    "no pickle": (as_zip(GOOD).replace(b"data.pkl", b"data.pkk"), "no record 'data.pkl'"),
+    "no storage": (as_zip(GOOD, {}), "no record 'data/0'"),
+    "a long name": (as_zip(state_of(tensor(storage(text(LONG))))), f"'data/{LONG[:95]}'"),
     "compressed": (
         as_zip(GOOD, compression=zipfile.ZIP_DEFLATED),
-        "its record 'data.pkl' is compressed or encrypted, which torch.save does not do.",
+        "record 'data.pkl' is compressed or encrypted",
     ),
     "encrypted": (
-        flagged(as_zip(GOOD)), "its record 'data.pkl' is compressed or encrypted, which torch.save does not do."
+        flagged(as_zip(GOOD)), "record 'data.pkl' is compressed or encrypted"
     ),
-    "elsewhere": (moved(as_zip(GOOD), 3), "its record 'data/0' is not at byte 3."),
-    "at the end": (moved(as_zip(GOOD), len(as_zip(GOOD)) - 5), f"its record 'data/0' is not at byte "
-                   f"{len(as_zip(GOOD)) - 5:,}."),
-    "too long": (lengthened(as_zip(GOOD)), "its record 'data/0' reaches beyond its end."),
-    "twice": (twice(), "it holds 'archive/data/0' twice."),
-    "a record too short": (as_zip(GOOD, {"data/0": bytes(15)}), "conv1.weight has 15 bytes, expected 16."),
-    "a record too long": (as_zip(GOOD, {"data/0": bytes(17)}), "conv1.weight has 17 bytes, expected 16."),
-    "code": (as_zip(GOOD, {"constants.pkl": b""}), "it is a TorchScript archive, which holds code; expected a"
-             " state_dict."),
+    "elsewhere": (moved(as_zip(GOOD), 3), "record 'data/0' does not begin at byte 3"),
+    "at the end": (moved(as_zip(GOOD), len(as_zip(GOOD)) - 5), f"at byte {len(as_zip(GOOD)) - 5:,}"),
+    "too long": (lengthened(as_zip(GOOD)), "record 'data/0' ends after"),
+    "twice": (twice(), "'archive/data/0' twice"),
+    "a record too short": (as_zip(GOOD, {"data/0": bytes(15)}), "conv1.weight has 15 bytes, expected 16"),
+    "a record too long": (as_zip(GOOD, {"data/0": bytes(17)}), "conv1.weight has 17 bytes, expected 16"),
+    "code": (as_zip(GOOD, {"constants.pkl": b""}), "TorchScript"),
     "a long pickle": (
-        as_zip(bytes(checkpoints.LIMIT + 1)), "its data.pkl has 4,194,305 bytes, more than 4,194,304."
+        as_zip(bytes(checkpoints.LIMIT + 1)), "data.pkl has 4,194,305 bytes, more than 4,194,304"
     ),
-    "a longest pickle": (as_zip(bytes(checkpoints.LIMIT)), "no opcode, which torch.save does not write, at byte 0."),
-    "big-endian": (as_zip(GOOD).replace(b"little", b"big   "), "it was written on a big-endian machine."),
-    "a list": (as_zip(PROTO + b"]" + STOP), "it holds a list, expected a state_dict (name -> tensor)."),
+    "a longest pickle": (as_zip(bytes(checkpoints.LIMIT)), r"opcode b'\x00'"),
+    "big-endian": (as_zip(GOOD).replace(b"little", b"big   "), "big-endian"),
+    "a list": (as_zip(PROTO + b"]" + STOP), "a list, expected a state_dict"),
     "a number": (
-        as_zip(state_of(b"K\x01")), "it holds a int under 'conv1.weight', expected a state_dict (name -> tensor)."
+        as_zip(state_of(b"K\x01")), "int under 'conv1.weight'"
     ),
     "a number as a name": (
         as_zip(PROTO + b"}K\x01" + tensor() + b"s" + STOP),
-        "it holds a tensor under '1', expected a state_dict (name -> tensor).",
+        "tensor under '1'",
     ),
     "a long name of nothing": (
         as_zip(PROTO + b"}" + text(LONG) + b"Ns" + STOP),
-        f"it holds a NoneType under '{LONG[:100]}', expected a state_dict (name -> tensor).",
+        f"NoneType under '{LONG[:100]}'",
     ),
-    "legacy, another magic number": (legacy(pickle.dumps(7, 2)), NEITHER + "."),
-    "legacy, a text for it": (legacy(pickle.dumps("7", 2)), NEITHER + "."),
-    "legacy, another version": (legacy(hostile.MAGIC, pickle.dumps(1002, 2)), NEITHER + "."),
-    "legacy, a number for the system": (legacy(hostile.MAGIC, hostile.VERSION, pickle.dumps(1, 2)), NEITHER + "."),
+    "legacy, another magic number": (legacy(pickle.dumps(7, 2)), NEITHER),
+    "legacy, a text for it": (legacy(pickle.dumps("7", 2)), NEITHER),
+    "legacy, another version": (legacy(hostile.MAGIC, pickle.dumps(1002, 2)), NEITHER),
+    "legacy, a number for the system": (legacy(hostile.MAGIC, hostile.VERSION, pickle.dumps(1, 2)), NEITHER),
     "legacy, big-endian": (
         legacy(hostile.MAGIC, hostile.VERSION, pickle.dumps({"little_endian": False}, 2)),
-        "it was written on a big-endian machine.",
+        "big-endian",
     ),
     "legacy, nothing of the system": (
-        legacy(hostile.MAGIC, hostile.VERSION, pickle.dumps({}, 2)), "it was written on a big-endian machine."
+        legacy(hostile.MAGIC, hostile.VERSION, pickle.dumps({}, 2)), "big-endian"
     ),
     **{
-        f"legacy, keys {keys!r}": (as_legacy(GOOD, keys=keys), f"its list of storages, at byte {at}, is not that of "
-                                   "its tensors.")
+        f"legacy, keys {keys!r}": (as_legacy(GOOD, keys=keys), f"list of storages, at byte {at},")
         for at in [len(hostile.MAGIC + hostile.VERSION + hostile.SYSTEM + GOOD)]
         for keys in (("0", "0"), ("0", 1), ("0", "1"))
     },
-    "legacy, no key": (as_legacy(GOOD, b"", ()), "it has no bytes of conv1.weight."),
+    "legacy, no key": (as_legacy(GOOD, b"", ()), "no data for conv1.weight"),
     "legacy, no list": (
         legacy(hostile.MAGIC, hostile.VERSION, hostile.SYSTEM, GOOD, pickle.dumps("0", 2)),
-        "it has no bytes of conv1.weight.",
+        "no data for conv1.weight",
     ),
-    "legacy, a byte too many": (as_legacy(GOOD) + b"\0", f"it goes on after its end, at byte {len(as_legacy(GOOD))}."),
+    "legacy, a byte too many": (as_legacy(GOOD) + b"\0", f"after its end, at byte {len(as_legacy(GOOD))}"),
     "legacy, a byte too few": (
-        as_legacy(GOOD)[:-1], f"it is cut short or broken at byte {len(as_legacy(GOOD)) - 24}."
+        as_legacy(GOOD)[:-1], f"at byte {len(as_legacy(GOOD)) - 24}"
     ),
     "legacy, of another length": (
-        as_legacy(GOOD, b"\x05" + bytes(7 + 16)), f"it is cut short or broken at byte {len(as_legacy(GOOD)) - 24}."
+        as_legacy(GOOD, b"\x05" + bytes(7 + 16)), f"at byte {len(as_legacy(GOOD)) - 24}"
     ),
 }  # fmt: skip
 
@@ -134,25 +131,25 @@ def test_what_is_broken_is_named(case: str, mmap: bool, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(CheckpointError) as caught:
         read_state_dict(path, mmap=mmap)
-    assert str(caught.value) == (
-        f"{path} is not a whole file of torch.save: {words[:-1]}. Save a state_dict() or fetch the file again."
-    )
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert words in message
+    assert "state_dict()" in message, "what to do"
 
 
 def test_other_words(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     with pytest.raises(FileNotFoundError) as missing:
         read_state_dict(path)
-    assert str(missing.value) == f"There is no checkpoint file {path}."
+    assert str(path) in str(missing.value)
     path.write_bytes(as_zip(state_of(name("posix", "system"))))
     with pytest.raises(CheckpointError) as foreign:
         read_state_dict(path)
-    assert str(foreign.value) == (
-        f"{path} holds more than weights (posix.system at byte 20), and nothing in a checkpoint is executed: save a "
-        "network's state_dict() alone."
-    )
+    assert str(foreign.value).startswith(str(path))
+    assert "posix.system at byte 20" in str(foreign.value)
+    assert "state_dict()" in str(foreign.value), "what to do"
     (tmp_path / "w.safetensors").write_bytes(b"\0" * 8)
-    with pytest.raises(CheckpointError, match=r"w\.safetensors is not a whole file of safetensors: "):
+    with pytest.raises(CheckpointError, match=r"w\.safetensors is not a complete safetensors file: "):
         read_state_dict(tmp_path / "w.safetensors")
 
 
@@ -164,7 +161,7 @@ def test_views_may_name_a_files_bytes_eight_times(tmp_path: Path) -> None:
         if good:
             assert len(read_state_dict(path)) == number_of_views
         else:
-            with pytest.raises(CheckpointError, match=r"torch\.save: its tensors have more bytes than the file\."):
+            with pytest.raises(CheckpointError, match="larger than the file"):
                 read_state_dict(path, mmap=True)
 
 
@@ -212,7 +209,7 @@ def test_a_crc_is_held_over_more_than_one_piece(tmp_path: Path) -> None:
     content = path.read_bytes()
     at = content.index(tensors["second"].numpy().tobytes()) + 2_300_000
     path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-    with pytest.raises(CheckpointError, match=r"torch\.save: second is not as it was saved \(its CRC32 differs\)\."):
+    with pytest.raises(CheckpointError, match=r"second .*CRC32"):
         read_state_dict(path)
     assert zlib.crc32(content) != zlib.crc32(path.read_bytes())
 
@@ -225,12 +222,12 @@ def test_what_is_not_finite_is_named(value: float, tmp_path: Path) -> None:
         torch.save({"good": torch.ones(2), "n": torch.ones(2).long()} | {f"w{i}": wrong for i in range(count)}, path)
         with pytest.raises(CheckpointError) as caught:
             read_state_dict(path)
-        assert str(caught.value) == f"{path} holds NaN or infinity, in {words}: a training that diverged?"
-        with pytest.raises(CheckpointError, match=f"in {words}: a training that diverged"):
+        assert str(caught.value).startswith(f"{path} holds NaN or infinity in {words}:")
+        with pytest.raises(CheckpointError, match=f"in {words}:"):
             checkpoints.examine(path)
         assert len(read_state_dict(path, mmap=True)) == count + 2
     torch.save({LONG: wrong}, path)
-    with pytest.raises(CheckpointError, match=f"in {LONG[:100]}: a"):
+    with pytest.raises(CheckpointError, match=f"in {LONG[:100]}:"):
         read_state_dict(path)
 
 
@@ -241,7 +238,7 @@ def test_numbers_of_eight_bits_are_looked_at_too(tmp_path: Path) -> None:
         save_file({"w": torch.tensor([0.5, 2.0]).to(dtype)}, path)
         assert read_state_dict(path)["w"].float().tolist() == [0.5, 2.0]
         save_file({"w": torch.tensor([0.5, torch.nan]).to(dtype)}, path)
-        with pytest.raises(CheckpointError, match="holds NaN or infinity, in w: a"):
+        with pytest.raises(CheckpointError, match="NaN or infinity in w:"):
             read_state_dict(path)
 
 
@@ -316,7 +313,8 @@ def test_a_copy_is_written_once_and_that_is_said(unaligned: Path, caplog: pytest
     caplog.set_level("INFO", "resnext_hub")
     for _ in range(2):
         assert checkpoints.mapped_state_dict(unaligned, "0" * 64)["w"].tolist() == [1, 1, 1]
-    assert caplog.messages == ["converting w.pth, once, so that it can be mapped"]
+    (said,) = caplog.messages
+    assert "w.pth" in said
     assert not list(unaligned.parent.rglob("*.part"))
 
 
@@ -345,7 +343,9 @@ def test_a_copy_that_cannot_be_written(
     before = torch.serialization.get_crc32_options()
     if goes_on:
         assert checkpoints.mapped_state_dict(unaligned, "0" * 64)["w"].tolist() == [1, 1, 1]
-        assert caplog.messages == [f"w.pth could not be converted and is read the slow way: {error}"]
+        (said,) = caplog.messages
+        assert said.startswith("w.pth")
+        assert said.endswith(str(error))
     else:
         with pytest.raises(type(error), match="this is a test"):
             checkpoints.mapped_state_dict(unaligned, "0" * 64)
@@ -362,7 +362,9 @@ def test_a_folder_that_cannot_be_written(
 
     monkeypatch.setattr(checkpoints, "lock", lock)
     assert checkpoints.mapped_state_dict(unaligned, "0" * 64)["w"].tolist() == [1, 1, 1]
-    assert caplog.messages == ["w.pth could not be converted and is read the slow way: this is a test"]
+    (said,) = caplog.messages
+    assert said.startswith("w.pth")
+    assert said.endswith("this is a test")
 
 
 def test_memory_is_taken_over_where_it_is_nobody_elses() -> None:
@@ -418,8 +420,8 @@ def test_names_and_shapes_of_the_publishers() -> None:
     }
     with pytest.raises(CheckpointError) as caught:
         normalise_keys({"layers.0.x": torch.ones(1), "layer1.x": torch.ones(1)})
-    assert str(caught.value) == "Two tensors of the checkpoint have one name, once they are renamed: layers.0.x."
-    with pytest.raises(CheckpointError, match=r"renamed: module\.layers\.0\.x, layers\.0\.x\.$"):
+    assert str(caught.value).endswith("same name after renaming: layers.0.x.")
+    with pytest.raises(CheckpointError, match=r": module\.layers\.0\.x, layers\.0\.x\.$"):
         normalise_keys({"module.layers.0.x": torch.ones(1), "layers.0.x": torch.ones(1)})
 
 
@@ -458,11 +460,11 @@ def test_keys_are_mapped_after_their_prefix_is_gone() -> None:
     state = {"module.w": torch.ones(3, 2), "b": torch.ones(3)}
     load_into(network, state, key_map=lambda key: {"w": "weight", "b": "bias"}[key])
     assert torch.equal(network.weight, torch.ones(3, 2))
-    with pytest.raises(CheckpointError, match="have one name"):
+    with pytest.raises(CheckpointError, match="same name"):
         load_into(network, state, key_map=lambda key: "weight")
 
 
 def test_call_is_no_weight(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(as_zip(state_of(call(name("torch", "Size"), b"K\1\x85"))))
-    with pytest.raises(CheckpointError, match="it holds a tuple under 'conv1.weight'"):
+    with pytest.raises(CheckpointError, match="tuple under 'conv1.weight'"):
         read_state_dict(tmp_path / "w.pth")

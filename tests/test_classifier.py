@@ -101,15 +101,13 @@ def test_errors(classify: Classifier, image: Image.Image) -> None:
         classify(b"no image")
     with pytest.raises(ImageError, match="Image 20: Not"):
         classify([image] * 20 + [b"no image"])
-    with pytest.raises(FileNotFoundError, match="^There is no file"):
+    with pytest.raises(FileNotFoundError, match="^No such file: "):
         classify("missing.jpg")
     with pytest.raises(ValueError, match="batch_size must be 1 or more"):
         classify([image], batch_size=0)
-    with pytest.raises(
-        TypeError, match=r"Unexpected options \['max_byte', 'weights'\]; there are engine, device and allow"
-    ):
+    with pytest.raises(TypeError, match=r"\['max_byte', 'weights'\].* engine, device and allow"):
         classifier("resnext_tiny", weights="x", max_byte=1)
-    with pytest.raises(ValueError, match=r"n must be in 1\.\.200"):
+    with pytest.raises(ValueError, match="n must be from 1 to 200"):
         classify(image, 201)
     with pytest.raises(OSError, match="refused"):
         classify("http://127.0.0.1/a.jpg")

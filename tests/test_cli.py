@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -54,8 +55,8 @@ def test_classify_json_and_a_broken_photo_among_good_ones(photo: Path, capsys: A
     rows = [json.loads(line) for line in out.splitlines()]
     assert [row["image"] for row in rows] == photos
     assert ["predictions" in row for row in rows] == [True, False, False, True]
-    assert "broken or cut short" in rows[1]["error"]
-    assert "There is no file" in rows[2]["error"]
+    assert "corrupt or incomplete" in rows[1]["error"]
+    assert "No such file" in rows[2]["error"]
     assert rows[0] == rows[3]
     assert rows[0]["predictions"][0].keys() == {"index", "synset", "label", "probability"}
     assert err.count("resnext-hub: ") == 2
@@ -65,9 +66,9 @@ def test_classify_json_and_a_broken_photo_among_good_ones(photo: Path, capsys: A
     ("arguments", "status", "message"),
     [
         (["--variant", "resnext50"], 2, "Did you mean"),
-        (["--variant", "resnext_tiny", "--top", "201"], 2, "has 200 classes"),
+        (["--variant", "resnext_tiny", "--top", "201"], 2, "--top must be from 1 to 200"),
         (["b.jpg", "--variant", "resnext_tiny", "--picture", "p.png"], 2, "--picture takes one photo"),
-        (["--variant", "resnext_tiny", "--picture", "p.xyz"], 2, "must end in .png"),
+        (["--variant", "resnext_tiny", "--picture", "p.xyz"], 2, "must end in one of .png"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], status: int, message: str, capsys: Any) -> None:
@@ -101,7 +102,7 @@ def test_a_url_is_fetched_once(photo: Path, served: Any, capsys: Any, tmp_path: 
 
 def test_a_missing_photo_does_not_wait_for_weights(capsys: Any) -> None:
     assert cli.main(["classify", "missing.jpg"]) == 1
-    assert "missing.jpg: There is no file missing.jpg" in capsys.readouterr().err
+    assert capsys.readouterr().err == "resnext-hub: No such file: missing.jpg\n"
 
 
 def test_no_weights_in_reach(
@@ -119,8 +120,7 @@ def test_no_weights_in_reach(
         check=False,
     )
     assert done.returncode == 3
-    assert f"Tried: {url} (it answers 404" in done.stderr
-    assert "--variant resnext_tiny" in done.stderr
+    assert re.search(rf"Tried: {url} \(.*404.* resnext_tiny", done.stderr)
     assert "Traceback" not in done.stderr
 
 
@@ -133,16 +133,16 @@ def test_a_reader_that_has_seen_enough() -> None:
 
 def test_help_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    for arguments in (["--help"], ["classify", "--help"], ["list", "--help"]):
+    for command in ("", "list", "classify", "train", "evaluate", "export", "demo", "cache", "cache list"):
         with pytest.raises(SystemExit):
-            cli.main(arguments)
+            cli.main([*command.split(), "--help"])
         assert all(len(line) <= 80 for line in capsys.readouterr().out.splitlines())
 
 
 @pytest.mark.parametrize("name", [".", "list.txt", "shards.tar", "shards.tar.gz", "table.parquet", "*.jpg"])
 def test_what_holds_many_images_asks_for_a_table(name: str, tmp_path: Path, capsys: Any) -> None:
     assert cli.main(["classify", str(tmp_path / name)]) == 2
-    assert "is not one photo: --out FILE.csv makes a table" in capsys.readouterr().err
+    assert "pass --out FILE.csv" in capsys.readouterr().err
 
 
 def test_engines_by_name(photo: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ def test_engines_by_name(photo: Path, capsys: Any, monkeypatch: pytest.MonkeyPat
     assert cli.main([*command, "torch"]) == 0
     assert json.loads(capsys.readouterr().out)["predictions"]
     assert cli.main([*command, "tensorrt"]) == 2
-    assert "there are auto, torch, onnxruntime" in capsys.readouterr().err
+    assert "choose from auto, torch, onnxruntime" in capsys.readouterr().err
     monkeypatch.setattr("resnext_hub.inference.engines.missing", list)
     assert cli.main([*command, "openvino"]) == 2
     assert "pip install openvino onnx onnxscript" in capsys.readouterr().err

@@ -117,7 +117,7 @@ def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
     from resnext_hub.inference.cluster import _Actor
 
     job, _ = prepare(str(tmp_path), TINY)
-    with pytest.raises(OutputError, match="must lie where every machine sees it"):
+    with pytest.raises(OutputError, match="not visible on this machine"):
         _Actor(job, tmp_path / "o.parquet", "auto", 1)
 
 

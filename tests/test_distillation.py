@@ -76,15 +76,15 @@ def test_distillation_loss_is_the_papers() -> None:
 
 def test_a_recipe_and_its_teacher_come_together(table: PixelTable, colours: Path) -> None:
     scores = torch.zeros(144, 1, 1, 3)
-    with pytest.raises(ValueError, match="takes a teacher's scores"):
+    with pytest.raises(ValueError, match="needs a teacher's scores"):
         InMemory(DISTILLED, table)
-    with pytest.raises(ValueError, match="without takes none"):
+    with pytest.raises(ValueError, match="without one must not have them"):
         InMemory(PLAIN, table, scores)
     with pytest.raises(ValueError, match="in_memory = true"):
         FromFiles(DISTILLED, open_images(colours / "train.parquet"))
-    with pytest.raises(ValueError, match="scored 9 images; there are 144"):
+    with pytest.raises(ValueError, match="9 images, expected 144"):
         InMemory(DISTILLED, table, scores[:9])
-    with pytest.raises(ValueError, match="crops, flips, mixup and cutmix alone"):
+    with pytest.raises(ValueError, match="only crops, flips, mixup and cutmix"):
         InMemory(dataclasses.replace(PLAIN, erasing=0.1), table)
 
 
@@ -96,7 +96,7 @@ def test_a_grown_network_computes_the_same() -> None:
     grow_into(large, small.state_dict())
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(large.eval()(images), small.eval()(images))
-    with pytest.raises(ValueError, match="it must be larger"):
+    with pytest.raises(ValueError, match="too small"):
         grow_into(small, large.state_dict())
     wide = build(dataclasses.replace(SMALL, planes=32), 3)
     with pytest.raises(ValueError, match="cannot grow into"):
@@ -158,7 +158,7 @@ def test_images_in_memory_are_of_one_size_and_whole(tmp_path: Path, photo: Path)
     for name, size in (("a", 20), ("b", 24)):
         (tmp_path / "two" / name).mkdir(parents=True)
         Image.new("RGB", (size, 20)).save(tmp_path / "two" / name / "x.png")
-    with pytest.raises(ValueError, match=r"x.png has 24 x 20 pixels and the first image 20 x 20"):
+    with pytest.raises(ValueError, match=r"x.png has 24 x 20 pixels, .* 20 x 20"):
         PixelTable.read(open_images(tmp_path / "two"))
     (tmp_path / "two" / "b" / "x.png").write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"x.png: Not an image"):

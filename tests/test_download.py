@@ -98,7 +98,7 @@ def test_a_rest_that_does_not_belong_to_the_part_begins_anew(server: FaultyServe
 
 def test_rests_that_never_belong_to_the_part_are_given_up(server: FaultyServer, home: Path) -> None:
     server.script = ["cut 100000", "otherrange"] * 50
-    with pytest.raises(UnreachableError, match="another range than asked for, or one of another file"):
+    with pytest.raises(UnreachableError, match="range that was not requested"):
         local_file(described(source_at(server)), progress=False)
     assert len(server.seen) == 2 * (download.RESTARTS + 1)
     assert left(home) == []
@@ -127,7 +127,7 @@ def test_without_a_hash_a_strong_etag_will_do(server: FaultyServer) -> None:
 def test_without_hash_and_length_a_cut_must_be_noticeable(server: FaultyServer, home: Path) -> None:
     unknown = described(source_at(server, hash=None, bytes=None))
     server.script = ["unannounced"]
-    with pytest.raises(UnreachableError, match="it announces no length.*a cut would go unnoticed"):
+    with pytest.raises(UnreachableError, match="no length.*hash"):
         local_file(unknown, progress=False)
     assert left(home) == []
     server.script = ["chunked 100000", "chunked"]  # the end of the last chunk tells
@@ -176,11 +176,13 @@ def test_a_few_bytes_between_cuts_are_no_progress(server: FaultyServer) -> None:
 @pytest.mark.parametrize("extra", [-1000, 1000])
 def test_a_wrong_content_length(server: FaultyServer, home: Path, extra: int) -> None:
     server.script = [f"announce {extra}"] * 10
-    with pytest.raises(UnreachableError, match=rf"it has {len(CONTENT) + extra:,} bytes where 400,000 were published"):
+    with pytest.raises(UnreachableError, match=rf"{len(CONTENT) + extra:,} bytes, expected 400,000"):
         local_file(described(source_at(server)), progress=False)
     # Where the manifest knows no length, the announced one must be kept.
     server.always = f"announce {extra}"
-    with pytest.raises(UnreachableError, match="is not the published file" if extra < 0 else "another range"):
+    with pytest.raises(
+        UnreachableError, match="is not the published file" if extra < 0 else "range that was not requested"
+    ):
         local_file(described(source_at(server, bytes=None)), progress=False)
     assert left(home) == []
     server.always, server.script = "good", [f"announce {extra}"] * (extra > 0)
@@ -190,10 +192,10 @@ def test_a_wrong_content_length(server: FaultyServer, home: Path, extra: int) ->
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ("404", "it answers 404 Not Found"),
-        ("403", "it answers 403 Forbidden"),
-        ("html", "it answers a web page, not a file"),
-        ("gzip", "'gzip' content, which was not asked for"),
+        ("404", "404 Not Found"),
+        ("403", "403 Forbidden"),
+        ("html", "web page"),
+        ("gzip", "'gzip' content"),
         ("wrong", "is not the published file: its sha256 is"),
     ],
 )
@@ -214,7 +216,7 @@ def test_a_source_that_will_not_do_gives_way_to_the_mirror(
 
 def test_a_web_page_that_is_called_a_file(server: FaultyServer, home: Path) -> None:
     server.script = ["page"]
-    with pytest.raises(UnreachableError, match="it answers a web page, though it calls it a file: a login or a notice"):
+    with pytest.raises(UnreachableError, match="web page labelled as a file"):
         local_file(described(source_at(server, bytes=None, hash=None)), progress=False)
     assert left(home) == []
 
@@ -232,7 +234,7 @@ def test_retry_after_is_heeded(server: FaultyServer, monkeypatch: pytest.MonkeyP
 
 def test_a_server_that_keeps_failing_is_given_up(server: FaultyServer) -> None:
     server.script = ["503"] * 50
-    with pytest.raises(UnreachableError, match="it answers 503 Service Unavailable"):
+    with pytest.raises(UnreachableError, match="503 Service Unavailable"):
         local_file(described(source_at(server)), progress=False)
     assert len(server.seen) == download.ATTEMPTS
 
@@ -245,7 +247,7 @@ def test_nobody_at_home(home: Path) -> None:
 
 def test_offline(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESNEXT_HUB_OFFLINE", "1")
-    with pytest.raises(UnreachableError, match=rf"RESNEXT_HUB_OFFLINE is set. Put the file {NAME} into"):
+    with pytest.raises(UnreachableError, match=rf"RESNEXT_HUB_OFFLINE is set.* {NAME} "):
         local_file(described(source_at(server)), progress=False)
     assert server.seen == []
     monkeypatch.setenv("RESNEXT_HUB_OFFLINE", "0")
@@ -309,11 +311,11 @@ def test_a_flipped_bit_is_found(server: FaultyServer) -> None:
 def test_a_file_without_a_published_hash_is_held_to_its_first(server: FaultyServer, caplog: Any) -> None:
     checkpoint = described(source_at(server, hash=None, bytes=None))
     path, _ = local_file(checkpoint, progress=False)
-    assert caplog.text.count("publisher states no hash, so this first copy is unverified") == 1
+    assert caplog.text.count("unverified") == 1
     local_file(checkpoint, progress=False)
     assert caplog.text.count("unverified") == 1
     path.write_bytes(b"another")
-    with pytest.raises(CheckpointError, match=rf"has changed: its sha256 is .*, and was {DIGEST} at first use"):
+    with pytest.raises(CheckpointError, match=rf"has changed.* {DIGEST} and is now [0-9a-f]{{64}}"):
         local_file(checkpoint, progress=False)
 
 
@@ -417,7 +419,7 @@ def test_a_legacy_file_cut_short_is_refused(share: float, tmp_path: Path) -> Non
     path = legacy_file(tmp_path / "w.pth", {f"w{i}": torch.rand(100) for i in range(20)})
     with open(path, "r+b") as file:
         file.truncate(int(path.stat().st_size * share))
-    with pytest.raises(CheckpointError, match="not a whole file of torch.save"):
+    with pytest.raises(CheckpointError, match="not a complete torch.save file"):
         checkpoints._convert(path, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
 

@@ -88,16 +88,16 @@ def test_a_redirect_is_followed_and_the_rest_asked_for_there(server: FaultyServe
     ("step", "message", "requests"),
     [
         ("loop", "redirects more than 10 times", 11),
-        ("302", "it answers 302 Found", 1),  # to nowhere
+        ("302", "302 Found", 1),  # to nowhere
         ("redirect file:///etc/passwd", "the scheme must be http or https", 1),
         ("redirect ftp://store.example.org/w.pth", "the scheme must be http or https", 1),
         ("redirect data:,weights", "the scheme must be http or https", 1),
-        ("redirect //[::1/", "is no URL", 1),
+        ("redirect //[::1/", "is not a valid URL", 1),
         ("redirect http://store.example.org:port/", "not a well-formed URL", 1),
         ("redirect http://127.0.0.1:99999999999999999999/", "not a well-formed URL", 1),
-        ("redirect https://%C2%B969.254.169.254/", "not written in ASCII", 1),
-        ("redirect https://%2010.0.0.1/", "not written in ASCII", 1),
-        ("redirect http://me:secret@store.example.org/", "carries a user name", 1),
+        ("redirect https://%C2%B969.254.169.254/", "host in ASCII", 1),
+        ("redirect https://%2010.0.0.1/", "host in ASCII", 1),
+        ("redirect http://me:secret@store.example.org/", "no user name", 1),
         ("redirect http://long.example.org/", "not a well-formed URL", 1),
     ],
 )
@@ -132,8 +132,8 @@ def test_from_outside_no_redirect_leads_inside(
         "half.example.org": [PUBLIC, "10.0.0.1"],
     }
     server.always = f"redirect {scheme}://{host}/latest/"
-    says = rf"it redirects to {re.escape(host.strip('[]'))}, which is at [0-9a-f:.]+, not a public address; a mirror of"
-    with pytest.raises(UnreachableError, match=f"{says} your own goes into RESNEXT_HUB_MIRROR"):
+    says = rf"redirects to {re.escape(host.strip('[]'))} at [0-9a-f:.]+, which is not a public address"
+    with pytest.raises(UnreachableError, match=f"{says}.*RESNEXT_HUB_MIRROR"):
         local_file(described(published(server)), progress=False)
     assert net.connected == [PUBLIC], "nothing was sent there"
     assert left(home) == []
@@ -190,7 +190,7 @@ def test_statuses(server: FaultyServer, home: Path, waits: list[float], status: 
     header = after if seconds is None else formatdate(time.time() + seconds, usegmt=True)
     server.script = [f"{status} {header}".rstrip()]
     if status in (403, 404):
-        with pytest.raises(UnreachableError, match=f"it answers {status} (Forbidden|Not Found)"):
+        with pytest.raises(UnreachableError, match=f" {status} (Forbidden|Not Found)"):
             local_file(described(source_at(server)), progress=False)
         assert (waits, len(server.seen), left(home)) == ([], 1, [])
     else:
@@ -206,7 +206,7 @@ def test_statuses(server: FaultyServer, home: Path, waits: list[float], status: 
 @pytest.mark.parametrize("status", ["204", "206", "304", "401", "451", "501", "599"])
 def test_statuses_that_are_no_file(server: FaultyServer, home: Path, status: str) -> None:
     server.always = status
-    with pytest.raises(UnreachableError, match=f"it answers {status}|it answers another range"):
+    with pytest.raises(UnreachableError, match=f"answered {status}|range that was not requested"):
         local_file(described(source_at(server)), progress=False)
     assert left(home) == []
 
@@ -221,7 +221,7 @@ def test_a_slow_loris_gives_way_to_the_mirror(
     """Every wait for a byte is short, and the whole would take for ever."""
     monkeypatch.setattr(transport, "WINDOW", 1.0)
     server.script = [step]
-    with pytest.raises(UnreachableError, match=r"it sent only \d+ bytes in 1 s"):
+    with pytest.raises(UnreachableError, match=r"only \d+ bytes in 1 s"):
         local_file(described(source_at(server)), progress=False)
     server.script = [step]
     mirror = source_at(server, url=f"{server.url}/mirror/{NAME}")
@@ -239,7 +239,7 @@ def test_the_pace_is_measured_window_by_window() -> None:
             pace.check()
         pace.received += enough - 1
         pace.look()
-        with pytest.raises(transport.SourceError, match=r"^it sent only 61,439 bytes in 60 s$"):
+        with pytest.raises(transport.SourceError, match=r"only 61,439 bytes in 60 s$"):
             pace.check()
     finally:
         pace.stop()
@@ -358,7 +358,7 @@ def test_a_proxy_that_wants_a_password(
 ) -> None:
     monkeypatch.setenv(f"{scheme}_proxy", server.url)
     server.always = "407"
-    with pytest.raises(UnreachableError, match="the proxy wants a name and a password.*http://name:password@host:port"):
+    with pytest.raises(UnreachableError, match="the proxy asks for .*password.*http://name:password@host:port"):
         local_file(described(published(server, scheme)), progress=False)
     assert (len(server.seen), waits, left(home)) == (1, [], [])
 
@@ -381,7 +381,7 @@ def test_through_a_proxy_no_redirect_leads_to_an_address_inside(
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://proxy.example.org:3128")
     server.always = f"redirect http://{host}/latest/"
-    with pytest.raises(UnreachableError, match=rf"it redirects to {re.escape(host.strip('[]'))}, which is at "):
+    with pytest.raises(UnreachableError, match=rf"redirects to {re.escape(host.strip('[]'))} at .*not a public"):
         local_file(described(published(server)), progress=False)
     assert len(server.seen) == 1, "the proxy was not asked for it"
 
@@ -389,7 +389,7 @@ def test_through_a_proxy_no_redirect_leads_to_an_address_inside(
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_proxy_of_another_kind(server: FaultyServer, net: Net, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     monkeypatch.setenv(f"{scheme}_proxy", "socks5://proxy.example.org:1080")
-    with pytest.raises(UnreachableError, match=f"{scheme}_proxy names no proxy of http or https"):
+    with pytest.raises(UnreachableError, match=f"{scheme}_proxy "):
         local_file(described(published(server, scheme)), progress=False)
     assert net.connected == []
     monkeypatch.setenv("no_proxy", "weights.example.org")

@@ -252,7 +252,7 @@ def test_a_disk_that_is_full_at_any_stage(
     monkeypatch.setenv("TORCH_HOME", str(disk))
     server.always = "good" if announced else "unannounced"
     if share < 1:
-        with pytest.raises(CheckpointError, match="is full; nothing was kept|are to be fetched and the disk"):
+        with pytest.raises(CheckpointError, match="The disk with .* (is full|has [0-9,]+ bytes left)"):
             load(checkpoint, progress=False)
         assert left(folder) == []
     else:
@@ -285,7 +285,7 @@ def test_a_read_only_cache_that_has_the_file(
         assert same(load(checkpoint, progress=False), expected)
     assert len(server.seen) == requests
     assert left(folder) == before
-    assert ("is read the slow way" in caplog.text) == (legacy and not converted)
+    assert ("w.pth could not be converted" in caplog.text) == (legacy and not converted)
     remount(disk, "rw")
 
 
@@ -300,9 +300,7 @@ def test_a_read_only_cache_that_has_not(
         remount(disk, "rw")
         prepare()
         remount(disk, "ro")
-        with pytest.raises(
-            CheckpointError, match=r"cannot be written \(Read-only file system\); name another in TORCH_HO"
-        ):
+        with pytest.raises(CheckpointError, match=r"\(Read-only file system\).*TORCH_HOME"):
             load(checkpoint, progress=False)
     assert server.seen == []
 
@@ -317,7 +315,7 @@ def test_a_cache_that_cannot_be_written_at_the_end(
 
     with monkeypatch.context() as patch:  # (a file system with open files cannot be made read-only)
         patch.setattr(os, "replace", replace)
-        with pytest.raises(UnreachableError, match=r"cannot be written \(Read-only file system\)"):
+        with pytest.raises(UnreachableError, match=r"\(Read-only file system\)"):
             load(checkpoint, progress=False)
     assert same(load(checkpoint, progress=False), expected)
     assert len(server.seen) == 1, "the bytes were there"

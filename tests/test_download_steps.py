@@ -131,7 +131,8 @@ def test_a_whole_file(network: Network, path: Path, caplog: pytest.LogCaptureFix
     }  # fmt: skip
     assert (bar.steps, bar.total, bar.closed) == ([0, 7, len(CONTENT) - 7], len(CONTENT), True)
     assert not answer.open
-    assert caplog.messages == [f"fetching {URL}"]
+    (said,) = caplog.messages
+    assert said.endswith(URL)
     assert left(path.parent) == ["w.pth"]
 
 
@@ -172,7 +173,10 @@ def test_what_is_noted_beside_a_part(
     ranges = [{}, *({"Range": f"bytes={n}-", "If-Range": '"one"'} for n in (10, 1033, 1034))]
     assert network.asked == [(URL, ASKED | more) for more in ranges]
     assert waits == [0.5, 1.0, 2.0]
-    assert caplog.messages[1:] == [f"{URL}: it was cut off; again in {wait} s" for wait in waits]
+    assert all(
+        said.startswith(f"{URL}: it was cut off") and said.endswith(f" in {wait} s")
+        for said, wait in zip(caplog.messages[1:], waits, strict=True)
+    )
     assert Bar.made[0].steps == [0, 10, 0, 1023, 0, 1, 0, size - 1034]
     assert left(path.parent) == ["w.pth"]
 
@@ -195,15 +199,14 @@ def test_progress_is_1024_bytes(network: Network, path: Path, waits: list[float]
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (Made(404), "it answers 404 Not Found"),
-        (Made(799), "it answers 799"),
-        (Made(302), "it answers 302 Found"),
-        (Made(407), "the proxy wants a name and a password; http_proxy and https_proxy take "
-         "http://name:password@host:port"),
-        (Made(Content_Encoding="GZip"), "it answers 'GZip' content, which was not asked for"),
-        (Made(Content_Type="text/html; charset=utf-8"), "it answers a web page, not a file: a login or a notice?"),
-        (Made(Content_Length="5"), "it has 5 bytes where 1,900 were published"),
-        (Made(206, Content_Range="bytes 0-1899/1901"), "it has 1,901 bytes where 1,900 were published"),
+        (Made(404), "404 Not Found$"),
+        (Made(799), "799$"),
+        (Made(302), "302 Found$"),
+        (Made(407), "proxy.*password.*http_proxy and https_proxy.* http://name:password@host:port"),
+        (Made(Content_Encoding="GZip"), "'GZip' content"),
+        (Made(Content_Type="text/html; charset=utf-8"), "web page"),
+        (Made(Content_Length="5"), " 5 bytes, expected 1,900"),
+        (Made(206, Content_Range="bytes 0-1899/1901"), "1,901 bytes, expected 1,900"),
     ],
 )  # fmt: skip
 def test_what_is_not_the_file(network: Network, path: Path, part: Path, answer: Made, message: str) -> None:
@@ -212,9 +215,8 @@ def test_what_is_not_the_file(network: Network, path: Path, part: Path, answer: 
         part.write_bytes(CONTENT[:3])
         part.with_name("w.pth.part.json").write_text(json.dumps({"url": URL, "etag": "", "total": None}))
     network.answers = [answer]
-    with pytest.raises(SourceError) as error:
+    with pytest.raises(SourceError, match=message):
         fetch(SOURCE, path)
-    assert str(error.value) == message
     assert Bar.made[0].closed
     assert not path.exists()
     assert not answer.open
@@ -237,11 +239,8 @@ def test_a_length_that_is_no_number_is_none(network: Network, path: Path, length
 def test_without_length_and_hash_a_cut_would_go_unnoticed(network: Network, path: Path) -> None:
     unknown = Source(URL, None, None, None, None)
     network.answers = [Made()]
-    with pytest.raises(SourceError) as error:
+    with pytest.raises(SourceError, match=r"no length.*hash"):
         fetch(unknown, path)
-    assert str(error.value) == (
-        "it announces no length, and neither length nor hash are published: a cut would go unnoticed"
-    )
     network.answers = [Made(Transfer_Encoding="Chunked")]  # has an end of its own
     fetch(unknown, path)
     assert path.read_bytes() == CONTENT
@@ -259,12 +258,13 @@ def test_a_server_that_is_busy(
     caplog.set_level("DEBUG", "resnext_hub")
     afters = ["", "7", "61", "soon", "-3", formatdate(time.time() - 1000, usegmt=True)]
     network.answers = [Made(status, **({"Retry_After": after} if after else {})) for after in afters]
-    with pytest.raises(SourceError, match=f"^it answers {status} [A-Z]"):
+    with pytest.raises(SourceError, match=f" {status} [A-Z]"):
         fetch(SOURCE, path)
     assert waits == [0.5, 7.0, 60.0, 4.0]
     assert len(network.asked) == 5
-    assert caplog.messages[2].startswith(f"{URL}: it answers {status} ")
-    assert caplog.messages[2].endswith("; again in 7.0 s")
+    assert caplog.messages[2].startswith(f"{URL}: ")
+    assert f" {status} " in caplog.messages[2]
+    assert caplog.messages[2].endswith(" in 7.0 s")
 
 
 def test_a_date_to_wait_for(network: Network, path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +280,7 @@ def test_a_date_to_wait_for(network: Network, path: Path, waits: list[float], mo
     assert waits == [20.0, 1.0, 2.0, 4.0]
 
 
-NOT_THE_REST = "it answers another range than asked for, or one of another file"
+NOT_THE_REST = "sent a range that was not requested"
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,9 @@ def test_another_range_than_asked_for(
     network.answers = [Made(status, [b"x"], **headers), Made()]
     fetch(SOURCE, path)
     assert [asked.get("Range") for _, asked in network.asked] == ["bytes=10-", None]
-    assert caplog.messages == [f"fetching {URL}", f"{URL}: {NOT_THE_REST}; again in 0.5 s"]
+    (_, said) = caplog.messages
+    assert NOT_THE_REST in said
+    assert said.endswith(" in 0.5 s")
     assert path.read_bytes() == CONTENT
 
 
@@ -318,7 +320,7 @@ def test_a_server_that_always_begins_elsewhere_is_given_up(
 ) -> None:
     for _ in range(3):
         network.answers += [Made(chunks=[CONTENT[:1500], BrokenOffError("cut")]), Made(416)]
-    with pytest.raises(SourceError, match=f"^{NOT_THE_REST}$"):
+    with pytest.raises(SourceError, match=NOT_THE_REST):
         fetch(SOURCE, path)
     assert network.answers == []
     assert not part.exists()
@@ -380,7 +382,7 @@ def test_pieces_that_do_not_fit_are_fetched_anew_once(
     fetch(SOURCE, path)
     assert path.read_bytes() == CONTENT
     assert caplog.messages[1].startswith(f"{part} is not the published file")
-    assert caplog.messages[1].endswith(" Its pieces do not fit together; beginning anew.")
+
     path.unlink()
     part.write_bytes(b"x" * 1900)
     part.with_name("w.pth.part.json").write_text(note)
@@ -393,9 +395,8 @@ def test_pieces_that_do_not_fit_are_fetched_anew_once(
 @pytest.mark.parametrize("page", [b"<!DOCTYPE html><p>", b" \r\n\t<HTML lang=ko>", b"<html>"])
 def test_a_web_page_under_a_wrong_flag(network: Network, path: Path, page: bytes) -> None:
     network.answers = [Made(chunks=[page])]
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(CheckpointError, match="web page"):
         fetch(Source(URL, None, None, None, SOURCE.hash), path)
-    assert str(error.value) == "it answers a web page, though it calls it a file: a login or a notice?"
     assert left(path.parent) == []
 
 
@@ -413,7 +414,7 @@ def test_what_was_cut_off_is_said(
     caplog.set_level("DEBUG", "resnext_hub")
     network.answers = [Made(chunks=[CONTENT[:1500]]), Made(206, [CONTENT[1500:]], Content_Range="bytes 1500-1899/1900")]
     fetch(SOURCE, path)
-    assert caplog.messages[1] == f"{URL}: cut off after 1,500 of 1,900 bytes; again in 0.5 s"
+    assert f"{URL}: cut off after 1,500 of 1,900 bytes" in caplog.messages[1]
     assert network.asked[1] == (URL, ASKED | {"Range": "bytes=1500-"}), "without an ETag there is no condition"
 
 
@@ -427,9 +428,8 @@ def test_a_disk_that_is_too_small(network: Network, path: Path, part: Path, monk
 
     monkeypatch.setattr(shutil, "disk_usage", disk_usage)
     network.answers = [Made()]
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(CheckpointError, match=rf"{part.parent} has 1,899 bytes.* 1,900 bytes"):
         fetch(SOURCE, path)
-    assert str(error.value) == (f"1,900 bytes are to be fetched and the disk with {part.parent} has 1,899 left.")
     assert asked == [part.parent]
     free = 1900
     network.answers = [Made()]
@@ -441,9 +441,7 @@ def test_a_disk_that_is_too_small(network: Network, path: Path, part: Path, monk
         part.with_name("w.pth.part.json").write_text(note)
         network.answers = [Made(206, [CONTENT[1500:]], Content_Range="bytes 1500-1899/1900")]
         if free < 400:
-            with pytest.raises(
-                CheckpointError, match=r"^400 bytes are to be fetched and the disk with .* has 399 left"
-            ):
+            with pytest.raises(CheckpointError, match=r" has 399 bytes.* 400 bytes"):
                 fetch(SOURCE, path)
         else:
             fetch(SOURCE, path)
@@ -453,9 +451,9 @@ def test_a_disk_that_is_too_small(network: Network, path: Path, part: Path, monk
 @pytest.mark.parametrize(
     ("number", "message", "kept"),
     [
-        (errno.ENOSPC, "The disk with {folder} is full; nothing was kept.", False),
-        (errno.EDQUOT, "The disk with {folder} is full; nothing was kept.", False),
-        (errno.EACCES, "{folder} cannot be written (Permission denied); name another in TORCH_HOME.", True),
+        (errno.ENOSPC, "is full", False),
+        (errno.EDQUOT, "is full", False),
+        (errno.EACCES, r"\(Permission denied\).*TORCH_HOME", True),
     ],
 )
 def test_a_disk_that_fails(
@@ -466,9 +464,8 @@ def test_a_disk_that_fails(
 
     monkeypatch.setattr(download.os, "replace", replace)
     network.answers = [Made()]
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(CheckpointError, match=rf"{part.parent} .*{message}") as error:
         fetch(SOURCE, path)
-    assert str(error.value) == message.format(folder=part.parent)
     assert isinstance(error.value, UnwritableError) == kept
     assert part.exists() == kept
     assert Bar.made[0].closed
@@ -499,7 +496,8 @@ def test_without_safetensors_its_files_are_passed_over(
     network.answers = [Made()]
     local_file(described(MIRROR, SOURCE))
     assert [url for url, _ in network.asked] == [URL]
-    assert caplog.messages == [f"{MIRROR.url} needs the package safetensors", f"fetching {URL}"]
+    assert MIRROR.url in caplog.messages[0]
+    assert "safetensors" in caplog.messages[0]
     assert not Bar.made[0].options["disable"]
 
 
@@ -513,28 +511,27 @@ def test_a_mirror_goes_before_the_publisher(
     assert [url for url, _ in network.asked] == ["http://house.example.org/w/w.pth", URL]
 
 
-NOT_HERE = (
-    "The weights of resnet18_ssl are not on this machine and could not be fetched. {reason}. Put the file w.pth into "
-    "{home}, name a mirror in RESNEXT_HUB_MIRROR, or use resnext_tiny, whose weights are in the repository."
-)
+def says(error: pytest.ExceptionInfo[UnreachableError], *facts: str) -> bool:
+    """Whether the message names the variant, the file and its folder, the mirror, the way out, and these facts."""
+    text = str(error.value)
+    return all(fact in text for fact in ("resnet18_ssl", "w.pth", "RESNEXT_HUB_MIRROR", "resnext_tiny", *facts))
 
 
 def test_what_is_said_when_no_source_will_do(network: Network, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network.answers = [Made(404), SourceError("it is asleep")]
     with pytest.raises(UnreachableError) as error:
         local_file(described(SOURCE, MIRROR), progress=False)
-    reason = f"Tried: {URL} (it answers 404 Not Found); {MIRROR.url} (it is asleep)"
-    assert str(error.value) == NOT_HERE.format(reason=reason, home=home)
+    assert says(error, URL, "404 Not Found", f"{MIRROR.url} (it is asleep)", str(home))
     with pytest.raises(UnreachableError) as error:
         local_file(described(Source(None, home / "w.pth", None, None, None)), progress=False)
-    assert "Tried: nothing, it has no source. " in str(error.value)
+    assert says(error, "Tried: nothing")
     for value, offline in (("1", True), ("yes", True), ("0", False), ("False", False), ("", False)):
         monkeypatch.setenv("RESNEXT_HUB_OFFLINE", value)
         network.answers, network.asked = [Made(404)], []
         with pytest.raises(UnreachableError) as error:
             local_file(described(SOURCE), progress=False)
         if offline:
-            assert str(error.value) == NOT_HERE.format(reason="RESNEXT_HUB_OFFLINE is set", home=home)
+            assert says(error, "RESNEXT_HUB_OFFLINE", str(home))
         assert len(network.asked) == (not offline)
 
 
@@ -586,7 +583,8 @@ def test_another_process_is_waited_for(path: Path, part: Path, caplog: pytest.Lo
     other.start()
     held.wait()
     with cache.lock(path):
-        assert caplog.messages == ["waiting for another process that is fetching or converting w.pth"]
+        (said,) = caplog.messages
+        assert "w.pth" in said
     other.join()
 
 
@@ -594,6 +592,5 @@ def test_a_file_of_another_length_is_not_hashed(path: Path, monkeypatch: pytest.
     path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT[:-1])
     monkeypatch.setattr(cache, "sha256", lambda path: pytest.fail("read for nothing"))
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(CheckpointError, match=rf"^{path} has 1,899 bytes, expected 1,900"):
         cache.verify(path, SOURCE)
-    assert str(error.value) == f"{path} has 1,899 bytes where 1,900 were published: it was cut short or replaced."

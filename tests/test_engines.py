@@ -196,7 +196,7 @@ def test_a_broken_engine_is_built_anew(home: Path, caplog: Any) -> None:
     (folder,) = home.iterdir()
     (folder / "model.data").write_bytes(b"")
     assert off(open_engine(TINY, "onnxruntime")(pixels_of(1))[0], expected_of(pixels_of(1))[0]) < 1e-5
-    assert "cannot be opened and is built anew" in caplog.text
+    assert "cannot be opened" in caplog.text
 
 
 def local() -> tuple[Path, str]:
@@ -246,9 +246,9 @@ def test_auto_falls_back_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_engines_refuse_what_they_cannot_do() -> None:
-    with pytest.raises(ValueError, match=r"no engine 'tensorrt'; there are auto, torch"):
+    with pytest.raises(ValueError, match="engine 'tensorrt'.* auto, torch"):
         open_engine(TINY, "tensorrt")
-    with pytest.raises(EngineError, match="runs on the CPU, not on cuda"):
+    with pytest.raises(EngineError, match="runs on the CPU only.* cuda"):
         open_engine(TINY, "onnxruntime", device="cuda")
 
 
@@ -294,7 +294,7 @@ def test_an_engine_that_gives_other_logits_is_not_kept(home: Path, monkeypatch: 
         return rewritten(network, preset, lanes)
 
     monkeypatch.setattr("resnext_hub.inference.graph.rewritten", wrong)
-    with pytest.raises(EngineError, match="its logits differ from the network's by"):
+    with pytest.raises(EngineError, match="its logits differ"):
         open_engine(TINY, "onnxruntime")
     assert list(home.iterdir()) == []
 
@@ -321,5 +321,5 @@ def test_cache_verify_finds_a_broken_engine(home: Path, capsys: Any) -> None:
     data[1000] ^= 1
     (folder / "model.data").write_bytes(data)
     assert cli.main(["cache", "verify"]) == 3
-    assert "was broken; removed" in capsys.readouterr().err
+    assert "was corrupt and has been removed" in capsys.readouterr().err
     assert list(home.iterdir()) == []

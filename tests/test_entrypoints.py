@@ -163,13 +163,13 @@ def test_torchvision_weights(pretrained: object, weights: object, seed: int, two
             None,
             "IMAGENET1K_V3",
             ValueError,
-            "no weights 'IMAGENET1K_V3'; there are IMAGENET1K_V1, IMAGENET1K_V2 and DEFAULT",
+            "no weights 'IMAGENET1K_V3'.* IMAGENET1K_V1, IMAGENET1K_V2 and DEFAULT",
         ),
-        (None, tv.ResNet50_Weights.IMAGENET1K_V2, ValueError, "weights of another network"),
-        (None, "ResNet50_Weights.IMAGENET1K_V2", ValueError, "weights of another network"),
+        (None, tv.ResNet50_Weights.IMAGENET1K_V2, ValueError, "belongs to another network"),
+        (None, "ResNet50_Weights.IMAGENET1K_V2", ValueError, "belongs to another network"),
         (True, "IMAGENET1K_V2", ValueError, "pretrained=True means IMAGENET1K_V1"),
         (False, "IMAGENET1K_V2", ValueError, "pretrained=False contradicts"),
-        (V2, "IMAGENET1K_V2", ValueError, "Two answers"),
+        (V2, "IMAGENET1K_V2", ValueError, "given twice"),
         (None, 3, TypeError, "not int"),
     ],
     ids=str,
@@ -180,7 +180,7 @@ def test_contradictions_raise(pretrained: object, weights: object, error: type[E
 
 
 def test_64x4d_has_one_version() -> None:
-    with pytest.raises(ValueError, match="there are IMAGENET1K_V1 and DEFAULT"):
+    with pytest.raises(ValueError, match=" IMAGENET1K_V1 and DEFAULT"):
         hubconf.resnext101_64x4d(weights="IMAGENET1K_V2")
 
 
@@ -218,7 +218,7 @@ def test_nvidia_weights(name: str, small: Any, publish: Any, home: Path, tmp_pat
     network = entrypoints.nvidia(name, True, None, None, {}, manifest)
     assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items())
     if checkpoint.sources[0].hash is None:
-        assert "states no hash, so this first copy is unverified; held from now on" in caplog.text
+        assert "unverified" in caplog.text
     assert entrypoints.nvidia(name, True, None, None, {"num_classes": 3}, manifest).fc.out_features == 3
 
 
@@ -248,16 +248,16 @@ def test_a_file_from_before_batches_were_counted(small: Any, tmp_path: Path) -> 
 
 
 def test_nvidia_errors(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="There is no checkpoint file"):
+    with pytest.raises(FileNotFoundError, match=r"missing\.pth$"):
         hubconf.nvidia_resneXt(False, str(tmp_path / "missing.pth"))
-    with pytest.raises(ValueError, match="give pretrained=False"):
+    with pytest.raises(ValueError, match="pass pretrained=False"):
         hubconf.nvidia_resneXt(True, str(tmp_path / "missing.pth"))
 
 
 def test_options_that_make_another_variant_are_refused() -> None:
-    with pytest.raises(TypeError, match="'groups'.*are what makes the variant"):
+    with pytest.raises(TypeError, match="'groups'.* change the variant"):
         hubconf.resnext50_32x4d(groups=16)
-    with pytest.raises(TypeError, match="no network has them"):
+    with pytest.raises(TypeError, match="no network takes them"):
         hubconf.resnext50_32x4d_swsl(pretrained=False, drop_rate=0.1)
 
 
@@ -282,7 +282,7 @@ def test_a_wrong_file_is_refused_and_not_kept(small: Any, publish: Any, home: Pa
     with pytest.raises(CheckpointError, match="is not the published file: its sha256 is"):
         entrypoints.facebook(name, False, True, 1000, {}, parsed(small, tmp_path))
     served.write_bytes(good[:1000])
-    with pytest.raises(CheckpointError, match=r"has 1,000 bytes where [\d,]+ were published"):
+    with pytest.raises(CheckpointError, match=r"has 1,000 bytes, expected [\d,]+"):
         entrypoints.facebook(name, False, True, 1000, {}, parsed(small, tmp_path))
     assert files(home) == []
     served.write_bytes(good)
@@ -314,7 +314,7 @@ def test_a_file_that_the_originals_fetched_is_used(small: Any, publish: Any, hom
 def test_unreachable_weights_say_what_was_tried(small: Any, home: Path, tmp_path: Path, served: Any) -> None:
     url = f"{served.url}/missing-12345678.pth"
     small["checkpoints"]["resnet18_ssl"]["sources"][0]["url"] = url
-    with pytest.raises(UnreachableError, match=rf"Tried: {url} \(it answers 404.*resnext_tiny"):
+    with pytest.raises(UnreachableError, match=rf"Tried: {url} \(.*404.*resnext_tiny"):
         entrypoints.facebook("resnet18_ssl", False, True, 1000, {}, parsed(small, tmp_path))
     assert files(home) == []
 
@@ -340,7 +340,7 @@ def test_no_code_in_a_checkpoint_runs(legacy: bool, tmp_path: Path, monkeypatch:
 )
 def test_a_file_that_is_no_checkpoint(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"x\.pth is not a (whole )?file of torch\.save"):
+    with pytest.raises(CheckpointError, match=r"x\.pth is not a complete torch\.save file"):
         read_state_dict(tmp_path / "x.pth")
 
 

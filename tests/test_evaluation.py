@@ -427,9 +427,9 @@ def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(
     whole = evaluate([contender()], folders, tmp_path / "whole", batch=4)
     with pytest.raises(KeyboardInterrupt):
         evaluate([contender(stop_after=20)], folders, tmp_path / "out", batch=4, workers=1)
-    with pytest.raises(OutputError, match="--resume"):
+    with pytest.raises(OutputError, match="resume=True"):
         evaluate([contender()], folders, tmp_path / "out", batch=4)
-    with pytest.raises(OutputError, match="classes was"):
+    with pytest.raises(OutputError, match="classes .*, now"):
         evaluate([contender()], folders, tmp_path / "out", batch=4, resume=True, restrict=True)
     resumed = evaluate([contender()], folders, tmp_path / "out", batch=4, resume=True)
     assert whole is not None
@@ -443,9 +443,9 @@ def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(
     )  # nothing is left to do
     assert again is not None
     assert (again.computed, again.results) == (0, whole.results)
-    with pytest.raises(OutputError, match="is of another run: batch"):
+    with pytest.raises(OutputError, match=r"other options \(batch\)"):
         evaluate([contender()], folders, tmp_path / "out", batch=5, resume=True)
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="exists"):
         evaluate([contender()], folders, tmp_path / "out", batch=4)
     assert evaluate([contender()], folders, tmp_path / "out", batch=5, overwrite=True) is not None
 
@@ -547,11 +547,11 @@ def test_real_labels(folders: str, tmp_path: Path) -> None:
     assert (plain.dataset, plain.metrics.top1.right) == ("imagenet", TOP1)
     assert on_real.dataset == "imagenet_real"
     assert (on_real.metrics.top1.right, on_real.metrics.top1.total, on_real.metrics.not_counted) == (15, IMAGES - 5, 5)
-    with pytest.raises(SourceError, match="no such number"):
+    with pytest.raises(SourceError, match=r"a\.jpg is not one of them"):
         read_real(path, ["a.jpg"])
-    with pytest.raises(SourceError, match="cannot be read"):
+    with pytest.raises(SourceError, match="Cannot read"):
         read_real(folders, [])
-    with pytest.raises(ValueError, match="networks of 1000 classes"):
+    with pytest.raises(ValueError, match="networks with 1000 classes"):
         evaluate(["resnext_tiny"], folders, real=path)
 
 
@@ -657,7 +657,7 @@ def test_expect_is_an_exit_status(command: Callable[..., int], capsys: Any) -> N
     assert "bad: not reproduced" in err
     assert "good" not in err
     assert command("--variant", "good", "--expect", "measured") == 4
-    assert "no figure is measured" in capsys.readouterr().err
+    assert "no measured accuracy" in capsys.readouterr().err
 
 
 def test_what_is_written(command: Callable[..., int], capsys: Any, tmp_path: Path) -> None:
@@ -709,12 +709,12 @@ def test_an_image_that_cannot_be_read_is_an_exit_status(command: Callable[..., i
     ("arguments", "message"),
     [
         (["--variant", "resnext50"], "Did you mean"),
-        (["--variant", "resnext_tiny", "--dataset", "x"], "There is no set"),
-        (["--variant", "resnext_tiny", "--engine", "x"], "There is no engine"),
+        (["--variant", "resnext_tiny", "--dataset", "x"], "Unknown dataset 'x'"),
+        (["--variant", "resnext_tiny", "--engine", "x"], "Unknown engine 'x'"),
         (["--variant", "resnext_tiny", "--size", "x"], "CROP or RESIZE:CROP"),
         (["--variant", "resnext_tiny", "--batch", "0"], "1 or more"),
         (["--variant", "resnext_tiny", "--resume"], "--out"),
-        (["--variant", "resnext_tiny", "--labels", "none.txt"], "cannot be read"),
+        (["--variant", "resnext_tiny", "--labels", "none.txt"], "Cannot read the label file none.txt"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], message: str, tmp_path: Path, capsys: Any) -> None:
@@ -732,41 +732,41 @@ def labelled(path: Path, **options: Any) -> LabelledSource:
 
 
 def test_labels_that_do_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="no file or folder"):
+    with pytest.raises(SourceError, match="No such file, folder or pattern"):
         labelled(tmp_path / "none")
     write(tmp_path / "flat" / "a.png", encoded(1))
-    with pytest.raises(SourceError, match="lies in no class's folder.*LOC_val_solution"):
+    with pytest.raises(SourceError, match="not in a class folder.*LOC_val_solution"):
         labelled(tmp_path / "flat")
     path = write(tmp_path / "labels.txt", "b.png n01440764\n")
     with pytest.raises(SourceError, match="no class for .*a.png"):
         labelled(tmp_path / "flat", labels=path)
-    for text, message in (("", "empty"), ("1\n2\n", "do not say"), ("lonely.png\n", "no line")):
+    for text, message in (("", "empty"), ("1\n2\n", "synsets"), ("lonely.png\n", "got 'lonely.png'")):
         with pytest.raises(SourceError, match=message):
             read_label_file(write(tmp_path / "bad.txt", text))
     with pytest.raises(SourceError, match=r"meta\.mat"):
         read_label_file(write(tmp_path / "ILSVRC2012_validation_ground_truth.txt", "1\n2\n"))
-    with pytest.raises(SourceError, match="not ILSVRC's devkit"):
+    with pytest.raises(SourceError, match="not the ILSVRC devkit"):
         read_label_file(tar(tmp_path / "x.tar.gz", {"a": b""}))
     with pytest.raises(SourceError, match="cannot be read"):
         read_label_file(write(tmp_path / "y.tar.gz", "no archive"))
     pq.write_table(pa.table({"image": [encoded(1)], "label": [-1]}), tmp_path / "test.parquet")
-    with pytest.raises(SourceError, match="has no label, or -1"):
+    with pytest.raises(SourceError, match="has no label"):
         labelled(tmp_path / "test.parquet")
-    with pytest.raises(SourceError, match="has no column 'x'; it has image, label"):
+    with pytest.raises(SourceError, match="no column 'x'.* image, label"):
         labelled(tmp_path / "test.parquet", label_column="x")
     pq.write_table(pa.table({"image": [encoded(1)], "n": [1]}), tmp_path / "n.parquet")
     with pytest.raises(SourceError, match="Which column"):
         labelled(tmp_path / "n.parquet")
-    with pytest.raises(SourceError, match="no class beside it"):
+    with pytest.raises(SourceError, match="has no class"):
         labelled(tar(tmp_path / "w.tar", {"a.jpg": b"", "a.cls": b"1", "b.jpg": b""}))
-    with pytest.raises(SourceError, match="holds no class"):
+    with pytest.raises(SourceError, match="Cannot read a class from"):
         labelled(tar(tmp_path / "j.tar", {"a.jpg": b"", "a.json": b"{"}))
     whole = tar(tmp_path / "whole.tar", {f"n01440764/{i}.jpg": encoded(i) for i in range(5)}).read_bytes()
-    with pytest.raises(SourceError, match="breaks off or is broken"):
+    with pytest.raises(SourceError, match="is incomplete or corrupt"):
         labelled(write(tmp_path / "broken.tar", whole[:600] + b"\xff" * 2000))
     for name in ("train-0.parquet", "test-0.parquet"):
         write(tmp_path / "both" / name, "")
-    with pytest.raises(SourceError, match="say which"):
+    with pytest.raises(SourceError, match="several splits"):
         labelled(tmp_path / "both")
 
 
@@ -777,9 +777,9 @@ def test_names_of_classes() -> None:
     assert index("n01440764") == index("tench") == index("Tinca_tinca") == index("tench, Tinca tinca") == {0}
     assert index(0) == index("0") == {0}
     assert index("Great-White Shark") == {2}
-    with pytest.raises(SourceError, match="'crane' means n\\d+ and n\\d+"):
+    with pytest.raises(SourceError, match="'crane' may mean n\\d+ and n\\d+"):
         targets_of(["crane"], LABELS)
-    with pytest.raises(SourceError, match=r"'val', 'train': no such class among the network's 1000"):
+    with pytest.raises(SourceError, match="no class 'val', 'train'"):
         targets_of(["val", "train", "val", "tench"], LABELS)
     with pytest.raises(SourceError, match="1000"):
         targets_of([1000], LABELS)
@@ -818,7 +818,7 @@ def test_numbers_are_no_names_for_two_label_sets(tmp_path: Path) -> None:
     data = version_two(tmp_path)["data"]
     tiny = default_manifest().resolve("resnext_tiny")
     entrants = [contender(), dataclasses.replace(contender("tiny"), checkpoint=tiny)]
-    with pytest.raises(ValueError, match="one at a time"):
+    with pytest.raises(ValueError, match="one variant at a time"):
         evaluate(entrants, data)
 
 
@@ -871,5 +871,5 @@ def test_contenders() -> None:
     assert one[0].preset == default_manifest().resolve("resnext_tiny").preprocessing
     with pytest.raises(UnknownVariantError):
         contenders_of(["none"])
-    with pytest.raises(ValueError, match="no views"):
+    with pytest.raises(ValueError, match="Unknown views"):
         contenders_of(["resnext_tiny"], views="x")

@@ -283,7 +283,7 @@ def test_torchscript_is_said_to_be_deprecated_once(tmp_path: Path, caplog: Any) 
     to_torch._say_deprecated.cache_clear()
     for name in ("a", "b"):
         report = export("resnext_tiny", "torchscript", tmp_path / name)
-    assert caplog.text.count("torch has deprecated TorchScript") == 1
+    assert caplog.text.count("TorchScript is deprecated") == 1
     assert "deprecated" in report.notes[0]
 
 
@@ -332,11 +332,11 @@ def test_an_artefact_with_other_answers_is_not_written(tmp_path: Path, monkeypat
         return folded(network, lanes)
 
     monkeypatch.setattr("resnext_hub.deploy.network.folded", wrong)
-    with pytest.raises(InexactError, match="of their range off .* Nothing was written"):
+    with pytest.raises(InexactError, match="of their range .* Nothing was written"):
         export("resnext_tiny", "torchscript", tmp_path / "out")
     command = ["export", "resnext_tiny", "--to", "torchscript", "--out", str(tmp_path / "out")]
     assert cli.main(command) == 4
-    assert "of their range off" in capsys.readouterr().err
+    assert "of their range" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -405,9 +405,9 @@ def test_comparing_sees_one_wrong_number(probabilities: bool, top: int | None) -
 
 def test_comparing_refuses_other_outputs() -> None:
     expected = np.zeros((4, 40), np.float32)
-    with pytest.raises(ValueError, match="The artefact gives .*float64.*, expected .*float32"):
+    with pytest.raises(ValueError, match="outputs .*float64.*, expected .*float32"):
         agreement_of([expected.astype(np.float64)], expected)
-    with pytest.raises(ValueError, match="The artefact gives"):
+    with pytest.raises(ValueError, match="The artefact's outputs"):
         agreement_of([expected, expected], expected)
 
 
@@ -429,13 +429,13 @@ def test_photos_are_taken_evenly_and_broken_ones_passed_over(photos: Path, caplo
     assert np.array_equal(read_photos(str(photos), TINY.preprocessing, 5), everything[::4])
     (photos / "03.png").write_bytes(b"\x89PNG broken")
     assert np.array_equal(read_photos(str(photos), TINY.preprocessing, 100), np.delete(everything, 3, 0))
-    assert "03.png is passed over" in caplog.text
+    assert "Skipped: " in caplog.text
     with tarfile.open(tmp_path / "photos.tar", "w") as archive:
         archive.add(photos / "00.png", "00.png")
     assert np.array_equal(read_photos(str(tmp_path / "photos.tar"), TINY.preprocessing, 5), everything[:1])
     for path in photos.iterdir():
         path.write_bytes(b"\x89PNG broken")
-    with pytest.raises(SourceError, match="No image in .* can be read"):
+    with pytest.raises(SourceError, match="No image in .* could be read"):
         read_photos(str(photos), TINY.preprocessing, 5)
 
 
@@ -578,7 +578,7 @@ def test_the_script_beside_the_onnx_tells_tensorrt_what_to_build(
 
 def test_bf16_for_tensorrt_is_not_handed_over_unproven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(to_tensorrt, "missing", lambda packages: packages)
-    with pytest.raises(ExportError, match="bf16 can be proven on a GPU with TensorRT, or in OpenVINO"):
+    with pytest.raises(ExportError, match="bf16 must be verified .*TensorRT.*OpenVINO"):
         export("resnext_tiny", "tensorrt", tmp_path / "out", precision="bf16")
     assert list(tmp_path.iterdir()) == []
 
@@ -589,16 +589,16 @@ def test_bf16_for_tensorrt_is_not_handed_over_unproven(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"to": "caffe"}, "no target 'caffe'; there are onnx, "),
-        ({"precision": "bf16"}, "onnx takes fp32, fp16, int8, not 'bf16'"),
-        ({"precision": "int8"}, "int8 needs images to calibrate on"),
-        ({"calibration": "photos"}, "fp32 is not calibrated"),
-        ({"top": 0}, "top must be in 1..200, got 0"),
-        ({"top": 201}, "top must be in 1..200, got 201"),
-        ({"batches": (1, 2, 3)}, "onnx has no option 'batches'; it has reduce_range"),
-        ({"to": "tensorrt", "batches": (4, 2, 8)}, "batches are MIN <= OPT <= MAX"),
+        ({"to": "caffe"}, "target 'caffe'.* onnx, "),
+        ({"precision": "bf16"}, "'bf16'.* fp32, fp16, int8"),
+        ({"precision": "int8"}, "int8 needs images.*calibration="),
+        ({"calibration": "photos"}, "calibration=.* int8"),
+        ({"top": 0}, "top must be from 1 to 200, got 0"),
+        ({"top": 201}, "top must be from 1 to 200, got 201"),
+        ({"batches": (1, 2, 3)}, "onnx has no option 'batches'; .* reduce_range"),
+        ({"to": "tensorrt", "batches": (4, 2, 8)}, "MIN <= OPT <= MAX"),
         ({"variant": "resnext50"}, "Did you mean"),
-        ({"photos": "no/such/folder"}, "There is no file or folder no/such/folder"),
+        ({"photos": "no/such/folder"}, "No such file, folder or pattern: no/such/folder"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -611,7 +611,7 @@ def test_wrong_arguments(arguments: dict[str, Any], message: str, tmp_path: Path
 def test_what_is_there_is_not_replaced_unless_told(tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = export("resnext_tiny", "torchscript", out)
-    with pytest.raises(ExportError, match="is there; say --overwrite"):
+    with pytest.raises(ExportError, match="exists.* overwrite=True"):
         export("resnext_tiny", "torchscript", out)
     second = export("resnext_tiny", "torchscript", out, precision="fp16", overwrite=True)
     assert second.bytes < first.bytes
@@ -619,7 +619,7 @@ def test_what_is_there_is_not_replaced_unless_told(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.tex").write_text("")
-    with pytest.raises(ExportError, match="is not the folder of an export"):
+    with pytest.raises(ExportError, match="not written by an export"):
         export("resnext_tiny", "torchscript", mine, overwrite=True)
     with pytest.raises(ExportError, match="is a file"):
         export("resnext_tiny", "torchscript", mine / "thesis.tex", overwrite=True)
@@ -639,7 +639,7 @@ def test_the_command(tmp_path: Path, capsys: Any) -> None:
     assert str(out / "model.pt") in text
     assert "100% of 8 images" in text
     assert cli.main(command) == 2
-    assert "say --overwrite" in capsys.readouterr().err
+    assert "pass --overwrite" in capsys.readouterr().err
     assert cli.main([*command, "--overwrite", "--batches", "1", "2", "3"]) == 2
     assert "torchscript has no option 'batches'" in capsys.readouterr().err
     assert cli.main(["export", "no_such", "--to", "onnx", "--out", str(tmp_path / "no")]) == 2

@@ -124,11 +124,11 @@ def test_a_mapping_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("tench n01\n", "line 1: 'tench n01' is not a hashtag, a tab and a synset"),
+        ("tench n01\n", "line 1: .*a hashtag, a tab and a synset, got 'tench n01'"),
         ("tench\tn01\n#\tn01\n", None),
-        ("!\tn01\n", "line 1: .*is not a hashtag"),
-        ("tench\tn01\nbear\tn99\n", "line 2: the label set has no synset 'n99'"),
-        ("# nothing\n", "has no line"),
+        ("!\tn01\n", "line 1: "),
+        ("tench\tn01\nbear\tn99\n", "line 2: .*'n99'"),
+        ("# nothing\n", "is empty"),
     ],
 )
 def test_a_mapping_that_is_none(text: str, message: str | None, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_mapping_that_is_none(text: str, message: str | None, tmp_path: Path) 
     else:
         with pytest.raises(SourceError, match=message):
             read_mapping(path, LABELS)
-    with pytest.raises(SourceError, match="cannot be read"):
+    with pytest.raises(SourceError, match="Cannot read"):
         read_mapping(tmp_path / "missing.tsv", LABELS)
 
 
@@ -164,7 +164,7 @@ def test_repeat_factors_by_hand() -> None:
     assert factors.tolist() == pytest.approx([1, 1, 4, 1, 4])
     assert repeat_factors(targets[:0], np.zeros(0), 0.16).shape == (0,)
     assert repeat_factors(targets[3:], np.array([0.64, 0.16, 0.01]), 0.16).tolist() == pytest.approx([1, 4])
-    with pytest.raises(ValueError, match="without a class"):
+    with pytest.raises(ValueError, match="one class per image"):
         repeat_factors(pa.array([[0], []], pa.list_(pa.int32())), np.ones(1), 0.5)
 
 
@@ -287,11 +287,11 @@ def test_they_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patch:
         patch.setattr(module, "workspace", lambda *_: pytest.fail("done again"))
         assert (make_targets(images, targets, MAPPING), count_hashtags(images, vocabulary)) == made
-    with pytest.raises(OutputError, match="made with other mapping"):
+    with pytest.raises(OutputError, match=r"other options \(mapping\)"):
         make_targets(images, targets, {"sun": (1,)})
-    with pytest.raises(OutputError, match="made with other least, mapping, step"):
+    with pytest.raises(OutputError, match=r"other options \(least, mapping, step\)"):
         count_hashtags(images, targets, limits=SMALL)
-    with pytest.raises(OutputError, match="made with other threshold"):
+    with pytest.raises(OutputError, match=r"other options \(threshold\)"):
         make_targets(images, targets, MAPPING, threshold=0.5)
 
 
@@ -315,15 +315,15 @@ hashtags.make_targets({images!r}, {str(out)!r}, {{"tench": (0,)}})
 def test_tables_that_are_none(tmp_path: Path) -> None:
     out = tmp_path / "targets.parquet"
     pq.write_table(pa.table({"image": ["a"], "tags": [["b"]]}), tmp_path / "other.parquet")
-    with pytest.raises(SourceError, match="no column 'hashtags'; it has image, tags"):
+    with pytest.raises(SourceError, match="no column 'hashtags'; .* image, tags"):
         make_targets(str(tmp_path / "other.parquet"), out, MAPPING)
     pq.write_table(pa.table({"image": ["a"], "hashtags": ["b"]}), tmp_path / "text.parquet")
-    with pytest.raises(SourceError, match=r"'hashtags' is VARCHAR and should be VARCHAR\[\]"):
+    with pytest.raises(SourceError, match=r"'hashtags' .* VARCHAR, expected VARCHAR\[\]"):
         count_hashtags(str(tmp_path / "text.parquet"), out, MAPPING)
     pq.write_table(pa.table({"image": [None, "a"], "hashtags": [["tench"]] * 2}), tmp_path / "nameless.parquet")
-    with pytest.raises(SourceError, match="1 rows have hashtags and no image"):
+    with pytest.raises(SourceError, match="rows .*without an image: 1"):
         make_targets(str(tmp_path / "nameless.parquet"), out, MAPPING)
-    with pytest.raises(ValueError, match="threshold is 2"):
+    with pytest.raises(ValueError, match="threshold .* got 2"):
         make_targets(str(tmp_path / "text.parquet"), out, MAPPING, threshold=2)
     assert not out.exists()
 
@@ -336,18 +336,18 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["mapping", *known, "--out", str(mapping)]) == 0
     told = capsys.readouterr().out
     assert "7 hashtags of 5 classes" in told
-    assert "1 classes have no hashtag left: n02" in told
+    assert "1 class: n02" in told
     assert main(["mapping", *known, "--out", str(mapping)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "--overwrite" in capsys.readouterr().err
     known += ["--mapping", str(mapping)]
     assert main(["count", images, *known, "--out", str(tmp_path / "vocabulary.parquet")]) == 0
     assert "3 hashtags of 3 images" in capsys.readouterr().out
     assert main(["targets", images, *known, "--out", str(tmp_path / "targets.parquet"), "--threshold", "0.5"]) == 0
-    assert "1 of 3 images have a class" in capsys.readouterr().out
+    assert "1 of 3 images with a class" in capsys.readouterr().out
     assert main(["targets", images, "--labels", "nothing", "--out", str(tmp_path / "t.parquet")]) == 2
-    assert "no label set 'nothing'" in capsys.readouterr().err
+    assert "label set: nothing" in capsys.readouterr().err
     assert main(["targets", images, "--labels", str(mapping), "--out", str(tmp_path / "t.parquet")]) == 2
-    assert "not lines of index, synset, names" in capsys.readouterr().err
+    assert "expected lines of index, synset and names" in capsys.readouterr().err
 
 
 # The simulation.
@@ -400,10 +400,10 @@ def test_a_simulated_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert found["hashtags"].to_pylist() == simulation.simulate_hashtags([0, 2] * 13, labels, seed=4)
     make_targets(str(out), tmp_path / "targets.parquet", make_mapping(labels)[0], limits=SMALL)
     assert simulation.main([*arguments[:2], "imagenet-1k", *arguments[3:]]) == 2
-    assert "made with other synsets" in capsys.readouterr().err
+    assert "other options (synsets)" in capsys.readouterr().err
     bad = [*arguments[:3], "--out", str(tmp_path / "o.parquet"), "--synset-column", "name"]
     assert simulation.main(bad) == 2
-    assert "do not have the synsets a, b" in capsys.readouterr().err
+    assert "not in the label set: a, b" in capsys.readouterr().err
 
 
 def test_tiny_imagenet(shared: Path, tmp_path: Path) -> None:

@@ -512,7 +512,7 @@ def test_cut_anywhere(kind: str, tmp_path: Path) -> None:
     places, choice = boundaries(content, kind), random.Random(0)
     for at in [*choice.sample(places, min(len(places), 200)), *choice.choices(range(len(content)), k=40)]:
         file.write_bytes(content[:at])
-        with pytest.raises(CheckpointError, match=r"is not a whole file of (torch\.save|safetensors): "):
+        with pytest.raises(CheckpointError, match=r"is not a complete (torch\.save|safetensors) file: "):
             mapped_state_dict(file, "0" * 64)
     file.write_bytes(content)
     assert mapped_state_dict(file, "0" * 64).keys() == STATE.keys()
@@ -554,7 +554,7 @@ def test_a_bit_flipped_anywhere(
         file.write_bytes(content)
     load(checkpoint, progress=False)
     assert ("its publisher states no hash, so this first copy is unverified" in caplog.text) == (digits is None)
-    message = "is not the published file" if digits else r"has changed: its sha256 is \w+, and was \w+ at first use"
+    message = "is not the published file" if digits else r"has changed .* was \w+ and is now \w+"
     for _ in range(30):  # at the first use of every later state
         file.write_bytes(flipped())
         with pytest.raises(CheckpointError, match=message):
@@ -581,7 +581,7 @@ def test_a_bit_flipped_in_an_own_file(tmp_path: Path) -> None:
     at = content.index(STATE["layer4.0.conv2.weight"].numpy().tobytes())
     content[at + 1000] ^= 4
     file.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"layer4\.0\.conv2\.weight is not as it was saved \(its CRC32 differs\)"):
+    with pytest.raises(CheckpointError, match=r"layer4\.0\.conv2\.weight .*CRC32"):
         read_state_dict(file)
 
 
@@ -601,14 +601,14 @@ WRONG = {
     "int64": (lambda s: s.update({"fc.bias": torch.ones(5, dtype=torch.int64)}), r"fc\.bias is torch\.int64"),
     "bool": (lambda s: s.update({"fc.bias": torch.ones(5) > 0}), r"fc\.bias is torch\.bool"),
     "complex": (lambda s: s.update({"fc.bias": torch.ones(5) * 1j}), r"fc\.bias is torch\.complex64"),
-    "NaN": (lambda s: s["bn1.running_var"].fill_(torch.nan), r"NaN or infinity, in bn1\.running_var"),
-    "one infinity": (lambda s: s["fc.weight"][2].fill_(-torch.inf), r"NaN or infinity, in fc\.weight"),
+    "NaN": (lambda s: s["bn1.running_var"].fill_(torch.nan), r"NaN or infinity in bn1\.running_var"),
+    "one infinity": (lambda s: s["fc.weight"][2].fill_(-torch.inf), r"NaN or infinity in fc\.weight"),
     "NaN everywhere": (
         lambda s: [t.fill_(torch.nan) for t in s.values() if t.is_floating_point()],
-        r"NaN or infinity, in [\w.]+, [\w.]+, [\w.]+ and \d+ more",
+        r"NaN or infinity in [\w.]+, [\w.]+, [\w.]+ and \d+ more",
     ),
     "two of one name": (
-        lambda s: s.update({"module.fc.bias": torch.ones(5)}), r"Two tensors .* have one name.*: module\.fc\.bias"
+        lambda s: s.update({"module.fc.bias": torch.ones(5)}), r"same name.*: module\.fc\.bias"
     ),
 }  # fmt: skip
 
@@ -641,7 +641,7 @@ def test_cache_verify_says_what_a_mapped_load_does_not_see(
     checkpoint, _ = published(home, saved(state, "zip"), 64, "zip")
     monkeypatch.setattr(cli, "default_manifest", lambda: of_one(checkpoint))
     assert cli.main(["cache", "verify"]) == 3
-    assert "holds NaN or infinity, in fc.bias: a training that diverged?" in capsys.readouterr().err
+    assert "holds NaN or infinity in fc.bias" in capsys.readouterr().err
 
 
 def test_a_copy_is_compared_by_what_its_bytes_mean(tmp_path: Path) -> None:
@@ -681,7 +681,7 @@ def test_tensors_that_are_more_than_numbers(special: str, legacy: bool, tmp_path
     state = STATE | {"fc.weight": SPECIAL[special](STATE["fc.weight"])}
     torch.save(state, file, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(
-        CheckpointError, match=r"holds more than weights \([\w.]+ at byte|a tensor of a kind that is .* at byte"
+        CheckpointError, match=r"holds more than weights \([\w.]+ at byte|a tensor with its conjugate .* at byte"
     ):
         load_into(build(SMALL, hostile.CLASSES), mapped_state_dict(file, "0" * 64))
 

@@ -173,12 +173,12 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "BMP, 600 000 runs": (lambda: bmp_rle(5000, 5000, b"\1\1" * 600_000), "pieces"),
     "PPM of 99999 x 99999": (lambda: b"P6 99999 99999 255\n", "pixels"),
     "PPM, 600 000 pixels one by one": (lambda: b"P5 2000 600 254\n" + bytes(1_200_000), "pieces"),
-    "PPM, a number of 100 000 digits": (lambda: b"P2 2 2 255\n" + b"1" * 100_000, "broken"),
+    "PPM, a number of 100 000 digits": (lambda: b"P2 2 2 255\n" + b"1" * 100_000, "corrupt"),
 }  # fmt: skip
 if ".avif" in Image.registered_extensions():
     BOMBS |= {
         "AVIF, 2500 x 2500 said to be 16 x 16": (lambda: lying_avif(), ""),
-        "AVIF of 65536 x 65536": (lambda: resized("RGB.avif", b"ispe", 8, ">LL", 65536, 65536), "broken|Not|pixels"),
+        "AVIF of 65536 x 65536": (lambda: resized("RGB.avif", b"ispe", 8, ">LL", 65536, 65536), "corrupt|Not|pixels"),
     }
 
 
@@ -242,7 +242,7 @@ print("GREW", most)
         (b"\xff\x4f\xff\x51\0\x2f", "JPEG 2000"),
         (encoded(Image.new("RGB", (16, 16)), "ICO"), "ICO"),
         (b"\xc5\xd0\xd3\xc6", "looks like PostScript"),
-        (b"\0\0\0\0", r"Not an image in one of the formats [A-Z, ]*\.$"),
+        (b"\0\0\0\0", r"Not an image .*[A-Z, ]*\)\.$"),
     ],
 )
 def test_other_formats_are_refused_by_name(data: bytes, message: str) -> None:
@@ -278,7 +278,7 @@ def test_formats_are_those_that_are_named() -> None:
             except (OSError, ValueError, KeyError, TypeError, AttributeError, SystemError):
                 continue
             if name != "DIB":  # no file: a BMP without its header
-                with pytest.raises(ImageError, match="Not an image in one of the formats"):
+                with pytest.raises(ImageError, match="Not an image"):
                     open_image(data)
             break
 
@@ -297,7 +297,7 @@ def test_tiny_images(format: str, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("size", [(1, 100_000), (100_000, 1)])
 @pytest.mark.parametrize("grade", GRADES)
 def test_lines(format: str, size: tuple[int, int], grade: str) -> None:
-    with pytest.raises(ImageError, match="too long and thin"):
+    with pytest.raises(ImageError, match="too long and narrow"):
         load_pixels(encoded(Image.new("RGB", size), format), IMAGENET, grade)
 
 

@@ -240,16 +240,14 @@ def test_default_device_and_dtype_are_obeyed(run_python: Any, root: Path) -> Non
 def test_a_torch_below_the_floor_is_refused_in_one_sentence(run_python: Any, root: Path) -> None:
     require("2.10.0+cu128", (3, 11, 0))
     require("3.0", (3, 15, 1))
-    with pytest.raises(ImportError, match=r"needs Python 3\.11 or newer and runs on 3\.10\.4"):
+    with pytest.raises(ImportError, match=r"Python 3\.11 or newer.* 3\.10\.4"):
         require("2.14.1", (3, 10, 4))
     done = run_python(
         f"import torch\ntorch.__version__ = '2.9.1'\n{load(root)}\n",
         check=False,
     )
-    assert (
-        "ImportError: resnext-hub needs torch 2.10 or newer, where loading weights runs no code (CVE-2025-32434, "
-        "CVE-2026-24747), and found 2.9.1: pip install --upgrade torch" in done.stderr
-    )
+    error = done.stderr.splitlines()[-1]
+    assert re.search(r"^ImportError: .*torch 2\.10 or newer.* 2\.9\.1: pip install --upgrade torch$", error)
 
 
 def test_a_missing_package_is_named(run_python: Any, root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import threading
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_a_tiff_of_too_many_pieces(order: str, big: bool, monkeypatch: pytest.Mo
         data = directory(order, big, *entries)
         assert images._strips(data) == 700
         monkeypatch.setattr(images, "MAX_READS", 699)
-        assert refusal(data) == "The image is made of more than 699 pieces: save it as PNG."
+        assert "more than 699 pieces" in refusal(data)
         monkeypatch.setattr(images, "MAX_READS", 700)
         assert "pieces" not in refusal(data)
 
@@ -70,7 +71,7 @@ def test_a_file_of_too_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     file = images._Rationed(b"abcdef")
     monkeypatch.setattr(images, "MAX_READS", 3)
     assert [file.read(2) for _ in range(3)] == [b"ab", b"cd", b"ef"]
-    with pytest.raises(ImageError, match=r"^The image is made of more than 3 pieces: save it as PNG\.$"):
+    with pytest.raises(ImageError, match="more than 3 pieces"):
         file.read(2)
 
 
@@ -95,7 +96,7 @@ def test_a_tile_larger_than_its_image() -> None:
         b"II*\0" + struct.pack("<L", 8 + 32 * 48) + bytes(32 * 48) + struct.pack("<H", len(entries)) + known + bytes(4)
     )
     assert open_image(data, max_pixels=1536).size == (16, 16)
-    assert refusal(data, max_pixels=1535) == "The TIFF has tiles of 32 x 48 pixels, more than 1,535."
+    assert re.search(r"tiles of 32 x 48 .* 1,535", refusal(data, max_pixels=1535))
 
 
 def test_tensors() -> None:
@@ -104,7 +105,7 @@ def test_tensors() -> None:
     for tensor in (values, values.double(), values.requires_grad_(), values.detach().expand(3, 2, 2)):
         assert np.asarray(open_image(tensor)).tolist() == expected
     assert np.asarray(open_image(values.detach().bfloat16())).tolist()[0] == expected[0]
-    assert refusal(values.detach().to_sparse()) == "An image tensor is dense, not torch.sparse_coo."
+    assert "not torch.sparse_coo" in refusal(values.detach().to_sparse())
     for shape in ((2, 4, 4), (4, 4, 4), (4, 4), (1, 3, 4, 4)):
         assert refusal(torch.zeros(shape)) == f"An image tensor is (1, H, W) or (3, H, W), got {shape}."
 
@@ -123,7 +124,7 @@ def test_arrays() -> None:
     for values in (-0.001, 1.001, np.nan, np.inf):
         assert refusal(np.full((2, 2), values)).startswith("Floating-point pixels must be in 0..1, and these are not.")
     assert np.asarray(open_image(np.asarray([[0.0, 1.0]], np.float16)))[0, :, 0].tolist() == [0, 255]
-    assert refusal(np.zeros((2, 2), np.int32)) == "Pixels are uint8 (0..255) or floating point (0..1), not int32."
+    assert re.search("uint8 .*floating point .*not int32", refusal(np.zeros((2, 2), np.int32)))
     assert refusal(np.zeros((2, 2), bool)).endswith("not bool.")
 
 
@@ -155,15 +156,15 @@ def test_pil_images_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.Monk
 def test_limits_are_the_last_that_is_taken(tmp_path: Path) -> None:
     data = png(Image.new("RGB", (40, 30)))
     assert open_image(data, max_pixels=1200).size == (40, 30)
-    assert refusal(data, max_pixels=1199) == "The image has 40 x 30 pixels, more than 1,199."
+    assert re.search("40 x 30 pixels.* 1,199", refusal(data, max_pixels=1199))
     assert open_image(data, max_bytes=len(data)).size == (40, 30)
-    assert refusal(data * 20, max_bytes=1000) == "The image has more than 1,000 bytes."
+    assert "1,000 bytes" in refusal(data * 20, max_bytes=1000)
     assert refusal(io.BytesIO(data), max_bytes=len(data) - 1).startswith("The image has more than")
     path = tmp_path / "a.png"
     path.write_bytes(data)
-    with pytest.raises(FetchError, match="bytes, more than"):
+    with pytest.raises(FetchError, match="bytes, more than the"):
         open_image(path, max_bytes=len(data) - 1)
-    with pytest.raises(FetchError, match="bytes, more than"):
+    with pytest.raises(FetchError, match="bytes, more than the"):
         open_image(path.as_uri(), max_bytes=len(data) - 1)
 
 
@@ -176,7 +177,7 @@ def test_a_stream_is_read_no_further_than_the_limit() -> None:
             return b"x" * size
 
     stream = Endless()
-    with pytest.raises(ImageError, match=r"more than 1,000 bytes"):
+    with pytest.raises(ImageError, match="more than the 1,000 bytes"):
         read_encoded(stream, max_bytes=1000)
     assert stream.asked == 1001
 
@@ -186,7 +187,7 @@ def test_files_can_be_left_out(tmp_path: Path) -> None:
     path.write_bytes(png(Image.new("RGB", (4, 4))))
     for source in (path, str(path)):
         assert open_image(source, schemes=("file",)).size == (4, 4)
-        with pytest.raises(FetchError, match=r"^Files of this machine are not to be read here\.$"):
+        with pytest.raises(FetchError, match="Files on this machine"):
             open_image(source, schemes=("http", "https"))
 
 
@@ -260,9 +261,9 @@ def test_the_message_says_which(tmp_path: Path) -> None:
     assert message(b"", b"") == "Image 0: The image is empty: 0 bytes."
     assert message(shade(1), b"", first=100) == "Image 101: The image is empty: 0 bytes."
     assert message(shade(1), b"", first=None) == "The image is empty: 0 bytes."
-    assert message(missing) == f"Image 0 ({missing}): There is no file {missing}."
-    assert message(str(missing)) == f"Image 0 ({missing}): There is no file {missing}."
-    assert message("x" * 300).startswith(f"Image 0 ({'x' * 200}): ")
+    assert message(missing) == f"Image 0: No such file: {missing}"
+    assert message(str(missing)) == f"Image 0: No such file: {missing}"
+    assert message("x" * 300).startswith(f"Image 0: {'x' * 200}: ")
     assert "max_pixels" not in message(shade(1), png(Image.new("L", (9, 9))), max_pixels=80)
     with pytest.raises(FileNotFoundError):
         prepare_pixels([missing], PRESET)
@@ -288,7 +289,7 @@ def test_batches() -> None:
     expected = (torch.tensor([0.0, 1.0])[:, None] - torch.tensor(PRESET.mean)) / torch.tensor(PRESET.std)
     torch.testing.assert_close(batch[:, :, 3, 3], expected)
     for one in ("a.jpg", b"abc"):
-        with pytest.raises(TypeError, match="takes a list of images; for one image call prepare_input_from_uri"):
+        with pytest.raises(TypeError, match="list of images.* prepare_input_from_uri"):
             prepare_inputs(one)
     assert prepare_input_from_uri(shade(7)).shape == (1, 3, 224, 224)
     with pytest.raises(ImageError, match="pixels"):

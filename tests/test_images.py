@@ -158,9 +158,9 @@ def test_an_animation_shows_its_first_frame(picture: Image.Image) -> None:
     ("source", "message"),
     [
         (b"", "0 bytes"),
-        (b"GIF89a", "broken or cut short|Not an image"),
+        (b"GIF89a", "corrupt or incomplete|Not an image"),
         (b"<!DOCTYPE html><html>", "looks like a web page"),
-        (b"password = 1", r"Not an image in one of the formats JPEG, [A-Z, ]*\.$"),
+        (b"password = 1", r"Not an image .*JPEG, [A-Z, ]*\)\.$"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "Not an image"),
         (3, "not int"),
         (None, "not NoneType"),
@@ -168,8 +168,8 @@ def test_an_animation_shows_its_first_frame(picture: Image.Image) -> None:
         (np.zeros((0, 4, 3), np.uint8), r"got \(0, 4, 3\)"),
         (np.zeros((4, 4, 3), np.int64), "not int64"),
         (np.full((4, 4, 3), 2.0), "lready normalised"),
-        (np.full((4, 4, 3), np.nan), "must be in 0..1"),
-        (torch.zeros(3, 4, 4).to_sparse(), "is dense"),
+        (np.full((4, 4, 3), np.nan), "from 0 to 1"),
+        (torch.zeros(3, 4, 4).to_sparse(), "dense"),
         (torch.zeros(4, 4, 3), r"got \(4, 4, 3\)"),
         (-torch.ones(3, 8, 8), "lready normalised"),
     ],
@@ -189,7 +189,7 @@ def test_truncated_files_are_refused(picture: Image.Image, format: str) -> None:
 
 
 def test_too_many_pixels_are_refused_before_decoding(picture: Image.Image) -> None:
-    with pytest.raises(ImageError, match=r"300 x 200 pixels, more than 1,000"):
+    with pytest.raises(ImageError, match=r"300 x 200 pixels, more than the 1,000"):
         open_image(encoded(picture), max_pixels=1000)
     bomb = encoded(Image.new("1", (20000, 20000)))
     with pytest.raises(ImageError, match="pixels"):
@@ -200,19 +200,19 @@ def test_too_many_bytes_are_refused(picture: Image.Image, tmp_path: Path) -> Non
     data = encoded(picture)
     (tmp_path / "a.png").write_bytes(data)
     for source in (data, io.BytesIO(data), tmp_path / "a.png"):
-        with pytest.raises((ImageError, OSError), match="more than 100"):
+        with pytest.raises((ImageError, OSError), match="more than the 100"):
             open_image(source, max_bytes=100)
 
 
 def test_a_long_thin_image_is_refused_not_blown_up() -> None:
-    with pytest.raises(ImageError, match="too long and thin"):
+    with pytest.raises(ImageError, match="too long and narrow"):
         preprocess(Image.new("RGB", (1, 100_000)), IMAGENET)
     assert preprocess(Image.new("RGB", (1, 1)), IMAGENET).shape == (3, 224, 224)
     assert preprocess(Image.new("RGB", (2000, 10)), IMAGENET).shape == (3, 224, 224)
 
 
 def test_missing_files_say_so(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"There is no file .*none\.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"No such file: .*none\.jpg"):
         open_image(tmp_path / "none.jpg")
     with pytest.raises(OSError, match="not a file"):
         open_image(tmp_path)
@@ -230,7 +230,7 @@ def test_many_at_once_keep_their_order(tmp_path: Path) -> None:
 def test_a_bad_one_among_many_is_named(picture: Image.Image, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"Image 1: Not an image"):
         prepare_inputs([picture, b"no image", picture])
-    with pytest.raises(FileNotFoundError, match=r"Image 2 \(.*none\.jpg\): There is no file"):
+    with pytest.raises(FileNotFoundError, match=r"^Image 2: No such file: .*none\.jpg$"):
         prepare_inputs([picture, picture, str(tmp_path / "none.jpg")])
     with pytest.raises(TypeError, match="takes a list of images"):
         prepare_inputs("photo.jpg")
@@ -265,7 +265,7 @@ def test_a_server_reads_no_files(tmp_path: Path, picture: Image.Image) -> None:
     for source in (tmp_path / "a.png", str(tmp_path / "a.png"), (tmp_path / "a.png").as_uri()):
         with pytest.raises(FetchError):
             open_image(source, schemes=("http", "https"))
-    with pytest.raises(FetchError, match="is not a path"):
+    with pytest.raises(FetchError, match="is not a valid path"):
         open_image("A" * 10_000)
 
 

@@ -166,7 +166,7 @@ def test_names_resolve() -> None:
     assert MANIFEST.resolve("nvidia_resnext101_32x4d").name == "nvidia_resneXt"
     with pytest.raises(UnknownVariantError, match="Did you mean resnext50_32x4d_swsl"):
         MANIFEST.resolve("resnext50_32x4_swsl")
-    with pytest.raises(UnknownVariantError, match="There are: resnext101_32x8d_wsl, "):
+    with pytest.raises(UnknownVariantError, match="from resnext101_32x8d_wsl, "):
         MANIFEST.resolve("?")
 
 

@@ -108,14 +108,15 @@ def test_near_names_are_suggested_in_any_case() -> None:
     with pytest.raises(UnknownVariantError) as error:
         MANIFEST.resolve("RESNET18_SSLL")
     message = str(error.value)
-    assert message.startswith("There is no variant 'RESNET18_SSLL'. Did you mean resnet18_ssl or ")
+    assert "'RESNET18_SSLL'" in message
+    assert "Did you mean resnet18_ssl or " in message
     assert message.count(" or ") == 2, "three at most"
     with pytest.raises(UnknownVariantError, match=r"Did you mean resnext_tiny\?"):
         MANIFEST.resolve("tiny")
     with pytest.raises(UnknownVariantError) as error:
         MANIFEST.resolve("0000")
     message = str(error.value)
-    assert message.startswith("There is no variant '0000'. There are: ")
+    assert "'0000'" in message
     assert f"{', '.join(MANIFEST.entrypoints)}." in message
 
 
@@ -125,7 +126,7 @@ def test_a_published_checkpoint_is_found_by_its_names(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "resnet18_ssl").mkdir()
     assert find_checkpoint("resnet18_ssl").home is None, "a folder of that name does not hide it"
-    with pytest.raises(UnknownVariantError, match="There is no variant 'run'"):
+    with pytest.raises(UnknownVariantError, match="variant: 'run'"):
         find_checkpoint("run")
 
 
@@ -146,9 +147,9 @@ def test_ones_own_checkpoint_is_found_by_its_folder(
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path, manifest_json: dict[str, Any]) -> None:
-    with pytest.raises(UnknownVariantError, match=r"holds no weights_manifest\.json: training writes one"):
+    with pytest.raises(UnknownVariantError, match=r"no weights_manifest\.json"):
         find_checkpoint(tmp_path)
-    with pytest.raises(ManifestError, match="describes 2 checkpoints; a run's folder has one"):
+    with pytest.raises(ManifestError, match="describes 2 checkpoints"):
         find_checkpoint(written(tmp_path / "two", manifest_json, "resnet18_ssl", "resnext_tiny"))
     with pytest.raises(ManifestError, match="describes 0 checkpoints"):
         find_checkpoint(written(tmp_path / "none", manifest_json))

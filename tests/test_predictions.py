@@ -38,7 +38,7 @@ def test_label_sets() -> None:
         assert len({label.synset for label in labels}) == len(labels)
         assert all(label.synset.startswith("n") and label.name for label in labels)
     assert read_labels()[0].name == "tench, Tinca tinca"
-    with pytest.raises(ValueError, match="no label set 'cats'; there are imagenet-1k, tiny-imagenet-200"):
+    with pytest.raises(ValueError, match="label set 'cats'.* imagenet-1k, tiny-imagenet-200"):
         read_labels("cats")
 
 
@@ -53,9 +53,7 @@ def test_pick_n_best_is_nvidias(n: int, dtype: torch.dtype, capsys: Any) -> None
 
 def test_logits_are_asked_about() -> None:
     logits = torch.randn(2, 1000) * 5
-    with pytest.raises(
-        ValueError, match=r"look like logits. Pass torch.nn.functional.softmax\(output, dim=1\), or from_logits=True"
-    ):
+    with pytest.raises(ValueError, match=r"not probabilities.*logits.*from_logits=True.*softmax\(output, dim=1\)"):
         pick_n_best(logits)
     assert pick_n_best(logits, from_logits=True) == pick_n_best(logits.softmax(1))
     huge = top_predictions(torch.tensor([[1e4, -1e4]]), 1, from_logits=True, labels=["a", "b"])
@@ -65,11 +63,11 @@ def test_logits_are_asked_about() -> None:
 @pytest.mark.parametrize(
     ("scores", "n", "labels", "message"),
     [
-        (softmax(1, 10), 5, "imagenet-1k", "10 scores a sample but 1000 labels in 'imagenet-1k'"),
-        (softmax(1, 3), 2, ["a", "b"], "3 scores a sample but 2 labels"),
-        (softmax(1, 3), 4, ["a", "b", "c"], r"n must be in 1\.\.3, got 4"),
-        (softmax(1, 3), 0, ["a", "b", "c"], r"n must be in 1\.\.3, got 0"),
-        (softmax(1, 3)[0], 1, ["a", "b", "c"], r"got shape \(3,\)"),
+        (softmax(1, 10), 5, "imagenet-1k", "expected 10, got 1000 in 'imagenet-1k'"),
+        (softmax(1, 3), 2, ["a", "b"], "labels .*expected 3, got 2"),
+        (softmax(1, 3), 4, ["a", "b", "c"], "n must be from 1 to 3, got 4"),
+        (softmax(1, 3), 0, ["a", "b", "c"], "n must be from 1 to 3, got 0"),
+        (softmax(1, 3)[0], 1, ["a", "b", "c"], r"got \(3,\)"),
         (torch.tensor([[float("nan"), 1.0]]), 1, ["a", "b"], "NaN"),
         (torch.tensor([[0.5, 0.2]]), 1, ["a", "b"], "not probabilities"),
         (torch.tensor([[1.5, -0.5]]), 1, ["a", "b"], "not probabilities"),
@@ -123,7 +121,7 @@ def test_probabilities_are_known_by_their_range_and_sum(row: list[float], taken:
     if taken:
         assert len(top_predictions(scores, 1, labels=["a", "b"])) == 2
     else:
-        with pytest.raises(ValueError, match="These are not probabilities"):
+        with pytest.raises(ValueError, match="not probabilities"):
             top_predictions(scores, 1, labels=["a", "b"])
 
 
@@ -146,7 +144,7 @@ def test_labels_keep_their_synsets() -> None:
     (best,) = top_predictions([[0.25, 0.75]], 1, labels=labels)[0]
     assert best == Prediction(1, labels[1].synset, labels[1].name, 0.75)
     assert pick_n_best([[0.25, 0.75]], 2, labels=["a", "b"]) == [[("b", "75.0%"), ("a", "25.0%")]]
-    with pytest.raises(ValueError, match=r"2 scores a sample but 1 labels: pass labels= of that length"):
+    with pytest.raises(ValueError, match="labels .*expected 2, got 1"):
         pick_n_best([[0.25, 0.75]], labels=["a"])
 
 
@@ -181,7 +179,7 @@ def test_the_picture_can_be_read() -> None:
     assert plot_predictions(image, predictions).axes[1].get_title(loc="left") == ""
     many = [Prediction(i, None, "x", 0.01) for i in range(30)]
     assert plot_predictions(image, many).get_figheight() > plot_predictions(image, predictions).get_figheight()
-    with pytest.raises(ValueError, match="more than 10"):
+    with pytest.raises(ValueError, match="more than the 10"):
         plot_predictions(image.tobytes(), predictions, max_bytes=10)
 
 

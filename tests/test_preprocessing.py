@@ -228,13 +228,13 @@ def test_broken_and_oversized_files_are_refused_in_the_same_words(grade: str, de
         with pytest.raises(ImageError) as got:
             load_pixels(bad, IMAGENET, grade)
         assert str(got.value) == str(expected.value)
-    with pytest.raises(ImageError, match=r"1500 x 1400 pixels, more than 1,000"):
+    with pytest.raises(ImageError, match="1500 x 1400 pixels, more than the 1,000"):
         load_pixels(data, IMAGENET, grade, max_pixels=1000)
-    with pytest.raises(ImageError, match="more than 100 bytes"):
+    with pytest.raises(ImageError, match="more than the 100 bytes"):
         load_pixels(data, IMAGENET, grade, max_bytes=100)
-    with pytest.raises(ImageError, match="too long and thin"):
+    with pytest.raises(ImageError, match="too long and narrow"):
         load_pixels(encoded(Image.new("RGB", (1, 60_000))), IMAGENET, grade)
-    with pytest.raises(FileNotFoundError, match="There is no file"):
+    with pytest.raises(FileNotFoundError, match="No such file"):
         load_pixels(tmp_path / "none.jpg", IMAGENET, grade)
 
 
@@ -284,9 +284,9 @@ def test_normalise_takes_batches() -> None:
 
 
 def test_a_wrong_grade_or_mode_is_refused() -> None:
-    with pytest.raises(ValueError, match="no grade 'exact'; there are reference, close, fast"):
+    with pytest.raises(ValueError, match="grade 'exact'.* reference, close, fast"):
         load_pixels(b"", IMAGENET, "exact")
-    with pytest.raises(ValueError, match="is RGB, not L"):
+    with pytest.raises(ValueError, match="RGB, not L"):
         crop_pixels(Image.new("L", (300, 300)), IMAGENET)
 
 
@@ -301,12 +301,12 @@ def test_views_are_torchvisions() -> None:
 
 
 def test_views_that_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"There are no views 'all'; there are centre, flip, ten-crop\."):
+    with pytest.raises(ValueError, match="views 'all'.* centre, flip, ten-crop"):
         module.view_pixels(picture(300, 300), IMAGENET, "all")
     small = replace(IMAGENET, resize_size=100, crop_size=128)
-    with pytest.raises(ImageError, match=r"Resized to 100 x 133 it has no corners of 128 pixels\."):
+    with pytest.raises(ImageError, match="100 x 133 .* 128"):
         module.view_pixels(picture(300, 400), small, "ten-crop")
-    with pytest.raises(ImageError, match=r"Resized to 133 x 100 it has no corners"):
+    with pytest.raises(ImageError, match="133 x 100 .* 128"):
         module.view_pixels(picture(400, 300), small, "ten-crop")
     exact = replace(IMAGENET, resize_size=128, crop_size=128)
     assert module.view_pixels(picture(128, 128), exact, "ten-crop").shape == (10, 128, 128, 3)
@@ -332,9 +332,7 @@ def test_how_long_and_thin_an_image_may_be() -> None:
     longest = module.MAX_PIXELS // IMAGENET.resize_size**2
     assert module._window((1, longest), IMAGENET).scaled == (256, 256 * longest)
     for size in ((1, longest + 1), (longest + 1, 1)):
-        with pytest.raises(
-            ImageError, match=rf"{size[0]} x {size[1]} pixels is too long and thin to be resized to 256"
-        ):
+        with pytest.raises(ImageError, match=rf"{size[0]} x {size[1]} pixels\) is too long .* 256"):
             module._window(size, IMAGENET)
 
 

@@ -57,7 +57,7 @@ def test_what_a_recipe_leaves_open_the_weights_say() -> None:
     assert recipe.preset.mean == preset.mean
     plain = Recipe((Phase(1, 64),)).resolved(None, None)
     assert (plain.preset.crop_size, plain.preset.resize_size) == (64, 73)
-    with pytest.raises(RecipeError, match="leaves sizes or mean and std open"):
+    with pytest.raises(RecipeError, match=r"resolved\(\)"):
         _ = Recipe((Phase(1),)).preset
 
 
@@ -70,22 +70,22 @@ def test_overrides() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("epochs = 1\nlearning_rate = 1", "unknown keys .'learning_rate'.; known are amp, architecture"),
-        ('architecture = "x"', "neither phases nor epochs"),
+        ("epochs = 1\nlearning_rate = 1", "unknown keys .'learning_rate'.; choose from amp, architecture"),
+        ('architecture = "x"', "phases or epochs"),
         ("[[phases]]\nepoch = 1", "epoch"),
         ("epochs = 0", "positive number of epochs"),
-        ('epochs = 1\nlr = "high"', "lr is of type float, not 'high'"),
-        ("epochs = 1\nseed = 1.5", "seed is of type int, not 1.5"),
-        ("epochs = 1\nflip = 1", "flip is of type bool, not 1"),
-        ('epochs = 1\namp = "fp8"', "amp is one of 'none', 'bf16', 'fp16', not 'fp8'"),
-        ("epochs = 1\nema_decay = 2", "ema_decay is in 0..1"),
-        ("epochs = 1\nbatch_size = 0", "batch_size is 1 or more"),
-        ("epochs = 1\ncrop_scale = [0.5]", "crop_scale is two shares"),
-        ("epochs = 1\nmean = [0.5]", "mean is three numbers"),
-        ('epochs = 1\nundecayed = ["head"]', "undecayed knows norm and bias"),
-        ("epochs = 1\nundecayed = 3", "undecayed is a list"),
-        ("epochs = 2\n[[phases]]\nepochs = 1\n[[phases]]\nepochs = 1", "several phases"),
-        ("epochs = ", "is no recipe"),
+        ('epochs = 1\nlr = "high"', "lr .*float, not 'high'"),
+        ("epochs = 1\nseed = 1.5", "seed .*int, not 1.5"),
+        ("epochs = 1\nflip = 1", "flip .*bool, not 1"),
+        ('epochs = 1\namp = "fp8"', "amp .* 'none', 'bf16', 'fp16', not 'fp8'"),
+        ("epochs = 1\nema_decay = 2", "ema_decay must be from 0 to 1"),
+        ("epochs = 1\nbatch_size = 0", "batch_size must be 1 or more"),
+        ("epochs = 1\ncrop_scale = [0.5]", "crop_scale must be two"),
+        ("epochs = 1\nmean = [0.5]", "mean must have three"),
+        ('epochs = 1\nundecayed = ["head"]', "undecayed may have norm and bias"),
+        ("epochs = 1\nundecayed = 3", "undecayed must be a list"),
+        ("epochs = 2\n[[phases]]\nepochs = 1\n[[phases]]\nepochs = 1", "one phase; this one has 2"),
+        ("epochs = ", "Cannot read the recipe"),
     ],
 )
 def test_wrong_recipes_are_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_wrong_recipes_are_refused(text: str, message: str, tmp_path: Path) -> N
 
 
 def test_no_such_recipe() -> None:
-    with pytest.raises(RecipeError, match="there are finetune, linear_probe"):
+    with pytest.raises(RecipeError, match="from finetune, linear_probe"):
         load_recipe("fine-tune")
 
 

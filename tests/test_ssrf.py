@@ -131,7 +131,7 @@ def test_the_table_is_long_and_names_nothing_twice() -> None:
 @pytest.mark.parametrize("url", LEADING_INSIDE, ids=ascii)
 def test_what_leads_inside_is_refused_for_its_address(url: str) -> None:
     recorder = Recorder([])
-    with pytest.raises(FetchError, match="which is not a public address: refused"):
+    with pytest.raises(FetchError, match="refused.* not a public address"):
         fetch(url, resolver=look_up, connector=recorder)
     assert recorder.addresses == []
     with pytest.raises(FetchError, match="could not be reached"):  # it is a way in, where that is allowed
@@ -146,7 +146,7 @@ def test_what_is_no_url_is_not_looked_up(url: str, allow_private: bool) -> None:
         raise AssertionError(f"looked {host!r} up")
 
     recorder = Recorder([])
-    with pytest.raises(FetchError, match="not a well-formed URL|carries a user name"):
+    with pytest.raises(FetchError, match="not a well-formed URL|contains a user name"):
         fetch(url, resolver=resolver, connector=recorder, allow_private=allow_private)
     assert recorder.addresses == []
 

@@ -155,7 +155,7 @@ def test_sigterm_checkpoints_and_exits_cleanly(colours: Path, tmp_path: Path) ->
 
 def test_a_loss_that_is_not_finite_stops_the_run(colours: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, lr=1e30, warmup_epochs=0.1)
-    with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) at step \d+ .epoch \d+.: lower lr"):
+    with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) at step \d+ .epoch \d+.: .* lr"):
         run(colours, tmp_path / "out", recipe, checkpoint_seconds=0)
     for value in torch.load(tmp_path / "out" / "last.pt", weights_only=True)["network"].values():
         assert not value.is_floating_point() or torch.isfinite(value).all()  # kept from before
@@ -163,10 +163,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(colours: Path, tmp_path: Path) 
 
 def test_another_recipe_does_not_go_on_with_this_run(colours: Path, tmp_path: Path) -> None:
     run(colours, tmp_path / "out")
-    with pytest.raises(ValueError, match="was made by another recipe"):
+    with pytest.raises(ValueError, match="made with another recipe"):
         run(colours, tmp_path / "out", dataclasses.replace(RECIPE, lr=5.0))
     assert json.loads((tmp_path / "out" / "run.json").read_text())["recipe"]["lr"] == 0.05
-    with pytest.raises(ValueError, match="144 images do not fill one batch of 1000"):
+    with pytest.raises(ValueError, match=r"\(144\) do not fill one batch of 1000"):
         run(colours, tmp_path / "other", dataclasses.replace(RECIPE, batch_size=1000))
 
 

@@ -116,13 +116,13 @@ def test_classes_are_found_and_sorted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: str(p / "none"), "There is no"),
+        (lambda p: str(p / "none"), "No such file, folder or pattern"),
         (lambda p: str(folder(p / "d") / "apple" / "deep"), "has no class folders"),
-        (lambda p: str(tar(p / "x.tar", [("a.png", encoded(1))])), "has no class: neither"),
-        (lambda p: str(tar(p / "x.tar", [("a/readme", b"")])), "no images in the archives"),
+        (lambda p: str(tar(p / "x.tar", [("a.png", encoded(1))])), r"a\.png has no class"),
+        (lambda p: str(tar(p / "x.tar", [("a/readme", b"")])), "No images in the archives"),
         (lambda p: str(table(p / "x.parquet", label=["fig"] * 6)), "class 'fig' is not one of the 2"),
-        (lambda p: str(table(p / "x.parquet", label=[7] * 6)), "class indices go from 7 to 7; 2 have names"),
-        (lambda p: str(p / "*.parquet"), "There is no .parquet"),
+        (lambda p: str(table(p / "x.parquet", label=[7] * 6)), "class indices are from 7 to 7, expected 0 to 1"),
+        (lambda p: str(p / "*.parquet"), "has no .parquet"),
     ],
 )
 def test_what_cannot_be_used_is_refused(make: object, message: str, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_tables_columns(tmp_path: Path) -> None:
     assert images.classes == ("a",)
     assert colour(images, 3) == 9
     pq.write_table(pa.table({"x": [1]}), tmp_path / "y.parquet")
-    with pytest.raises(SourceError, match="has the columns x: which is the image"):
+    with pytest.raises(SourceError, match="Which columns .* x"):
         open_images(tmp_path / "y.parquet")
 
 
@@ -238,12 +238,12 @@ def test_tables_of_labels_by_number(tmp_path: Path) -> None:
     assert chosen.labels.tolist() == [1, 0, 1]
     pq.write_table(pa.table({"index": [1, 2], "targets": [[0, 1], [2]]}), tmp_path / "t.parquet")
     assert relabelled(images, str(tmp_path / "t.parquet"), ["a", "b", "c"]).labels.tolist() == [[0, 1], [2, -1]]
-    with pytest.raises(SourceError, match="speaks of class 2; 2 classes"):
+    with pytest.raises(SourceError, match="class 2, but only 2 classes"):
         relabelled(images, str(tmp_path / "t.parquet"))
     pq.write_table(pa.table({"index": [99], "class": [0]}), tmp_path / "u.parquet")
-    with pytest.raises(SourceError, match="image 99; there are 6"):
+    with pytest.raises(SourceError, match="image 99, .* 6 images"):
         relabelled(images, str(tmp_path / "u.parquet"))
-    with pytest.raises(SourceError, match="must have rows with an index"):
+    with pytest.raises(SourceError, match="column index"):
         relabelled(images, str(table(tmp_path / "v.parquet")))
 
 
@@ -284,4 +284,4 @@ def test_validation_sees_what_the_network_will_get(tmp_path: Path, caplog: pytes
     assert torch.cat([y for _, y in got]).tolist() == [0, 1, 1] or -1 in torch.cat([y for _, y in got]).tolist()
     everything = torch.cat([y for _, y in validation_batches(images, RECIPE, rank=0, world=1, workers=0)])
     assert sorted(everything.tolist()) == [-1, 0, 0, 0, 1, 1]
-    assert "counts as wrong" in caplog.text
+    assert "Counted as wrong" in caplog.text

@@ -60,10 +60,10 @@ def test_text_is_protobuf_text():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"backend": "caffe"}, "no Triton backend 'caffe'"),
-        ({"backend": "tensorrt", "device": "cpu"}, "runs on auto, gpu"),
+        ({"backend": "caffe"}, "backend 'caffe'"),
+        ({"backend": "tensorrt", "device": "cpu"}, "'cpu'.* auto, gpu"),
         ({"version": 0}, "version must be 1 or more"),
-        ({"preferred_batch": (8, 32)}, r"preferred_batch \[32\]"),
+        ({"preferred_batch": (8, 32)}, r"preferred_batch .*\[32\]"),
         ({"queue_delay": -1}, "queue_delay"),
     ],
 )
@@ -191,15 +191,15 @@ def test_what_does_not_fit_is_refused_and_nothing_written(tmp_path: Path, export
     add_to_repository("resnext_tiny", repository, serving=STAND_IN)
     before = content(repository)
     second = dataclasses.replace(STAND_IN, version=2)
-    with pytest.raises(ExportError, match="has a version 1: add version 2"):
+    with pytest.raises(ExportError, match="has version 1: pass version=2"):
         add_to_repository("resnext_tiny", repository, serving=STAND_IN)
-    with pytest.raises(ExportError, match="all versions share it"):
+    with pytest.raises(ExportError, match="shared by all versions"):
         add_to_repository("resnext_tiny", repository, serving=dataclasses.replace(second, max_batch=32))
     with pytest.raises(ValueError, match="201"):
         add_to_repository("resnext_tiny", repository, serving=dataclasses.replace(second, top=201))
-    with pytest.raises(ValueError, match="a model's name has"):
+    with pytest.raises(ValueError, match="model name"):
         add_to_repository("resnext_tiny", repository, serving=STAND_IN, name="../up")
-    with pytest.raises(ValueError, match="no grade 'rough'"):
+    with pytest.raises(ValueError, match="grade 'rough'"):
         add_to_repository("resnext_tiny", repository, serving=dataclasses.replace(second, grade="rough"))
     labels = repository / "resnext_tiny_network" / "labels.txt"
     labels.write_text("cat\n")
@@ -242,7 +242,7 @@ def test_a_failure_leaves_the_repository_as_it_was(
             add_to_repository("resnext_tiny", repository, serving=second)
     with monkeypatch.context() as patch:
         patch.setattr(triton, "load_pixels", lambda *_: np.zeros(1))
-        with pytest.raises(ExportError, match="decoder does not give the pixels"):
+        with pytest.raises(ExportError, match="decoder's pixels differ"):
             add_to_repository("resnext_tiny", repository, serving=second)
     assert content(tmp_path) == before
     # What a killed export has left behind, and no ensemble names, is replaced.

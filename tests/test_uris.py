@@ -42,7 +42,7 @@ def at(*addresses: str) -> Callable[[str, int], list[str]]:
 )
 def test_names_that_resolve_to_private_addresses_are_refused(address: str) -> None:
     connector = Refuser()
-    with pytest.raises(FetchError, match="which is not a public address: refused.*allow_private=True"):
+    with pytest.raises(FetchError, match="not a public address.*allow_private=True"):
         fetch("http://photos.example.org/a.jpg", resolver=at(address), connector=connector)
     with pytest.raises(FetchError, match="not a public address"):
         fetch("http://photos.example.org/a.jpg", resolver=at("93.184.216.34", address), connector=connector)
@@ -69,7 +69,7 @@ def test_every_checked_address_is_tried() -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("ftp://example.org/a.jpg", "the scheme 'ftp' is not one of http, https, data, file"),
+        ("ftp://example.org/a.jpg", "scheme 'ftp'.* http, https, data, file"),
         ("gopher://example.org/", "scheme 'gopher'"),
         ("javascript:alert(1)", "scheme 'javascript'"),
         ("http:///a.jpg", "not a well-formed URL"),
@@ -78,10 +78,10 @@ def test_every_checked_address_is_tried() -> None:
         ("http://example.org:99999/", "not a well-formed URL"),
         ("http://example.org\r\nHost: evil/", "not a well-formed URL"),
         ("http://[::1/", "not a well-formed URL"),
-        ("http://user:secret@example.org/", "carries a user name"),
-        ("data:image/png;base64", "has none"),
+        ("http://user:secret@example.org/", "contains a user name"),
+        ("data:image/png;base64", "no comma"),
         ("data:image/png;base64,@@@@", "not valid base64"),
-        ("file://server/share/a.jpg", "not of 'server'"),
+        ("file://server/share/a.jpg", "not on 'server'"),
     ],
 )
 def test_malformed_uris_are_refused(url: str, message: str) -> None:
@@ -95,7 +95,7 @@ def test_a_name_that_does_not_resolve() -> None:
     def resolver(host: str, port: int) -> list[str]:
         raise socket.gaierror(-2, "Name or service not known")
 
-    with pytest.raises(FetchError, match=r"no address is known for nowhere\.example"):
+    with pytest.raises(FetchError, match=r"cannot resolve nowhere\.example"):
         fetch("http://nowhere.example/", resolver=resolver)
 
 
@@ -212,7 +212,7 @@ def test_redirects_are_followed_and_checked(get: Callable[..., bytes], server: S
             get(f"redirect/{target}")
     with pytest.raises(FetchError, match="More than 5 redirects"):
         get("loop")
-    with pytest.raises(FetchError, match="redirects .301. to nowhere"):
+    with pytest.raises(FetchError, match="answered 301"):
         get("nowhere")
 
 
@@ -223,9 +223,9 @@ def test_a_status_other_than_200(get: Callable[..., bytes], status: int) -> None
 
 
 def test_limits(get: Callable[..., bytes]) -> None:
-    with pytest.raises(FetchError, match="bigger than 5,000 bytes"):
+    with pytest.raises(FetchError, match="more than the 5,000 bytes"):
         get("big", max_bytes=5000)
-    with pytest.raises(FetchError, match="bigger than 5 bytes"):
+    with pytest.raises(FetchError, match="more than the 5 bytes"):
         get("announced", max_bytes=5)
     with pytest.raises(FetchError, match=r"cut off after 15 of 25 bytes|IncompleteRead"):
         get("cut")
@@ -344,7 +344,7 @@ def test_hosts_as_they_occur(host: str) -> None:
 
 def test_schemes_can_be_left_out(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"secret")
-    with pytest.raises(FetchError, match="the scheme 'file' is not one of http, https"):
+    with pytest.raises(FetchError, match="scheme 'file'.* http, https"):
         fetch((tmp_path / "a").as_uri(), schemes=("http", "https"))
 
 
@@ -374,7 +374,7 @@ def test_a_proxy_is_used_and_its_rules_hold(server: Server, monkeypatch: pytest.
 def test_data_uris() -> None:
     assert fetch("data:image/png;base64," + base64.b64encode(b"\x00\xff").decode()) == b"\x00\xff"
     assert fetch("data:text/plain,a%20b") == b"a b"
-    with pytest.raises(FetchError, match="more than 3"):
+    with pytest.raises(FetchError, match="more than the 3"):
         fetch("data:,abcd", max_bytes=3)
 
 
@@ -382,7 +382,7 @@ def test_file_uris(tmp_path: Path) -> None:
     path = tmp_path / "a b.jpg"
     path.write_bytes(b"123")
     assert fetch(path.as_uri()) == b"123"
-    with pytest.raises(FetchError, match="more than 2"):
+    with pytest.raises(FetchError, match="more than the 2"):
         fetch(path.as_uri(), max_bytes=2)
     with pytest.raises(FileNotFoundError):
         fetch((tmp_path / "none").as_uri())

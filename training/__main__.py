@@ -1,4 +1,4 @@
-"""``torchrun -m resnext_hub.training ...``: `resnext-hub train`, in several processes."""
+"""Train or fine-tune like 'resnext-hub train', in several processes: torchrun -m resnext_hub.training ..."""
 
 import argparse
 import sys

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..models.manifest import Preprocessing
 from ..packages import needed
-from ..processing_utils.images import ImageError, open_image
+from ..processing_utils.images import ImageError, open_image, with_name
 from ..processing_utils.preprocessing import load_pixels
 from .data import LabelledImages
 from .pixels import PixelTable, box_means, random_boxes, resized_crops
@@ -166,7 +166,9 @@ class FromFiles:
 
     def __init__(self, recipe: Recipe, images: LabelledImages, workers: int = 0) -> None:
         if recipe.distillation_weight:
-            raise ValueError("Distillation takes in_memory = true: scores go with the crops that are cut there.")
+            raise ValueError(
+                "Distillation needs a recipe with in_memory = true: only there do the teacher's scores match the crops."
+            )
         self.recipe, self.images, self.workers, self.classes = recipe, images, workers, images.classes
         self.prepare = v2.Compose(
             [v2.ToDtype(torch.float32, scale=True), v2.Normalize(recipe.preset.mean, recipe.preset.std)]
@@ -205,7 +207,7 @@ class FromFiles:
         for step, found in enumerate(loader, first):
             if isinstance(found[0], Broken):
                 raise ImageError(
-                    f"No image of a whole batch could be used; the first is {found[0].name}: {found[0].error}"
+                    f"No image of a batch could be used. The first: {with_name(found[0].name, found[0].error)}"
                 )
             images, labels, broken = found
             torch.manual_seed(_step_seed(recipe, epoch, -1 - step))
@@ -222,11 +224,13 @@ class InMemory:
 
     def __init__(self, recipe: Recipe, table: PixelTable, scores: Tensor | None = None) -> None:
         if recipe.auto_augment != "none" or recipe.erasing or recipe.repeats > 1:
-            raise ValueError("in_memory takes crops, flips, mixup and cutmix alone.")
+            raise ValueError("A recipe with in_memory = true takes only crops, flips, mixup and cutmix.")
         if (scores is not None) != (recipe.distillation_weight > 0):
-            raise ValueError("A recipe with distillation_weight takes a teacher's scores, and one without takes none.")
+            raise ValueError(
+                "A recipe with distillation_weight needs a teacher's scores, and one without must not have them."
+            )
         if scores is not None and len(scores) != len(table):
-            raise ValueError(f"the teacher scored {len(scores)} images; there are {len(table)}.")
+            raise ValueError(f"The teacher's scores are for {len(scores)} images, expected {len(table)}.")
         self.recipe, self.table, self.scores, self.classes = recipe, table, scores, table.classes
         self.normalise = v2.Normalize(recipe.preset.mean, recipe.preset.std)
         self.mix = _Mixing(recipe, len(table.classes))
@@ -267,7 +271,7 @@ class _Validation(Dataset[tuple[Tensor, Tensor]]):
         try:
             pixels = load_pixels(self.images.read(i), self.preset, "close")
         except (ImageError, OSError, ValueError) as error:
-            log.warning("%s counts as wrong: %s", self.images.name(i), error)
+            log.warning("Counted as wrong: %s", with_name(self.images.name(i), error))
             crop = self.preset.crop_size
             return torch.zeros(crop, crop, 3, dtype=torch.uint8), torch.full_like(
                 torch.as_tensor(self.images.labels[i]), -1

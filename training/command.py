@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..console import EXIT_OK, EXIT_USAGE, EXIT_WEIGHTS, fail
+from ..console import EXIT_OK, EXIT_USAGE, EXIT_WEIGHTS, counted, fail
 from ..models.manifest import ROOT, Manifest, ManifestError, UnknownVariantError, find_checkpoint
 
 if TYPE_CHECKING:
@@ -25,9 +25,10 @@ def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""
     parser = commands.add_parser(
         "train",
-        help="train or fine-tune on your images",
-        description="Train or fine-tune on your own images. FOLDER is then a variant for every other command. The same "
-        "command goes on with a run that was stopped. Several processes: torchrun -m resnext_hub.training ...",
+        help="train or fine-tune a network on your own images",
+        description="Train or fine-tune a network on your own images. FOLDER is then a variant for every other "
+        "command. To continue a stopped run, run the same command again. To use several processes: torchrun -m "
+        "resnext_hub.training ...",
     )
     add_arguments(parser)
     parser.set_defaults(run=run)
@@ -35,28 +36,40 @@ def add_to(commands: Any) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument(
-        "--data", required=True, metavar="DIR", help="class folders, parquet or tars; also s3:// and more"
+    data = parser.add_argument_group("input and output")
+    data.add_argument(
+        "--data",
+        required=True,
+        metavar="DIR",
+        help="class folders, Parquet files or tar archives; also at s3://, gs://",
     )
-    parser.add_argument("--val", metavar="DIR", help="validation images (default: DIR's part val, or a tenth of DIR)")
-    parser.add_argument("--labels", metavar="TABLE", help="classes by image number: of training.selection or .hashtags")
-    parser.add_argument(
-        "--classes", metavar="FILE", help="order and names of the classes (a trained folder's labels.tsv)"
+    data.add_argument(
+        "--val", metavar="DIR", help="validation images (default: the part val of DIR, or a tenth of DIR)"
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="checkpoint, curves and weights")
-    parser.add_argument("--variant", metavar="V", help="start from its weights, with a new head")
-    parser.add_argument("--recipe", metavar="R", help="a recipe's name or TOML file (default with --variant: finetune)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the recipe")
-    parser.add_argument("--epochs", type=int, metavar="N", help="short for --set epochs=N")
-    parser.add_argument("--batch", type=int, metavar="N", help="short for --set batch_size=N: images in a step, in all")
-    parser.add_argument("--micro-batch", type=int, metavar="N", help="images that pass together; gradients accumulate")
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes that read images (default: cores, at most 8)"
-    )
-    parser.add_argument("--threads", type=int, metavar="N", help="processor cores for the arithmetic")
-    parser.add_argument("--checkpoint-seconds", type=float, default=120.0, metavar="S", help="(default 120)")
-    parser.add_argument("--initial-weights", type=Path, metavar="FILE", help="start from these, grown if need be")
-    parser.add_argument("--teacher-scores", type=Path, metavar="DIR", help="what training.teacher wrote; to distil")
+    tables = "table of classes by image number, from training.selection or training.hashtags"
+    data.add_argument("--labels", metavar="TABLE", help=tables)
+    data.add_argument("--classes", metavar="FILE", help="order and names of the classes, such as a run's labels.tsv")
+    network = parser.add_argument_group("network and recipe")
+    network.add_argument("--variant", metavar="VARIANT", help="start from these weights, with a new head")
+    recipe = "name of a recipe, or a TOML file (default with --variant: finetune)"
+    network.add_argument("--recipe", metavar="RECIPE", help=recipe)
+    change = "change a value of the recipe; repeat for several"
+    network.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=change)
+    network.add_argument("--epochs", type=int, metavar="N", help="short for --set epochs=N")
+    batch = "short for --set batch_size=N: images per step, all processes together"
+    network.add_argument("--batch", type=int, metavar="N", help=batch)
+    weights = "start from these weights of an equal or smaller network"
+    network.add_argument("--initial-weights", type=Path, metavar="FILE", help=weights)
+    scores = "distil from these scores of a teacher, written by training.teacher"
+    network.add_argument("--teacher-scores", type=Path, metavar="DIR", help=scores)
+    running = parser.add_argument_group("the run")
+    micro = "images per forward pass, to save memory; gradients are accumulated over the batch"
+    running.add_argument("--micro-batch", type=int, metavar="N", help=micro)
+    workers = "processes that read images (default: number of cores, at most 8)"
+    running.add_argument("--workers", type=int, metavar="N", help=workers)
+    running.add_argument("--threads", type=int, metavar="N", help="CPU threads of PyTorch")
+    seconds = "time between checkpoints (default: 120)"
+    running.add_argument("--checkpoint-seconds", type=float, default=120.0, metavar="SECONDS", help=seconds)
 
 
 def run(arguments: argparse.Namespace, manifest: Manifest) -> int:
@@ -67,11 +80,11 @@ def run(arguments: argparse.Namespace, manifest: Manifest) -> int:
     from .recipe import RecipeError, load_recipe
 
     if arguments.recipe is None and arguments.variant is None:
-        return fail("say --variant, whose weights to start from, or --recipe.", EXIT_USAGE)
+        return fail("Pass --variant to start from its weights, or --recipe to train from scratch.", EXIT_USAGE)
     try:
         overrides = dict(entry.split("=", 1) for entry in arguments.set)
     except ValueError:
-        return fail("--set takes KEY=VALUE.", EXIT_USAGE)
+        return fail("--set must be KEY=VALUE.", EXIT_USAGE)
     overrides |= {"epochs": str(arguments.epochs)} if arguments.epochs is not None else {}
     overrides |= {"batch_size": str(arguments.batch)} if arguments.batch is not None else {}
     try:
@@ -79,9 +92,15 @@ def run(arguments: argparse.Namespace, manifest: Manifest) -> int:
         recipe = load_recipe(arguments.recipe or "finetune", overrides)
         recipe = recipe.resolved(base and base.preprocessing, base and base.architecture_name)
         if recipe.architecture not in manifest.architectures:
-            return fail(f"the recipe's architecture is {recipe.architecture!r}; say --variant.", EXIT_USAGE)
+            return fail(
+                f"Unknown architecture {recipe.architecture!r} in the recipe: pass --variant, or --set "
+                "architecture=NAME.",
+                EXIT_USAGE,
+            )
         if base is not None and recipe.architecture != base.architecture_name:
-            return fail(f"{base.name} is a {base.architecture_name}, the recipe a {recipe.architecture}.", EXIT_USAGE)
+            return fail(
+                f"{base.name} is a {base.architecture_name}, but the recipe is for {recipe.architecture}.", EXIT_USAGE
+            )
         return _train(arguments, recipe, base)
     except (UnknownVariantError, ManifestError, RecipeError, SourceError, ModuleNotFoundError) as error:
         return fail(str(error), EXIT_USAGE)
@@ -120,8 +139,9 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | Non
         else:
             train_set = FromFiles(recipe, train_images, workers)
         if place.rank == 0:
-            sizes = f"{len(train_set):,} images for training, {len(val_images):,} for validation"
-            _say(f"{len(labels)} classes, {sizes}; {recipe.epochs} epochs on {place.world} x {place.device.type}")
+            sizes = f"{counted(len(train_set), 'image')} for training, {len(val_images):,} for validation"
+            where = f"{counted(recipe.epochs, 'epoch')} on {place.world} x {place.device.type}"
+            _print(f"{counted(len(labels), 'class')}, {sizes}; {where}")
         watch = Watch(arguments.out, place)
         weights, rows = train(
             network,
@@ -139,7 +159,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | Non
             micro_batch=arguments.micro_batch,
             checkpoint_seconds=arguments.checkpoint_seconds,
             watch=watch,
-            log=_say if place.rank == 0 else lambda line: None,
+            log=_print if place.rank == 0 else lambda line: None,
         )
         watch.close()
         if place.rank == 0:
@@ -151,8 +171,9 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | Non
                 )
                 state = network.state_dict()
             published = publish_run(state, recipe, labels, rows[-1], arguments.out, data=arguments.data, base=base)
-            _say(f"{published}: {100 * rows[-1]['val_top1']:.2f}% top-1 on {len(val_images):,} images")
-            _say(f"resnext-hub classify PHOTO --variant {arguments.out}")
+            top1 = f"{100 * rows[-1]['val_top1']:.2f}% top-1 on {counted(len(val_images), 'image')}"
+            _print(f"Saved {published}: {top1}")
+            _print(f"To use it: resnext-hub classify PHOTO --variant {arguments.out}")
     return EXIT_OK
 
 
@@ -174,5 +195,5 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

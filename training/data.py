@@ -19,7 +19,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..inference.sources import SUFFIXES, Item, PathShard, SourceError, TableShard, TarShard, filesystem, shards
+from ..inference.sources import (
+    SUFFIXES,
+    Item,
+    PathShard,
+    SourceError,
+    TableShard,
+    TarShard,
+    filesystem,
+    reason,
+    shards,
+)
 from ..models.manifest import default_manifest
 from ..packages import needed
 from ..processing_utils.labels import Label, read_labels
@@ -89,7 +99,7 @@ def _listing(spec: str, suffixes: tuple[str, ...]) -> tuple[Any, list[str]]:
     elif fs.isdir(path):
         found = fs.find(path)
     else:
-        raise SourceError(f"There is no {spec}.")
+        raise SourceError(f"No such file, folder or pattern: {spec}")
     return fs, sorted(p for p in found if p.lower().endswith(suffixes) and "/." not in p)
 
 
@@ -146,13 +156,14 @@ def _indexed(
         count = int(labels.max()) + 1
         if labels.min() < 0 or (classes is not None and count > len(classes)):
             raise SourceError(
-                f"{what}: class indices go from {labels.min()} to {count - 1}; {len(classes or ())} have names."
+                f"{what}: the class indices are from {labels.min()} to {count - 1}, expected 0 to "
+                f"{len(classes or ()) - 1}."
             )
         return tuple(classes) if classes is not None else tuple(str(i) for i in range(count)), labels
     names = tuple(classes) if classes is not None else tuple(sorted(set(map(str, found))))
     index = {name: i for i, name in enumerate(names)}
     if unknown := next((str(label) for label in found if str(label) not in index), None):
-        raise SourceError(f"{what}: the class {unknown!r} is not one of the {len(names)} that are known.")
+        raise SourceError(f"{what}: the class {unknown!r} is not one of the {len(names)} known classes.")
     return names, np.asarray([index[str(label)] for label in found], np.int64)
 
 
@@ -161,7 +172,7 @@ def _folder(spec: str, classes: Sequence[str] | None) -> LabelledImages:
     root = _opened(spec)[1].rstrip("/")
     kept = [p for p in paths if "/" in p[len(root) + 1 :]]  # an image beside the class folders has no class
     if not kept:
-        raise SourceError(f"{spec} has no class folders with images in them (DIR/<class>/<image>).")
+        raise SourceError(f"{spec} has no class folders with images (DIR/<class>/<image>).")
     names, labels = _indexed([p[len(root) + 1 :].split("/", 1)[0] for p in kept], classes, spec)
     files = _Files(spec, _is_local(fs))
     return LabelledImages(names, labels, kept.__getitem__, functools.partial(_read_whole, files, kept), (len(kept),))
@@ -170,7 +181,9 @@ def _folder(spec: str, classes: Sequence[str] | None) -> LabelledImages:
 def _tars(spec: str, classes: Sequence[str] | None, labelled: bool = True) -> LabelledImages:
     fs, archives = _listing(spec, (".tar",))
     if not archives:
-        raise SourceError(f"{spec} has no .tar; a compressed archive cannot be read at random: unpack it.")
+        raise SourceError(
+            f"{spec} has no .tar file. Compressed archives are not supported for training: decompress them first."
+        )
     members: list[tuple[str, str, int, int]] = []  # archive, name, offset, length
     found: list[str | int] = []
     for archive in archives:
@@ -191,9 +204,9 @@ def _tars(spec: str, classes: Sequence[str] | None, labelled: bool = True) -> La
                         what = f"{archive}: {image.name}"
                         found.append(_member_class(tar, stem, parts, what) if labelled else "")
         except (tarfile.TarError, OSError) as error:
-            raise SourceError(f"{archive} cannot be read: {error}") from error
+            raise SourceError(f"Cannot read {archive}: {reason(error)}") from error
     if not members:
-        raise SourceError(f"{spec}: there are no images in the archives.")
+        raise SourceError(f"No images in the archives {spec}.")
     names, labels = _indexed(found, classes, spec)
     files = _Files(spec, _is_local(fs))
 
@@ -225,7 +238,7 @@ def _member_class(tar: tarfile.TarFile, stem: str, parts: dict[str, tarfile.TarI
             return value
     folder = stem.strip("/").rpartition("/")[0].rpartition("/")[2]
     if not folder:
-        raise SourceError(f"{what} has no class: neither .cls nor .json beside it, nor a folder around it.")
+        raise SourceError(f"{what} has no class: it has no .cls or .json file, and is not in a class folder.")
     return folder
 
 
@@ -267,7 +280,7 @@ class _Table:
             fs, path = _opened(value)
             return fs.cat_file(path)
         if value is None:
-            raise OSError("the table has no image in this row")
+            raise OSError("the row has no image")
         return value
 
 
@@ -276,7 +289,7 @@ def _columns(path: str, names: Sequence[str], image: str | None, label: str | No
     image = image or next((c for c in IMAGE_COLUMNS if c in names), None)
     label = label or next((c for c in LABEL_COLUMNS if c in names), None)
     if image not in names or label not in names or image is None or label is None:
-        raise SourceError(f"{path} has the columns {', '.join(names)}: which is the image, which the class?")
+        raise SourceError(f"Which columns of {path} hold the images and the classes? It has {', '.join(names)}.")
     return image, label
 
 
@@ -287,7 +300,7 @@ def _parquet(
         import pyarrow.parquet as pq
     fs, paths = _listing(spec, (".parquet",))
     if not paths:
-        raise SourceError(f"There is no .parquet in {spec}.")
+        raise SourceError(f"{spec} has no .parquet file.")
     found: list[Any] = []
     groups: list[tuple[int, int, int]] = []
     columns, size = ("", ""), 0
@@ -355,20 +368,22 @@ def relabelled(images: LabelledImages, table: str, classes: Sequence[str] | None
         with fs.open(path, "rb") as file:
             found = pq.read_table(file)
     except OSError as error:
-        raise SourceError(f"{table} cannot be read: {error}") from error
+        raise SourceError(f"Cannot read {table}: {reason(error)}") from error
     column = next((c for c in ("class", "targets") if c in found.column_names), None)
     if column is None or "index" not in found.column_names or found["index"].null_count or not len(found):
-        raise SourceError(f"{table} must have rows with an index, and a class or targets; it has {found.column_names}.")
+        raise SourceError(
+            f"{table} must have the column index and one of class and targets; it has {', '.join(found.column_names)}."
+        )
     rows = found["index"].to_numpy()
     labels = _several(found[column].to_pylist()) if column == "targets" else found[column].to_numpy().astype(np.int64)
     count = int(labels.max()) + 1
     known = tuple(classes or images.classes or map(str, range(count)))
     if rows.min() < 0 or rows.max() >= len(images):
         raise SourceError(
-            f"{table} speaks of image {rows.max()}; there are {len(images)}. Is it of another collection?"
+            f"{table} has image {rows.max()}, but the data has {len(images)} images: was it made from other data?"
         )
     if count > len(known):
-        raise SourceError(f"{table} speaks of class {count - 1}; {len(known)} classes are known.")
+        raise SourceError(f"{table} has class {count - 1}, but only {len(known)} classes are known.")
     factors = found["repeat_factor"].to_numpy() if "repeat_factor" in found.column_names else None
     return replace(images.subset(rows, labels), classes=known, repeat_factors=factors)
 
@@ -396,7 +411,7 @@ def unlabelled_images(spec: str) -> LabelledImages:
         return _parquet(spec, None, tables[0].column, None, labelled=False)
     if all(isinstance(shard, TarShard) for shard in found):
         return _tars(spec, None, labelled=False)
-    raise SourceError(f"{spec} mixes images, tables and archives; name one kind.")
+    raise SourceError(f"{spec} mixes images, tables and archives: pass only one kind.")
 
 
 def split(images: LabelledImages, share: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
@@ -448,7 +463,7 @@ def train_and_val(
     if found is not None:
         held = open_images(found, train.classes)
     elif labels is not None or train.labels.ndim > 1:
-        raise SourceError(f"{data} has no validation images of known classes: say --val.")
+        raise SourceError(f"{data} has no validation images with known classes: pass val=DIR.")
     else:
         train, held = split(train, share, seed)
     synsets = {label.synset: label.name for name in default_manifest().label_sets for label in read_labels(name)}

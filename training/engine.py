@@ -297,11 +297,14 @@ def train(
     """
     place = Place.here()
     if recipe.batch_size % place.world:
-        raise ValueError(f"{place.world} processes cannot share batches of {recipe.batch_size} evenly.")
+        raise ValueError(
+            f"A batch of {recipe.batch_size} images cannot be divided evenly among {place.world} processes."
+        )
     length = len(train_set) // recipe.batch_size
     if length == 0:
         raise ValueError(
-            f"{len(train_set)} images do not fill one batch of {recipe.batch_size}: set a smaller batch_size."
+            f"The training images ({len(train_set)}) do not fill one batch of {recipe.batch_size}: set a smaller "
+            "batch_size."
         )
     out.mkdir(parents=True, exist_ok=True)
     network = network.to(place.device)
@@ -318,11 +321,13 @@ def train(
     if last.exists():
         state = torch.load(last, weights_only=True, map_location=place.device)
         if state["recipe"] != described:
-            raise ValueError(f"{last} was made by another recipe; take another folder, or that recipe.")
+            raise ValueError(
+                f"{last} was made with another recipe: choose another folder, or use the same recipe again."
+            )
         for name, part in steps.parts().items():
             part.load_state_dict(state[name])
         progress = _Progress(**state["progress"])
-        log(f"goes on at step {progress.step} of {recipe.epochs * length}")
+        log(f"Resuming at step {progress.step} of {recipe.epochs * length}")
     if place.rank == 0:
         _write_atomically(json.dumps({"recipe": recipe.as_dict(), **(about or {})}, indent=1) + "\n", out / "run.json")
 
@@ -342,8 +347,8 @@ def train(
         """The value of a loss. It is asked for a step late: a GPU then need not be waited for."""
         if not torch.isfinite(loss):
             raise FloatingPointError(
-                f"The loss is {loss.item()} at step {step} (epoch {step // length}): lower lr, lengthen warmup_epochs, "
-                "or set clip_grad. The last checkpoint is from before."
+                f"The loss is {loss.item()} at step {step} (epoch {step // length}): use a lower lr, more "
+                "warmup_epochs, or clip_grad. The last checkpoint was saved before this step."
             )
         return loss.item()
 

@@ -27,7 +27,9 @@ def grow_into(network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     """
     own = network.state_dict()
     if surplus := sorted(state_dict.keys() - own.keys()):
-        raise ValueError(f"The network has no place for {surplus[0]} and {len(surplus) - 1} more; it must be larger.")
+        raise ValueError(
+            f"The network is too small for these weights: it has no {surplus[0]} (missing in all: {len(surplus)})."
+        )
     for name, block in network.named_modules():
         if isinstance(block, BasicBlock | Bottleneck) and f"{name}.conv1.weight" not in state_dict:
             last = block.bn3 if isinstance(block, Bottleneck) else block.bn2
@@ -38,7 +40,9 @@ def grow_into(network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
         else:
             module = network.get_submodule(name.rpartition(".")[0])
             if not (isinstance(module, nn.Conv2d) and value.shape[0] == module.out_channels):
-                raise ValueError(f"{name} is {tuple(value.shape)} and cannot grow into {tuple(own[name].shape)}.")
+                raise ValueError(
+                    f"{name} has the shape {tuple(value.shape)} and cannot grow into {tuple(own[name].shape)}."
+                )
             own[name].copy_(_regrouped(value, module))
 
 

@@ -37,7 +37,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..inference.sources import SourceError, table_files
+from ..console import EXIT_USAGE, counted, fail
+from ..inference.sources import SourceError, reason, table_files
 from ..inference.tables import OutputError, explained
 from ..processing_utils.labels import Label, read_labels
 from .tables import (
@@ -122,7 +123,7 @@ def make_mapping(
         Canonical hashtag -> classes; and of the names that are ambiguous -> all classes that they name.
     """
     if ambiguous not in ("drop", "first", "all"):
-        raise ValueError(f"ambiguous is {ambiguous!r} and must be 'drop', 'first' or 'all'.")
+        raise ValueError(f"ambiguous must be 'drop', 'first' or 'all', not {ambiguous!r}.")
     named: dict[str, set[int]] = {}
     for label in labels:
         for name in label.name.split(","):
@@ -171,19 +172,19 @@ def read_mapping(path: str | Path, labels: Iterable[Label]) -> dict[str, tuple[i
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"The mapping {path} cannot be read: {error}.") from error
+        raise SourceError(f"Cannot read the mapping {path}: {reason(error)}.") from error
     found: dict[str, set[int]] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or re.match(r"#\s", line):  # "#tench<TAB>n01440764" is a hashtag
             continue
         columns = line.split("\t")
         if len(columns) < 2 or not (hashtag := canonical(columns[0])):
-            raise SourceError(f"{path}, line {number}: {line[:80]!r} is not a hashtag, a tab and a synset.")
+            raise SourceError(f"{path}, line {number}: expected a hashtag, a tab and a synset, got {line[:80]!r}.")
         if (synset := columns[1].strip()) not in numbers:
-            raise SourceError(f"{path}, line {number}: the label set has no synset {synset!r}.")
+            raise SourceError(f"{path}, line {number}: the synset {synset!r} is not in the label set.")
         found.setdefault(hashtag, set()).update(numbers[synset])
     if not found:
-        raise SourceError(f"The mapping {path} has no line.")
+        raise SourceError(f"The mapping {path} is empty.")
     return {hashtag: tuple(sorted(classes)) for hashtag, classes in found.items()}
 
 
@@ -288,7 +289,7 @@ def make_targets(
         ValueError: the threshold is not in (0, 1].
     """
     if threshold is not None and not 0 < threshold <= 1:
-        raise ValueError(f"threshold is {threshold} and must be above 0 and at most 1.")
+        raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}.")
     out, limits = Path(out), limits or Limits()
     files = table_files([images] if isinstance(images, str) else images)
     job = {"step": "targets", "images": fingerprint(files), "mapping": _digest(mapping), "threshold": threshold}
@@ -312,7 +313,7 @@ def make_targets(
                 kept = pa.RecordBatch.from_arrays([batch.column("image"), batch.column("index"), lists], STAGED)
                 kept = kept.filter(pa.array(lists.value_lengths().to_numpy() > 0))
                 if missing := kept.column("image").null_count:
-                    raise SourceError(f"{files[0].uri} …: {missing:,} rows have hashtags and no image.")
+                    raise SourceError(f"{files[0].uri} …: rows with hashtags but without an image: {missing:,}.")
                 writer.write_batch(kept.cast(writer.schema), BATCH)
         with pq.ParquetFile(staged) as file:
             length = file.metadata.num_rows
@@ -386,7 +387,7 @@ def repeat_factors(targets: pa.ListArray, frequencies: np.ndarray, threshold: fl
     if not len(lengths):
         return np.ones(0)
     if not lengths.min():
-        raise ValueError("An image without a class has no repeat factor.")
+        raise ValueError("Expected at least one class per image.")
     of_class = np.sqrt(threshold / np.maximum(frequencies, np.finfo(float).tiny)).clip(min=1.0)
     of_target = of_class[targets.flatten().to_numpy()]
     return np.maximum.reduceat(of_target, np.cumsum(lengths) - lengths)
@@ -427,25 +428,25 @@ def read_label_file(name: str) -> tuple[Label, ...]:
         try:
             return read_labels(name)
         except ValueError as error:
-            raise SourceError(f"{error} Nor is there such a file.") from error
+            raise SourceError(f"No such file or label set: {name}. {error}") from error
     try:
         lines = [line.split("\t") for line in Path(name).read_text(encoding="utf-8").splitlines()]
         return tuple(Label(int(index), synset, names) for index, synset, names in lines)
     except (OSError, ValueError) as error:
-        raise SourceError(f"{name}: not lines of index, synset, names with tabs between: {error}.") from error
+        raise SourceError(f"{name}: expected lines of index, synset and names, separated by tabs: {error}.") from error
 
 
 def _mapping(arguments: argparse.Namespace) -> Iterator[str]:
     labels = read_label_file(arguments.labels)
     mapping, several = make_mapping(labels, arguments.ambiguous)
     if arguments.out.exists() and not arguments.overwrite:  # somebody may have corrected it
-        raise OutputError(f"{arguments.out} is there already. Name another file, delete it, or pass --overwrite.")
+        raise OutputError(f"{arguments.out} exists. Choose another name, delete the file, or pass --overwrite.")
     write_mapping(arguments.out, mapping, labels, several)
-    yield f"{len(mapping):,} hashtags of {len(labels):,} classes in {arguments.out}"
-    yield f"{len(several):,} ambiguous names ({arguments.ambiguous}), listed in it"
+    yield f"Saved {arguments.out}: {counted(len(mapping), 'hashtag')} of {counted(len(labels), 'class')}"
+    yield f"{counted(len(several), 'ambiguous name')} ({arguments.ambiguous}), also listed there"
     named = {number for classes in mapping.values() for number in classes}
     if unnamed := [label.synset for label in labels if label.index not in named]:
-        yield f"{len(unnamed):,} classes have no hashtag left: {', '.join(unnamed)}"
+        yield f"Without any hashtag: {counted(len(unnamed), 'class')}: {', '.join(unnamed)}"
 
 
 def _given_mapping(arguments: argparse.Namespace) -> dict[str, tuple[int, ...]]:
@@ -456,7 +457,8 @@ def _given_mapping(arguments: argparse.Namespace) -> dict[str, tuple[int, ...]]:
 def _count(arguments: argparse.Namespace) -> Iterator[str]:
     options = {"least": arguments.least, "limits": limits_from(arguments), "overwrite": arguments.overwrite}
     found = count_hashtags(arguments.images, arguments.out, _given_mapping(arguments), **options)
-    yield f"{found.hashtags:,} hashtags of {found.images:,} images in {arguments.out}, {found.known:,} of them known"
+    many = f"{counted(found.hashtags, 'hashtag')} of {counted(found.images, 'image')}, {found.known:,} of them known"
+    yield f"Saved {arguments.out}: {many}"
 
 
 def _targets(arguments: argparse.Namespace) -> Iterator[str]:
@@ -466,48 +468,59 @@ def _targets(arguments: argparse.Namespace) -> Iterator[str]:
         "overwrite": arguments.overwrite,
     }
     found = make_targets(arguments.images, arguments.out, _given_mapping(arguments), **options)
-    yield f"{found.rows:,} of {found.images:,} images have a class; in {arguments.out}"
-    yield f"{len(found.frequencies):,} classes occur; t = {found.threshold:.3g}; an epoch has {found.epoch:,.0f} images"
+    yield f"Saved {arguments.out}: {found.rows:,} of {counted(found.images, 'image')} with a class"
+    epoch = f"{found.epoch:,.0f} images per epoch"
+    yield f"{counted(len(found.frequencies), 'class')}, threshold {found.threshold:.3g}, {epoch}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``python -m resnext_hub.training.hashtags``; return 0, or 2 and a line on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m resnext_hub.training.hashtags",
-        description="Hashtags as labels (arXiv 1805.00932).",
+        description="Turn hashtags into labels for training (arXiv 1805.00932).",
     )
-    steps = parser.add_subparsers(required=True, metavar="STEP")
+    steps = parser.add_subparsers(required=True, title="steps", metavar="STEP")
     for name, run, text in (
-        ("mapping", _mapping, "a label set's names -> which hashtag names which synset (a .tsv)"),
-        ("count", _count, "images' hashtags -> how many images have each (a .parquet)"),
-        ("targets", _targets, "images' hashtags -> classes and repeat factors, for training (a .parquet)"),
+        ("mapping", _mapping, "write a table of hashtags and the synsets they stand for (.tsv)"),
+        ("count", _count, "count the images of each hashtag (.parquet)"),
+        ("targets", _targets, "write the classes and repeat factors of images for training (.parquet)"),
     ):
         step = steps.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        step.add_argument("--labels", default="imagenet-1k", metavar="SET", help="a label set, or a file of one")
-        step.add_argument("--out", type=Path, required=True, metavar="FILE")
+        step.add_argument(
+            "--labels",
+            default="imagenet-1k",
+            metavar="SET",
+            help="name of a label set, or its file (default: %(default)s)",
+        )
+        step.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
         step.set_defaults(run=run)
         if name == "mapping":
-            step.add_argument("--ambiguous", choices=("drop", "first", "all"), default="drop", help="default drop")
+            ambiguous = "classes of a name that several synsets have: none, the first, or all (default: %(default)s)"
+            step.add_argument("--ambiguous", choices=("drop", "first", "all"), default="drop", help=ambiguous)
             step.add_argument("--overwrite", action="store_true", help="replace FILE")
             continue
         step.add_argument(
-            "images", nargs="+", metavar="IMAGES", help="tables with image and hashtags; folders, patterns"
+            "images",
+            nargs="+",
+            metavar="IMAGES",
+            help="Parquet files with the columns image and hashtags; also folders, patterns",
         )
-        step.add_argument("--mapping", metavar="FILE", help="default: made of the labels, ambiguous names left out")
+        step.add_argument(
+            "--mapping", metavar="FILE", help="mapping to use (default: from the labels, without ambiguous names)"
+        )
         add_limits(step)
         if name == "count":
-            step.add_argument("--least", type=int, default=1, metavar="N", help="leave out what fewer images have")
+            least = "leave out hashtags of fewer images (default: %(default)s)"
+            step.add_argument("--least", type=int, default=1, metavar="N", help=least)
         else:
-            step.add_argument(
-                "--threshold", type=float, metavar="T", help="repeat classes that fewer have (a fraction)"
-            )
+            threshold = "repeat images of classes with less than this fraction of the images (default: the median)"
+            step.add_argument("--threshold", type=float, metavar="T", help=threshold)
     arguments = parser.parse_args(argv)
     try:
         for line in arguments.run(arguments):
             print(line)  # noqa: T201
     except (SourceError, OutputError, ValueError, ModuleNotFoundError) as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return 2
+        return fail(str(error), EXIT_USAGE)
     return 0
 
 

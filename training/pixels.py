@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..processing_utils.images import ImageError, open_image
+from ..processing_utils.images import ImageError, open_image, with_name
 from .data import LabelledImages
 
 __all__ = ["PixelTable", "box_means", "random_boxes", "resized_crops"]
@@ -44,17 +44,17 @@ class PixelTable:
             try:
                 image = open_image(images.read(i))
             except ImageError as error:
-                raise ImageError(f"{images.name(i)}: {error}") from error
+                raise ImageError(with_name(images.name(i), error)) from error
             if pixels is None:
                 pixels = np.empty((len(images), image.height, image.width, 3), np.uint8)
             if (image.height, image.width) != pixels.shape[1:3]:
                 raise ValueError(
-                    f"{images.name(i)} has {image.width} x {image.height} pixels and the first image "
-                    f"{pixels.shape[2]} x {pixels.shape[1]}; in_memory takes images of one size."
+                    f"{images.name(i)} has {image.width} x {image.height} pixels, the first image has "
+                    f"{pixels.shape[2]} x {pixels.shape[1]}; a recipe with in_memory = true needs images of equal size."
                 )
             pixels[i] = np.asarray(image)
         if pixels is None:
-            raise ValueError("There are no images.")
+            raise ValueError("Expected at least one image.")
         planes = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
         return cls(planes, torch.from_numpy(images.labels), images.classes)
 

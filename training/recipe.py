@@ -140,7 +140,7 @@ class Recipe:
                 assert phase.image_size is not None, "the recipe was not resolved"
                 return phase.image_size
             epoch -= phase.epochs
-        raise IndexError(f"the recipe has {self.epochs} epochs")
+        raise IndexError(f"The epoch must be less than {self.epochs}.")
 
     def resolved(self, preset: Preprocessing | None, architecture: str | None) -> Recipe:
         """The recipe with nothing left open: what it leaves to the weights that it starts from is ``preset``'s."""
@@ -161,7 +161,9 @@ class Recipe:
     def preset(self) -> Preprocessing:
         """How images are made for the trained network."""
         if not (self.eval_resize and self.eval_size and self.mean and self.std):
-            raise RecipeError("The recipe leaves sizes or mean and std open: see resolved().")
+            raise RecipeError(
+                "The recipe does not set all of eval_resize, eval_size, mean and std: call resolved() first."
+            )
         (r, g, b), (red, green, blue) = self.mean, self.std
         means, deviations = (r, g, b), (red, green, blue)
         return Preprocessing(self.eval_resize, self.eval_size, "bilinear", True, means, deviations, source="the recipe")
@@ -183,16 +185,16 @@ def _checked(key: str, value: Any) -> Any:
     choices = [a for a in (typing.get_args(expected) or (expected,)) if a is not type(None)]
     if typing.get_origin(expected) is Literal:
         if value not in choices:
-            raise RecipeError(f"{key} is one of {', '.join(map(repr, choices))}, not {value!r}.")
+            raise RecipeError(f"{key} must be one of {', '.join(map(repr, choices))}, not {value!r}.")
         return value
     if typing.get_origin(expected) is tuple or (choices and typing.get_origin(choices[0]) is tuple):
         if not isinstance(value, list | tuple):
-            raise RecipeError(f"{key} is a list, not {value!r}.")
+            raise RecipeError(f"{key} must be a list, not {value!r}.")
         return tuple(value)
     if float in choices and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) not in choices:
-        raise RecipeError(f"{key} is of type {'/'.join(c.__name__ for c in choices)}, not {value!r}.")
+        raise RecipeError(f"{key} must have the type {' or '.join(c.__name__ for c in choices)}, not {value!r}.")
     return value
 
 
@@ -218,18 +220,20 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | None = None) 
             values: dict[str, Any] = tomllib.load(file)
     except (OSError, tomllib.TOMLDecodeError) as error:
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
-        raise RecipeError(f"{recipe} is no recipe ({error}); there are {known}, or give a TOML file.") from error
+        raise RecipeError(
+            f"Cannot read the recipe {recipe} ({error}). Choose from {known}, or pass a TOML file."
+        ) from error
     values |= {k: _parsed(v) if isinstance(v, str) else v for k, v in (overrides or {}).items()}
     try:
         epochs, phases = values.pop("epochs", None), [Phase(**phase) for phase in values.pop("phases", [])]
         if epochs is not None:
             if len(phases) > 1:
-                raise RecipeError("it has several phases; epochs= is for a recipe of one.")
+                raise RecipeError(f"epochs can only be set for a recipe with one phase; this one has {len(phases)}.")
             phases = [Phase(epochs, phases[0].image_size if phases else None)]
         if not phases:
-            raise RecipeError("it says neither phases nor epochs.")
+            raise RecipeError("phases or epochs must be set.")
         if unknown := sorted(values.keys() - TYPES.keys()):
-            raise RecipeError(f"unknown keys {unknown}; known are {', '.join(sorted(TYPES))}.")
+            raise RecipeError(f"unknown keys {unknown}; choose from {', '.join(sorted(TYPES))}.")
         made = Recipe(phases=tuple(phases), **{k: _checked(k, v) for k, v in values.items()})
         _check_ranges(made)
     except TypeError as error:
@@ -243,16 +247,16 @@ def _check_ranges(recipe: Recipe) -> None:
     at_least = {"batch_size": 1, "repeats": 1, "ema_every": 1, "lr": 0, "weight_decay": 0, "held_out": 0, "halvings": 0}
     for key, low in at_least.items():
         if getattr(recipe, key) < low:
-            raise RecipeError(f"{key} is {low} or more, not {getattr(recipe, key)}.")
+            raise RecipeError(f"{key} must be {low} or more, not {getattr(recipe, key)}.")
     for key in ("label_smoothing", "ema_decay", "erasing", "distillation_weight"):
         if not 0 <= getattr(recipe, key) <= 1:
-            raise RecipeError(f"{key} is in 0..1, not {getattr(recipe, key)}.")
+            raise RecipeError(f"{key} must be from 0 to 1, not {getattr(recipe, key)}.")
     if any(p.epochs < 0 or (p.image_size is not None and p.image_size < 1) for p in recipe.phases) or not recipe.epochs:
-        raise RecipeError("a phase has a positive number of epochs and a positive size.")
+        raise RecipeError("a phase must have a positive number of epochs and a positive image_size.")
     if len(recipe.crop_scale) != 2 or not 0 < recipe.crop_scale[0] <= recipe.crop_scale[1] <= 1:
-        raise RecipeError(f"crop_scale is two shares of the area, not {recipe.crop_scale}.")
+        raise RecipeError(f"crop_scale must be two fractions of the area, the smaller first, not {recipe.crop_scale}.")
     for key in ("mean", "std"):
         if getattr(recipe, key) is not None and len(getattr(recipe, key)) != 3:
-            raise RecipeError(f"{key} is three numbers.")
+            raise RecipeError(f"{key} must have three numbers.")
     if wrong := set(recipe.undecayed) - {"norm", "bias"}:
-        raise RecipeError(f"undecayed knows norm and bias, not {sorted(wrong)}.")
+        raise RecipeError(f"undecayed may have norm and bias, not {sorted(wrong)}.")

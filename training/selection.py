@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..console import EXIT_USAGE, counted, fail
 from ..inference.sources import SourceError, TableFile, table_files
 from ..inference.tables import OutputError
 from .tables import (
@@ -119,7 +120,7 @@ def select(
     """
     for name, number in (("per_class", per_class), ("max_classes", max_classes), ("num_classes", num_classes)):
         if number is not None and number < 1:
-            raise ValueError(f"{name} is {number} and must be at least 1.")
+            raise ValueError(f"{name} must be 1 or more, got {number}.")
     out, limits = Path(out), limits or Limits()
     files = table_files([scores] if isinstance(scores, str) else scores)
     tagged = table_files([hashtags] if isinstance(hashtags, str) else hashtags) if hashtags is not None else None
@@ -169,11 +170,11 @@ def _open_scores(
             max(len(classes)) FILTER ({usable}) FROM scores""",
     )
     if unnamed:
-        raise SourceError(f"{where} …: {unnamed:,} rows have no image.")
+        raise SourceError(f"{where} …: rows without an image: {unnamed:,}.")
     if scored and longest < max_classes:
         raise SourceError(
-            f"{where} has {longest} classes an image, fewer than --max-classes {max_classes}: classify with "
-            f"--top {max_classes}, or pass --max-classes {longest}."
+            f"{where} has {longest} classes per image, fewer than max_classes={max_classes}: classify again with "
+            f"top={max_classes}, or pass max_classes={longest}."
         )
     return scored, rows - scored
 
@@ -205,11 +206,11 @@ def _find_thresholds(connection: duckdb.DuckDBPyConnection, per_class: int) -> N
         FROM buckets""",
     )
     if bad:
-        raise SourceError(
-            f"{bad:,} pairs have no class or no score from 0 to 1, or classes and probabilities differ in length."
-        )
+        raise SourceError(f"Pairs without a class or a score from 0 to 1, or from lists of different lengths: {bad:,}.")
     if unsorted:
-        raise SourceError(f"{unsorted:,} pairs are followed by a higher score: lists must be sorted, best first.")
+        raise SourceError(
+            f"The scores of an image must be sorted, best first; pairs followed by a higher score: {unsorted:,}."
+        )
     # Right whatever the buckets are: those taken hold at least K pairs, and all of these reach the lowest among them.
     connection.execute(f"""
         CREATE TEMP TABLE thresholds AS
@@ -257,17 +258,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Select each class's K highest-scored images from a table of predictions (arXiv 1905.00546).",
     )
     parser.add_argument(
-        "scores", nargs="+", metavar="SCORES", help="what resnext-hub classify --out wrote; folders, patterns"
+        "scores", nargs="+", metavar="SCORES", help="tables from 'resnext-hub classify --out'; also folders, patterns"
     )
-    parser.add_argument("--per-class", type=int, required=True, metavar="K", help="images for each class")
+    parser.add_argument("--per-class", type=int, required=True, metavar="K", help="images to select per class")
     parser.add_argument(
-        "--max-classes", type=int, default=10, metavar="P", help="classes an image may serve (default 10)"
+        "--max-classes",
+        type=int,
+        default=10,
+        metavar="P",
+        help="classes that an image may be selected for (default: %(default)s)",
     )
     parser.add_argument(
-        "--hashtags", nargs="+", metavar="TABLE", help="only where the class is among the image's targets"
+        "--hashtags",
+        nargs="+",
+        metavar="TABLE",
+        help="select an image for a class only if it is among its targets in these tables",
     )
-    parser.add_argument("--num-classes", type=int, metavar="N", help="report classes that no image has, too")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .parquet")
+    parser.add_argument(
+        "--num-classes", type=int, metavar="N", help="number of classes, to also report those without an image"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="table to write (.parquet)")
     add_limits(parser)
     arguments = parser.parse_args(argv)
     try:
@@ -282,13 +292,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             overwrite=arguments.overwrite,
         )
     except (SourceError, OutputError, ValueError, ModuleNotFoundError) as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return 2
+        return fail(str(error), EXIT_USAGE)
     short = found.short(arguments.per_class)
     lines = [
-        f"{found.scored:,} images with scores, {found.failed:,} without; {found.pairs:,} pairs ranked",
-        f"{found.rows:,} rows in {arguments.out}: {found.images:,} images, {found.several:,} in several classes",
-        f"{len(found.counts) - len(short):,} classes with {arguments.per_class:,}, {len(short):,} with fewer",
+        f"{counted(found.scored, 'image')} with scores, {found.failed:,} without; {counted(found.pairs, 'pair')} "
+        "ranked",
+        f"Saved {arguments.out}: {counted(found.rows, 'row')}, {counted(found.images, 'image')}, "
+        f"{found.several:,} of them in several classes",
+        f"{counted(len(found.counts) - len(short), 'class')} with {counted(arguments.per_class, 'image')}, "
+        f"{len(short):,} with fewer",
         *(f"  class {number}: {count:,}" for number, count in sorted(short.items(), key=lambda item: item[1])[:20]),
         *([f"  … and {len(short) - 20:,} more"] if len(short) > 20 else []),
     ]

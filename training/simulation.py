@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..console import EXIT_USAGE, counted, fail
 from ..inference.sources import SourceError, table_files
 from ..inference.tables import OutputError
 from ..processing_utils.labels import Label
@@ -74,7 +75,7 @@ def simulate_hashtags(
         ValueError: a probability or a mean that is none, or a class that is no position in ``labels``.
     """
     if not 0 <= true <= 1 or noise < 0 or zipf < 0 or distractors < 0:
-        raise ValueError("true must be from 0 to 1; noise, zipf and distractors must not be negative.")
+        raise ValueError("true must be from 0 to 1, and noise, zipf and distractors 0 or more.")
     if len(classes) and not 0 <= min(classes) <= max(classes) < len(labels):
         raise ValueError(f"classes must be from 0 to {len(labels) - 1}.")
     random = np.random.default_rng(seed)
@@ -142,7 +143,7 @@ def simulate_table(
         rows = connection.sql('SELECT "{}" AS image, "{}" AS synset FROM images'.format(*quoted)).to_arrow_table()
         synsets = rows["synset"].to_pylist()
         if unknown := sorted({str(synset) for synset in synsets} - position.keys()):
-            raise SourceError(f"The labels do not have the synsets {', '.join(unknown[:5])}.")
+            raise SourceError(f"These synsets of the images are not in the label set: {', '.join(unknown[:5])}.")
         lists = simulate_hashtags([position[synset] for synset in synsets], labels, seed=seed, **options)
         columns = [rows["image"], pa.array(range(len(rows)), pa.int64()), pa.array(lists, pa.list_(pa.string()))]
         batches = pa.table(columns, SCHEMA.names).to_batches()
@@ -155,25 +156,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m resnext_hub.training.simulation", description="Simulate hashtags for labelled images."
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help="tables of labelled images; folders, patterns")
-    parser.add_argument("--labels", required=True, metavar="SET", help="a label set, or a file of one")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .parquet")
-    parser.add_argument("--image-column", default="name", metavar="NAME", help="default name")
-    parser.add_argument("--synset-column", default="wnid", metavar="NAME", help="default wnid")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--true", type=float, default=0.8, metavar="P", help="probability of a true one (default 0.8)")
-    parser.add_argument("--noise", type=float, default=2.0, metavar="N", help="others, on average (default 2)")
-    parser.add_argument("--zipf", type=float, default=1.0, metavar="A", help="exponent of others (default 1)")
-    parser.add_argument("--distractors", type=int, default=1000, metavar="N", help="that name no class (default 1000)")
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE if something else made it")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGES", help="Parquet files of labelled images; also folders, patterns"
+    )
+    parser.add_argument("--labels", required=True, metavar="SET", help="name of a label set, or its file")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="table to write (.parquet)")
+    parser.add_argument(
+        "--image-column", default="name", metavar="NAME", help="column of images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--synset-column", default="wnid", metavar="NAME", help="column of synsets (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default: %(default)s)")
+    true = "probability of a hashtag of the true class (default: %(default)s)"
+    parser.add_argument("--true", type=float, default=0.8, metavar="P", help=true)
+    noise = "mean number of other hashtags per image (default: %(default)s)"
+    parser.add_argument("--noise", type=float, default=2.0, metavar="N", help=noise)
+    zipf = "Zipf exponent of their frequencies; 0 is uniform (default: %(default)s)"
+    parser.add_argument("--zipf", type=float, default=1.0, metavar="A", help=zipf)
+    distractors = "number of hashtags that name no class (default: %(default)s)"
+    parser.add_argument("--distractors", type=int, default=1000, metavar="N", help=distractors)
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it was made with other options")
     options = vars(parser.parse_args(argv))
     try:
         labels = read_label_file(options.pop("labels"))
         rows = simulate_table(options.pop("images"), out := options.pop("out"), labels, **options)
     except (SourceError, OutputError, ValueError, ModuleNotFoundError) as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return 2
-    print(f"simulated hashtags of {rows:,} images in {out}")  # noqa: T201
+        return fail(str(error), EXIT_USAGE)
+    print(f"Saved {out}: simulated hashtags of {counted(rows, 'image')}")  # noqa: T201
     return 0
 
 

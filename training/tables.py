@@ -71,9 +71,9 @@ def earlier_report(out: Path, job: dict[str, Any], *, overwrite: bool) -> dict[s
         OutputError: OUT is there and another job's, and ``overwrite`` was not asked for; or its name is no table's.
     """
     if out.suffix != ".parquet":
-        raise OutputError(f"{out}: the name must end in .parquet.")
+        raise OutputError(f"{out}: the name of the table must end in .parquet.")
     if out.is_dir():
-        raise OutputError(f"{out} is a folder.")
+        raise OutputError(f"{out} is a folder: pass the name of a file.")
     if not out.exists():
         return None
     try:
@@ -86,8 +86,8 @@ def earlier_report(out: Path, job: dict[str, Any], *, overwrite: bool) -> dict[s
     if overwrite:
         return None
     keys = sorted(key for key in {**before, **job} if before.get(key) != job.get(key)) if before else []
-    why = f"made with other {', '.join(keys)}" if keys else "no table of this step"
-    raise OutputError(f"{out} is there already, {why}. Name another file, delete it, or pass --overwrite.")
+    why = f"was made with other options ({', '.join(keys)})" if keys else "was not made by this step"
+    raise OutputError(f"{out} exists and {why}. Choose another name, delete the file, or pass overwrite=True.")
 
 
 @contextlib.contextmanager
@@ -111,7 +111,7 @@ def workspace(out: Path, limits: Limits) -> Iterator[tuple[duckdb.DuckDBPyConnec
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout as error:
-            raise OutputError(f"Another run is making {out}.") from error
+            raise OutputError(f"Another process is writing {out}: wait for it, or choose another name.") from error
     try:
         with explained():
             for left in (folder, spill):  # by a run that was killed
@@ -133,7 +133,11 @@ def workspace(out: Path, limits: Limits) -> Iterator[tuple[duckdb.DuckDBPyConnec
                 yield connection, folder
         except duckdb.OutOfMemoryException as error:
             full = "temp_directory" in str(error)
-            what = f"The disk is full ({spill}); --spill names another folder" if full else "Raise --memory"
+            what = (
+                f"The disk is full ({spill}): pass spill=DIR on another disk"
+                if full
+                else "Pass a higher limit, memory=SIZE"
+            )
             raise OutputError(f"{what}. DuckDB says: {_first_line(error)}") from error
         except duckdb.Error as error:
             raise SourceError(f"DuckDB says: {_first_line(error)}") from error
@@ -158,7 +162,7 @@ def open_table(connection: duckdb.DuckDBPyConnection, name: str, files: Sequence
     try:
         table = connection.read_parquet([file.uri for file in files])
     except duckdb.Error as error:
-        raise SourceError(f"{files[0].uri}: not a Parquet table: {_first_line(error)}") from error
+        raise SourceError(f"{files[0].uri} is not a Parquet table: {_first_line(error)}") from error
     table.create_view(name)
     return {column: str(kind) for column, kind in zip(table.columns, table.types, strict=True)}
 
@@ -171,10 +175,10 @@ def check_columns(where: str, columns: dict[str, str], wanted: dict[str, str]) -
     """
     for name, kinds in wanted.items():
         if name not in columns:
-            raise SourceError(f"{where} has no column {name!r}; it has {', '.join(columns)}.")
+            raise SourceError(f"{where} has no column {name!r}; it has the columns {', '.join(columns)}.")
         if columns[name] not in kinds.split():
             kinds = " or ".join(kinds.split())
-            raise SourceError(f"{where}: the column {name!r} is {columns[name]} and should be {kinds}.")
+            raise SourceError(f"{where}: the column {name!r} has the type {columns[name]}, expected {kinds}.")
 
 
 def write_table(
@@ -204,10 +208,10 @@ def write_table(
 def add_limits(parser: argparse.ArgumentParser) -> None:
     """The options of what DuckDB may take, and ``--overwrite``."""
     default = Limits()
-    parser.add_argument("--memory", default=default.memory, metavar="SIZE", help=f"default {default.memory}")
-    parser.add_argument("--spill", type=Path, metavar="DIR", help="for what does not fit (default: beside FILE)")
-    parser.add_argument("--threads", type=int, metavar="N", help="default: all cores")
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE if something else made it")
+    parser.add_argument("--memory", default=default.memory, metavar="SIZE", help="memory limit (default: %(default)s)")
+    parser.add_argument("--spill", type=Path, metavar="DIR", help="folder for temporary files (default: next to FILE)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it was made with other options")
 
 
 def limits_from(arguments: argparse.Namespace) -> Limits:

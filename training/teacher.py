@@ -148,15 +148,23 @@ def _top1(head: nn.Linear, features: Tensor, labels: Tensor) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m resnext_hub.training.teacher", description="Score the images.")
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder with train*.parquet, val*.parquet, classes.tsv"
+    parser = argparse.ArgumentParser(
+        prog="python -m resnext_hub.training.teacher", description="Score images with a teacher network."
     )
-    parser.add_argument("--classes", type=Path, required=True, help="index, synset, names of the teacher's classes")
     parser.add_argument(
-        "--out", type=Path, required=True, help="features (resumable) and scores, a file for each parquet"
+        "--data", type=Path, required=True, metavar="DIR", help="folder of train*.parquet, val*.parquet and classes.tsv"
     )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    classes = "label file of the teacher's classes: lines of index, synset and names"
+    parser.add_argument("--classes", type=Path, required=True, metavar="FILE", help=classes)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for features and scores, one file each per Parquet file",
+    )
+    threads = "CPU threads (default: %(default)s)"
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N", help=threads)
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
