@@ -49,7 +49,7 @@ Connector = Callable[[tuple[str, int], float], socket.socket]
 
 
 class RedirectError(ValueError):
-    """A redirect that leads nowhere one may go. The message goes on after "it " or the URL: "redirects to …"."""
+    """A redirect that leads nowhere one may go. The message continues "the server " or the URL: "redirects to …"."""
 
 
 class ProxyError(ValueError):

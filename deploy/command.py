@@ -49,8 +49,8 @@ def add_to(commands: Any) -> None:
     targets = parser.add_argument_group("options of one target")
     for name, target in TARGETS.items():
         for option, (_, settings) in target.options.items():
-            settings = dict(settings) | {"help": f"{name}: {settings['help']}", "default": argparse.SUPPRESS}
-            targets.add_argument(f"--{option.replace('_', '-')}", **settings)
+            shown: dict[str, Any] = {**settings, "help": f"{name}: {settings['help']}", "default": argparse.SUPPRESS}
+            targets.add_argument(f"--{option.replace('_', '-')}", **shown)
     _add_triton_arguments(parser)
     parser.set_defaults(run=_export)
 

@@ -99,7 +99,7 @@ class Parts:
             OutputError: as `opened`.
         """
         if self.out.suffix not in FORMATS:
-            raise OutputError(f"{self.out}: the name of a table must end in {', '.join(FORMATS)}.")
+            raise OutputError(f"{self.out}: the name of a table must end in one of {', '.join(FORMATS)}.")
         if resume and overwrite:
             raise OutputError("Pass either resume=True or overwrite=True, not both.")
         if self.out.is_dir():

@@ -91,11 +91,12 @@ def _fetch_first(checkpoint: Checkpoint, progress: bool) -> tuple[Path, Source]:
             return path, source
         except (SourceError, CheckpointError) as error:
             tried.append(f"{source.url} ({str(error).rstrip('.')})")
-    reason = "RESNEXT_HUB_OFFLINE is set" if offline else f"Tried: {'; '.join(tried) or 'nothing, no source is known'}"
+    why = f" and could not be downloaded. Tried: {'; '.join(tried) or 'nothing, no source is known'}"
     raise UnreachableError(
-        f"The weights of {checkpoint.name} are not on this machine and could not be downloaded. {reason}. Put the file "
-        f"{target(checkpoint, checkpoint.sources[0]).name} into {checkpoints_folder()}, set "
-        "RESNEXT_HUB_MIRROR to the URL of a mirror, or use resnext_tiny, whose weights are in the repository."
+        f"The weights of {checkpoint.name} are not on this "
+        f"machine{', and RESNEXT_HUB_OFFLINE is set' if offline else why}. Put the file "
+        f"{target(checkpoint, checkpoint.sources[0]).name} into {checkpoints_folder()}, set RESNEXT_HUB_MIRROR to the "
+        "URL of a mirror, or use resnext_tiny, whose weights are in the repository."
     )
 
 

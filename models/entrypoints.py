@@ -48,7 +48,7 @@ require(torch.__version__, tuple(sys.version_info[:3]))
 
 @cache
 def _say_license(license_id: str, name: str, url: str) -> None:
-    log.warning("These weights are licensed under %s, %s: no commercial use (%s).", license_id, name, url)
+    log.warning("Licence of these weights: %s (%s). No commercial use. See %s", license_id, name, url)
 
 
 def build(architecture: Architecture, num_classes: int = 1000, **network_options: Any) -> ResNeXt:

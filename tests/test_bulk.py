@@ -356,7 +356,7 @@ def test_rows_are_what_the_classifier_says(folder: Path, tmp_path: Path) -> None
     classify = classifier(TINY, device="cpu")
     for row in found:
         if row["image"].endswith("images/5.jpg"):
-            assert "broken or cut short" in row["error"]
+            assert "corrupt or incomplete" in row["error"]
             assert [row[key] for key in ("classes", "labels", "synsets", "probabilities", "features")] == [None] * 5
             continue
         expected = classify(row["image"], top=3)
@@ -731,7 +731,7 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: Any) -> None:
         (["x", "--resume"], "pass --out FILE"),
         (["x", "--out", "o.csv", "--gpus", "1"], "pass --cluster ray"),
         (["x", "--out", "o.csv", "--json"], "--json and --picture cannot be used with --out"),
-        (["x", "--out", "o.xls"], "must end in .parquet, .csv, .jsonl"),
+        (["x", "--out", "o.xls"], "must end in one of .parquet, .csv, .jsonl"),
         (["/no/such", "--out", "{tmp}/o.csv"], "No such file, folder or pattern: /no/such"),
         (["x", "--out", "o.csv", "--resume", "--overwrite"], "either --resume or --overwrite"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from resnext_hub import cli
-from resnext_hub.models.manifest import default_manifest
+from resnext_hub import cli, console
+from resnext_hub.models.manifest import ROOT, default_manifest
+from resnext_hub.training import selection
 
 
 def test_list_fits_a_terminal_and_names_everything(capsys: Any) -> None:
@@ -165,3 +167,61 @@ def test_the_help_names_every_engine_and_grade(capsys: Any) -> None:
     text = capsys.readouterr().out
     assert all(name in text for name in ENGINES)
     assert f"{{{','.join(GRADES)}}}" in text
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("Pass overwrite=True.", "Pass --overwrite."),
+        ("Pass column=NAME, one of left, right.", "Pass --column NAME, one of left, right."),
+        ("pass top=5, or max_classes=3", "pass --top 5, or --max-classes 3"),
+        ("for cuda pass engine='torch'.", "for cuda pass --engine torch."),
+        ("already has version 1: pass version=2", "already has version 1: pass --model-version 2"),
+        ("https://a.org/?top=5&name=True and my_top=5", "https://a.org/?top=5&name=True and my_top=5"),
+        ("'val' has no overwrite", "'val' has no overwrite"),
+    ],
+)
+def test_the_librarys_arguments_are_the_commands_options(message: str, expected: str) -> None:
+    assert console.as_options(message) == expected
+
+
+def test_every_argument_that_messages_name_is_an_option(capsys: Any) -> None:
+    text = ""
+    for run, arguments in (
+        (cli.main, ["classify"]),
+        (cli.main, ["train"]),
+        (cli.main, ["evaluate"]),
+        (cli.main, ["export"]),
+        (selection.main, []),
+    ):
+        with pytest.raises(SystemExit):
+            run([*arguments, "--help"])
+        text += capsys.readouterr().out
+    assert {option for option in console.OPTIONS.values() if not re.search(rf"{option}\b", text)} == set()
+
+
+def test_no_message_of_the_library_names_an_option() -> None:
+    """Only commands may: a Python user passes arguments, which `console.as_options` translates."""
+    commands = {"cli.py", "console.py", "command.py", "hashtags.py"}
+    found: list[str] = []
+    for file in sorted(ROOT.glob("**/*.py")):
+        room = file.relative_to(ROOT).parts[0]
+        if room not in ("inference", "models", "processing_utils", "evaluation", "training", "deploy", "demo"):
+            continue
+        if file.name in commands:
+            continue
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Raise):
+                texts = [c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, str)]
+                found += [
+                    f"{file.name}: {text}" for text in texts if re.search(r"(?<!\S)(?<!pip install )--[a-z]", text)
+                ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "expected"),
+    [(1, "image", "1 image"), (0, "image", "0 images"), (2000, "class", "2,000 classes")],
+)
+def test_a_count_agrees_with_its_noun(number: int, noun: str, expected: str) -> None:
+    assert console.counted(number, noun) == expected

@@ -126,15 +126,15 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     ),
     "GIF, 600 000 extensions": (
         lambda: SEEDS["L.gif"][:13] + bytes(768) + b"!\1\0" * 600_000,
-        "pieces|broken|Not an image",
+        "pieces|corrupt|Not an image",
     ),
     "WebP, lossless, 16384 x 16384": (
         lambda: resized("lossless.webp", b"VP8L", 9, "<L", 16383 | 16383 << 14),
-        "pixels|broken|Not an image",
+        "pixels|corrupt|Not an image",
     ),
     "WebP, lossy, 16383 x 16383": (
         lambda: resized("lossy.webp", b"\x9d\x01\x2a", 3, "<HH", 16383, 16383),
-        "pixels|broken|Not an image",
+        "pixels|corrupt|Not an image",
     ),
     "TIFF of 60000 x 60000, deflated": (
         lambda: tiff(

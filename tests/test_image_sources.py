@@ -84,7 +84,7 @@ def test_a_jpeg_of_too_many_scans(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MAX_SCANS", scans)
     assert open_image(jpeg(True)).size == (40, 30)
     monkeypatch.setattr(images, "MAX_SCANS", scans - 1)
-    assert refusal(jpeg(True)) == f"The JPEG has more than {scans - 1} scans."
+    assert f"more than {scans - 1} scans" in refusal(jpeg(True))
     monkeypatch.setattr(images, "MAX_SCANS", 0)
     assert open_image(jpeg(False)).size == (40, 30)
 
@@ -107,7 +107,7 @@ def test_tensors() -> None:
     assert np.asarray(open_image(values.detach().bfloat16())).tolist()[0] == expected[0]
     assert "not torch.sparse_coo" in refusal(values.detach().to_sparse())
     for shape in ((2, 4, 4), (4, 4, 4), (4, 4), (1, 3, 4, 4)):
-        assert refusal(torch.zeros(shape)) == f"An image tensor is (1, H, W) or (3, H, W), got {shape}."
+        assert refusal(torch.zeros(shape)).endswith(f" (1, H, W) or (3, H, W), got {shape}.")
 
 
 def test_arrays() -> None:
@@ -118,11 +118,9 @@ def test_arrays() -> None:
     assert np.array_equal(np.asarray(open_image(gray[:, :, 0])), np.repeat(gray, 3, 2))
     assert open_image(np.full((1, 1, 4), 0, np.uint8)).getpixel((0, 0)) == (255, 255, 255)
     for shape in ((4,), (2, 2, 2), (2, 2, 5), (1, 2, 2, 3), (0, 2, 3), (2, 2, 0)):
-        assert refusal(np.zeros(shape, np.uint8)) == (
-            f"An image array is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {shape}."
-        )
+        assert refusal(np.zeros(shape, np.uint8)).endswith(f" (H, W, 3) or (H, W, 4), got {shape}.")
     for values in (-0.001, 1.001, np.nan, np.inf):
-        assert refusal(np.full((2, 2), values)).startswith("Floating-point pixels must be in 0..1, and these are not.")
+        assert "from 0 to 1" in refusal(np.full((2, 2), values))
     assert np.asarray(open_image(np.asarray([[0.0, 1.0]], np.float16)))[0, :, 0].tolist() == [0, 255]
     assert re.search("uint8 .*floating point .*not int32", refusal(np.zeros((2, 2), np.int32)))
     assert refusal(np.zeros((2, 2), bool)).endswith("not bool.")
@@ -132,9 +130,7 @@ def test_integers_of_more_than_eight_bits() -> None:
     for value, gray in ((0, 0), (65535, 255), (128, 0), (129, 1)):
         assert open_image(Image.new("I", (2, 1), value)).getpixel((0, 0)) == (gray,) * 3
     for value in (-1, 65536):
-        assert refusal(Image.new("I", (2, 1), value)) == (
-            f"Integer pixels of {value} to {value} are not 16-bit; convert them to 8 bits."
-        )
+        assert f"from {value} to {value} are not 16-bit" in refusal(Image.new("I", (2, 1), value))
     assert "has no defined white" in refusal(Image.new("F", (2, 2)))
 
 
@@ -150,7 +146,7 @@ def test_pil_images_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.Monk
         raise ValueError("conversion not supported")
 
     monkeypatch.setattr(Image.Image, "convert", no_form)
-    assert refusal(Image.new("LAB", (2, 2))) == ("An image of mode LAB has no plain RGB form: conversion not supported")
+    assert re.search("mode LAB .*conversion not supported", refusal(Image.new("LAB", (2, 2))))
 
 
 def test_limits_are_the_last_that_is_taken(tmp_path: Path) -> None:
@@ -193,9 +189,7 @@ def test_files_can_be_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", [None, 3, ["a.jpg"], {"bytes": b""}, io.StringIO("text")])
 def test_what_is_no_image(source: Any) -> None:
-    assert refusal(source) == (
-        f"An image is a path, URI, bytes, PIL image, numpy array or tensor, not {type(source).__name__}."
-    )
+    assert refusal(source).endswith(f" numpy array or tensor, not {type(source).__name__}.")
 
 
 def test_what_is_encoded() -> None:
@@ -208,17 +202,19 @@ def test_what_is_encoded() -> None:
 def test_bytes_that_are_no_image() -> None:
     assert refusal(b"") == "The image is empty: 0 bytes."
     plain = refusal(b"something else")
-    assert plain.startswith("Not an image in one of the formats JPEG, MPO, PNG, ")
+    assert re.search("Not an image .*JPEG, MPO, PNG, ", plain)
     assert "something else" not in plain, "a stranger is told nothing of the content"
     for page in (b"\n  <!DOCTYPE html>", b"<HTML lang=en>"):
         assert refusal(page) == f"{plain} It looks like a web page."
     data = png(Image.effect_noise((64, 64), 50))
-    assert refusal(data[: len(data) // 2]).startswith("The image is broken or cut short: ")
+    assert refusal(data[: len(data) // 2]).startswith("The image is corrupt or incomplete: ")
 
 
 def test_pillows_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert refusal(png(Image.new("1", (50, 50)))).startswith("The image has more pixels than Pillow takes: Image size")
+    assert refusal(png(Image.new("1", (50, 50)))).startswith(
+        "The image has more pixels than Pillow accepts: Image size"
+    )
     assert MAX_PIXELS == 1024**3 // 4 // 3, "the number that Pillow warns at"
 
 
@@ -231,7 +227,7 @@ def test_whatever_a_decoder_raises_is_an_image_error() -> None:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(PngImageFile, "load", load)
-            assert refusal(data) == f"The image is broken or cut short: {text}."
+            assert refusal(data) == f"The image is corrupt or incomplete: {text}."
 
 
 # Many images at once.

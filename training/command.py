@@ -37,15 +37,12 @@ def add_to(commands: Any) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     data = parser.add_argument_group("input and output")
-    data.add_argument(
-        "--data",
-        required=True,
-        metavar="DIR",
-        help="class folders, Parquet files or tar archives; also at s3://, gs://",
-    )
-    data.add_argument(
-        "--val", metavar="DIR", help="validation images (default: the part val of DIR, or a tenth of DIR)"
-    )
+    images = "class folders, Parquet files or tar archives; also at s3:// and gs://"
+    data.add_argument("--data", required=True, metavar="DIR", help=images)
+    out = "folder for checkpoints, curves and weights"
+    data.add_argument("--out", required=True, type=Path, metavar="FOLDER", help=out)
+    val = "validation images (default: the part val of DIR, or a tenth of DIR)"
+    data.add_argument("--val", metavar="DIR", help=val)
     tables = "table of classes by image number, from training.selection or training.hashtags"
     data.add_argument("--labels", metavar="TABLE", help=tables)
     data.add_argument("--classes", metavar="FILE", help="order and names of the classes, such as a run's labels.tsv")
