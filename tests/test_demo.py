@@ -211,7 +211,7 @@ def test_a_zip_gives_a_row_for_every_file(models: Models, data: bytes, tmp_path:
     assert table[0]["label_1"] == good[0].label
     assert float(table[0]["probability_1"]) == pytest.approx(good[0].probability, abs=1e-5)
     assert table[1]["image"] == "folder/사진.jpg"
-    assert "archive within" in table[4]["error"]
+    assert "Archives within" in table[4]["error"]
     assert len(table[0]) == 2 + 3 * 3
 
 

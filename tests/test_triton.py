@@ -179,7 +179,7 @@ def test_the_command_line(tmp_path: Path, exported: None, capsys: Any):
     assert "dims: [2]" in (tmp_path / "models" / "resnext_tiny" / "config.pbtxt").read_text()
     status, said = call("--backend", "python", "--top", "2", "--max-batch", "4")
     assert status == 2
-    assert "add version 2" in said
+    assert "--model-version 2" in said
     for wrong in (["--overwrite"], ["--max-batch", "0"], ["--batches", "1", "2", "3"], ["--top", "300", "--name", "x"]):
         status, said = call(*wrong)
         assert status == 2

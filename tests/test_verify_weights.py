@@ -120,7 +120,7 @@ def test_what_is_wrong_is_reported_and_not_written(
     assert found["0.pth"]["state"] == "not the published file"
     assert "its sha256 is " in found["0.pth"]["message"]
     assert found["1.pth"]["state"] == "not fetched"
-    assert "bytes where" in found["1.pth"]["message"]
+    assert "bytes, expected" in found["1.pth"]["message"]
     assert found["2.pth"]["state"] == "not fetched"
     assert "404" in found["2.pth"]["message"]
     assert found[f"{whole}.pth"]["state"] == "not the published file"
