@@ -19,8 +19,8 @@ def add_to(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "demo",
         help="serve a web page that classifies photos",
-        description="Serve a web page on this machine until Ctrl-C. Photos and answers stay on this machine; only weights and "
-        "the URLs that a visitor enters are downloaded.",
+        description="Serve a web page on this machine until Ctrl-C. Photos and answers stay on this machine; only "
+        "weights and the URLs that a visitor enters are downloaded.",
     )
     parser.add_argument(
         "--variant",
