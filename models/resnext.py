@@ -246,7 +246,7 @@ class ResNeXt(nn.Module):
         if len(layers) != 4:
             raise ValueError(f"layers must have 4 numbers, one per stage; got {tuple(layers)}.")
         if type(num_classes) is not int:  # bool is an int too
-            raise TypeError(f"num_classes must be a whole number; got {num_classes!r}.")
+            raise TypeError(f"num_classes must be an integer; got {num_classes!r}.")
         if num_classes < 0:
             raise ValueError(f"num_classes must be 0 (no head) or more; got {num_classes}.")
         dilate = (False, False, False) if replace_stride_with_dilation is None else tuple(replace_stride_with_dilation)

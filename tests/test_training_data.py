@@ -136,7 +136,7 @@ def test_a_tables_columns(tmp_path: Path) -> None:
     assert images.classes == ("a",)
     assert colour(images, 3) == 9
     pq.write_table(pa.table({"x": [1]}), tmp_path / "y.parquet")
-    with pytest.raises(SourceError, match="Which columns .* x"):
+    with pytest.raises(SourceError, match="needs a column of images .*; it has x"):
         open_images(tmp_path / "y.parquet")
 
 

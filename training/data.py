@@ -289,7 +289,10 @@ def _columns(path: str, names: Sequence[str], image: str | None, label: str | No
     image = image or next((c for c in IMAGE_COLUMNS if c in names), None)
     label = label or next((c for c in LABEL_COLUMNS if c in names), None)
     if image not in names or label not in names or image is None or label is None:
-        raise SourceError(f"Which columns of {path} hold the images and the classes? It has {', '.join(names)}.")
+        raise SourceError(
+            f"{path} needs a column of images ({', '.join(IMAGE_COLUMNS)}) and one of classes "
+            f"({', '.join(LABEL_COLUMNS)}); it has {', '.join(names)}."
+        )
     return image, label
 
 
