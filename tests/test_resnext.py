@@ -249,8 +249,8 @@ def test_reset_classifier() -> None:
     [
         ({"layers": (1, 1, 1)}, "4 numbers"),
         ({"num_classes": -1}, "0 .no head. or more"),
-        ({"num_classes": 1.5}, "must be a integer"),
-        ({"num_classes": True}, "must be a integer"),
+        ({"num_classes": 1.5}, "must be an integer"),
+        ({"num_classes": True}, "must be an integer"),
         ({"replace_stride_with_dilation": (True,)}, "3 booleans"),
         ({"block": BasicBlock, "groups": 2}, "no grouped convolution"),
         ({"block": BasicBlock, "replace_stride_with_dilation": (False, False, True)}, "cannot be dilated"),
