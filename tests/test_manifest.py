@@ -246,4 +246,4 @@ def test_resnext_module_needs_torch_alone(root: Path) -> None:
     source = (root / "models" / "resnext.py").read_text()
     imported = set(re.findall(r"^(?:from|import) (\w+)", source, flags=re.MULTILINE))
     assert imported <= {"__future__", "collections", "contextlib", "torch"}
-    assert inspect.signature(ResNeXt.forward).return_annotation == "Tensor"
+    assert inspect.signature(ResNeXt.forward).return_annotation is torch.Tensor
