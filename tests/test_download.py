@@ -489,7 +489,7 @@ def test_the_cache_on_the_command_line(
     (home / "w.pth").write_bytes(server.content)
 
     assert cli.main(["cache", "prune"]) == 0
-    assert "removed other.pth.part" in capsys.readouterr().out
+    assert "Removed other.pth.part" in capsys.readouterr().out
     assert (home / "somebody_elses.pth").exists()
     assert [name for name in left(home) if "resnext-hub" in name and name.endswith(".mapped")]
     assert [p.name for p in own.glob("*.part")] == ["running.pth.part"]
