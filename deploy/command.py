@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..console import EXIT_DIFFERENT, EXIT_OK, EXIT_USAGE, EXIT_WEIGHTS, counted, fail
-from ..models.manifest import Manifest, ManifestError, UnknownVariantError
+from ..errors import ManifestError, UnknownVariantError
+from ..models.manifest import Manifest
 from .targets import TARGETS
 from .triton_config import BACKENDS, Serving
 
@@ -87,7 +88,8 @@ def _add_triton_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _to_triton(variant: str, out: Path, said: dict[str, Any]) -> Any:
-    from .triton import ExportError, add_to_repository
+    from ..errors import ExportError
+    from .triton import add_to_repository
 
     if said.pop("overwrite"):
         raise ExportError(
@@ -105,9 +107,8 @@ def _to_triton(variant: str, out: Path, said: dict[str, Any]) -> Any:
 
 
 def _export(arguments: argparse.Namespace, manifest: Manifest) -> int:
-    from ..inference.sources import SourceError
-    from ..models.cache import CheckpointError
-    from .export import ExportError, InexactError, export
+    from ..errors import CheckpointError, ExportError, InexactError, SourceError
+    from .export import export
 
     said = {k: v for k, v in vars(arguments).items() if k not in ("command", "run", "variant", "to", "out")}
     try:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import ExportError, InexactError
 from ..inference.engines import float32
 from ..models.cache import sha256
 from ..models.manifest import Checkpoint, find_checkpoint
@@ -23,14 +24,14 @@ from ..packages import install, missing
 from .metadata import describe
 from .photos import SAMPLE, read_photos, sample_photos
 from .signature import Signature
-from .target import ExportError, InexactError, Job, Target
+from .target import Job, Target
 from .targets import TARGETS
 from .verify import TOLERANCES, Agreement, compare
 
 if TYPE_CHECKING:
     from ..models.resnext import ResNeXt
 
-__all__ = ["ExportError", "InexactError", "Report", "export", "export_network"]
+__all__ = ["Report", "export", "export_network"]
 
 log = logging.getLogger("resnext_hub")
 

@@ -16,15 +16,7 @@ if TYPE_CHECKING:
 
     from ..models.resnext import ResNeXt
 
-__all__ = ["ExportError", "InexactError", "Job", "Runner", "Target"]
-
-
-class ExportError(RuntimeError):
-    """An export that cannot be had here; the message says why and what to do."""
-
-
-class InexactError(ExportError):
-    """The artefact's answers are too far from the network's; nothing was written."""
+__all__ = ["Job", "Runner", "Target"]
 
 
 @dataclass(frozen=True)

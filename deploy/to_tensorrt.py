@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..errors import ExportError
 from ..packages import install, missing
 from . import tensorrt_engine
-from .target import ExportError, Job, Runner, Target
+from .target import Job, Runner, Target
 from .to_onnx import OPSET, open_in_onnxruntime, write_onnx
 
 if TYPE_CHECKING:

@@ -28,10 +28,11 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import ExportError
 from ..models.manifest import ROOT, Checkpoint, find_checkpoint
 from ..processing_utils.labels import read_labels
 from ..processing_utils.preprocessing import GRADES, load_pixels
-from .export import ExportError, Report, export
+from .export import Report, export
 from .triton_config import BACKENDS, LABELS, Serving, configurations, parts, to_text
 
 __all__ = ["Serving", "add_to_repository"]
@@ -45,6 +46,7 @@ CODE = (
     "addresses.py",
     "exchange.py",
     "mount.py",
+    "errors.py",
     "packages.py",
     "models/__init__.py",
     "models/manifest.py",

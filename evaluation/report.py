@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..inference.bulk import OutputError
+from ..errors import OutputError
 from ..processing_utils.labels import Label, read_labels
 from .evaluate import Comparison, Report, Result
 from .metrics import Rate

@@ -24,17 +24,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import EngineError
 from ..models.cache import library_version, lock, own_file, sha256
 from ..models.download import local_file
 from ..models.manifest import ROOT, Checkpoint
 from ..packages import install, missing
 from .built_engines import KINDS, BuiltEngine, OnnxRuntimeEngine, instruction_sets
-from .torch_engine import Engine, EngineError, TorchEngine
+from .torch_engine import Engine, TorchEngine
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ENGINES", "Engine", "EngineError", "TorchEngine", "open_engine"]
+__all__ = ["ENGINES", "Engine", "TorchEngine", "open_engine"]
 
 log = logging.getLogger("resnext_hub")
 

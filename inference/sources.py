@@ -38,6 +38,7 @@ from tarfile import (
 )
 from typing import Any, Protocol
 
+from ..errors import SourceError
 from ..packages import needed
 from ..processing_utils.uris import MAX_BYTES, FetchError, fetch, read_file, scheme_of
 from ..telemetry import silence
@@ -47,7 +48,6 @@ __all__ = [
     "Item",
     "PathShard",
     "Shard",
-    "SourceError",
     "TableFile",
     "TableShard",
     "TarShard",
@@ -71,10 +71,6 @@ WEB_BYTES, WEB_SECONDS = 2 * 2**30, 1800.0
 # Columns that hold names or images where a table has several that could.
 NAME_COLUMNS = ("name", "path", "file_name", "__key__")
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "path", "file", "file_name", "uri", "url")
-
-
-class SourceError(ValueError):
-    """A source that gives no images; the message says why."""
 
 
 @dataclass(frozen=True)

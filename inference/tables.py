@@ -24,15 +24,13 @@ import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["FORMATS", "OutputError", "Part", "Parts", "explained", "schema"]
+from ..errors import OutputError
+
+__all__ = ["FORMATS", "Part", "Parts", "explained", "schema"]
 
 FORMATS = (".parquet", ".csv", ".jsonl")
 GROUP = 8192  # rows in a row group of OUT, so that OUT does not depend on how the parts were cut
 TEXT_ROWS = 256  # rows that are Python objects at once
-
-
-class OutputError(RuntimeError):
-    """A table that cannot be written, or must not be; the message says what to do."""
 
 
 def schema(num_features: int | None) -> pa.Schema:

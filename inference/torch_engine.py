@@ -15,13 +15,9 @@ from ..mount import register
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Engine", "EngineError", "Outputs", "TorchEngine", "keep_freed_memory"]
+__all__ = ["Engine", "Outputs", "TorchEngine", "keep_freed_memory"]
 
 Outputs = tuple[np.ndarray, np.ndarray]
-
-
-class EngineError(RuntimeError):
-    """An engine that cannot be had here; the message says what is missing."""
 
 
 class Engine(ABC):

@@ -18,7 +18,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnext_hub.models.cache import CheckpointError, own_file, target, verify
+from resnext_hub.errors import CheckpointError
+from resnext_hub.models.cache import own_file, target, verify
 from resnext_hub.models.download import fetch
 from resnext_hub.models.manifest import MANIFEST, ROOT, Checkpoint, Manifest, Source, load_manifest, write_digest
 from resnext_hub.models.transport import SourceError

@@ -13,7 +13,6 @@ import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import logging
 import os
@@ -23,13 +22,12 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import CheckpointError, UnwritableError
 from .manifest import Checkpoint, Hash, Manifest, Source, default_manifest
 
 __all__ = [
-    "CheckpointError",
     "Item",
     "Record",
-    "UnwritableError",
     "checkpoints_folder",
     "find",
     "inventory",
@@ -44,18 +42,6 @@ __all__ = [
 log = logging.getLogger("resnext_hub")
 
 BROKEN_OFF_AFTER = 600  # seconds that a part has not grown: no process is writing it any more
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used; the message says why and what to do."""
-
-
-class UnwritableError(CheckpointError):
-    """The cache cannot be written."""
-
-    @classmethod
-    def of(cls, folder: Path, error: OSError) -> UnwritableError:
-        return cls(f"Cannot write to {folder} ({error.strerror}): set TORCH_HOME to a folder that you can write to.")
 
 
 @dataclass(frozen=True)

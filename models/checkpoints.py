@@ -30,7 +30,8 @@ from typing import Any, BinaryIO, TypeGuard, cast
 import torch
 from torch import Tensor, nn
 
-from .cache import CheckpointError, UnwritableError, lock, mapped_copy
+from ..errors import CheckpointError, UnwritableError
+from .cache import lock, mapped_copy
 from .pickles import LIMIT, ForeignError, PickleError, Storage, Stored, unpickle
 
 __all__ = ["examine", "is_faithful", "load_into", "mapped_state_dict", "normalise_keys", "read_state_dict"]

@@ -23,12 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import CheckpointError, UnreachableError, UnwritableError
 from ..exchange import why_proxy_declines
-from .cache import CheckpointError, UnwritableError, checkpoints_folder, find, lock, own_file, target, verify
+from .cache import checkpoints_folder, find, lock, own_file, target, verify
 from .manifest import Checkpoint, Source
 from .transport import Answer, BrokenOffError, SourceError, get
 
-__all__ = ["UnreachableError", "fetch", "local_file"]
+__all__ = ["fetch", "local_file"]
 
 log = logging.getLogger("resnext_hub")
 
@@ -39,10 +40,6 @@ BACKOFF = 0.5  # seconds, doubled with every such attempt
 LONGEST_WAIT = 60.0  # seconds that a server's Retry-After is heeded
 RETRIED = {408, 425, 429, 500, 502, 503, 504}
 USER_AGENT = "resnext-hub (+https://github.com/org/resnext-hub)"
-
-
-class UnreachableError(CheckpointError):
-    """No source of a checkpoint could be fetched."""
 
 
 def local_file(checkpoint: Checkpoint, progress: bool = True, *, again: bool = False) -> tuple[Path, str]:

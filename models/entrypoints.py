@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 from ..mount import register
-from .cache import CheckpointError, is_vouched
+from .cache import is_vouched
 from .checkpoints import load_into, mapped_state_dict, read_state_dict
 from .download import local_file
 from .manifest import Architecture, Checkpoint, Manifest, default_manifest
 from .resnext import BasicBlock, Bottleneck, ResNeXt, SqueezeExcite, Stage
 
-__all__ = ["CheckpointError", "build", "facebook", "load", "nvidia", "require", "torchvision"]
+__all__ = ["build", "facebook", "load", "nvidia", "require", "torchvision"]
 
 log = logging.getLogger("resnext_hub")
 register(ResNeXt, Stage, BasicBlock, Bottleneck, SqueezeExcite)

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..errors import ManifestError, UnknownVariantError
 from ..mount import register
 
 __all__ = [
@@ -25,12 +26,10 @@ __all__ = [
     "LabelSet",
     "License",
     "Manifest",
-    "ManifestError",
     "Paper",
     "Preprocessing",
     "Source",
     "System",
-    "UnknownVariantError",
     "default_manifest",
     "find_checkpoint",
     "load_manifest",
@@ -40,14 +39,6 @@ __all__ = [
 ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = "weights_manifest.json"
 DIGEST = "weights_manifest.sha256"
-
-
-class ManifestError(ValueError):
-    """The manifest does not say what it must."""
-
-
-class UnknownVariantError(ValueError):
-    """No checkpoint and no entrypoint of that name; the message suggests near ones."""
 
 
 @dataclass(frozen=True)

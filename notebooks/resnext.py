@@ -28,7 +28,8 @@ utils = torch.hub.load(REPO, "nvidia_convnets_processing_utils", source=SOURCE, 
 # It also makes the whole package importable: the manifest, for example, which lists every checkpoint.
 
 # %%
-from resnext_hub.models.download import UnreachableError, local_file
+from resnext_hub.errors import UnreachableError
+from resnext_hub.models.download import local_file
 from resnext_hub.models.manifest import default_manifest
 
 manifest = default_manifest()

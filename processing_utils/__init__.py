@@ -4,13 +4,14 @@ What torch.hub's ``nvidia_convnets_processing_utils`` returns. Importing it need
 fetching a URL needs validators.
 """
 
-from .images import ImageError, open_image
+from ..errors import FetchError, ImageError
+from .images import open_image
 from .inputs import prepare_input_from_uri, prepare_inputs, prepare_pixels
 from .labels import Label, read_labels
 from .plot import plot_predictions
 from .predictions import Prediction, pick_n_best, top_predictions
 from .preprocessing import GRADES, crop_pixels, load_pixels, normalise, preprocess
-from .uris import FetchError, fetch
+from .uris import fetch
 
 __all__ = [
     "GRADES",

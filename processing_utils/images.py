@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, TypeVar
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from .uris import MAX_BYTES, SCHEMES, FetchError, fetch, read_file, scheme_of
+from ..errors import FetchError, ImageError
+from .uris import MAX_BYTES, SCHEMES, fetch, read_file, scheme_of
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
     "MAX_PIXELS",
-    "ImageError",
     "ImageSource",
     "Pixels",
     "SingleImage",
@@ -84,10 +84,6 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-class ImageError(ValueError):
-    """Not an image that can be used; the message says why."""
 
 
 def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, **fetch_options: Any) -> Image.Image:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import FetchError, ImageError
 from ..models.manifest import Preprocessing, find_checkpoint
-from .images import ImageError, ImageSource, with_name
+from .images import ImageSource, with_name
 from .preprocessing import load_pixels, normalise
-from .uris import FetchError
 
 if TYPE_CHECKING:
     import torch

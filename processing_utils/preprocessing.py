@@ -17,18 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..errors import ImageError
 from ..models.manifest import Preprocessing
-from .images import (
-    MAX_PIXELS,
-    ImageError,
-    ImageSource,
-    decode,
-    is_encoded,
-    open_image,
-    orientation_of,
-    read_encoded,
-    to_rgb,
-)
+from .images import MAX_PIXELS, ImageSource, decode, is_encoded, open_image, orientation_of, read_encoded, to_rgb
 from .jpeg import FACTORS, can_shrink, decode_jpeg
 from .resampling import FILTERS, Window, resize_window
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..addresses import is_public, literal
+from ..errors import FetchError, PrivateAddressError
 from ..exchange import (
     DEFAULT_PORTS,
     REDIRECTS,
@@ -38,7 +39,7 @@ from ..exchange import (
 )
 from ..packages import needed
 
-__all__ = ["MAX_BYTES", "FetchError", "PrivateAddressError", "fetch", "scheme_of"]
+__all__ = ["MAX_BYTES", "fetch", "scheme_of"]
 
 MAX_BYTES = 64 * 2**20
 MAX_REDIRECTS = 5
@@ -46,15 +47,6 @@ SCHEMES = ("http", "https", "data", "file")
 USER_AGENT = "resnext-hub (image fetcher; +https://github.com/org/resnext-hub)"
 
 Resolver = Callable[[str, int], Sequence[str]]
-
-
-class FetchError(OSError):
-    """A URI that was refused or could not be fetched; the message says why."""
-
-
-class PrivateAddressError(FetchError):
-    """Refused, because the host is at an address that is not public. (A server does not repeat the message to a
-    stranger: it names the address.)"""
 
 
 def scheme_of(uri: str) -> str | None:

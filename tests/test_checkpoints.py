@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from resnext_hub.errors import CheckpointError, UnwritableError
 from resnext_hub.models import checkpoints
-from resnext_hub.models.cache import CheckpointError, UnwritableError
 from resnext_hub.models.checkpoints import load_into, normalise_keys, read_state_dict
 from safetensors.torch import save_file
 

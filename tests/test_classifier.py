@@ -10,12 +10,13 @@ import pytest
 import torch
 from PIL import Image
 from resnext_hub import hubconf
+from resnext_hub.errors import ImageError, UnknownVariantError
 from resnext_hub.evaluation.metrics import expected_calibration_error
 from resnext_hub.inference.classifier import Classifier, classifier
 from resnext_hub.inference.engines import TorchEngine
-from resnext_hub.models.manifest import ROOT, UnknownVariantError, default_manifest
+from resnext_hub.models.manifest import ROOT, default_manifest
 from resnext_hub.models.resnext import ResNeXt
-from resnext_hub.processing_utils import ImageError, preprocess, read_labels
+from resnext_hub.processing_utils import preprocess, read_labels
 from resnext_hub.processing_utils.preprocessing import load_pixels
 
 TINY = default_manifest().resolve("resnext_tiny")

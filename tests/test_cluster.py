@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from resnext_hub import cli
+from resnext_hub.errors import EngineError, OutputError
 from resnext_hub.inference import cluster
-from resnext_hub.inference.bulk import OutputError, classify_many
-from resnext_hub.inference.engines import EngineError
+from resnext_hub.inference.bulk import classify_many
 
 from .test_bulk import TINY, jpeg
 

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 import trustme
 from resnext_hub.addresses import literal
+from resnext_hub.errors import CheckpointError, UnreachableError
 from resnext_hub.models import cache, download, transport
-from resnext_hub.models.cache import CheckpointError
-from resnext_hub.models.download import UnreachableError, local_file
+from resnext_hub.models.download import local_file
 from resnext_hub.models.manifest import Hash, Source
 
 from .downloads import NAME, described, left, source_at

@@ -17,9 +17,8 @@ from typing import Any
 
 import pytest
 import torch
+from resnext_hub.errors import CheckpointError, UnreachableError
 from resnext_hub.models import cache
-from resnext_hub.models.cache import CheckpointError
-from resnext_hub.models.download import UnreachableError
 from resnext_hub.models.entrypoints import load
 from resnext_hub.models.manifest import Architecture
 

@@ -21,9 +21,9 @@ from typing import Any, ClassVar
 import filelock
 import pytest
 import torch.hub
+from resnext_hub.errors import CheckpointError, UnreachableError, UnwritableError
 from resnext_hub.models import cache, download
-from resnext_hub.models.cache import CheckpointError, UnwritableError
-from resnext_hub.models.download import UnreachableError, fetch, local_file
+from resnext_hub.models.download import fetch, local_file
 from resnext_hub.models.manifest import Hash, Source
 from resnext_hub.models.transport import BrokenOffError, SourceError
 

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from resnext_hub.errors import EngineError
 from resnext_hub.inference import engines
 from resnext_hub.inference.built_engines import OnnxRuntimeEngine, OpenVINOEngine
-from resnext_hub.inference.engines import ENGINES, EngineError, TorchEngine, open_engine
+from resnext_hub.inference.engines import ENGINES, TorchEngine, open_engine
 from resnext_hub.inference.graph import PixelNetwork, rewritten
 from resnext_hub.models.cache import inventory, lock
 from resnext_hub.models.entrypoints import build, load

@@ -12,10 +12,9 @@ import pytest
 import torch
 import torchvision.models as tv
 from resnext_hub import hubconf
+from resnext_hub.errors import CheckpointError, UnreachableError
 from resnext_hub.models import entrypoints
-from resnext_hub.models.cache import CheckpointError
 from resnext_hub.models.checkpoints import load_into, normalise_keys, read_state_dict
-from resnext_hub.models.download import UnreachableError
 from resnext_hub.models.entrypoints import build
 from resnext_hub.models.manifest import Architecture, Manifest, default_manifest, load_manifest
 

@@ -12,10 +12,10 @@ import torch
 import torchvision
 from PIL import Image
 from resnext_hub import hubconf
+from resnext_hub.errors import ImageError
 from resnext_hub.evaluation.explain import Explanation, explain
 from resnext_hub.inference.classifier import Classifier, classifier
 from resnext_hub.models.manifest import default_manifest
-from resnext_hub.processing_utils import ImageError
 from torch import Tensor, nn
 
 PRESET = dataclasses.replace(

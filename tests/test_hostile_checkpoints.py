@@ -24,8 +24,8 @@ from typing import Any
 import pytest
 import torch
 from resnext_hub import cli
+from resnext_hub.errors import CheckpointError
 from resnext_hub.models import checkpoints
-from resnext_hub.models.cache import CheckpointError
 from resnext_hub.models.checkpoints import load_into, mapped_state_dict, read_state_dict
 from resnext_hub.models.entrypoints import build, facebook, load
 from resnext_hub.models.manifest import (

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
+from resnext_hub.errors import ImageError
 from resnext_hub.models.manifest import default_manifest
-from resnext_hub.processing_utils import ImageError, images, open_image
+from resnext_hub.processing_utils import images, open_image
 from resnext_hub.processing_utils.preprocessing import GRADES, load_pixels
 
 from .conftest import ROOT

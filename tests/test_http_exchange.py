@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from resnext_hub.errors import FetchError
 from resnext_hub.processing_utils import uris
-from resnext_hub.processing_utils.uris import FetchError, fetch, read_file, scheme_of
+from resnext_hub.processing_utils.uris import fetch, read_file, scheme_of
 
 pytestmark = pytest.mark.usefixtures("no_proxies")
 

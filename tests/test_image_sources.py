@@ -14,16 +14,9 @@ import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
+from resnext_hub.errors import FetchError, ImageError
 from resnext_hub.models.manifest import default_manifest
-from resnext_hub.processing_utils import (
-    FetchError,
-    ImageError,
-    images,
-    open_image,
-    prepare_input_from_uri,
-    prepare_inputs,
-    prepare_pixels,
-)
+from resnext_hub.processing_utils import images, open_image, prepare_input_from_uri, prepare_inputs, prepare_pixels
 from resnext_hub.processing_utils.images import MAX_PIXELS, is_encoded, read_encoded
 from resnext_hub.processing_utils.inputs import WORKERS
 

@@ -15,16 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from resnext_hub.errors import FetchError, ImageError
 from resnext_hub.models.manifest import Preprocessing, default_manifest
-from resnext_hub.processing_utils import (
-    FetchError,
-    ImageError,
-    open_image,
-    prepare_input_from_uri,
-    prepare_inputs,
-    prepare_pixels,
-    preprocess,
-)
+from resnext_hub.processing_utils import open_image, prepare_input_from_uri, prepare_inputs, prepare_pixels, preprocess
 from torchvision import transforms
 
 IMAGENET = default_manifest().resolve("nvidia_resneXt").preprocessing

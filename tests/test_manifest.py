@@ -15,15 +15,10 @@ import jsonschema
 import pytest
 import torch
 from resnext_hub import hubconf
+from resnext_hub.errors import ManifestError, UnknownVariantError
 from resnext_hub.models import manifest as manifest_module
 from resnext_hub.models.entrypoints import build
-from resnext_hub.models.manifest import (
-    ManifestError,
-    UnknownVariantError,
-    default_manifest,
-    load_manifest,
-    write_digest,
-)
+from resnext_hub.models.manifest import default_manifest, load_manifest, write_digest
 from resnext_hub.models.resnext import ResNeXt
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode

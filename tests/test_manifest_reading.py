@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from resnext_hub.errors import ManifestError, UnknownVariantError
 from resnext_hub.models.entrypoints import build
 from resnext_hub.models.manifest import (
     Accuracy,
     Hash,
     License,
-    ManifestError,
     Paper,
     Source,
-    UnknownVariantError,
     default_manifest,
     find_checkpoint,
     load_manifest,

@@ -15,8 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from resnext_hub.errors import ImageError
 from resnext_hub.models.manifest import Preprocessing, default_manifest
-from resnext_hub.processing_utils import ImageError, jpeg, open_image, preprocess
+from resnext_hub.processing_utils import jpeg, open_image, preprocess
 from resnext_hub.processing_utils import preprocessing as module
 from resnext_hub.processing_utils.preprocessing import GRADES, crop_pixels, load_pixels, normalise
 from resnext_hub.processing_utils.resampling import Window, resize_window

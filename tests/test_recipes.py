@@ -6,8 +6,9 @@ import math
 from pathlib import Path
 
 import pytest
+from resnext_hub.errors import RecipeError
 from resnext_hub.models.manifest import default_manifest
-from resnext_hub.training.recipe import RECIPES, Phase, Recipe, RecipeError, load_recipe
+from resnext_hub.training.recipe import RECIPES, Phase, Recipe, load_recipe
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.toml"))
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from resnext_hub.processing_utils.uris import FetchError, fetch
+from resnext_hub.errors import FetchError
+from resnext_hub.processing_utils.uris import fetch
 
 from .fuzz.targets import Peer, is_public, quick_tls
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 from resnext_hub.cli import main
+from resnext_hub.errors import ManifestError, UnknownVariantError
 from resnext_hub.inference.classifier import classifier
 from resnext_hub.models.entrypoints import load
-from resnext_hub.models.manifest import ManifestError, UnknownVariantError, default_manifest, find_checkpoint
+from resnext_hub.models.manifest import default_manifest, find_checkpoint
 from resnext_hub.processing_utils.labels import read_labels
 from resnext_hub.training.network import starting_network
 from resnext_hub.training.publish import gmacs

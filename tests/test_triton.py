@@ -29,10 +29,10 @@ from filelock import FileLock
 from PIL import Image
 from resnext_hub import cli
 from resnext_hub.deploy import triton
-from resnext_hub.deploy.export import ExportError, InexactError
 from resnext_hub.deploy.targets import TARGETS
 from resnext_hub.deploy.triton import Serving, add_to_repository
 from resnext_hub.deploy.triton_config import BACKENDS, Word, configurations, to_text
+from resnext_hub.errors import ExportError, InexactError
 from resnext_hub.models.entrypoints import load
 from resnext_hub.models.manifest import default_manifest
 from resnext_hub.processing_utils.labels import read_labels

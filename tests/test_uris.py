@@ -17,7 +17,8 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 from resnext_hub.addresses import is_public
-from resnext_hub.processing_utils.uris import FetchError, fetch, scheme_of
+from resnext_hub.errors import FetchError
+from resnext_hub.processing_utils.uris import fetch, scheme_of
 
 pytestmark = pytest.mark.usefixtures("no_proxies")
 

@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..errors import DivergedError
 from .batches import Batch, Broken, TrainingSet, soft_cross_entropy
 from .recipe import Recipe
 
@@ -291,7 +292,7 @@ def train(
         ``weights.pt`` and the curve, a row an epoch.
 
     Raises:
-        FloatingPointError: the loss is not finite; the message names the step.
+        DivergedError: the loss is not finite; the message names the step.
         ValueError: ``out`` holds a run of another recipe, the images do not fill a batch, or the processes cannot share
             one evenly.
     """
@@ -346,7 +347,7 @@ def train(
     def finite(loss: Tensor, step: int) -> float:
         """The value of a loss. It is asked for a step late: a GPU then need not be waited for."""
         if not torch.isfinite(loss):
-            raise FloatingPointError(
+            raise DivergedError(
                 f"The loss is {loss.item()} at step {step} (epoch {step // length}): use a lower lr, more "
                 "warmup_epochs, or clip_grad. The last checkpoint was saved before this step."
             )

@@ -10,15 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from ..errors import RecipeError
 from ..models.manifest import Preprocessing
 
-__all__ = ["RECIPES", "Phase", "Recipe", "RecipeError", "load_recipe"]
+__all__ = ["RECIPES", "Phase", "Recipe", "load_recipe"]
 
 RECIPES = Path(__file__).parent / "recipes"
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be used; the message names the key."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingI
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+from resnext_hub.errors import ImageError  # noqa: E402
 from resnext_hub.models.manifest import Preprocessing  # noqa: E402
-from resnext_hub.processing_utils.images import ImageError  # noqa: E402
 from resnext_hub.processing_utils.inputs import prepare_pixels  # noqa: E402
 
 

@@ -15,8 +15,9 @@ from functools import cache
 from unittest import mock
 
 import numpy as np
+from resnext_hub.errors import FetchError, ImageError
 from resnext_hub.models.manifest import Preprocessing, default_manifest
-from resnext_hub.processing_utils import FetchError, ImageError, uris
+from resnext_hub.processing_utils import uris
 from resnext_hub.processing_utils.preprocessing import GRADES, load_pixels, normalise
 
 MAX_PIXELS = 128 * 128  # a fuzzer wants many small images
