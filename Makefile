@@ -110,6 +110,7 @@ types: setup
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
 docs: setup
+	$(BIN)/python maintenance/write_hubconf.py --check
 	$(BIN)/python docs/tables.py --check
 	$(BIN)/python docs/pages.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import copy
 import inspect
 import json
@@ -75,8 +76,9 @@ def test_readme_rows_and_manifest_name_the_same(root: Path) -> None:
     assert {alias for _, alias in rows if alias} == set(MANIFEST.aliases)
 
 
-def test_generated_tables_are_current(root: Path) -> None:
-    done = subprocess.run([sys.executable, root / "docs" / "tables.py", "--check"], capture_output=True, text=True)
+@pytest.mark.parametrize("script", ["maintenance/write_hubconf.py", "docs/tables.py"])
+def test_generated_texts_are_current(root: Path, script: str) -> None:
+    done = subprocess.run([sys.executable, root / script, "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -85,16 +87,31 @@ def test_help_says_what_the_manifest_says(checkpoint: Any) -> None:
     text = " ".join((inspect.getdoc(hub_functions()[checkpoint.entrypoint]) or "").split())
     assert f"{checkpoint.params:,} parameters" in text
     assert f"{checkpoint.gmacs:g} GMACs" in text
-    assert f"{checkpoint.published.top1:g} / {checkpoint.published.top5:g} %" in text
+    for accuracy in filter(None, (checkpoint.published, checkpoint.measured_on("imagenet"))):
+        assert f"{accuracy.top1} / {accuracy.top5} " in text
     assert checkpoint.system.training_data in text
     assert checkpoint.system.paper.url in text
     words = {
-        "CC-BY-NC-4.0": "CC-BY-NC 4.0 (no commercial use)",
-        "BSD-3-Clause": "BSD 3-Clause",
-        "research-only": "research use only",
-        None: "not stated for the weight file",
+        "CC-BY-NC-4.0": "CC-BY-NC-4.0, no commercial use (",
+        "BSD-3-Clause": "BSD-3-Clause (",
+        "research-only": "research-only, no commercial use (",
+        None: "not stated (",
     }
     assert f"Licence of the weights: {words[checkpoint.license_id]}" in text
+    assert all(issue in text for issue in checkpoint.known_issues)
+
+
+def test_documented_errors_exist() -> None:
+    modules = [builtins, *(module for name, module in sys.modules.items() if name.startswith("resnext_hub"))]
+    for name, function in hub_functions().items():
+        section = re.search(r"Raises:\n(.*?)\n *\n", function.__doc__, re.DOTALL)
+        assert section, name
+        errors = re.findall(r"^ {8}(\w+): ", section[1], re.MULTILINE)
+        assert errors, name
+        for error in errors:
+            found = [getattr(module, error) for module in modules if hasattr(module, error)]
+            assert found, (name, error)
+            assert issubclass(found[0], Exception), (name, error)
 
 
 def test_a_known_defect_is_shown_where_it_matters() -> None:
@@ -116,19 +133,17 @@ def test_the_built_network_is_what_its_name_says(checkpoint: Any) -> None:
     convolutions = [m for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and "downsample" not in n]
     depth = len(convolutions) + 1  # and the head
     grouped = network.layer1[0].conv2
-    if checkpoint.name == "resnext_tiny":
-        assert f"ResNeXt-{depth} (groups {grouped.groups}, width {grouped.out_channels // grouped.groups})" in str(
-            hubconf.resnext_tiny.__doc__
-        )
-    else:
-        name = re.sub(r"nvidia_resneXt", "resnext101_32x4d", checkpoint.entrypoint)
-        match = re.search(r"resne(x?)t(\d+)(?:_(\d+)x(\d+)d)?", name)
-        assert match is not None
-        assert depth == int(match[2])
+    squeezes = any(m.__class__.__name__ == "SqueezeExcite" for m in network.modules())
+    named = re.search(r"(se_)?resnex?t(\d+)(?:_(\d+)x(\d+)d)?", checkpoint.entrypoint)
+    assert named or checkpoint.entrypoint in ("nvidia_resneXt", "resnext_tiny")
+    titled = re.match(r"(SE-)?ResNeX?t-(\d+)(?: (\d+)x(\d+)d)?", hub_functions()[checkpoint.entrypoint].__doc__)
+    assert titled
+    for match in filter(None, (named, titled)):
+        assert (bool(match[1]), int(match[2])) == (squeezes, depth)
         if match[3]:
-            assert grouped.groups == int(match[3])
-            assert grouped.out_channels // grouped.groups == int(match[4])
-        assert ("se_" in name) == any(m.__class__.__name__ == "SqueezeExcite" for m in network.modules())
+            assert (int(match[3]), int(match[4])) == (grouped.groups, grouped.out_channels // grouped.groups)
+        else:
+            assert grouped.groups == 1
 
     crop = checkpoint.preprocessing.crop_size
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
