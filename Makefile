@@ -111,8 +111,8 @@ types: setup
 
 docs: setup
 	$(BIN)/python maintenance/write_hubconf.py --check
-	$(BIN)/python docs/tables.py --check
-	$(BIN)/python docs/pages.py --check
+	$(BIN)/python maintenance/write_table.py --check
+	$(BIN)/python maintenance/write_pages.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 
 notebooks: setup

@@ -1,4 +1,4 @@
-"""The model pages (docs/hub): what docs/pages.py writes, in PyTorch Hub's format, alike in both languages.
+"""The model pages (docs/hub): what maintenance/write_pages.py writes, in PyTorch Hub's format, alike in both languages.
 
 Every code block runs, a page's in a fresh process. Checkpoints and photos come from loopback, as in test_originals.py.
 """
@@ -22,7 +22,7 @@ import torch
 import yaml
 from packaging.requirements import Requirement
 from PIL import Image
-from resnext_hub.docs.pages import FOLDERS, PAGES, REPOSITORY, Page, main, measured_alike
+from resnext_hub.maintenance.write_pages import FOLDERS, PAGES, REPOSITORY, Page, main, measured_alike
 from resnext_hub.models.manifest import default_manifest
 
 from .conftest import ROOT, UNINSTALLED
@@ -68,24 +68,24 @@ def comments(source: str) -> list[str]:
 
 
 def test_pages_are_as_written_by_the_script(monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setattr(sys, "argv", ["pages.py", "--check"])
+    monkeypatch.setattr(sys, "argv", ["write_pages.py", "--check"])
     assert main() == 0, capsys.readouterr().err
 
 
 def test_check_sees_a_stale_page_and_one_too_many(monkeypatch: Any, capsys: Any, tmp_path: Path) -> None:
     copy = shutil.copytree(FOLDERS["en"], tmp_path / "docs" / "hub")
-    monkeypatch.setattr("resnext_hub.docs.pages.DOCS", tmp_path / "docs")
-    monkeypatch.setattr("resnext_hub.docs.pages.FOLDERS", {"en": copy, "ko": copy / "ko"})
+    monkeypatch.setattr("resnext_hub.maintenance.write_pages.DOCS", tmp_path / "docs")
+    monkeypatch.setattr("resnext_hub.maintenance.write_pages.FOLDERS", {"en": copy, "ko": copy / "ko"})
     shutil.copytree(ROOT / "docs" / "page_templates", tmp_path / "docs" / "page_templates")
     stale, extra = copy / PAGES[0].filename, copy / "ko" / "another.md"
     stale.write_text(stale.read_text(encoding="utf-8").replace("82.20", "92.20"), encoding="utf-8")
     extra.write_text("")
-    monkeypatch.setattr(sys, "argv", ["pages.py", "--check"])
+    monkeypatch.setattr(sys, "argv", ["write_pages.py", "--check"])
     assert main() == 1
     said = capsys.readouterr().err
     assert stale.name in said
     assert extra.name in said
-    monkeypatch.setattr(sys, "argv", ["pages.py"])
+    monkeypatch.setattr(sys, "argv", ["write_pages.py"])
     assert main() == 0
     assert not extra.exists()
     assert stale.read_text(encoding="utf-8") == text_of(PAGES[0], "en")

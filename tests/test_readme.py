@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from resnext_hub.cli import main
-from resnext_hub.docs.tables import file_size
+from resnext_hub.maintenance.write_table import file_size
 from resnext_hub.models.manifest import default_manifest
 
 from .conftest import ROOT, UNINSTALLED, randomise

@@ -51,7 +51,7 @@ def test_every_mention_is_renamed_and_renaming_back_gives_the_same_bytes(clone: 
     assert f"docs/hub/ko/{NEW}_resnext-hub_wsl.md" in after
     assert b"arxiv.org/abs" in after["weights_manifest.json"]
 
-    for script in ("maintenance/write_hubconf.py", "docs/tables.py", "docs/pages.py"):
+    for script in ("maintenance/write_hubconf.py", "maintenance/write_table.py", "maintenance/write_pages.py"):
         done = run(clone, script, "--check")
         assert done.returncode == 0, done.stderr
     for script in clone.glob("notebooks/*.py"):

@@ -56,7 +56,7 @@ def main() -> int:
     if current == text:
         return 0
     if "--check" in sys.argv:
-        print("README.md: the table of variants is not current; run docs/tables.py", file=sys.stderr)
+        print("README.md: the table of variants is not current; run maintenance/write_table.py", file=sys.stderr)
         return 1
     path.write_text(current, encoding="utf-8")
     return 0

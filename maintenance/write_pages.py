@@ -14,7 +14,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from resnext_hub.models.manifest import Accuracy, Checkpoint, default_manifest
 
-DOCS = Path(__file__).resolve().parent
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 REPOSITORY = "org/resnext-hub"
 FOLDERS = {"en": DOCS / "hub", "ko": DOCS / "hub" / "ko"}
 
@@ -125,7 +125,7 @@ def main() -> int:
     stale = [path for path, text in wanted.items() if path not in there or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv:
         for path in sorted([*stale, *(there - wanted.keys())]):
-            print(f"{path.relative_to(DOCS.parent)} is not what docs/pages.py writes; run it", file=sys.stderr)
+            print(f"{path.relative_to(DOCS.parent)} is not current; run maintenance/write_pages.py", file=sys.stderr)
         return 1 if stale or there - wanted.keys() else 0
     for path in stale:
         path.parent.mkdir(parents=True, exist_ok=True)
