@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .console import EXIT_IMAGE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, EXIT_WEIGHTS, as_options, counted, fail
+from .data.options import add_reading_options
 from .demo import command as demo
 from .deploy import command as export
 from .evaluation import command as evaluate
@@ -28,7 +29,10 @@ __all__ = ["main"]
 
 DEFAULT_VARIANT = "resnext50_32x4d"
 # Arguments of classify_many that only --out takes.
-TABLE_OPTIONS = ("batch", "workers", "features", "column", "grade", "cluster", "gpus", "resume", "overwrite")
+TABLE_OPTIONS = (
+    *("batch", "workers", "features", "column", "label_column", "grade", "cluster", "gpus", "resume", "overwrite"),
+    "anonymous",
+)
 PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp")
 
 
@@ -57,7 +61,6 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument("--top", type=_positive_number, metavar="K", help="number of classes to show (default: 5)")
     classify.add_argument("--json", action="store_true", help="print one JSON object per photo, one per line")
     classify.add_argument("--picture", type=Path, metavar="FILE", help="save photo and predictions (one photo only)")
-    classify.add_argument("--allow-private", action="store_true", help="also load URLs at private addresses")
     _add_table_arguments(classify)
     classify.set_defaults(run=_classify)
 
@@ -91,7 +94,6 @@ def _add_table_arguments(classify: argparse.ArgumentParser) -> None:
         ("--batch", {"type": _positive_number, "metavar": "N", "help": "images per batch (default: 16)"}),
         ("--workers", {"type": _positive_number, "metavar": "N", "help": "threads (default: all cores)"}),
         ("--features", {"action": "store_true", "help": "add a column of pooled features (float16)"}),
-        ("--column", {"metavar": "NAME", "help": "column of TABLE.parquet with the images"}),
         (
             "--grade",
             {"choices": ("reference", "close", "fast"), "help": "how exactly images are resized (default: close)"},
@@ -103,6 +105,7 @@ def _add_table_arguments(classify: argparse.ArgumentParser) -> None:
     ]
     for name, settings in options:
         table.add_argument(name, default=argparse.SUPPRESS, **settings)
+    add_reading_options(table, default=argparse.SUPPRESS)
 
 
 def _positive_number(text: str) -> int:
@@ -152,7 +155,7 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
         return fail(f"--{next(iter(options))} is an option for tables: pass --out FILE too.", EXIT_USAGE)
     if wrong := _wrong_picture(arguments.picture, arguments.photos):
         return fail(wrong, EXIT_USAGE)
-    from .inference.sources import is_collection
+    from .data.source import is_collection
 
     if arguments.out is None and (many := next((p for p in arguments.photos if is_collection(p)), None)):
         return fail(f"{many} may have many images: pass --out FILE.csv to make a table of them.", EXIT_USAGE)
@@ -185,7 +188,7 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
     status, classify = EXIT_OK, None
     for photo in arguments.photos:
         try:
-            image = open_image(photo, allow_private=arguments.allow_private)
+            image = open_image(photo, allow_private=getattr(arguments, "allow_private", False))
         except (ImageError, OSError) as error:
             status = failed(photo, error)
             continue
@@ -230,7 +233,7 @@ def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[st
     options |= {
         "engine": arguments.engine,
         "top": arguments.top,
-        "allow_private": arguments.allow_private,
+        "allow_private": getattr(arguments, "allow_private", False),
         "progress": sys.stderr.isatty(),
     }
     if cluster and "workers" in options:
@@ -246,6 +249,8 @@ def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[st
     except KeyboardInterrupt:
         return fail("Stopped. To continue, run the same command with --resume.", EXIT_STOPPED)
     print(f"Saved {done.out}: {counted(done.images, 'image')}", file=sys.stderr)
+    if done.passed:
+        print(done.passed, file=sys.stderr)
     if done.errors:
         return fail(f"{counted(done.errors, 'image')} could not be used: see the column 'error'.", EXIT_IMAGE)
     return EXIT_OK

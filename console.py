@@ -26,8 +26,18 @@ OPTIONS = {
     **{
         name: f"--{name.replace('_', '-')}"
         for name in (
-            *("allow_private", "calibration", "column", "engine", "label_column", "labels", "max_classes", "memory"),
-            *("name", "out", "overwrite", "resume", "spill", "top", "val"),
+            *(
+                "allow_private",
+                "anonymous",
+                "calibration",
+                "column",
+                "engine",
+                "label_column",
+                "labels",
+                "max_classes",
+                "memory",
+            ),
+            *("name", "out", "overwrite", "resume", "spill", "split", "top", "val"),
         )
     },
     "version": "--model-version",

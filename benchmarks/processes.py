@@ -24,10 +24,10 @@ CLASSES = 20
 def child(data: Path, out: Path, seed: int, epochs: int) -> None:
     """One run, in one process or as one of torchrun's."""
     import torch
+    from resnext_hub.data.splits import open_images
     from resnext_hub.models.entrypoints import build
     from resnext_hub.models.manifest import Architecture
     from resnext_hub.training.batches import FromFiles, validation_batches
-    from resnext_hub.training.data import open_images
     from resnext_hub.training.engine import train
     from resnext_hub.training.recipe import Phase, Recipe
     from resnext_hub.training.watch import distributed

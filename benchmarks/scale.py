@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from resnext_hub.data.shards import Item
 from resnext_hub.inference.bulk import SHARD_ROWS, Job, Work, commit_shards, run
 from resnext_hub.inference.engines import Engine
-from resnext_hub.inference.sources import Item
 from resnext_hub.processing_utils.labels import read_labels
 
 BATCH, WORKERS = 16, 2

@@ -32,7 +32,7 @@ def make_images(folder: Path, data: Path | None, count: int) -> None:
     from PIL import Image
 
     if data is not None:
-        from resnext_hub.training.data import open_images
+        from resnext_hub.data.splits import open_images
 
         images = open_images(data / "train*.parquet")
         for i in range(0, len(images), max(1, len(images) // count)):
@@ -94,10 +94,10 @@ def peer(folder: Path, steps: int, workers: int) -> list[float]:
 
 def ours(folder: Path, steps: int, workers: int, amp: str) -> list[float]:
     """Seconds of each step of this project's loop."""
+    from resnext_hub.data.splits import open_images
     from resnext_hub.models.entrypoints import build
     from resnext_hub.models.manifest import default_manifest
     from resnext_hub.training.batches import FromFiles
-    from resnext_hub.training.data import open_images
     from resnext_hub.training.engine import train
     from resnext_hub.training.recipe import load_recipe
 

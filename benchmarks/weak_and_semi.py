@@ -27,12 +27,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from resnext_hub.data.splits import open_images, read_classes
 from resnext_hub.models.entrypoints import build
 from resnext_hub.models.manifest import Architecture
 from resnext_hub.models.resnext import ResNeXt
 from resnext_hub.processing_utils.labels import Label
 from resnext_hub.training.batches import InMemory
-from resnext_hub.training.data import open_images, read_classes
 from resnext_hub.training.engine import Place, train
 from resnext_hub.training.pixels import PixelTable, resized_crops
 from resnext_hub.training.recipe import Phase, Recipe

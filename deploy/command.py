@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import EXIT_DIFFERENT, EXIT_OK, EXIT_USAGE, EXIT_WEIGHTS, counted, fail
+from ..data.options import add_reading_options
 from ..errors import ManifestError, UnknownVariantError
 from ..models.manifest import Manifest
 from .targets import TARGETS
@@ -45,8 +46,7 @@ def add_to(commands: Any) -> None:
     images.add_argument("--calibration", metavar="SOURCE", help="images to calibrate int8 with")
     photos = "images to verify the export with (default: crops of a photo of matplotlib)"
     images.add_argument("--photos", metavar="SOURCE", help=photos)
-    images.add_argument("--column", metavar="NAME", help="column of TABLE.parquet with the images")
-    images.add_argument("--allow-private", action="store_true", help="also load URLs at private addresses")
+    add_reading_options(images)
     targets = parser.add_argument_group("options of one target")
     for name, target in TARGETS.items():
         for option, (_, settings) in target.options.items():

@@ -88,7 +88,9 @@ def export(
     calibration: str | Sequence[str] | None = None,
     photos: str | Sequence[str] | None = None,
     column: str | None = None,
+    label_column: str | None = None,
     allow_private: bool = False,
+    anonymous: bool = False,
     overwrite: bool = False,
     progress: bool = True,
     **options: Any,
@@ -105,11 +107,10 @@ def export(
         preprocessing: uint8 pixels (N, crop, crop, 3) go in and are normalised inside; resizing stays outside.
         softmax: probabilities come out instead of logits.
         top: only the best ``top`` come out, and their classes.
-        calibration: images for int8, as `inference.sources` reads them; 512 are taken, evenly.
+        calibration: images for int8, any source (docs/data.md); 512 are taken, evenly.
         photos: images to prove the export with, 64 at most; by default a ninth of those for calibration, which it is
             then not calibrated on, else crops of a photo that is always at hand.
-        column: a table's column of images, where it is not plain which it is.
-        allow_private: fetch images' URLs at private addresses too.
+        column, label_column, allow_private, anonymous: see `photos.read_photos`.
         overwrite: replace ``out`` if there is one.
         progress: show a bar while the weights are fetched.
         options: the target's own.
@@ -126,7 +127,8 @@ def export(
     how: dict[str, Any] = {"precision": precision, "preprocessing": preprocessing, "softmax": softmax, "top": top}
     _check(checkpoint, to, out, calibration is not None, overwrite, how, options)
     preset = checkpoint.preprocessing
-    reading: dict[str, Any] = {"column": column, "allow_private": allow_private}
+    reading: dict[str, Any] = {"column": column, "label_column": label_column}
+    reading |= {"private": allow_private, "anonymous": anonymous}
     said = {"calibration": None if calibration is None else read_photos(calibration, preset, CALIBRATION, **reading)}
     said["photos"] = None if photos is None else read_photos(photos, preset, PHOTOS, **reading)
 

@@ -6,10 +6,12 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..inference.sources import SourceError, count, shards
+from ..data.source import count, shards
+from ..errors import SourceError
 from ..models.manifest import Preprocessing
 from ..processing_utils.images import ImageError, open_image, with_name
 from ..processing_utils.preprocessing import crop_pixels, load_pixels
@@ -29,7 +31,9 @@ def read_photos(
     limit: int,
     *,
     column: str | None = None,
-    allow_private: bool = False,
+    label_column: str | None = None,
+    private: bool = False,
+    anonymous: bool = False,
 ) -> np.ndarray:
     """At most ``limit`` images of a source -> (N, crop, crop, 3) uint8, as the preset says.
 
@@ -37,17 +41,17 @@ def read_photos(
     has one class after another. Images that cannot be read are passed over, with a warning.
 
     Args:
-        source: anything that `inference.sources` reads.
-        column: a table's column of images, where it is not plain which it is.
-        allow_private: fetch URLs at private addresses too.
+        source: any source, see docs/data.md.
+        column, label_column, private, anonymous: see `data.source.shards`.
 
     Raises:
         SourceError: no such source, or no image in it can be read.
     """
     specs = [source] if isinstance(source, str) else list(source)
-    total = count(specs, column=column)
+    options: dict[str, Any] = {"column": column, "label_column": label_column}
+    total = count(specs, **options)
     step = max(1, (total or 0) // limit)
-    found = shards(specs, SHARD_ROWS, column=column, private=allow_private)
+    found = shards(specs, SHARD_ROWS, private=private, anonymous=anonymous, **options)
     items = itertools.chain.from_iterable(shard.items() for shard in found)
     pixels: list[np.ndarray] = []
     for item in itertools.islice(items, 0, None, step):

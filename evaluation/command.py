@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import EXIT_DIFFERENT, EXIT_IMAGE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, EXIT_WEIGHTS, counted, fail
+from ..data.options import add_reading_options
 from ..models.manifest import Manifest, ManifestError, UnknownVariantError
 
 __all__ = ["add_to"]
@@ -53,13 +54,11 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--expect", choices=("published", "measured"), help=expect)
     images = parser.add_argument_group("images and classes")
     images.add_argument("--labels", metavar="FILE", help="label file of a flat folder or archive")
-    images.add_argument("--column", metavar="NAME", help="a table's column of images")
-    images.add_argument("--label-column", metavar="NAME", help="a table's column of classes")
+    add_reading_options(images, split=True)
     images.add_argument("--dataset", metavar="NAME", help="name of the dataset, if it is not recognised")
     images.add_argument("--real", metavar="FILE", help="ImageNet-ReaL's real.json: also report accuracy on its labels")
     restrict = "predict only classes that the dataset has (default: only for ImageNet-A and ImageNet-R)"
     images.add_argument("--restrict", action=argparse.BooleanOptionalAction, help=restrict)
-    images.add_argument("--allow-private", action="store_true", help="also load URLs at private addresses")
     made = parser.add_argument_group("preprocessing (default: the checkpoint's own)")
     sizes = "CROP or RESIZE:CROP in pixels; pass several to compare sizes"
     made.add_argument("--size", nargs="+", default=[], metavar="SIZE", help=sizes)

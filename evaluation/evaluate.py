@@ -9,7 +9,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from ..data.labels import Listing
+from ..errors import SourceError
 from ..inference.bulk import OutputError, printable
 from ..inference.engines import ENGINES, EngineError, open_engine
 from ..inference.tables import Parts
@@ -17,7 +20,7 @@ from ..models.download import local_file
 from ..models.manifest import Accuracy, Checkpoint, LabelSet, Preprocessing, find_checkpoint
 from ..processing_utils.labels import read_labels
 from ..processing_utils.preprocessing import GRADES, VIEWS
-from .layouts import LabelledSource, find_labelled
+from .label_files import find_labelled
 from .metrics import Metrics, measure
 from .predict import Contender, Predictions, Ranks, predict
 from .targets import Dataset, Target, datasets, read_real, recognise, target_classes, targets_of
@@ -226,12 +229,14 @@ def evaluate(
     overwrite: bool = False,
     progress: bool = False,
     allow_private: bool = False,
+    anonymous: bool = False,
+    split: str | None = None,
 ) -> Report | None:
     """Measure the accuracy of one or several variants in one pass; None on the ranks of a torchrun other than 0.
 
     Args:
         variants: names, folders that training wrote, or contenders of your own.
-        data, labels, column, label_column, allow_private: see `layouts.find_labelled`.
+        data, labels, split, column, label_column, allow_private, anonymous: see `label_files.find_labelled`.
         out: a folder for the table of predictions (and what an interrupted run needs), none for none.
         dataset: which known set it is (`targets.datasets`), where it is not recognised by its size.
         real: ImageNet-ReaL's real.json: report on its labels too.
@@ -260,7 +265,9 @@ def evaluate(
     checkpoints = [v.checkpoint if isinstance(v, Contender) else find_checkpoint(v) for v in variants]
     if real is not None and any(c.num_classes != REAL_CLASSES for c in checkpoints):
         raise ValueError(f"ImageNet-ReaL needs networks with {REAL_CLASSES} classes.")
-    images = find_labelled(data, labels=labels, column=column, label_column=label_column, allow_private=allow_private)
+    source: dict[str, Any] = {"column": column, "label_column": label_column}
+    source |= {"allow_private": allow_private, "anonymous": anonymous}
+    images = find_labelled(data, labels=labels, split=split, **source)
     targets, notes = _targets(images, checkpoints)
     known = datasets()[dataset] if dataset else recognise(images)
     chosen = (known is not None and known.restrict) if restrict is None else restrict
@@ -287,36 +294,42 @@ def evaluate(
             resume=resume,
             overwrite=overwrite,
             progress=progress,
+            **source,
         )
     if predictions is None:
         return None
     return _report(images, targets, contenders, predictions, known, chosen, grade, notes, real)
 
 
-def _targets(
-    images: LabelledSource, checkpoints: Sequence[Checkpoint]
-) -> tuple[dict[LabelSet, list[Target]], list[str]]:
+def _targets(images: Listing, checkpoints: Sequence[Checkpoint]) -> tuple[dict[LabelSet, list[Target]], list[str]]:
     """The targets in every label set that there is among the checkpoints, and what should be said of them."""
     sets = list(dict.fromkeys(c.labels for c in checkpoints))
-    names = {tuple(label.name for label in read_labels(of)) for of in sets}
-    numbered = any(isinstance(key, int) or key.isdigit() for key in set(images.keys))
-    if numbered and len(names) > 1:
+    if images.classes is not None:  # the tables name their numbers
+        names = [images.classes[label] if isinstance(label, int) else label for label in images.labels]
+        try:
+            return {of: targets_of(names, read_labels(of)) for of in sets}, []
+        except SourceError:  # two classes have one name; a network with as many classes has them in the same order
+            if any(of.classes != len(images.classes) for of in sets):
+                raise
+    keys = images.labels
+    named = {tuple(label.name for label in read_labels(of)) for of in sets}
+    numbered = any(not isinstance(key, str) or key.isdigit() for key in set(keys))
+    if numbered and len(named) > 1:
         raise ValueError(
             "The images' classes are numbers, and the variants number them differently: evaluate one variant at a time."
         )
-    targets = {of: targets_of(images.keys, read_labels(of)) for of in sets}
+    targets = {of: targets_of(keys, read_labels(of)) for of in sets}
     notes = []
-    present = len(set(images.keys))
     if numbered and len(target_classes(targets[sets[0]])) < sets[0].classes:
         notes.append(
-            f"The classes are numbers, {present} of the network's {sets[0].classes}: the result is right only if the "
-            "network numbers them in the same order."
+            f"The classes are numbers, {len(set(keys))} of the network's {sets[0].classes}: the result is right only "
+            "if the network numbers them in the same order."
         )
     return targets, notes
 
 
 def _report(
-    images: LabelledSource,
+    images: Listing,
     targets: Mapping[LabelSet, Sequence[Target]],
     contenders: Sequence[Contender],
     predictions: Predictions,
@@ -328,8 +341,8 @@ def _report(
 ) -> Report:
     names, errors = (predictions.table[column].to_pylist() for column in ("image", "error"))
     rows = [i for i, error in enumerate(errors) if error is None]
-    present = len(set(images.keys))
-    notes = list(notes)
+    present = len(set(images.labels))
+    notes = list(notes) + ([f"{images.passed}."] if images.passed else [])
     if known and known.images and (known.images, known.classes) != (len(rows), present):
         notes.append(
             f"{known.title} has {known.images:,} images in {known.classes} classes; "
@@ -360,7 +373,7 @@ def _report(
                 )
             )
     return Report(
-        data=images.source,
+        data=list(images.specs),
         layout=images.layout,
         dataset=known.name if known else None,
         title=title,

@@ -29,6 +29,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..data.labels import Listing
+from ..data.shards import Item, Shard
+from ..errors import SourceError
 from ..inference.built_engines import available_cores
 from ..inference.bulk import (
     COMMIT_SECONDS,
@@ -41,12 +44,11 @@ from ..inference.bulk import (
     terminable,
 )
 from ..inference.engines import Engine
-from ..inference.sources import Item, Shard, SourceError, shards
 from ..inference.tables import Parts
 from ..models.manifest import Checkpoint, LabelSet, Preprocessing
 from ..processing_utils.images import ImageError, open_image
 from ..processing_utils.preprocessing import crop_pixels, load_pixels, view_pixels
-from .layouts import SHARD_ROWS, LabelledSource
+from .label_files import SHARD_ROWS
 
 __all__ = ["TOP", "Contender", "Predictions", "Ranks", "predict"]
 
@@ -84,10 +86,14 @@ class Contender:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionJob(SourceJob):
-    """What decides the table's content. ``classes``: from which each contender chooses, None for all of its own."""
+    """What decides the table's content.
+
+    ``classes``: from which each contender chooses, None for all of its own. ``images``: which of the source's they are.
+    """
 
     contenders: list[dict[str, Any]]
     classes: list[list[int] | None]
+    images: str
 
 
 @dataclass(frozen=True)
@@ -240,7 +246,7 @@ class Ranks:
 
 
 def predict(
-    images: LabelledSource,
+    images: Listing,
     contenders: Sequence[Contender],
     out: Path,
     *,
@@ -252,6 +258,7 @@ def predict(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = False,
+    **source: Any,
 ) -> Predictions | None:
     """Have every contender predict every image; None on ranks other than 0.
 
@@ -260,6 +267,7 @@ def predict(
         classes: what the network chooses from, by its label set; all of its classes by default.
         workers: threads, each with an engine of one thread; by default the cores, shared by the ranks of a machine.
         resume: go on where an equal run was stopped; take its table if it was not.
+        source: how the images were found (column, label_column, allow_private, anonymous), for the record.
 
     Raises:
         OutputError: ``out`` must not be replaced, or what is there is of another job.
@@ -267,12 +275,12 @@ def predict(
     """
     choices = [None if classes is None else list(classes[c.checkpoint.labels]) for c in contenders]
     job = PredictionJob(
-        source=images.source,
+        source=list(images.specs),
+        images=images.fingerprint(),
         grade=grade,
         batch=batch,
         shard_rows=SHARD_ROWS,
-        column=images.column,
-        allow_private=images.allow_private,
+        **source,
         contenders=[c.describe() for c in contenders],
         classes=choices,
     )
@@ -289,7 +297,7 @@ def predict(
         start = time.perf_counter()
         own = ((number, shard) for number, shard in numbered if ranks.has(number))
         before = sum(part.start + part.rows for number, part in parts.done.items() if ranks.has(number))
-        total = sum(size for number, size in enumerate(images.sizes) if ranks.has(number))
+        total = sum(size for number, size in enumerate(images.sizes()) if ranks.has(number))
         with progress_bar(progress and ranks.rank == 0, total, before) as advance:
             computed = commit_shards(
                 own, parts, worker, batch=batch, workers=many, commit_seconds=COMMIT_SECONDS, advance=advance
@@ -301,11 +309,10 @@ def predict(
 
     if not ranks.gather(ranks.rank == 0 and resume and _is_made(out, job))[0]:
         if ranks.rank == 0:
-            run(job, out, do, resume=resume, overwrite=overwrite)
+            run(job, out, do, resume=resume, overwrite=overwrite, found=images.kept)
         else:
             with terminable():
-                found = shards(job.source, job.shard_rows, column=job.column, private=job.allow_private)
-                do(enumerate(found), Parts(out, dataclasses.asdict(job)), lambda rows: None)
+                do(enumerate(images.kept()), Parts(out, dataclasses.asdict(job)), lambda rows: None)
     if ranks.rank:
         return None
     table = pq.read_table(out)
@@ -338,12 +345,11 @@ def _is_made(out: Path, job: PredictionJob) -> bool:
     return True
 
 
-def _check_names(table: pa.Table, images: LabelledSource) -> None:
+def _check_names(table: pa.Table, images: Listing) -> None:
     names = table["image"].to_pylist()
-    if len(names) != len(images.keys):
+    if len(names) != len(images):
         raise SourceError(
-            f"The source has {len(images.keys):,} labels but {len(names):,} readable images: it is incomplete or "
-            "corrupt."
+            f"The source has {len(images):,} labels but {len(names):,} readable images: it is incomplete or corrupt."
         )
     for name, expected in zip(names, images.names, strict=True):
         if expected is not None and name != printable(expected):

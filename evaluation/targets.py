@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ..inference.sources import SourceError, reason
+from ..data.cells import Label as Key
+from ..data.labels import Listing
+from ..data.stores import reason
+from ..errors import SourceError
 from ..processing_utils.labels import Label
-from .layouts import Key, LabelledSource, ilsvrc_number
+from .label_files import ilsvrc_number
 
 __all__ = ["Dataset", "Target", "datasets", "read_real", "recognise", "target_classes", "targets_of"]
 
@@ -45,11 +48,11 @@ def datasets() -> dict[str, Dataset]:
     return {name: Dataset(name, **values) for name, values in tomllib.loads(content).items()}
 
 
-def recognise(images: LabelledSource) -> Dataset | None:
+def recognise(images: Listing) -> Dataset | None:
     """The known set that this is, None for any other."""
-    present, where = len(set(images.keys)), " ".join(images.source).lower()
+    present, where = len(set(images.labels)), " ".join(images.specs).lower()
     for known in datasets().values():
-        same = (known.images, known.classes) == (len(images.keys), present)
+        same = (known.images, known.classes) == (len(images.labels), present)
         if same and (known.path is None or re.search(known.path, where)):
             return known
     return None
@@ -73,23 +76,27 @@ def _index(labels: Sequence[Label]) -> dict[str, set[int]]:
     return others | proper
 
 
-def targets_of(keys: Iterable[Key], labels: Sequence[Label]) -> list[Target]:
+def targets_of(keys: Iterable[Key | None], labels: Sequence[Label]) -> list[Target]:
     """The class of every image among a network's.
 
-    A key is a synset, a name or one of its synonyms (case, blanks, _ and - do not matter), or a class's number.
+    A key is a synset, a name or one of its synonyms (case, blanks, _ and - do not matter), or a class's number, or
+    several numbers.
 
     Raises:
         SourceError: no such class, or a name that two classes have.
     """
     by_name = _index(labels)
-    known: dict[Key, Target] = {}
+    known: dict[Key | None, Target] = {}
     wrong: list[str] = []
     found: list[Target] = []
     for key in keys:
-        if key not in known:
+        if key not in known and isinstance(key, tuple):  # several classes
+            known[key] = frozenset(key)
+            wrong += [repr(key)] if max(key) >= len(labels) else []
+        elif key not in known:
             numbers = by_name.get(_plain(key), set()) if isinstance(key, str) else set()
-            if not numbers and re.fullmatch(r"\d+", str(key)) and int(key) < len(labels):
-                numbers = {int(key)}
+            if not numbers and re.fullmatch(r"\d+", text := str(key)) and int(text) < len(labels):
+                numbers = {int(text)}
             if len(numbers) > 1:
                 synsets = " and ".join(labels[i].synset or str(i) for i in sorted(numbers))
                 raise SourceError(f"{key!r} may mean {synsets}: use the synset or the class number instead.")
@@ -102,7 +109,7 @@ def targets_of(keys: Iterable[Key], labels: Sequence[Label]) -> list[Target]:
         raise SourceError(
             f"The network has no class {many}. Classes (folder names or labels) must be synsets "
             f"({labels[0].synset or labels[0].name}), names ({labels[0].name.split(',')[0]}) or numbers (from 0 to "
-            f"{len(labels) - 1}). For a flat folder, pass labels=FILE; of train and val, pass one folder."
+            f"{len(labels) - 1}). For a flat folder, pass labels=FILE; of train and val, pass split=NAME."
         )
     return found
 

@@ -31,6 +31,10 @@ from ..packages import needed
 with needed("A table", "bulk"):
     import pyarrow as pa
 
+from ..data.names import Passed
+from ..data.shards import Item, Shard
+from ..data.source import count, shards
+from ..errors import SourceError
 from ..models.manifest import Checkpoint, find_checkpoint
 from ..processing_utils.images import ImageError
 from ..processing_utils.labels import Label, read_labels
@@ -39,7 +43,6 @@ from ..processing_utils.preprocessing import GRADES, load_pixels
 from ..processing_utils.uris import scheme_of
 from .built_engines import available_cores
 from .engines import ENGINES, Engine, EngineError, open_engine
-from .sources import Item, Shard, SourceError, count, shards
 from .tables import OutputError, Part, Parts, schema
 
 __all__ = [
@@ -81,8 +84,16 @@ class SourceJob:
     batch: int
     shard_rows: int = SHARD_ROWS
     column: str | None = None
+    label_column: str | None = None
     allow_private: bool = False
-    format: int = 1  #: of the parts
+    anonymous: bool = False
+    format: int = 2  #: of the parts, and of the order of a source's images
+
+    def shards(self, passed: Passed | None = None) -> Iterator[Shard]:
+        """The job's shards, in order."""
+        options: dict[str, Any] = {"column": self.column, "label_column": self.label_column}
+        options |= {"private": self.allow_private, "anonymous": self.anonymous}
+        return shards(self.source, self.shard_rows, passed=passed, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +110,19 @@ class Job(SourceJob):
 
 @dataclass(frozen=True)
 class Done:
-    """A finished run: rows in the table, how many of them say an error, and how many this run computed."""
+    """A finished run.
+
+    Attributes:
+        images, errors: rows in the table, and how many of them state an error.
+        computed: how many this run computed.
+        passed: what was left out of the source; an archive that an earlier run finished is not counted again.
+    """
 
     out: Path
     images: int
     errors: int
     computed: int
+    passed: Passed = field(default_factory=Passed)
 
 
 @dataclass(frozen=True)
@@ -347,7 +365,8 @@ def check(
     Parts(Path(out), {}).check_output(resume=resume, overwrite=overwrite)
     specs = [source] if isinstance(source, str) else source
     if all(scheme_of(spec) is None for spec in specs):
-        next(shards(specs, 1, column=options.get("column")))
+        for spec in specs:
+            next(shards([spec], 1, column=options.get("column"), label_column=options.get("label_column")))
 
 
 class Options(TypedDict, total=False):
@@ -359,7 +378,9 @@ class Options(TypedDict, total=False):
     engine: str
     grade: str
     column: str | None
+    label_column: str | None
     allow_private: bool
+    anonymous: bool
 
 
 def check_options(variant: str, **options: Unpack[Options]) -> None:
@@ -398,7 +419,9 @@ def job_of(source: str | Sequence[str], checkpoint: Checkpoint, opened: Engine, 
         features=options.get("features", False),
         batch=options.get("batch", 16),
         column=options.get("column"),
+        label_column=options.get("label_column"),
         allow_private=options.get("allow_private", False),
+        anonymous=options.get("anonymous", False),
     )
 
 
@@ -437,22 +460,21 @@ def run(
     """Have a job's shards done by ``do`` and make the table; see `classify_many`."""
     out = Path(out)
     parts = Parts(out, dataclasses.asdict(job))
-    seen = 0
+    seen, passed = 0, Passed()
 
     def numbered() -> Iterator[tuple[int, Shard]]:
         nonlocal seen
-        source = found() if found else shards(job.source, job.shard_rows, column=job.column, private=job.allow_private)
-        for number, shard in enumerate(source):
+        for number, shard in enumerate(found() if found else job.shards(passed)):
             seen = number + 1
             yield number, shard
 
     with terminable(), parts.opened(resume=resume, overwrite=overwrite):
         before = parts.rows
-        total = count(job.source, column=job.column) if progress else None
+        total = count(job.source, column=job.column, label_column=job.label_column) if progress else None
         with progress_bar(progress, total, before) as advance:
             computed = do(numbered(), parts, advance)
         parts.assemble(seen)
-    return Done(out, parts.rows, parts.errors, computed)
+    return Done(out, parts.rows, parts.errors, computed, passed)
 
 
 def _import_tqdm() -> Any:
@@ -488,7 +510,7 @@ def classify_many(
     probabilities (lists of ``top``, best first; null with an error), and features if asked for.
 
     Args:
-        source: one or more folders, patterns, lists, tables, archives or images; see `sources`.
+        source: one or more folders, patterns, lists, tables, archives or images; see docs/data.md.
         out: the table; .parquet, .csv or .jsonl. (A .csv is for programs: lists are JSON in its cells, and a name may
             begin with = + - or @, which a spreadsheet takes for a formula.)
         workers: threads, each with an engine of one thread; all cores by default.
@@ -497,8 +519,9 @@ def classify_many(
         progress: show a bar on stderr.
         options: top (5); batch (16), images that pass the network together (the last bits of a score may depend on
             it); features (False), add the pooled features as float16; engine ("auto"), see `engines.open_engine`;
-            grade ("close"), see `preprocessing.load_pixels`; column, the column of a .parquet source that holds images
-            or their paths, where it is not plain; allow_private (False), fetch URLs at private addresses too.
+            grade ("close"), see `preprocessing.load_pixels`; column, the column of images or paths in a table or list,
+            where its name does not say it; label_column, a column that holds no images; allow_private (False), fetch
+            URLs at private addresses too; anonymous (False), ask stores for public data, without an account.
 
     Raises:
         SourceError: there are no images in the source.

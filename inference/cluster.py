@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import logging
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
+from ..data.names import Passed
+from ..data.shards import Shard
 from ..models.manifest import find_checkpoint
 from ..packages import needed
 from ..telemetry import import_quietly
 from .bulk import Done, Job, Options, check, commit_shards, describe, run, work_of
 from .engines import EngineError, open_engine
-from .sources import Shard
 from .tables import OutputError, Parts
 
 __all__ = ["classify_on_ray"]
@@ -58,8 +60,10 @@ class _Actor:
         number, shard = int(row["number"]), pickle.loads(row["shard"])  # noqa: S301  # the driver's own
         self._parts.refresh(number)  # a lost node may have come far with it
         # By numbers of rows alone, not by the clock: should a node that was given up still write, it writes the same.
+        passed = getattr(shard, "passed", Passed())
+        passed.clear()  # the driver's
         rows = commit_shards([(number, shard)], self._parts, self._work, batch=self._batch, workers=self._cores)
-        return {"number": number, "rows": rows}
+        return {"number": number, "rows": rows, "passed": json.dumps(passed)}
 
 
 def _describe(source: str | Sequence[str], variant: str, options: Options) -> Job:
@@ -113,6 +117,7 @@ def classify_on_ray(
             data = data.map(_Actor, fn_constructor_kwargs=constructor, compute=pool, **needs)
             for row in data.iter_rows():
                 computed += row["rows"]
+                getattr(some[0][1], "passed", Passed()).update(json.loads(row["passed"]))  # all shards share it
                 advance(row["rows"])
         parts.refresh()
         return computed

@@ -27,11 +27,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from resnext_hub import cli
-from resnext_hub.inference import bulk, sources
+from resnext_hub.data import source as sources
+from resnext_hub.data import tables
+from resnext_hub.data.shards import Item
+from resnext_hub.inference import bulk
 from resnext_hub.inference.bulk import OutputError, SourceError, Work, classify_many, commit_shards
 from resnext_hub.inference.classifier import classifier
 from resnext_hub.inference.engines import EngineError
-from resnext_hub.inference.sources import Item
 from resnext_hub.inference.tables import Parts
 from resnext_hub.packages import MissingPackageError
 from resnext_hub.processing_utils.labels import read_labels
@@ -277,7 +279,7 @@ def test_a_table_from_the_web_is_fetched_once(folder: Path, served: Any) -> None
     pq.write_table(table_of("paths", folder), served.folder / "t.parquet")
     again = list(sources.shards([f"{served.url}/t.parquet"], 3, private=True))
     assert again[0].fingerprint() != found[0].fingerprint()
-    sources._spools.clear()  # as on another machine
+    tables._tables.clear()  # as on another machine
     with pytest.raises(FetchError, match="has changed since"):
         next(iter(found[0].items())).read()
 
@@ -373,13 +375,16 @@ def test_rows_are_what_the_classifier_says(folder: Path, tmp_path: Path) -> None
     assert json.loads(kind.metadata[b"resnext_hub"])["checkpoint"] == TINY
 
 
-def test_features_of_an_archive_without_images(folder: Path, tmp_path: Path) -> None:
+def test_an_archive_without_images_is_an_error(folder: Path, tmp_path: Path) -> None:
     make_tar(tmp_path / "b.tar", folder)
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         archive.add(folder / "notes.txt", "notes.txt")
     source = [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")]
-    assert classify_many(source, tmp_path / "o.parquet", TINY, features=True, progress=False).images == 8
-    assert classify_many(source[:1], tmp_path / "p.parquet", TINY, features=True, progress=False).images == 0
+    done = classify_many(source, tmp_path / "o.parquet", TINY, features=True, progress=False)
+    assert (done.images, done.errors, done.passed) == (9, 2, {".txt": 1})
+    assert "no images" in rows(tmp_path / "o.parquet")[0]["error"]
+    done = classify_many(source[:1], tmp_path / "p.parquet", TINY, features=True, progress=False)
+    assert (done.images, done.errors) == (1, 1)
 
 
 def test_the_formats_hold_the_same(folder: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,11 @@ import pytest
 import torch
 from PIL import Image
 from resnext_hub import cli
+from resnext_hub.data.labels import Listing
 from resnext_hub.evaluation import evaluate as evaluating
 from resnext_hub.evaluation import predict as predicting
 from resnext_hub.evaluation.evaluate import contenders_of, evaluate, judge, parse_size
-from resnext_hub.evaluation.layouts import LabelledSource, find_labelled, read_label_file
+from resnext_hub.evaluation.label_files import find_labelled, read_label_file
 from resnext_hub.evaluation.metrics import expected_calibration_error, measure, reliability, wilson_interval
 from resnext_hub.evaluation.predict import Contender
 from resnext_hub.evaluation.targets import datasets, read_real, recognise, targets_of
@@ -400,7 +402,7 @@ def test_the_network_chooses_among_the_sets_classes_only_where_that_is_the_proto
 def test_known_sets_are_recognised() -> None:
     def found(images: int, classes: int, source: str = "d") -> str | None:
         keys = [i % classes for i in range(images)]
-        known = recognise(LabelledSource([source], "", [None] * images, keys, [images]))
+        known = recognise(SimpleNamespace(specs=[source], labels=keys))  # type: ignore[arg-type]
         return known and known.name
 
     assert found(50000, 1000) == "imagenet"
@@ -454,8 +456,9 @@ RANK = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-import resnext_hub.evaluation.layouts as layouts, resnext_hub.evaluation.predict as predict
-layouts.SHARD_ROWS = predict.SHARD_ROWS = 6
+from types import SimpleNamespace
+import resnext_hub.evaluation.label_files as label_files, resnext_hub.evaluation.predict as predict
+label_files.SHARD_ROWS = predict.SHARD_ROWS = 6
 from tests.test_evaluation import contender
 from resnext_hub.evaluation.evaluate import evaluate
 from resnext_hub.evaluation.report import write_report
@@ -482,7 +485,7 @@ def test_ranks_share_the_images_and_each_is_counted_once(
     assert report["results"][0]["top1"]["right"] == TOP1
     assert report["results"][0]["top5"]["total"] == IMAGES
     assert json.loads((tmp_path / "out" / "speed.json").read_text())["computed"] == IMAGES
-    for module in (predicting, sys.modules["resnext_hub.evaluation.layouts"]):
+    for module in (predicting, sys.modules["resnext_hub.evaluation.label_files"]):
         monkeypatch.setattr(module, "SHARD_ROWS", 6)
     evaluate([contender()], folders, tmp_path / "alone", batch=4)
     tables = [(tmp_path / name / "predictions.parquet").read_bytes() for name in ("out", "alone")]
@@ -727,7 +730,7 @@ def test_wrong_arguments(arguments: list[str], message: str, tmp_path: Path, cap
 # What is wrong with labels shows before anything is computed.
 
 
-def labelled(path: Path, **options: Any) -> LabelledSource:
+def labelled(path: Path, **options: Any) -> Listing:
     return find_labelled(str(path), **options)
 
 
@@ -765,7 +768,8 @@ def test_labels_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="is incomplete or corrupt"):
         labelled(write(tmp_path / "broken.tar", whole[:600] + b"\xff" * 2000))
     for name in ("train-0.parquet", "test-0.parquet"):
-        write(tmp_path / "both" / name, "")
+        (tmp_path / "both").mkdir(exist_ok=True)
+        pq.write_table(pa.table({"image": [encoded(1)], "label": [1]}), tmp_path / "both" / name)
     with pytest.raises(SourceError, match="several splits"):
         labelled(tmp_path / "both")
 

@@ -28,7 +28,7 @@ from resnext_hub.deploy.photos import read_photos, sample_photos
 from resnext_hub.deploy.signature import Signature
 from resnext_hub.deploy.targets import TARGETS
 from resnext_hub.deploy.verify import TOLERANCES, compare
-from resnext_hub.inference.sources import SourceError
+from resnext_hub.errors import SourceError
 from resnext_hub.models.entrypoints import build, load
 from resnext_hub.models.manifest import Architecture, Checkpoint, default_manifest
 from resnext_hub.models.resnext import ResNeXt

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from resnext_hub import cli
-from resnext_hub.evaluation import layouts
+from resnext_hub.evaluation import label_files
 from resnext_hub.evaluation import predict as predicting
 from resnext_hub.evaluation.evaluate import evaluate
 from resnext_hub.evaluation.report import write_report
@@ -95,7 +95,7 @@ def evaluated(data: str, folder: Path) -> None:
 
 def evaluation_killed(folder: Path, every: int) -> int:
     predicting.COMMIT_SECONDS = 0.0
-    layouts.SHARD_ROWS = predicting.SHARD_ROWS = 24
+    label_files.SHARD_ROWS = predicting.SHARD_ROWS = 24
     data = test_evaluation.class_folders(folder / "images")["data"]
     return dying.try_steps(folder / "runs", functools.partial(evaluated, data), every, but=("speed.json",))
 
@@ -254,9 +254,9 @@ RANK = """
 import sys, time
 from pathlib import Path
 from resnext_hub import cli
-from resnext_hub.evaluation import layouts, predict
+from resnext_hub.evaluation import label_files, predict
 from resnext_hub.tests.test_long_runs import slowed
-layouts.SHARD_ROWS = predict.SHARD_ROWS = 8
+label_files.SHARD_ROWS = predict.SHARD_ROWS = 8
 predict.COMMIT_SECONDS = 0.0
 predict._Worker._best = slowed(predict._Worker._best, 0.2)
 sys.exit(cli.main(sys.argv[1:]))

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 pytest.importorskip("duckdb", reason="the extra train")
 
 import fsspec
-from resnext_hub.inference.sources import SourceError
+from resnext_hub.errors import SourceError
 from resnext_hub.inference.tables import OutputError, schema
 from resnext_hub.training import selection as module
 from resnext_hub.training.selection import SCHEMA, main, select
@@ -293,8 +293,8 @@ def test_what_is_no_table(tmp_path: Path) -> None:
     for spec, message in (
         ("text.parquet", "text.parquet"),
         ("cut.parquet", "cut.parquet"),
-        ("missing.parquet", "No such Parquet file.*missing"),
-        ("missing-*.parquet", "No such Parquet file.*missing"),
+        ("missing.parquet", "missing"),
+        ("missing-*.parquet", "missing"),
         ("empty", "No such Parquet file.*empty"),
     ):
         with pytest.raises(SourceError, match=message):
@@ -335,7 +335,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "  class 20: 0\n" in told
     assert json.loads(pq.read_metadata(out).metadata[b"resnext_hub"])["job"]["per_class"] == 10
     assert main([str(tmp_path / "missing.parquet"), "--per-class", "1", "--out", str(out)]) == 2
-    assert "No such Parquet file" in capsys.readouterr().err
+    assert "missing.parquet" in capsys.readouterr().err
 
 
 @pytest.mark.soak

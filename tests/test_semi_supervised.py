@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from resnext_hub.cli import main
+from resnext_hub.data.labels import list_images
+from resnext_hub.data.splits import relabelled
 from resnext_hub.inference.bulk import classify_many
 from resnext_hub.models.manifest import find_checkpoint
 from resnext_hub.training import hashtags, selection
 from resnext_hub.training.batches import FromFiles
-from resnext_hub.training.data import relabelled, unlabelled_images
 from resnext_hub.training.recipe import Phase, Recipe
 
 pa = pytest.importorskip("pyarrow")
@@ -59,7 +60,7 @@ def test_numbers_mean_the_same_to_classify_and_to_training(layout: str, tmp_path
     source = collection(layout, tmp_path)
     classify_many(source, tmp_path / "scores.parquet", "resnext_tiny", engine="torch", top=1)
     table = pq.read_table(tmp_path / "scores.parquet")
-    images = unlabelled_images(source)
+    images = list_images([source], labelled=False).images
     assert table["index"].to_pylist() == list(range(24)) == list(range(len(images)))
     if layout != "table":
         assert [Path(n.rpartition(":")[2]).name for n in table["image"].to_pylist()] == [
@@ -115,7 +116,7 @@ def test_hashtags_are_trained_on(tmp_path: Path) -> None:
     tags = [["#Red"] if i % 3 == 0 else ["green", "#red"] if i % 3 == 1 else ["#nothing"] for i in range(24)]
     pq.write_table(pa.table({"image": names, "index": range(24), "hashtags": tags}), tmp_path / "tags.parquet")
     hashtags.make_targets(str(tmp_path / "tags.parquet"), tmp_path / "t.parquet", {"red": (0,), "green": (1,)})
-    images = relabelled(unlabelled_images(source), str(tmp_path / "t.parquet"), ["red", "green"])
+    images = relabelled(list_images([source], labelled=False), str(tmp_path / "t.parquet"), ["red", "green"])
     assert len(images) == 16
     assert images.repeat_factors is not None
     recipe = Recipe((Phase(2, 16),), batch_size=4).resolved(None, None)

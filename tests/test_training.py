@@ -14,15 +14,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from resnext_hub.data.splits import open_images
 from resnext_hub.models.checkpoints import load_into, read_state_dict
 from resnext_hub.models.entrypoints import build
 from resnext_hub.models.manifest import Architecture
 from resnext_hub.training.batches import Batch, FromFiles, InMemory, validation_batches
-from resnext_hub.training.data import open_images
 from resnext_hub.training.engine import Place, _Steps, freeze, parameter_groups, save_atomically, train
 from resnext_hub.training.pixels import PixelTable
 from resnext_hub.training.publish import publish_half
@@ -193,7 +194,8 @@ def test_a_broken_image_costs_a_row(colours: Path, tmp_path: Path) -> None:
         return b"no image" if i == 11 else read(i)
 
     recipe = dataclasses.replace(RECIPE, phases=(Phase(2, 16),)).resolved(None, None)
-    train_set = FromFiles(recipe, dataclasses.replace(images, read=sick))
+    source: Any = SimpleNamespace(read=sick, name=images.images.name)
+    train_set = FromFiles(recipe, dataclasses.replace(images, images=source))
 
     def once() -> dict[str, Any]:
         torch.manual_seed(0)
@@ -207,10 +209,9 @@ def test_a_broken_image_costs_a_row(colours: Path, tmp_path: Path) -> None:
     once()  # meets them again, and does not write them again
     with open(tmp_path / "out" / "broken.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert sorted((row["epoch"], row["image"].rpartition("row ")[0][-2:], row["error"][:12]) for row in rows)
     assert sorted(row["error"][:12] for row in rows) == ["Not an image"] * 2 + ["the disk is "] * 2
     assert {row["epoch"] for row in rows} == {"0", "1"}
-    assert "train.parquet: row 7 of row group 0" in {row["image"].rpartition("/")[2] for row in rows}
+    assert "train.parquet[7]" in {row["image"].rpartition("/")[2] for row in rows}
 
 
 @pytest.mark.parametrize("amp", ["none", "bf16", "fp16"])
@@ -314,10 +315,11 @@ def test_two_processes_train_as_one_does(colours: Path, tmp_path: Path) -> None:
 import torch
 import torch.distributed as dist
 from pathlib import Path
+from types import SimpleNamespace
 from resnext_hub.models.entrypoints import build
 from resnext_hub.models.manifest import Architecture
 from resnext_hub.training.batches import FromFiles, validation_batches
-from resnext_hub.training.data import open_images
+from resnext_hub.data.splits import open_images
 from resnext_hub.training.engine import train
 from resnext_hub.training.recipe import Phase, Recipe
 from resnext_hub.training.watch import distributed

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..data.splits import LabelledImages
 from ..models.manifest import Preprocessing
 from ..packages import needed
 from ..processing_utils.images import ImageError, open_image, with_name
 from ..processing_utils.preprocessing import load_pixels
-from .data import LabelledImages
 from .pixels import PixelTable, box_means, random_boxes, resized_crops
 from .recipe import Recipe
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.splits import LabelledImages
 from .batches import validation_batches
-from .data import LabelledImages
 from .recipe import Recipe
 
 __all__ = ["fit_temperature", "fold_temperature", "held_out_scores"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..console import EXIT_OK, EXIT_USAGE, EXIT_WEIGHTS, counted, fail
+from ..data.options import add_reading_options, reading_options
 from ..models.manifest import ROOT, Manifest, ManifestError, UnknownVariantError, find_checkpoint
 
 if TYPE_CHECKING:
@@ -37,15 +38,16 @@ def add_to(commands: Any) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     data = parser.add_argument_group("input and output")
-    images = "class folders, Parquet files or tar archives; also at s3:// and gs://"
-    data.add_argument("--data", required=True, metavar="DIR", help=images)
+    images = "class folders, tables, lists or archives; also at s3:// and gs://"
+    data.add_argument("--data", nargs="+", action="extend", required=True, metavar="DATA", help=images)
     out = "folder for checkpoints, curves and weights"
     data.add_argument("--out", required=True, type=Path, metavar="FOLDER", help=out)
-    val = "validation images (default: the part val of DIR, or a tenth of DIR)"
+    val = "validation images (default: the split val of DATA, or a tenth of DATA)"
     data.add_argument("--val", metavar="DIR", help=val)
     tables = "table of classes by image number, from training.selection or training.hashtags"
     data.add_argument("--labels", metavar="TABLE", help=tables)
     data.add_argument("--classes", metavar="FILE", help="order and names of the classes, such as a run's labels.tsv")
+    add_reading_options(data, split=True)
     network = parser.add_argument_group("network and recipe")
     network.add_argument("--variant", metavar="VARIANT", help="start from these weights, with a new head")
     recipe = "name of a recipe, or a TOML file (default with --variant: finetune)"
@@ -71,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, manifest: Manifest) -> int:
     """Train; return the exit status."""
-    from ..inference.sources import SourceError
+    from ..errors import SourceError
     from ..models.cache import CheckpointError
     from ..processing_utils.images import ImageError
     from .recipe import RecipeError, load_recipe
@@ -108,11 +110,12 @@ def run(arguments: argparse.Namespace, manifest: Manifest) -> int:
 
 
 def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | None) -> int:
+    import numpy as np
     import torch
 
+    from ..data.splits import hold_out, train_and_val
     from .batches import FromFiles, InMemory, validation_batches
     from .calibrate import fit_temperature, fold_temperature, held_out_scores
-    from .data import train_and_val
     from .engine import Place, train
     from .network import starting_network
     from .pixels import PixelTable
@@ -125,13 +128,23 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | Non
         if arguments.threads is not None:
             torch.set_num_threads(arguments.threads)
         train_images, val_images, labels = train_and_val(
-            arguments.data, arguments.val, labels=arguments.labels, classes=arguments.classes, seed=recipe.seed
+            arguments.data,
+            arguments.val,
+            labels=arguments.labels,
+            classes=arguments.classes,
+            seed=recipe.seed,
+            say=_print if place.rank == 0 else lambda line: None,
+            **reading_options(arguments),
         )
+        order = np.arange(len(train_images))
+        if recipe.held_out:  # the last ones
+            order = np.argsort(hold_out(train_images, recipe.seed, count=recipe.held_out), kind="stable")
+            train_images = train_images.subset(order)
         workers = min(os.cpu_count() or 1, 8) if arguments.workers is None else arguments.workers
         torch.manual_seed(recipe.seed)
         network = starting_network(recipe, base, [label.synset for label in labels], arguments.initial_weights)
         if recipe.in_memory:
-            scores = None if arguments.teacher_scores is None else read_scores(arguments.teacher_scores)
+            scores = None if arguments.teacher_scores is None else read_scores(arguments.teacher_scores)[order]
             train_set = InMemory(recipe, PixelTable.read(train_images), scores)
         else:
             train_set = FromFiles(recipe, train_images, workers)
@@ -147,7 +160,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | Non
             lambda here: validation_batches(val_images, recipe, here.rank, here.world, workers),
             arguments.out,
             about={
-                "data": arguments.data,
+                "data": " ".join(arguments.data),
                 "val": arguments.val,
                 "variant": base and base.name,
                 "command": sys.argv,
@@ -167,7 +180,9 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | Non
                     network.get_submodule("fc"), fit_temperature(*held_out_scores(network.cpu(), recipe, train_images))
                 )
                 state = network.state_dict()
-            published = publish_run(state, recipe, labels, rows[-1], arguments.out, data=arguments.data, base=base)
+            published = publish_run(
+                state, recipe, labels, rows[-1], arguments.out, data=" ".join(arguments.data), base=base
+            )
             top1 = f"{100 * rows[-1]['val_top1']:.2f}% top-1 on {counted(len(val_images), 'image')}"
             _print(f"Saved {published}: {top1}")
             _print(f"To use it: resnext-hub classify PHOTO --variant {arguments.out}")

@@ -38,7 +38,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..console import EXIT_USAGE, counted, fail
-from ..inference.sources import SourceError, reason, table_files
+from ..data.source import table_files
+from ..data.stores import reason
+from ..errors import SourceError
 from ..inference.tables import OutputError, explained
 from ..processing_utils.labels import Label, read_labels
 from .tables import (

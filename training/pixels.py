@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.splits import LabelledImages
 from ..processing_utils.images import ImageError, open_image, with_name
-from .data import LabelledImages
 
 __all__ = ["PixelTable", "box_means", "random_boxes", "resized_crops"]
 

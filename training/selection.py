@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..console import EXIT_USAGE, counted, fail
-from ..inference.sources import SourceError, TableFile, table_files
+from ..data.source import TableFile, table_files
+from ..errors import SourceError
 from ..inference.tables import OutputError
 from .tables import (
     BATCH,

@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from ..console import EXIT_USAGE, counted, fail
-from ..inference.sources import SourceError, table_files
+from ..data.source import table_files
+from ..errors import SourceError
 from ..inference.tables import OutputError
 from ..processing_utils.labels import Label
 from .hashtags import make_mapping, read_label_file

@@ -21,7 +21,8 @@ import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..inference.sources import SourceError, TableFile
+from ..data.source import TableFile
+from ..errors import SourceError
 from ..inference.tables import OutputError, explained
 from ..packages import needed
 

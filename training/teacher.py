@@ -28,9 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.splits import open_images, read_classes
 from ..packages import needed
 from ..telemetry import SWITCHES, import_quietly
-from .data import open_images, read_classes
 from .pixels import PixelTable, box_means, random_boxes
 
 __all__ = ["GRID", "fit_head", "load_teacher", "read_scores", "write_features", "write_scores"]

@@ -1,0 +1,119 @@
+"""Labels as people write them, and cells of Arrow tables: each held to a size before it is copied."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..processing_utils.uris import MAX_BYTES, FetchError
+
+__all__ = ["NO_CLASS", "Label", "as_label", "cell", "is_bytes", "is_text", "parse_label", "text_of"]
+
+#: A class: its name or synset, its number, or the numbers of several.
+Label = str | int | tuple[int, ...]
+#: What -1 and an empty cell say: this image has no class.
+NO_CLASS = -1
+TEXT = 2**16  # characters of a path, URI or name; a data: URI may be as long as an image
+
+
+def parse_label(text: str) -> Label:
+    """A label of a text file, where a number is written as text."""
+    text = text.strip()
+    return int(text) if re.fullmatch(r"\d{1,9}|-1", text) else text or NO_CLASS
+
+
+def as_label(value: Any) -> Label | None:
+    """A value of a table or of JSON as a label: ``NO_CLASS`` for -1, null and "", None for what is no label at all."""
+    if value is None or value == "":
+        return NO_CLASS
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float) and value.is_integer():  # pandas makes floats of integers with gaps
+        value = int(value)
+    if isinstance(value, int):
+        return value if value >= 0 else NO_CLASS
+    if isinstance(value, list) and all(isinstance(v, int) and v >= 0 for v in value):
+        return tuple(value) or NO_CLASS
+    return None
+
+
+def _plain(kind: Any) -> Any:
+    """The type of the values of a dictionary or extension type."""
+    from pyarrow import types
+
+    while True:
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        elif (storage := getattr(kind, "storage_type", None)) is not None:
+            kind = storage
+        else:
+            return kind
+
+
+def is_text(kind: Any) -> bool:
+    """Whether an Arrow type holds strings."""
+    from pyarrow import types
+
+    kind = _plain(kind)
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
+def is_bytes(kind: Any) -> bool:
+    """Whether an Arrow type holds encoded images: bytes, or a struct of ``bytes`` and ``path`` (Hugging Face)."""
+    from pyarrow import types
+
+    kind = _plain(kind)
+    if types.is_struct(kind):
+        return any(kind.get_field_index(name) >= 0 for name in ("bytes", "path"))
+    checks = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
+    return any(check(kind) for check in checks)
+
+
+def _value(scalar: Any) -> Any:
+    """The scalar inside a dictionary or extension scalar."""
+    while type(scalar).__name__ in ("DictionaryScalar", "ExtensionScalar"):
+        scalar = scalar.value
+    return scalar
+
+
+def text_of(scalar: Any, limit: int = TEXT) -> str | None:
+    """A cell of text, None for null.
+
+    Raises:
+        FetchError: it is too long for what it should be.
+    """
+    scalar = _value(scalar)
+    if scalar is None or not scalar.is_valid:
+        return None
+    if (size := scalar.as_buffer().size) > limit:
+        raise FetchError(f"A cell of text has {size:,} bytes, more than {limit:,}.")
+    return scalar.as_py()
+
+
+def _bytes_of(scalar: Any) -> bytes | None:
+    """A cell of bytes, None for null."""
+    scalar = _value(scalar)
+    if scalar is None or not scalar.is_valid:
+        return None
+    if (size := scalar.as_buffer().size) > MAX_BYTES:
+        raise FetchError(f"The cell has {size:,} bytes, more than {MAX_BYTES:,}.")
+    return scalar.as_py()
+
+
+def cell(scalar: Any) -> tuple[str | None, bytes | str | None]:
+    """(name, content) of a cell of an image column: encoded bytes, or a path or URI, or None for no image.
+
+    Raises:
+        FetchError: it is larger than an image may be.
+    """
+    scalar = _value(scalar)
+    if scalar is None or not scalar.is_valid:
+        return None, None
+    if hasattr(scalar, "keys"):
+        fields = dict(scalar.items())
+        path = text_of(fields["path"]) if "path" in fields else None
+        data = _bytes_of(fields["bytes"]) if "bytes" in fields else None
+        return path, path if data is None else data
+    return None, text_of(scalar, 2 * MAX_BYTES) if is_text(scalar.type) else _bytes_of(scalar)

@@ -1,0 +1,322 @@
+"""The class of each image, and its split: decided here, for every command, over all images of a source at once.
+
+A label is told by a column of a table or list, by a ``.cls`` or ``.json`` in an archive, or by the first folder below
+the data's root, after a folder that names a split. What has two readings is refused with the question.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import SourceError
+from .cells import NO_CLASS, Label
+from .names import Passed, split_of
+from .shards import Place, Subset, Told
+from .source import shards
+
+__all__ = ["Images", "Listing", "list_images"]
+
+#: ``split``: take the folders' names for classes, whatever they are.
+NO_SPLIT = "none"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a source with a label each, by number; what has no class is left out.
+
+    Attributes:
+        specs: what was listed.
+        shards: all of the source. ``starts``: the number of each one's first image, and the number of all images.
+        numbers: (N,) of these images, in the source.
+        labels: one for each; None for all if nothing tells the classes.
+        names: the images' names; None where only reading would tell.
+        splits: of each image, None for no split.
+        classes: names of the labels that are numbers, in their order, if the tables have them.
+        layout: how the labels were found, in words.
+        explicit: whether columns or label files told them, and not folders.
+        passed: what was left out.
+    """
+
+    specs: tuple[str, ...]
+    shards: tuple[Any, ...]
+    starts: list[int]
+    numbers: np.ndarray
+    labels: list[Label | None]
+    names: list[str | None]
+    places: list[Place]
+    splits: list[str | None]
+    classes: tuple[str, ...] | None
+    layout: str
+    explicit: bool
+    passed: Passed = field(default_factory=Passed)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def present(self) -> list[str]:
+        """The splits that there are."""
+        return sorted({split for split in self.splits if split is not None})
+
+    def only(self, rows: Sequence[int]) -> Listing:
+        """These images, by their place in this listing."""
+        return replace(
+            self,
+            numbers=self.numbers[np.asarray(rows, np.int64)],
+            labels=[self.labels[i] for i in rows],
+            names=[self.names[i] for i in rows],
+            places=[self.places[i] for i in rows],
+            splits=[self.splits[i] for i in rows],
+        )
+
+    def of(self, split: str) -> Listing:
+        """The images of one split.
+
+        Raises:
+            SourceError: there is none of that name.
+        """
+        rows = [i for i, found in enumerate(self.splits) if found == split]
+        if not rows:
+            there = ", ".join(self.present()) or "no splits"
+            raise SourceError(f"{', '.join(self.specs)} has no split {split!r}; it has {there}.")
+        return self.only(rows)
+
+    def kept(self) -> Iterator[Any]:
+        """The shards of these images, each cut to them."""
+        for at, shard in enumerate(self.shards):
+            first, last = np.searchsorted(self.numbers, self.starts[at : at + 2])
+            rows = self.numbers[first:last] - self.starts[at]
+            if len(rows) == self.starts[at + 1] - self.starts[at]:
+                yield shard
+            elif len(rows):
+                yield Subset(shard, tuple(rows.tolist()))
+
+    def sizes(self) -> list[int]:
+        """Images in each of the shards `kept` gives."""
+        found = np.diff(np.searchsorted(self.numbers, self.starts)).tolist()
+        return [size for size in found if size]
+
+    def fingerprint(self) -> str:
+        """Which of the source's images these are: a value that changes when the choice does."""
+        digest = hashlib.sha256(self.numbers.astype("<i8").tobytes()).hexdigest()
+        return f"{len(self)} of {self.starts[-1]}, sha256 {digest}"
+
+    @property
+    def images(self) -> Images:
+        """All images of the source, to be read one by one."""
+        return Images(self.shards, tuple(self.starts))
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of some shards, by number. Picklable, so that a spawned worker can read them."""
+
+    shards: tuple[Any, ...]
+    starts: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def _at(self, number: int) -> tuple[Any, int]:
+        at = bisect_right(self.starts, number) - 1
+        return self.shards[at], int(number) - self.starts[at]
+
+    def name(self, number: int) -> str:
+        shard, row = self._at(number)
+        return shard.name(row)
+
+    def read(self, number: int) -> bytes:
+        """The encoded bytes of an image; raises FetchError or OSError."""
+        shard, row = self._at(number)
+        return shard.read(row)
+
+    def key(self, number: int) -> str:
+        """What an image is called below the data's root."""
+        shard, row = self._at(number)
+        return shard.key(row)
+
+
+def list_images(
+    specs: Sequence[str],
+    rows: int = 4096,
+    *,
+    split: str | None = None,
+    column: str | None = None,
+    label_column: str | None = None,
+    private: bool = False,
+    anonymous: bool = False,
+    labelled: bool = True,
+    by_folder: bool = True,
+) -> Listing:
+    """List the images of a source and their labels.
+
+    Args:
+        split: take this one (train, val, test); "none": no folder's name is a split. Default: all, see `Listing.of`.
+        labelled: False for what has no labels, or whose labels do not matter.
+        by_folder: False where something else tells the classes: folders are no labels, and nothing is left out.
+
+    Raises:
+        SourceError: no images; labels that are missing, or that can be read in two ways.
+    """
+    passed = Passed()
+    options: dict[str, Any] = {"column": column, "label_column": label_column, "private": private}
+    found = tuple(shards(specs, rows, anonymous=anonymous, passed=passed, **options))
+    told: list[Told] = []
+    starts = [0]
+    for shard in found:
+        told += shard.told(label_column) if labelled else shard.places()
+        starts.append(len(told))
+    what = ", ".join(specs)
+    folders = _folders([one.place for one in told])
+    splits, folders = _splits([one.place for one in told], folders, split, what)
+    labels: list[Label | None]
+    if labelled:
+        labels, layout, explicit, left = _labels(told, folders if by_folder else [()] * len(told), passed, what)
+    else:
+        labels, layout, explicit, left = list[Label | None]([None] * len(told)), "", False, set[int]()
+    names = {
+        n for shard in found if hasattr(shard, "class_names") and labelled for n in (shard.class_names(label_column),)
+    }
+    if len(names) > 1:
+        raise SourceError(f"The tables of {what} name their classes differently.")
+    listing = Listing(
+        tuple(specs),
+        found,
+        starts,
+        np.arange(len(told)),
+        labels,
+        [one.name for one in told],
+        [one.place for one in told],
+        splits,
+        next(iter(names), None),
+        layout,
+        explicit,
+        passed,
+    )
+    if left:
+        listing = listing.only([i for i in range(len(told)) if i not in left])
+    return listing.of(split) if split not in (None, NO_SPLIT) else listing
+
+
+def _folders(places: Sequence[Place]) -> list[tuple[str, ...]]:
+    """The folders of each image below the data's root; the root of an archive is its one top folder, if it has one.
+
+    The root of a list is the deepest folder that all its paths share.
+    """
+    found = [_parts(place.file) for place in places]
+    packed = [i for i, place in enumerate(places) if place.container and place.file]
+    tops = {found[i][:1] for i in packed}
+    if len(tops) == 1 and all(len(found[i]) > 1 for i in packed) and split_of("".join(next(iter(tops)))) is None:
+        for i in packed:
+            found[i] = found[i][1:]
+    listed = [i for i, place in enumerate(places) if place.listed]
+    ends = (min(found[i] for i in listed), max(found[i] for i in listed)) if listed else ((), ())
+    common = next((n for n, (a, b) in enumerate(zip(*ends, strict=False)) if a != b), min(map(len, ends)))
+    for i in listed:
+        found[i] = found[i][common:]
+    return found
+
+
+@functools.lru_cache(4096)
+def _split_parts(folder: str) -> tuple[str, ...]:
+    return tuple(part for part in folder.split("/") if part not in ("", "."))
+
+
+def _parts(file: str) -> tuple[str, ...]:
+    return _split_parts(file.rpartition("/")[0])
+
+
+def _splits(
+    places: Sequence[Place], folders: list[tuple[str, ...]], wanted: str | None, what: str
+) -> tuple[list[str | None], list[tuple[str, ...]]]:
+    """The split of each image, and its folders after that of the split.
+
+    Raises:
+        SourceError: folders of splits lie beside others, or two folders are of one split.
+    """
+    if wanted == NO_SPLIT:
+        return [None] * len(places), folders
+    tops = {f[0] for f in folders if f}
+    meant = {top: split_of(top) for top in tops}
+    some = sorted(top for top, split in meant.items() if split)
+    if len(some) < len(tops) and some and wanted is None:
+        others = sorted(tops - set(some))
+        raise SourceError(
+            f"{what} has {_few(some)}, which name{'s' * (len(some) == 1)} a split, beside {_few(others)}. Are all of "
+            f"them classes? Then pass split='none'. Else pass split='{meant[some[0]]}', or name one folder."
+        )
+    twice = [split for split, count in Counter(filter(None, meant.values())).items() if count > 1]
+    if twice:
+        both = " and ".join(top for top in some if meant[top] == twice[0])
+        raise SourceError(f"{what} has {both}, which are the same split. Name one folder, or pass split='none'.")
+    splits: list[str | None] = []
+    for i, own in enumerate(folders):
+        inner = meant.get(own[0]) if own else None
+        splits.append(inner or _container_split(places[i].container))
+        folders[i] = own[1:] if inner else own
+    odd = {p.container for p, found in zip(places, splits, strict=True) if p.container and found is None}
+    if odd and any(splits) and wanted is None:
+        raise SourceError(f"{what} has splits, and {_few(sorted(odd))} is of none. Name the files, or pass split=NAME.")
+    return splits, folders
+
+
+@functools.lru_cache(4096)
+def _container_split(container: str) -> str | None:
+    """The split that the path of an archive or table names: by a folder, or by the first word of its own name.
+
+    One that the user named itself is no part of anything.
+    """
+    if container.startswith("./"):
+        return None
+    *above, name = container.split("/")
+    words = [*above, re.split(r"[-_.\d]", name)[0]]
+    return next((split for word in words if (split := split_of(word))), None)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _labels(
+    told: Sequence[Told], folders: Sequence[tuple[str, ...]], passed: Passed, what: str
+) -> tuple[list[Label | None], str, bool, set[int]]:
+    """(labels, layout, whether columns or files told them, numbers of the images that are left out)."""
+    labels: list[Label | None] = [one.label for one in told]
+    explicit = any(label is not None for label in labels)
+    if explicit:
+        if (missing := next((i for i, label in enumerate(labels) if label is None), None)) is not None:
+            name = told[missing].name or f"Image {missing:,} of {what}"
+            raise SourceError(
+                f"{name} has no class beside it, and others have: every image needs a label, or -1 for no class."
+            )
+        left = {i for i, label in enumerate(labels) if label == NO_CLASS}
+        if len(left) == len(labels):
+            raise SourceError(
+                f"No image of {what} has a class: each label is -1 or empty. (Image 0 has no label, or -1.)"
+            )
+        if left:
+            passed["images without a class"] += len(left)
+        layout = (
+            "labels in archives (WebDataset)"
+            if any(one.place.file and one.place.container for one in told)
+            else "a column of labels"
+        )
+        return labels, layout, True, left
+    listed = [own for one, own in zip(told, folders, strict=True) if one.place.listed]
+    if listed and all(len(own) > 1 for own in listed):
+        raise SourceError(f"Which folder of the paths in {what} is the class? Write a list with a column for it: .csv.")
+    labels = [own[0] if own else None for own in folders]
+    left = {i for i, label in enumerate(labels) if label is None}
+    if len(left) == len(labels):
+        return labels, "", False, set()
+    if left:
+        passed["images beside the class folders"] += len(left)
+    return labels, "class folders", False, left

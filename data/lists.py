@@ -1,0 +1,127 @@
+"""Lists of images: a path or URI a line (.txt), or columns with a header (.csv, .tsv) or with names (.jsonl)."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from ..errors import SourceError
+from .cells import Label, as_label, parse_label
+from .names import IMAGE_COLUMNS, LABEL_COLUMNS, named
+from .stores import Access, is_remote, open_binary
+
+__all__ = ["Row", "read_list"]
+
+LINE = 2**20  # characters
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+class Row(NamedTuple):
+    path: str
+    label: Label | None
+
+
+def read_list(uri: str, access: Access, column: str | None = None, label_column: str | None = None) -> Iterator[Row]:
+    """The images of a list and their labels, where it has any, one after another.
+
+    A relative path starts at the working directory; if the first one is not there, at the list's own folder.
+
+    Raises:
+        SourceError: it is no such list, or its columns are not known.
+    """
+    with open_binary(uri, access) as file:
+        start = file.read(4)
+        file.seek(0)
+        encoding = next((name for mark, name in MARKS if start.startswith(mark)), "utf-8")
+        # Names of files are bytes: what is no UTF-8 is kept as it is.
+        errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
+        try:
+            with io.TextIOWrapper(file, encoding, errors, newline=None) as text:
+                yield from _resolved(uri, _reader(uri)(uri, _lines(uri, text), column, label_column))
+        except (UnicodeError, csv.Error) as error:
+            raise SourceError(f"Cannot read {uri} as a list: {error}") from error
+
+
+def _reader(uri: str) -> Callable[..., Iterator[Row]]:
+    lower = uri.lower().partition("?")[0]
+    return (
+        _from_json if lower.endswith(".jsonl") else _from_columns if lower.endswith((".csv", ".tsv")) else _from_lines
+    )
+
+
+def _lines(uri: str, text: io.TextIOWrapper) -> Iterator[str]:
+    while line := text.readline(LINE):
+        if len(line) == LINE:
+            raise SourceError(f"{uri} is not a list: one of its lines is longer than {LINE:,} characters.")
+        yield line
+
+
+def _from_lines(uri: str, lines: Iterator[str], column: str | None, label_column: str | None) -> Iterator[Row]:
+    for line in lines:
+        if name := line.strip():
+            yield Row(name, None)
+
+
+def _from_columns(uri: str, lines: Iterator[str], column: str | None, label_column: str | None) -> Iterator[Row]:
+    rows = csv.reader(lines, delimiter="\t" if uri.lower().partition("?")[0].endswith(".tsv") else ",")
+    header = [name.strip() for name in next(rows, [])]
+    image, label = list_columns(uri, header, column, label_column)
+    at, label_at = header.index(image), header.index(label) if label is not None else None
+    for row in rows:
+        if len(row) > at and row[at].strip():
+            cell = row[label_at] if label_at is not None and label_at < len(row) else None
+            yield Row(row[at].strip(), None if cell is None else parse_label(cell))
+
+
+def _from_json(uri: str, lines: Iterator[str], column: str | None, label_column: str | None) -> Iterator[Row]:
+    columns: tuple[str, str | None] | None = None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record: Any = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise SourceError(f"{uri}, line {number:,}, is not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise SourceError(f"{uri}, line {number:,}, is not a JSON object.")
+        columns = columns or list_columns(uri, list(record), column, label_column)
+        image, label = columns
+        if not isinstance(path := record.get(image), str) or not path:
+            raise SourceError(f"{uri}, line {number:,}, has no path in {image!r}.")
+        yield Row(path, as_label(record.get(label)) if label is not None else None)
+
+
+def list_columns(uri: str, names: list[str], column: str | None, label_column: str | None) -> tuple[str, str | None]:
+    """The columns of paths and of labels of a list with these columns."""
+    for wanted in (column, label_column):
+        if wanted is not None and wanted not in names:
+            raise SourceError(f"{uri} has no column {wanted!r}; choose from {', '.join(names)[:500]}.")
+    image = column or named(names, IMAGE_COLUMNS)
+    if image is None:
+        raise SourceError(
+            f"Which column of {uri} holds the images? Pass column=NAME, one of {', '.join(names)[:500]}. "
+            "(Without a header, name the list .txt: one path a line.)"
+        )
+    return image, label_column or named([name for name in names if name != image], LABEL_COLUMNS)
+
+
+def _resolved(uri: str, rows: Iterator[Row]) -> Iterator[Row]:
+    """Rows with relative paths made paths of the list's folder, if the first of them is there."""
+    folder: str | None = None
+    for row in rows:
+        if is_remote(row.path) or os.path.isabs(row.path):
+            yield row
+            continue
+        if folder is None:
+            own = "" if is_remote(uri) else os.path.dirname(uri)
+            folder = own if not os.path.exists(row.path) and os.path.exists(os.path.join(own, row.path)) else ""
+        yield Row(os.path.join(folder, row.path), row.label)

@@ -1,0 +1,102 @@
+"""Names with a meaning: suffixes, hidden files, split folders, columns. `docs/data.md` lists them for users."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Literal
+
+__all__ = ["Kind", "Passed", "is_hidden", "kind_of", "named", "split_of"]
+
+Kind = Literal["image", "list", "table", "archive"]
+
+# All suffixes of the formats in `images.FORMATS`.
+IMAGES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".avif", ".avifs"),
+)
+# Photos that people have and that cannot be read here. They are images all the same: each gives a row with an error.
+UNREADABLE = (".heic", ".heif", ".hif", ".jp2", ".j2k", ".jxl")
+# Pillow would open some of these as TIFF, and return their thumbnail.
+RAW = (".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".raf", ".orf", ".rw2", ".pef", ".srw", ".3fr", ".iiq")
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".zip")
+LISTS = (".txt", ".lst", ".csv", ".tsv", ".jsonl")
+TABLES = (".parquet",)
+KINDS: dict[Kind, tuple[str, ...]] = {
+    "image": (*IMAGES, *UNREADABLE, *RAW),
+    "list": LISTS,
+    "table": TABLES,
+    "archive": ARCHIVES,
+}
+
+HIDDEN = ("__macosx", "@eadir", "thumbs.db", "desktop.ini")
+
+#: The meaning of a folder's name, and of the first word in the name of a table or an archive.
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+# The first of these that a table or list has.
+IMAGE_COLUMNS = (
+    *("image", "img", "images", "picture", "photo", "jpg", "jpeg", "png", "webp", "path", "image_path", "filepath"),
+    *("file", "file_name", "filename", "uri", "url", "image_url", "name", "image_id"),
+)
+LABEL_COLUMNS = (
+    *("label", "wnid", "synset", "class", "cls", "labels", "target", "targets", "class_index", "class_id"),
+    *("class_name", "label_name", "fine_label", "category"),
+)
+# What an encoded image in a table is called.
+NAME_COLUMNS = ("name", "path", "file_name", "filename", "__key__")
+
+# fsspec knows many more (ftp, ssh, github, chains such as simplecache::http://). Some connect to any address that is
+# written in the URI, or open any file, and a list or table may be a stranger's.
+STORES = ("s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "oci", "oss", "memory")
+#: How each store is asked for public data without an account.
+ANONYMOUS = {
+    **{scheme: {"anon": True} for scheme in ("s3", "s3a", "az", "abfs", "abfss")},
+    **{scheme: {"token": "anon"} for scheme in ("gs", "gcs")},
+    "hf": {"token": False},
+}
+
+
+def kind_of(name: str) -> Kind | None:
+    """The kind of file that a name's suffix states."""
+    lower = name.lower()
+    return next((kind for kind, suffixes in KINDS.items() if lower.endswith(suffixes)), None)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder below the root is left out, by its own name."""
+    return name.startswith(".") or name.lower() in HIDDEN
+
+
+def split_of(word: str) -> str | None:
+    """train, val or test, if a word means one of them."""
+    return SPLITS.get(word.lower())
+
+
+def named(names: list[str], ordered: tuple[str, ...]) -> str | None:
+    """The first of ``ordered`` that is among names, whatever the case."""
+    lower = {name.lower(): name for name in reversed(names)}
+    return next((lower[name] for name in ordered if name in lower), None)
+
+
+class Passed(Counter[str]):
+    """Counts what was left out: a suffix, or a reason in words -> how many files."""
+
+    def file(self, name: str) -> None:
+        """Count a file by its suffix."""
+        found = re.search(r"\.\w{1,8}$", name)
+        self[found[0].lower() if found else "without a suffix"] += 1
+
+    def __str__(self) -> str:
+        """As "3 files passed over: 2 .mov, 1 .txt"; empty if nothing was left out."""
+        total = sum(self.values())
+        if not total:
+            return ""
+        what = ", ".join(
+            f"{count:,} {name}" for name, count in sorted(self.items(), key=lambda item: (-item[1], item[0]))
+        )
+        return f"{total:,} file{'s' * (total > 1)} passed over: {what}"

@@ -1,0 +1,276 @@
+"""Labelled images for training: classes as indices, a part held out, and the sets that a data set itself names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import SourceError
+from ..models.manifest import default_manifest
+from ..processing_utils.labels import Label, read_labels
+from . import tables
+from .labels import Images, Listing, list_images
+from .shards import TableShard
+from .stores import Access, filesystem, is_remote
+
+__all__ = ["LabelledImages", "hold_out", "indexed", "open_images", "read_classes", "relabelled", "train_and_val"]
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images and their classes.
+
+    Attributes:
+        classes: the name of every class, in the order of the logits.
+        labels: (N,) int64 class indices; or (N, K), several for an image, -1 where there are fewer.
+        images: reads them, by number in the source.
+        rows: (N,) that number of each.
+        repeat_factors: (N,) how often an epoch has each image, on average (`hashtags`); None: once.
+        blocks: lengths of the runs of images that are best read together, in order; they add up to N.
+    """
+
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    images: Images
+    rows: np.ndarray
+    blocks: tuple[int, ...]
+    repeat_factors: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def name(self, i: int) -> str:
+        return self.images.name(int(self.rows[i]))
+
+    def read(self, i: int) -> bytes:
+        """The encoded bytes of image ``i``; raises FetchError or OSError."""
+        return self.images.read(int(self.rows[i]))
+
+    def subset(self, indices: np.ndarray, labels: np.ndarray | None = None) -> LabelledImages:
+        """Images by number, an image as often as its number comes; with other labels, if given."""
+        chosen = np.asarray(indices, np.int64)
+        labels = self.labels[chosen] if labels is None else labels
+        return replace(self, labels=labels, rows=self.rows[chosen], blocks=(len(chosen),), repeat_factors=None)
+
+
+def indexed(listing: Listing, classes: Sequence[str] | None = None) -> tuple[tuple[str, ...], np.ndarray]:
+    """(classes, the index of each image's label in them).
+
+    Numbers are indices as they are, or of the names that the tables have for them. Names are sorted.
+
+    Raises:
+        SourceError: an image without a class, or with one that is not among ``classes``.
+    """
+    what, found = ", ".join(listing.specs), listing.labels
+    if any(label is None for label in found):
+        raise SourceError(f"{what} has no class folders with images (DIR/<class>/<image>), and no labels.")
+    if any(isinstance(label, tuple) for label in found):
+        labels = several([label if isinstance(label, tuple) else (label,) for label in found])
+        return tuple(classes or listing.classes or map(str, range(int(labels.max()) + 1))), labels
+    if all(isinstance(label, int) for label in found):
+        labels = np.asarray(found, np.int64)
+        count = int(labels.max()) + 1
+        known = listing.classes or (tuple(classes) if classes is not None else None)
+        if known is not None and count > len(known):
+            raise SourceError(
+                f"{what}: the class indices are from {labels.min()} to {count - 1}, expected 0 to {len(known) - 1}."
+            )
+        if listing.classes is None or classes is None:
+            return known or tuple(map(str, range(count))), labels
+        found = [listing.classes[i] for i in labels]
+    names = tuple(classes) if classes is not None else tuple(sorted(set(map(str, found))))
+    index = {name: i for i, name in enumerate(names)}
+    if unknown := next((str(label) for label in found if str(label) not in index), None):
+        raise SourceError(f"{what}: the class {unknown!r} is not one of the {len(names)} known classes.")
+    return names, np.asarray([index[str(label)] for label in found], np.int64)
+
+
+def several(lists: Sequence[Sequence[Any]]) -> np.ndarray:
+    """Lists of class indices as one array (N, K), -1 where there are fewer."""
+    width = max(map(len, lists))
+    return np.asarray([[*row, *[-1] * (width - len(row))] for row in lists], np.int64)
+
+
+def _blocks(listing: Listing) -> tuple[int, ...]:
+    """One block; of tables that are larger than what is held, their row groups."""
+    if not all(isinstance(shard, TableShard) for shard in listing.shards):
+        return (len(listing),)
+    opened = [tables.open_table(s.uri, s.access, s.version) for s in listing.shards if s.first == 0]
+    columns = [listing.shards[0].column]
+    size = sum(table.size(group, columns) for table in opened for group in range(len(table.groups)))
+    if size <= tables.HELD_BYTES:
+        return (len(listing),)
+    begins = np.cumsum([0, *(rows for table in opened for rows in table.groups)])
+    return tuple(n for n in np.diff(np.searchsorted(listing.numbers, begins)).tolist() if n)
+
+
+def _labelled(listing: Listing, classes: Sequence[str] | None) -> LabelledImages:
+    names, labels = indexed(listing, classes)
+    return LabelledImages(names, labels, listing.images, listing.numbers, _blocks(listing))
+
+
+def open_images(spec: str | Path, classes: Sequence[str] | None = None, **options: Any) -> LabelledImages:
+    """The labelled images of one source; ``options`` are those of `list_images`.
+
+    Args:
+        classes: names in the order of the logits; None: those found, sorted.
+
+    Raises:
+        SourceError: nothing there that can be used; an unknown class.
+    """
+    return _labelled(list_images([str(spec)], **options), classes)
+
+
+def relabelled(listing: Listing, table: str, classes: Sequence[str] | None = None) -> LabelledImages:
+    """Images with the classes that a table gives them by their number; only those, and as often as the table has them.
+
+    Args:
+        listing: the source that was classified or tagged, whose numbers the table has.
+        table: parquet with a column ``index`` and one of ``class`` (`selection`) or ``targets`` (lists; `hashtags`).
+        classes: names in the order of the table's numbers.
+
+    Raises:
+        SourceError: other columns, or numbers that the images or classes have not.
+    """
+    opened = tables.open_table(table, Access())
+    column = next((c for c in ("class", "targets") if c in opened.schema.names), None)
+    names = [c for c in ("index", column, "repeat_factor") if c is not None and c in opened.schema.names]
+    if column is None or "index" not in names or not opened.rows:
+        raise SourceError(
+            f"{table} must have the column index and one of class and targets; it has {', '.join(opened.schema.names)}."
+        )
+    cells = [[cell.as_py() for cell in row] for _, row in opened.cells(names, 0, opened.rows)]
+    if any(row[0] is None or row[1] is None for row in cells):
+        raise SourceError(f"{table} has rows without an index, or without a class.")
+    rows = np.asarray([row[0] for row in cells], np.int64)
+    found = [row[1] for row in cells]
+    labels = several(found) if column == "targets" else np.asarray(found, np.int64)
+    count = int(labels.max()) + 1
+    known = tuple(classes or map(str, range(count)))
+    if rows.min() < 0 or rows.max() >= len(listing):
+        raise SourceError(
+            f"{table} has image {rows.max()}, but the data has {len(listing)} images: was it made from other data?"
+        )
+    if count > len(known):
+        raise SourceError(f"{table} has class {count - 1}, but only {len(known)} classes are known.")
+    factors = np.asarray([row[2] for row in cells]) if len(names) > 2 else None
+    return LabelledImages(known, labels, listing.images, listing.numbers[rows], (len(rows),), factors)
+
+
+def hold_out(images: LabelledImages, seed: int, *, share: float | None = None, count: int | None = None) -> np.ndarray:
+    """Which images to hold out, (N,) bool: of each class as large a part as of all, and never all of it.
+
+    Images are chosen by a digest of their names below the data's root, and never by their place. So the choice stays
+    when the data is moved, and when other images are added it changes little.
+
+    Args:
+        share: of each class; or ``count``: of all together.
+    """
+    part = share if share is not None else (count or 0) / max(1, len(images))
+    keys = (images.images.key(int(row)) for row in images.rows)
+    digests = [hashlib.sha256(f"{seed} {key}".encode("utf-8", "surrogateescape")).digest() for key in keys]
+    first = images.labels if images.labels.ndim == 1 else images.labels[:, 0]
+    ranks: list[tuple[float, bytes, int]] = []
+    taken = np.zeros(len(images), bool)
+    for label in np.unique(first):
+        rows = sorted(np.flatnonzero(first == label).tolist(), key=digests.__getitem__)
+        ranks += [((place + 0.5) / len(rows), digests[row], row) for place, row in enumerate(rows[:-1])]
+        if count is None and len(rows) > 1:
+            taken[rows[: max(1, round(part * len(rows)))]] = True
+    if count is not None:
+        taken[[row for _, _, row in sorted(ranks)[:count]]] = True
+    return taken
+
+
+def read_classes(path: str | Path) -> list[tuple[str, str]]:
+    """(synset, names) of every line of a two-column TSV; a class's index is its line."""
+    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    return [(synset, names) for synset, names in (line.split("\t", 1) for line in lines) if synset != "wnid"]
+
+
+def _own_names(data: str, access: Access) -> dict[str, str]:
+    """What ``classes.tsv`` in the data's folder says: class -> name, in the order of the classes."""
+    path = f"{data.rstrip('/')}/classes.tsv"
+    if is_remote(data):
+        files, inside = filesystem(path, access)
+        text = files.cat_file(inside).decode() if files.isfile(inside) else ""
+    else:
+        text = Path(path).read_text("utf-8-sig") if Path(path).is_file() else ""
+    lines = text.splitlines()
+    return dict(line.split("\t", 1) for line in lines if "\t" in line and not line.startswith("wnid\t"))
+
+
+def train_and_val(
+    data: str | Sequence[str],
+    val: str | None = None,
+    *,
+    labels: str | None = None,
+    classes: str | None = None,
+    seed: int = 0,
+    share: float = 0.1,
+    say: Callable[[str], object] = lambda line: None,
+    **options: Any,
+) -> tuple[LabelledImages, LabelledImages, tuple[Label, ...]]:
+    """(training images, validation images, labels) of a data set.
+
+    Args:
+        data: one or several sources, see `docs/data.md`; its splits train and val are used if it has them.
+        val: the validation images; None: the split val of ``data``, or ``share`` of each class of it, held out.
+        labels: a table of classes for the images of ``data`` by number (`relabelled`); takes ``val``.
+        classes: a file of (index, class, name) as a trained folder's labels.tsv, for order and names. Without it
+            ``data``'s ``classes.tsv`` has them (class, name); else they are sorted, and synsets of ImageNet are named.
+        say: gets a line about what was left out and what was held out.
+        options: column, label_column, split, private, anonymous; see `list_images`.
+
+    Raises:
+        SourceError: what `open_images` and `relabelled` raise; no training or validation images.
+    """
+    specs = [data] if isinstance(data, str) else list(data)
+    data = ", ".join(specs)
+    access = Access(options.get("private", False), options.get("anonymous", False))
+    if classes is not None:
+        lines = Path(classes).read_text(encoding="utf-8").splitlines()
+        names = {name: text for _, name, text in (line.split("\t") for line in lines)}
+    else:
+        names = _own_names(specs[0], access) if len(specs) == 1 else {}
+    order = tuple(names) or None
+    listing = list_images(specs, labelled=labels is None, **(options if labels is None else _unsplit(options)))
+    present = listing.present()
+    if labels is not None:
+        train = relabelled(listing, labels, order)
+    elif options.get("split") not in (None, "none") or not present:
+        train = _labelled(listing, order)
+    elif "train" in present:
+        train = _labelled(listing.of("train"), order)
+    else:
+        raise SourceError(f"{data} has {' and '.join(present)}, and no train: pass split=NAME to train on one of them.")
+    if listing.passed:
+        say(f"{data}: {listing.passed}")
+    if val is not None:
+        found = list_images([val], **_unsplit(options))
+        if len(found.present()) > 1:
+            raise SourceError(f"{val} has {', '.join(found.present())}: pass the folder of one as val=DIR.")
+        if found.passed:
+            say(f"{val}: {found.passed}")
+        held = _labelled(found, train.classes)
+    elif labels is None and "val" in present and options.get("split") is None:
+        held = _labelled(listing.of("val"), train.classes)
+    elif labels is not None or train.labels.ndim > 1:
+        raise SourceError(f"{data} has no validation images with known classes: pass val=DIR.")
+    else:
+        taken = hold_out(train, seed, share=share)
+        why = f", and {data} has no validation split" if present else ""
+        say(f"{taken.sum():,} of {len(taken):,} images are held out for validation{why}")
+        train, held = train.subset(np.flatnonzero(~taken)), train.subset(np.flatnonzero(taken))
+    synsets = {label.synset: label.name for name in default_manifest().label_sets for label in read_labels(name)}
+    return train, held, tuple(Label(i, c, names.get(c) or synsets.get(c, c)) for i, c in enumerate(train.classes))
+
+
+def _unsplit(options: dict[str, Any]) -> dict[str, Any]:
+    """Options for a source whose split was chosen by its path, or whose numbers count all images."""
+    return {key: value for key, value in options.items() if key != "split"}

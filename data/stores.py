@@ -1,0 +1,236 @@
+"""Files of this machine, behind http(s), or in an object store: open them, read a part, tell versions apart.
+
+A list or a table may come from a stranger, so each path and URI in it is checked: schemes, addresses, sizes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import stat
+import tempfile
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import SourceError
+from ..packages import needed
+from ..processing_utils.uris import MAX_BYTES, FetchError, fetch, read_file, scheme_of
+from ..telemetry import silence
+from .names import ANONYMOUS, RAW, STORES
+
+__all__ = [
+    "Access",
+    "SourceError",
+    "Spool",
+    "ask",
+    "filesystem",
+    "is_remote",
+    "is_web",
+    "open_binary",
+    "read_image",
+    "read_range",
+    "reason",
+    "spooled",
+    "version_of",
+]
+
+# A list, table or archive behind http(s) is fetched completely, with the same checks as images.
+WEB = ("http", "https")
+WEB_BYTES, WEB_SECONDS = 2 * 2**30, 1800.0
+FREE_BYTES = 2**30  # stay free on the disk of the temporary folder
+
+
+@dataclass(frozen=True)
+class Access:
+    """private: fetch URLs at private addresses too. anonymous: ask stores for public data, without an account."""
+
+    private: bool = False
+    anonymous: bool = False
+
+
+def is_remote(spec: str) -> bool:
+    return scheme_of(spec) is not None
+
+
+def is_web(spec: str) -> bool:
+    return scheme_of(spec) in ("http", "https")
+
+
+def reason(error: Exception) -> str:
+    """Return an error's message without what the caller names: no class name, number or file of a system's error."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error) if isinstance(error, SourceError) else f"{type(error).__name__}: {error}"
+
+
+def ask(uri: str, question: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call a method of a store.
+
+    Raises:
+        SourceError: instead of whatever the store raises; each has its own errors.
+    """
+    try:
+        return question(*arguments, **options)
+    except Exception as error:
+        raise SourceError(f"Cannot read {uri}: {reason(error)}") from error
+
+
+def filesystem(uri: str, access: Access = Access(), schemes: Sequence[str] = ("file", *STORES)) -> tuple[Any, str]:
+    """Return fsspec's file system for a store's URI, and the path in it.
+
+    Raises:
+        SourceError: the scheme is refused, or a package is missing.
+    """
+    scheme = scheme_of(uri) or ""
+    if "::" in uri:
+        raise SourceError(
+            f"Chained URLs ('::') are not allowed: {uri[:200]!r}. For a file with this name, write ./ before it."
+        )
+    if scheme not in schemes:
+        taken = ", ".join(("http", "https", "file", *STORES))
+        raise SourceError(
+            f"Unknown scheme {scheme!r} in {uri[:200]!r}; expected {taken}. For a file with this name, write ./ "
+            "before it."
+        )
+    if not uri[len(scheme) :].startswith("://"):  # fsspec would read it as a path of this machine
+        raise SourceError(f"{uri[:200]!r} is not a URL: expected {scheme}://.")
+    if scheme == "hf":
+        silence("huggingface_hub")  # fsspec imports it
+    with needed(f"Reading {uri}", "bulk"):
+        import fsspec.core
+    options = ANONYMOUS.get(scheme, {}) if access.anonymous else {}
+    try:
+        # Listings would be kept for the life of the process: a folder of a million names, and an old one on a resume.
+        return fsspec.core.url_to_fs(uri, use_listings_cache=False, **options)
+    except Exception as error:  # s3fs is not installed, no credentials: each store has its own
+        raise SourceError(f"{uri}: {type(error).__name__}: {error}") from error
+
+
+def version_of(uri: str, access: Access = Access()) -> str:
+    """Length and date (or ETag) of a file: another value if it was replaced."""
+    try:
+        if not is_remote(uri):
+            status = os.stat(uri)
+            return f"{status.st_size} {status.st_mtime}"
+        files, path = filesystem(uri, access)
+        info = files.info(path)
+    except SourceError:
+        raise
+    except Exception as error:  # each store has its own
+        return type(error).__name__
+    dates = (info.get(key) for key in ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created"))
+    return f"{info.get('size')} {next(filter(None, dates), None)}"
+
+
+def open_binary(uri: str, access: Access) -> Any:
+    """Open a file as a binary file object that can seek.
+
+    Raises:
+        OSError, SourceError: it cannot be opened; it is a device or a pipe, which may never end.
+    """
+    if is_web(uri):
+        return io.BytesIO(
+            fetch(uri, schemes=WEB, allow_private=access.private, max_bytes=WEB_BYTES, timeout=WEB_SECONDS)
+        )
+    if is_remote(uri):
+        files, path = filesystem(uri, access)
+        return files.open(path, "rb")
+    if not stat.S_ISREG(os.stat(uri).st_mode):
+        raise SourceError(f"{uri} is not a regular file.")
+    return open(uri, "rb")
+
+
+def read_range(uri: str, access: Access, start: int, length: int) -> bytes:
+    """Read a part of a file of this machine or of a store."""
+    if is_remote(uri):
+        files, path = filesystem(uri, access)
+        return files.cat_file(path, start=start, end=start + length)
+    with open(uri, "rb") as file:
+        file.seek(start)
+        return file.read(length)
+
+
+def read_image(location: str, access: Access) -> bytes:
+    """Read one encoded image, of at most ``MAX_BYTES``.
+
+    Raises:
+        FetchError, FileNotFoundError: it is refused, missing or too big, or no file.
+    """
+    scheme = scheme_of(location)
+    if location.lower().endswith(RAW):
+        raise FetchError(f"{location}: camera raw files cannot be read; convert them to JPEG.")
+    if scheme in ("http", "https", "data", "file"):
+        return fetch(location, allow_private=access.private)
+    if scheme is None:
+        return read_file(Path(location))
+    try:
+        files, path = filesystem(location, access, STORES)
+        data = files.cat_file(path, start=0, end=MAX_BYTES + 1)
+    except SourceError as error:
+        raise FetchError(str(error)) from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"No such file: {location}") from error
+    except Exception as error:  # each store has its own
+        raise FetchError(f"{location} could not be downloaded: {type(error).__name__}: {error}") from error
+    if len(data) > MAX_BYTES:
+        raise FetchError(f"{location} has more than the {MAX_BYTES:,} bytes allowed.")
+    return data
+
+
+class Spool:
+    """A temporary file that is removed with the object, or with the process that made it."""
+
+    def __init__(self, fill: Callable[[Any], object]) -> None:
+        folder = tempfile.mkdtemp(prefix="resnext-hub-")
+        weakref.finalize(self, _remove, folder, os.getpid())
+        self.path, self.digest = str(Path(folder) / "content"), ""
+        with open(self.path, "wb") as file:
+            fill(file)
+
+    def open(self) -> Any:
+        return open(self.path, "rb")
+
+
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:  # a forked worker has a copy of the object
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_free(folder: str, what: str) -> None:
+    """Raise SourceError if the disk of a temporary folder is nearly full."""
+    if shutil.disk_usage(os.path.dirname(folder)).free < FREE_BYTES:
+        raise SourceError(f"{what} does not fit on the disk of {tempfile.gettempdir()}: set TMPDIR to another folder.")
+
+
+# (what was asked for) -> its spool, of the last few: each shard of a table needs it again.
+_spools: OrderedDict[Any, Spool] = OrderedDict()
+SPOOLS = 2
+
+
+def keep(key: Any, make: Callable[[], Spool]) -> Spool:
+    """Return the spool of this key, made now if it is not one of the last few."""
+    spool = _spools.pop(key, None) or make()
+    _spools[key] = spool
+    while len(_spools) > SPOOLS:
+        _spools.popitem(last=False)
+    return spool
+
+
+def spooled(uri: str, access: Access, version: str | None = None) -> Spool:
+    """Fetch what is behind an http(s) URI into a temporary file. ``version``: the sha256 that it must have.
+
+    Raises:
+        FetchError: it is refused or cannot be fetched, or has changed.
+    """
+    content = fetch(uri, schemes=WEB, allow_private=access.private, max_bytes=WEB_BYTES, timeout=WEB_SECONDS)
+    spool = Spool(lambda file: file.write(content))
+    spool.digest = hashlib.sha256(content).hexdigest()
+    if version is not None and spool.digest != version:
+        raise FetchError(f"{uri} has changed since the run started.")
+    return spool

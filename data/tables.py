@@ -1,0 +1,257 @@
+"""Parquet tables: rows of one column of images or of their paths, read in order or one by one.
+
+Arrow gets paths, memory maps and buffers. A file object of Python can end the process (apache/arrow#34314).
+Of a table in a store only the footer and the parts of columns that are needed are fetched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..errors import SourceError
+from .cells import NO_CLASS, Label, as_label, is_bytes, is_text, text_of
+from .names import IMAGE_COLUMNS, LABEL_COLUMNS, NAME_COLUMNS, named
+from .stores import Access, Spool, filesystem, is_remote, is_web, keep, reason, spooled, version_of
+
+__all__ = ["Table", "class_names", "image_column", "label_column", "labels_of", "open_table"]
+
+FOOTER = 2**16  # bytes that are fetched first, of a store's table
+BATCH_BYTES = 2**26  # of a column, decoded at a time
+BATCH_ROWS = 4096
+RATIO = 2000  # how much a column may grow when it is decompressed
+HELD_BYTES = 4 * 2**30  # of decoded row groups that a training holds
+GROUPS_HELD = 8
+
+
+class Table:
+    """An open Parquet file. ``begins``: the first row of each row group, and the number of rows at the end."""
+
+    def __init__(self, uri: str, access: Access, version: str, metadata: Any, spool: Spool | None) -> None:
+        self.uri, self.access, self.version, self.metadata, self.spool = uri, access, version, metadata, spool
+        self.local = spool.path if spool else None if is_remote(uri) else uri
+        self.schema = metadata.schema.to_arrow_schema()
+        self.groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        self.begins = [0, *itertools.accumulate(self.groups)]
+        self.rows = self.begins[-1]
+
+    def _chunks(self, group: int, columns: Sequence[str]) -> Iterator[Any]:
+        about = self.metadata.row_group(group)
+        for i in range(about.num_columns):
+            chunk = about.column(i)
+            if any(chunk.path_in_schema == c or chunk.path_in_schema.startswith(f"{c}.") for c in columns):
+                yield chunk
+
+    def size(self, group: int, columns: Sequence[str]) -> int:
+        """Bytes of some columns of a row group, as the table states them.
+
+        Raises:
+            SourceError: they would grow more than images can.
+        """
+        chunks = list(self._chunks(group, columns))
+        sizes = sum(c.total_compressed_size for c in chunks), sum(c.total_uncompressed_size for c in chunks)
+        if sizes[1] > RATIO * max(sizes[0], 2**12):
+            raise SourceError(f"{self.uri}: {sizes[0]:,} bytes would become {sizes[1]:,} when they are decompressed.")
+        return sizes[1]
+
+    def _path(self, group: int, columns: Sequence[str]) -> str:
+        """A local file that has these columns of a row group at their places, and the footer."""
+        if self.local is not None:
+            return self.local
+        files, path = filesystem(self.uri, self.access)
+
+        def fill(target: Any) -> None:
+            length = files.info(path)["size"]
+            target.truncate(length)
+            ranges = [(length - self.metadata.serialized_size - 8, self.metadata.serialized_size + 8)]
+            for chunk in self._chunks(group, columns):
+                start = chunk.dictionary_page_offset or chunk.data_page_offset
+                ranges.append((min(start, chunk.data_page_offset), chunk.total_compressed_size))
+            for start, size in ranges:
+                target.seek(start)
+                target.write(files.cat_file(path, start=start, end=start + size))
+
+        return keep((self.uri, self.version, group, tuple(columns)), lambda: Spool(fill)).path
+
+    def batches(self, group: int, columns: Sequence[str]) -> Iterator[Any]:
+        """A row group's record batches, in order, of bounded size.
+
+        Raises:
+            SourceError, pyarrow.ArrowException, OSError: the table is broken, or its cells are larger than it states.
+        """
+        import pyarrow.parquet as pq
+
+        stated = self.size(group, columns)
+        kinds = {name: self.schema.field(name).type for name in columns}
+        # A dictionary's cells are in the file once and may be in every row. Text is read as a dictionary, and of images
+        # so few at a time that all may be as large as the whole column.
+        text = [name for name, kind in kinds.items() if is_text(kind)]
+        rows = max(1, min(64, BATCH_BYTES // max(1, stated))) if any(map(is_bytes, kinds.values())) else BATCH_ROWS
+        path = self._path(group, columns)
+        with pq.ParquetFile(path, memory_map=True, pre_buffer=False, read_dictionary=text) as file:
+            yield from file.iter_batches(batch_size=rows, row_groups=[group], columns=list(columns))
+
+    def values(self, column: str, first: int, length: int) -> Iterator[tuple[int, Any]]:
+        """(row, cell) of one column, of ``length`` rows from ``first`` on."""
+        for row, (value,) in self.cells([column], first, length):
+            yield row, value
+
+    def cells(self, columns: Sequence[str], first: int, length: int) -> Iterator[tuple[int, list[Any]]]:
+        """(row, its cells in these columns as Arrow's scalars), in order; decodes the row groups that hold them."""
+        end = first + length
+        for group in range(bisect_right(self.begins, first) - 1, len(self.groups)):
+            at = self.begins[group]
+            if at >= end:
+                return
+            for batch in self.batches(group, columns):
+                if at + len(batch) > first:
+                    found = [batch.column(name) for name in columns]
+                    for i in range(max(0, first - at), min(len(batch), end - at)):
+                        yield at + i, [column[i] for column in found]
+                at += len(batch)
+                if at >= end:
+                    break
+
+    def cell(self, column: str, row: int) -> Any:
+        """One cell; its row group stays decoded for the next ones."""
+        group = bisect_right(self.begins, row) - 1
+        key = (self.uri, self.version, column, group)
+        held = _groups.pop(key, None)
+        if held is None:
+            held, size, most = [], 0, max(2**26, 2 * self.size(group, [column]))
+            for batch in self.batches(group, [column]):
+                held.append(batch.column(0))
+                if (size := size + batch.nbytes) > most:
+                    raise SourceError(f"{self.uri}: the cells of {column!r} are larger than the table states.")
+            _sizes[key] = size
+        _groups[key] = held
+        while len(_groups) > GROUPS_HELD and sum(_sizes[k] for k in _groups) > HELD_BYTES:
+            del _sizes[_groups.popitem(last=False)[0]]
+        at = row - self.begins[group]
+        for part in held:
+            if at < len(part):
+                return part[at]
+            at -= len(part)
+        raise SourceError(f"{self.uri} has fewer rows than it states.")
+
+
+_groups: OrderedDict[tuple[str, str, str, int], list[Any]] = OrderedDict()
+_sizes: dict[tuple[str, str, str, int], int] = {}
+_tables: OrderedDict[tuple[str, str, Access], Table] = OrderedDict()
+TABLES_HELD, SPOOLS_HELD = 64, 4
+
+
+def open_table(uri: str, access: Access, version: str | None = None) -> Table:
+    """Open a Parquet file; one from the web is fetched again, unless ``version`` is here.
+
+    Raises:
+        SourceError: it is not a Parquet file, or cannot be read.
+        FetchError: behind http(s) there is another version by now.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if version is not None and (known := _tables.get((uri, version, access))) is not None:
+        return known
+    spool = spooled(uri, access, version) if is_web(uri) else None
+    found = spool.digest if spool else version_of(uri, access)
+    if (known := _tables.get((uri, found, access))) is not None:
+        return known
+    local = spool.path if spool else None if is_remote(uri) else uri
+    try:
+        metadata = pq.read_metadata(local) if local else _footer(uri, access)
+    except pa.ArrowException as error:
+        raise SourceError(f"{uri} is not a Parquet table: {error}") from error
+    table = _tables[uri, found, access] = Table(uri, access, found, metadata, spool)
+    for which, most in ((lambda t: t.spool, SPOOLS_HELD), (lambda t: True, TABLES_HELD)):
+        for key in [key for key, table in _tables.items() if which(table)][:-most]:
+            del _tables[key]
+    return table
+
+
+def _footer(uri: str, access: Access) -> Any:
+    """The metadata of a store's table, read from its end."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files, path = filesystem(uri, access)
+    try:
+        length = files.info(path)["size"]
+        tail = files.cat_file(path, start=max(0, length - FOOTER), end=length)
+        if (size := int.from_bytes(tail[-8:-4], "little") + 8) > len(tail) and tail[-4:] == b"PAR1" and size <= length:
+            tail = files.cat_file(path, start=length - size, end=length)
+    except Exception as error:  # each store has its own
+        raise SourceError(f"Cannot read {uri}: {reason(error)}") from error
+    return pq.read_metadata(pa.BufferReader(tail))
+
+
+def image_column(uri: str, schema: Any, wanted: str | None, label: str | None = None) -> tuple[str, str | None]:
+    """The column of images, and that of their names, if the images are bytes and there is one.
+
+    Raises:
+        SourceError: there is none, or several could be meant.
+    """
+    content = [field.name for field in schema if is_bytes(field.type)]
+    text = [field.name for field in schema if is_text(field.type) and field.name != label]
+    if wanted is not None and wanted not in (*content, *text):
+        raise SourceError(f"{uri} has no column {wanted!r} of images or paths; choose from {', '.join(schema.names)}.")
+    candidates = content or text
+    chosen = wanted or (candidates[0] if len(candidates) == 1 else named(candidates, IMAGE_COLUMNS))
+    if chosen is None:
+        raise SourceError(
+            f"Which column of {uri} holds the images? Pass column=NAME, one of {', '.join(schema.names)}."
+        )
+    return chosen, named(text, NAME_COLUMNS) if chosen in content else None
+
+
+def label_column(uri: str, schema: Any, image: str, wanted: str | None) -> str:
+    """The column of classes.
+
+    Raises:
+        SourceError: there is none.
+    """
+    if wanted is not None and wanted not in schema.names:
+        raise SourceError(f"{uri} has no column {wanted!r}; choose from {', '.join(schema.names)}.")
+    usable = [f.name for f in schema if f.name != image and _holds_labels(f.type)]
+    if (found := wanted or named(usable, LABEL_COLUMNS)) is None:
+        raise SourceError(
+            f"Which column of {uri} holds the classes? Pass label_column=NAME, one of {', '.join(schema.names)}."
+        )
+    return found
+
+
+def _holds_labels(kind: Any) -> bool:
+    from pyarrow import types
+
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return types.is_integer(kind.value_type)
+    return is_text(kind) or types.is_integer(kind) or types.is_floating(kind)
+
+
+def class_names(schema: Any, column: str) -> tuple[str, ...] | None:
+    """The names of a column's numbers, from Hugging Face's metadata (ClassLabel)."""
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        names = features[column]["names"]
+        if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+            return tuple(names)
+    return None
+
+
+def labels_of(table: Table, column: str, first: int, length: int) -> Iterator[Label | None]:
+    """The labels of some rows, each text held once."""
+    known: dict[Any, Label | None] = {}
+    for _, cell in table.values(column, first, length):
+        if not cell.is_valid:
+            yield NO_CLASS
+            continue
+        value = text_of(cell) if is_text(cell.type) else cell.as_py()
+        if isinstance(value, (str, int)):
+            yield known.setdefault(value, as_label(value))
+        else:
+            yield as_label(value)

@@ -1,0 +1,285 @@
+"""Archives, tables and lists of strangers: each ends with a sentence, in bounded memory and time."""
+
+from __future__ import annotations
+
+import io
+import os
+import resource
+import subprocess
+import sys
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from resnext_hub.data import archives, tables
+from resnext_hub.data.cells import as_label, parse_label
+from resnext_hub.data.labels import list_images
+from resnext_hub.data.source import shards
+from resnext_hub.errors import SourceError
+from resnext_hub.processing_utils.uris import MAX_BYTES, FetchError
+
+from .test_layouts import members, picture, tar, write, zipped
+
+LIMIT = 3 * 2**30  # of address space, with Arrow and numpy loaded
+
+
+def header(
+    name: str = "a.png", size: bytes = b"00000000000", kind: bytes = b"0", magic: bytes = b"ustar\x0000"
+) -> bytes:
+    block = bytearray(512)
+    block[: len(name)] = name.encode()
+    block[100:108], block[124 : 124 + len(size)] = b"0000644\0", size
+    block[156:157], block[257:265] = kind, magic
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def binary(number: int) -> bytes:
+    return (number & (2**96 - 1)).to_bytes(12, "big") if number < 0 else (number | 1 << 95).to_bytes(12, "big")
+
+
+def pax(records: bytes) -> bytes:
+    return header("x", b"%011o" % len(records), b"x") + records.ljust(-(-len(records) // 512) * 512, b"\0")
+
+
+def record(text: bytes) -> bytes:
+    length = len(text) + 3
+    length += len(str(length)) - 1
+    return b"%d %s\n" % (length, text)
+
+
+IMAGE = header(size=b"%011o" % len(picture(0))) + picture(0).ljust(-(-len(picture(0)) // 512) * 512, b"\0")
+ARCHIVES: dict[str, tuple[bytes, str]] = {
+    "a negative size": (header(size=binary(-512)), "negative"),
+    "a negative octal size": (header(size=b"-0000000512"), "damaged"),
+    "a size of 2^60": (header(size=binary(2**60)), "breaks off"),
+    "a size of 2^60 in pax": (pax(record(b"size=%d" % 2**60)) + header(), "breaks off"),
+    "a negative size in pax": (pax(record(b"size=-1")) + header(), "size"),
+    "a long name of 1 GB": (header("x", b"%011o" % 2**30, b"L"), "name or record"),
+    "a pax record of 1 GB": (header("x", b"%011o" % 2**30, b"x"), "name or record"),
+    "a pax record without an end": (pax(b"999999999 path=x\n"), "pax"),
+    "a pax record of length 0": (pax(b"0 path=x\n"), "pax"),
+    "a sparse file": (header(kind=b"S"), "sparse"),
+    "a sparse file in pax": (pax(record(b"GNU.sparse.major=1")) + header(), "sparse"),
+    "a damaged header": (IMAGE[:3] + b"?" + IMAGE[4:], "damaged"),
+    "a header that breaks off": (IMAGE + header()[:300], "breaks off"),
+    "a zip without its end": (b"PK\x03\x04" + bytes(100), "breaks off"),
+    "no archive": (b"something else" * 100, "damaged"),
+    "nothing": (b"", "[Nn]o images"),
+}
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_a_hostile_archive_is_one_row_with_an_error(name: str, tmp_path: Path) -> None:
+    content, words = ARCHIVES[name]
+    path = str(write(tmp_path / "t.tar", IMAGE * (name == "a header that breaks off") + content))
+    *_, last = next(shards([path], 9)).items()
+    with pytest.raises(FetchError, match=words):
+        last.read()
+    with pytest.raises(SourceError, match=words):
+        list_images([path])
+    for compressed in (zlib.compress(content, wbits=31),):
+        path = str(write(tmp_path / "t.tar.gz", compressed))
+        *_, last = next(shards([path], 9)).items()
+        with pytest.raises(FetchError):
+            last.read()
+
+
+def test_tars_of_every_writer(tmp_path: Path) -> None:
+    long = "folder/" * 30 + "é.png"
+    for kind in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        name = long if kind != tarfile.USTAR_FORMAT else "f" * 100 + "/" + "é.png"
+        path = tar(tmp_path / f"{kind}.tar", {name: picture(0), "b.png": picture(1)}, format=kind)
+        (shard,) = shards([str(path)], 9)
+        assert [item.name.removeprefix(f"{path}/") for item in shard.items()] == [name, "b.png"]
+        assert [shard.read(i) for i in (1, 0)] == [picture(1), picture(0)]
+    with tarfile.open(tmp_path / "links.tar", "w") as archive:
+        write(tmp_path / "a.png", picture(0))
+        os.link(tmp_path / "a.png", tmp_path / "hard.png")
+        os.symlink("a.png", tmp_path / "soft.png")
+        for name in ("a.png", "hard.png", "soft.png"):
+            archive.add(tmp_path / name, name)
+    (shard,) = shards([str(tmp_path / "links.tar")], 9)
+    assert len(list(shard.items())) == 1
+
+
+def test_large_members_of_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MAX_BYTES", 1000)
+    monkeypatch.setattr(archives, "SKIPPED_BYTES", 2000)
+    content = {"a.png": b"x" * 1001, "b.png": b"y" * 1000}
+    for path in (tar(tmp_path / "t.tar", content), zipped(tmp_path / "t.zip", content)):
+        first, second = next(shards([str(path)], 9)).items()
+        with pytest.raises(FetchError, match="1,001 bytes"):
+            first.read()
+        assert second.read() == b"y" * 1000
+    path = tar(tmp_path / "t.tar.gz", {"film.mov": bytes(2001), "b.png": b"y"}, lambda d: zlib.compress(d, wbits=31))
+    (item,) = next(shards([str(path)], 9)).items()
+    with pytest.raises(FetchError, match="2,001 bytes"):
+        item.read()
+
+
+def test_zips_that_lie(tmp_path: Path) -> None:
+    good = zipped(tmp_path / "t.zip", {"a.png": picture(0), "b.png": picture(1)}).read_bytes()
+    at = good.index(picture(0)[:0] or b"PK\x01\x02")
+    damaged = good[:60] + bytes([good[60] ^ 1]) + good[61:]
+    first, second = next(shards([str(write(tmp_path / "d.zip", damaged))], 9)).items()
+    with pytest.raises(FetchError, match="damaged"):
+        first.read()
+    assert second.read() == picture(1)
+    lying = good[: at + 24] + (5).to_bytes(4, "little") + good[at + 28 :]  # says 5 bytes
+    first, _ = next(shards([str(write(tmp_path / "l.zip", lying))], 9)).items()
+    with pytest.raises(FetchError, match="damaged"):
+        first.read()
+    with zipfile.ZipFile(tmp_path / "m.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.png", picture(0))
+    (item,) = next(shards([str(tmp_path / "m.zip")], 9)).items()
+    with pytest.raises(FetchError, match="deflate"):
+        item.read()
+
+
+BOMB = """
+import resource, sys
+from resnext_hub.data.source import shards
+from resnext_hub.data.labels import list_images
+from resnext_hub.processing_utils.uris import FetchError
+from resnext_hub.errors import SourceError
+import pyarrow.parquet, numpy
+resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))
+try:
+    for shard in shards([{path!r}], 4096):
+        for item in shard.items():
+            try: item.read()
+            except FetchError: pass
+        for number in range(3):
+            try: shard.read(number)
+            except (FetchError, SourceError): pass
+except (FetchError, SourceError) as error:
+    print(error)
+print("ended", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def zeros(path: Path, size: int, rows: int, kind: Any) -> Path:
+    cell = pa.array([bytes(size)], pa.binary()).cast(kind)
+    table = pa.table({"image": pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), cell)})
+    pq.write_table(table, path, compression="zstd", store_schema=False)
+    return path
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.string()], ids=str)
+def test_a_table_of_zeros_stays_small(kind: Any, tmp_path: Path) -> None:
+    """Cells that are in the file once, and 1,000 times in the memory of who believes it."""
+    path = zeros(tmp_path / "t.parquet", 14_400_000, 1000, kind)
+    assert path.stat().st_size < 20_000
+    script = BOMB.format(limit=LIMIT, path=str(path))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.rpartition("\n")[0].startswith(("ended", str(path))), done.stderr[-2000:]
+    assert int(done.stdout.split()[-1]) < 1500
+
+
+def test_a_cell_has_at_most_the_bytes_of_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from resnext_hub.data import cells
+
+    monkeypatch.setattr(cells, "MAX_BYTES", 1000)
+    pq.write_table(pa.table({"image": [b"x" * 1001, b"y" * 1000]}), tmp_path / "t.parquet")
+    (shard,) = shards([str(tmp_path / "t.parquet")], 9)
+    first, second = shard.items()
+    with pytest.raises(FetchError, match="1,001 bytes"):
+        first.read()
+    with pytest.raises(FetchError, match="1,001 bytes"):
+        shard.read(0)
+    assert second.read() == shard.read(1) == b"y" * 1000
+
+
+@pytest.mark.parametrize("name", ["list.txt", "t.csv", "t.parquet"])
+def test_paths_of_devices_and_pipes_are_refused(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    paths = ["/dev/zero", str(tmp_path / "pipe")]
+    if name == "t.parquet":
+        pq.write_table(pa.table({"path": paths, "label": ["a", "b"]}), tmp_path / name)
+    else:
+        write(
+            tmp_path / name,
+            "path,label\n" * (name == "t.csv") + "".join(f"{p}{',a' * (name == 't.csv')}\n" for p in paths),
+        )
+    (shard,) = shards([str(tmp_path / name)], 9)
+    for i, item in enumerate(shard.items()):
+        for read in (item.read, lambda i=i: shard.read(i)):
+            with pytest.raises(FetchError, match="not a file"):
+                read()
+
+
+def test_lists_that_are_none(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    for content, name, words in (
+        (b"x" * 2**21, "l.txt", "longer"),
+        (b"a,b\n1,2\n", "l.csv", "column=NAME"),
+        (b"{\n", "l.jsonl", "JSON"),
+        (b'{"image": 3}\n', "l.jsonl", "no path"),
+        (b"[" * 10**5, "l.jsonl", "JSON"),
+        ("x\n".encode("utf-16")[:-1], "l.txt", "UTF-16|utf-16|truncated"),
+        (None, "pipe.txt", "regular"),
+    ):
+        if content is not None:
+            write(tmp_path / name, content)
+        with pytest.raises(SourceError, match=words):
+            list(shards([str(tmp_path / name)], 9))
+
+
+def test_a_million_rows_are_not_held(tmp_path: Path) -> None:
+    """Memory while they are listed does not grow with their number."""
+    (tmp_path / "l.txt").write_text("".join(f"folder/{i:07}.jpg\n" for i in range(1_000_000)))
+    pq.write_table(pa.table({"path": [f"folder/{i:07}.jpg" for i in range(1_000_000)]}), tmp_path / "t.parquet")
+    tables.open_table(str(tmp_path / "t.parquet"), tables.Access())
+    for name, start in (("l.txt", 0), ("t.parquet", 4090)):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        number = 0
+        for shard in shards([str(tmp_path / name)], 4096):
+            number += len(shard)
+            if number == 8192:
+                first = next(shard.items(start))
+                assert first.name == f"folder/{4096 + start:07}.jpg"
+        assert number == 1_000_000
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+
+
+def test_labels_as_people_write_them() -> None:
+    assert [parse_label(t) for t in ("3\n", " cat ", "-1", "", "n01440764")] == [3, "cat", -1, -1, "n01440764"]
+    values = (3, -5, 2.0, 2.5, True, None, "", "7", [1, 2], [], {"a": 1})
+    assert [as_label(v) for v in values] == [3, -1, 2, None, None, -1, -1, "7", (1, 2), -1, None]
+
+
+def test_suffixes_are_those_of_the_formats_that_are_read() -> None:
+    from PIL import Image
+    from resnext_hub.data.names import IMAGES
+    from resnext_hub.processing_utils.images import FORMATS
+
+    Image.init()
+    known = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+    assert known <= set(IMAGES)
+    assert set(IMAGES) - known <= {".avif", ".avifs", ".apng", ".mpo"}  # of a Pillow that was built without them
+
+
+def test_archives_of_a_store_are_read_in_part(tmp_path: Path) -> None:
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    for name in ("s.tar", "s.zip", "s.tar.zst"):
+        path = zipped(tmp_path / name, members()) if name == "s.zip" else tar(tmp_path / name, members())
+        store.pipe_file(f"/arch/{name}", path.read_bytes())
+        (shard,) = shards([f"memory://arch/{name}"], 9)
+        assert [item.read() for item in shard.items()] == [shard.read(i) for i in range(6)] == list(members().values())
+    pq.write_table(
+        pa.table({"image": [picture(i) for i in range(6)], "label": range(6)}), tmp_path / "t.parquet", row_group_size=2
+    )
+    store.pipe_file("/arch/t.parquet", (tmp_path / "t.parquet").read_bytes())
+    listing = list_images(["memory://arch/t.parquet"])
+    assert listing.labels == list(range(6))
+    assert [listing.images.read(i) for i in (5, 0, 3)] == [picture(i) for i in (5, 0, 3)]
+    assert io.BytesIO(next(listing.shards[0].items()).read()).getbuffer().nbytes < MAX_BYTES
