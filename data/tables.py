@@ -1,6 +1,7 @@
 """Parquet tables: rows of one column of images or of their paths, read in order or one by one.
 
-Arrow gets paths, memory maps and buffers. A file object of Python can end the process (apache/arrow#34314).
+Arrow gets paths and buffers. A file object of Python can end the process (apache/arrow#34314), and so can a memory map
+of a file that another program makes shorter.
 Of a table in a store only the footer and the parts of columns that are needed are fetched.
 """
 
@@ -93,7 +94,7 @@ class Table:
         text = [name for name, kind in kinds.items() if is_text(kind)]
         rows = max(1, min(64, BATCH_BYTES // max(1, stated))) if any(map(is_bytes, kinds.values())) else BATCH_ROWS
         path = self._path(group, columns)
-        with pq.ParquetFile(path, memory_map=True, pre_buffer=False, read_dictionary=text) as file:
+        with pq.ParquetFile(path, pre_buffer=False, read_dictionary=text) as file:
             yield from file.iter_batches(batch_size=rows, row_groups=[group], columns=list(columns))
 
     def values(self, column: str, first: int, length: int) -> Iterator[tuple[int, Any]]:
@@ -101,21 +102,32 @@ class Table:
         for row, (value,) in self.cells([column], first, length):
             yield row, value
 
-    def cells(self, columns: Sequence[str], first: int, length: int) -> Iterator[tuple[int, list[Any]]]:
-        """(row, its cells in these columns as Arrow's scalars), in order; decodes the row groups that hold them."""
-        end = first + length
-        for group in range(bisect_right(self.begins, first) - 1, len(self.groups)):
-            at = self.begins[group]
-            if at >= end:
-                return
-            for batch in self.batches(group, columns):
-                if at + len(batch) > first:
-                    found = [batch.column(name) for name in columns]
-                    for i in range(max(0, first - at), min(len(batch), end - at)):
-                        yield at + i, [column[i] for column in found]
+    def _from(self, group: int, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
+        """(first row, batch) of all batches from a row group on."""
+        for number in range(group, len(self.groups)):
+            at = self.begins[number]
+            for batch in self.batches(number, columns):
+                yield at, batch
                 at += len(batch)
-                if at >= end:
-                    break
+
+    def cells(self, columns: Sequence[str], first: int, length: int) -> Iterator[tuple[int, list[Any]]]:
+        """(row, its cells in these columns as Arrow's scalars), in order; decodes the row groups that hold them.
+
+        The next call goes on where this one ends: a row group may have a million rows, and a shard 4,096.
+        """
+        end, key = first + length, (self.uri, self.version, *columns)
+        start, batches = _reading.pop(key, (first + 1, iter(())))
+        if start > first:
+            batches = self._from(bisect_right(self.begins, first) - 1, columns)
+        for at, batch in batches:
+            found = [batch.column(name) for name in columns]
+            for i in range(max(0, first - at), min(len(batch), end - at)):
+                yield at + i, [column[i] for column in found]
+            if at + len(batch) >= end:
+                _reading[key] = (at, itertools.chain([(at, batch)], batches))
+                while len(_reading) > TABLES_READING:
+                    _reading.popitem(last=False)
+                return
 
     def cell(self, column: str, row: int) -> Any:
         """One cell; its row group stays decoded for the next ones."""
@@ -140,6 +152,9 @@ class Table:
         raise SourceError(f"{self.uri} has fewer rows than it states.")
 
 
+#: Table and columns -> the first row of the batch that was read last, and it and those after it.
+_reading: OrderedDict[tuple[str, ...], tuple[int, Iterator[tuple[int, Any]]]] = OrderedDict()
+TABLES_READING = 4
 _groups: OrderedDict[tuple[str, str, str, int], list[Any]] = OrderedDict()
 _sizes: dict[tuple[str, str, str, int], int] = {}
 _tables: OrderedDict[tuple[str, str, Access], Table] = OrderedDict()
