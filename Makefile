@@ -75,11 +75,11 @@ test: setup triton
 	$(BIN)/pytest -n 2
 
 # Branches of the rooms that meet other people's files and servers. Only tests that run in this process count.
-COVERED := checkpoints download download_faults download_steps engines entrypoints exchange hostile_checkpoints \
-  hostile_images http_exchange image_sources images manifest manifest_reading pickles predictions preprocessing resampling \
-  resnext ssrf uris
+COVERED := checkpoints download download_faults download_steps engines entrypoints hostile_checkpoints hostile_images \
+  http_exchange image_sources images manifest manifest_reading pickles predictions preprocessing resampling \
+  resnext uris
 coverage: setup
-	$(BIN)/pytest -n 2 --cov --cov-fail-under=95 $(wildcard $(COVERED:%=tests/test_%.py))
+	$(BIN)/pytest -n 2 --cov --cov-fail-under=95 tests/net $(wildcard $(COVERED:%=tests/test_%.py))
 
 # The oldest versions that pyproject.toml allows. Not part of check: torch's are 4 GB to fetch, 8 GB in the environment.
 test-oldest: .venv-oldest/.done triton

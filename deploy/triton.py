@@ -43,13 +43,12 @@ CONFIG = "config.pbtxt"
 # What the Python models import, as files of this checkout.
 CODE = (
     "__init__.py",
-    "addresses.py",
-    "exchange.py",
     "mount.py",
     "errors.py",
     "packages.py",
     "models/__init__.py",
     "models/manifest.py",
+    "net/*.py",
     "processing_utils/*.py",
 )
 

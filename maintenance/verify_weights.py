@@ -22,7 +22,7 @@ from resnext_hub.errors import CheckpointError
 from resnext_hub.models.cache import own_file, target, verify
 from resnext_hub.models.download import fetch
 from resnext_hub.models.manifest import MANIFEST, ROOT, Checkpoint, Manifest, Source, load_manifest, write_digest
-from resnext_hub.models.transport import SourceError
+from resnext_hub.net.client import GetError
 
 VERIFIED = "verified"
 FIRST_SEEN = "first seen"  # its publisher states no hash: this is what it was at that date
@@ -62,7 +62,7 @@ def check(checkpoint: Checkpoint, source: Source, keep: bool, progress: bool) ->
         return Result(checkpoint.name, place, state, path.stat().st_size, digest, date=date)
     except CheckpointError as error:
         return Result(checkpoint.name, place, WRONG, message=str(error), date=date)
-    except (SourceError, OSError) as error:
+    except (GetError, OSError) as error:
         return Result(checkpoint.name, place, NOT_FETCHED, message=str(error), date=date)
     finally:
         if source.url is not None and not keep:

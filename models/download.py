@@ -1,17 +1,15 @@
-"""URLs -> one verified file: resumed, locked, retried, mirrored.
+"""Download one verified file from several URLs: with a lock, resuming, retries, and a mirror.
 
-``RESNEXT_HUB_MIRROR`` is a URL prefix that is asked first for every file (prefix/filename); ``RESNEXT_HUB_OFFLINE=1``
-lets nothing be fetched. ``http_proxy``, ``https_proxy`` and ``no_proxy``, and ``SSL_CERT_FILE`` for an own CA, are
-respected.
+``RESNEXT_HUB_MIRROR`` is a URL prefix that is tried first for every file (prefix/filename). With
+``RESNEXT_HUB_OFFLINE=1`` nothing is downloaded. ``http_proxy``, ``https_proxy`` and ``no_proxy`` are respected, and
+``SSL_CERT_FILE`` for your own CA.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import email.utils
 import errno
-import http.client
 import importlib.util
 import json
 import logging
@@ -24,10 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, UnreachableError, UnwritableError
-from ..exchange import why_proxy_declines
+from ..net.client import Answer, BrokenOffError, GetError, Policy, RefusedError, get
 from .cache import checkpoints_folder, find, lock, own_file, target, verify
 from .manifest import Checkpoint, Source
-from .transport import Answer, BrokenOffError, SourceError, get
 
 __all__ = ["fetch", "local_file"]
 
@@ -38,19 +35,25 @@ PROGRESS = 1024  # bytes: who sends fewer before each cut would keep us for ever
 RESTARTS = 2  # from the first byte, because the parts do not fit together
 BACKOFF = 0.5  # seconds, doubled with every such attempt
 LONGEST_WAIT = 60.0  # seconds that a server's Retry-After is heeded
-RETRIED = {408, 425, 429, 500, 502, 503, 504}
-USER_AGENT = "resnext-hub (+https://github.com/org/resnext-hub)"
+POLICY = Policy(
+    user_agent="resnext-hub (+https://github.com/org/resnext-hub)",
+    redirects=10,
+    seconds=60.0,
+    slowest=1024,
+    silence=30.0,
+    trusted=True,
+)
 
 
 def local_file(checkpoint: Checkpoint, progress: bool = True, *, again: bool = False) -> tuple[Path, str]:
-    """The verified file of a checkpoint and its sha256; fetched where no source's file is on this machine.
+    """The verified file of a checkpoint and its sha256; downloaded if it is not on this machine.
 
     A file that the original repositories left in torch.hub's folder has the same name and is used. ``progress`` shows a
-    bar on stderr; ``again`` hashes a file anew that was hashed in the same state before.
+    bar on stderr; ``again`` also hashes a file that has not changed since it was last hashed.
 
     Raises:
-        CheckpointError: a file that is not the published one.
-        UnreachableError: it is not on this machine and could not be fetched.
+        CheckpointError: a file is not the published one.
+        UnreachableError: it is not on this machine and could not be downloaded.
     """
     present = find(checkpoint)
     if present is None:
@@ -65,7 +68,10 @@ def local_file(checkpoint: Checkpoint, progress: bool = True, *, again: bool = F
 
 
 def _candidates(checkpoint: Checkpoint) -> Iterator[Source]:
-    mirror = os.environ.get("RESNEXT_HUB_MIRROR")
+    mirror = os.environ.get("RESNEXT_HUB_MIRROR", "").rstrip("/")
+    if "@" in mirror:  # refused here and not by the client, so that no message repeats a password
+        log.warning("RESNEXT_HUB_MIRROR is ignored: it must not contain a user name or a password.")
+        mirror = ""
     for source in checkpoint.sources:
         if source.url is None:
             continue
@@ -74,7 +80,7 @@ def _candidates(checkpoint: Checkpoint) -> Iterator[Source]:
             continue
         if mirror:
             name = target(checkpoint, source).name
-            yield dataclasses.replace(source, url=f"{mirror.rstrip('/')}/{name}")
+            yield dataclasses.replace(source, url=f"{mirror}/{name}")
         yield source
 
 
@@ -86,7 +92,7 @@ def _fetch_first(checkpoint: Checkpoint, progress: bool) -> tuple[Path, Source]:
         try:
             fetch(source, path, progress)
             return path, source
-        except (SourceError, CheckpointError) as error:
+        except (GetError, CheckpointError) as error:
             tried.append(f"{source.url} ({str(error).rstrip('.')})")
     why = f" and could not be downloaded. Tried: {'; '.join(tried) or 'nothing, no source is known'}"
     raise UnreachableError(
@@ -98,11 +104,13 @@ def _fetch_first(checkpoint: Checkpoint, progress: bool) -> tuple[Path, Source]:
 
 
 def fetch(source: Source, path: Path, progress: bool = True) -> None:
-    """Fetch a source into ``path``; the name appears when the content is whole and verified. The caller holds the lock.
+    """Download a source to ``path``, which appears when the content is complete and verified.
 
-    What a broken connection or a killed process leaves is kept beside the records and continued.
+    The caller holds the lock. What a broken connection or a killed process leaves is kept beside the records, and is
+    resumed.
 
     Raises:
+        GetError: no file could be downloaded.
         CheckpointError: the content is not the published one, or it cannot be written.
     """
     # Only here: torch takes seconds to import. tqdm where it is installed, else a plain bar of torch's.
@@ -144,13 +152,13 @@ def _fetch_verified(source: Source, path: Path, part: _Part, bar: Any) -> None:
         except CheckpointError as error:
             if in_one_piece or last:
                 raise
-            # Pieces of two states of the file, or a piece that a crash of the machine spoilt.
+            # Pieces of two states of the file, or a piece that a crash of the machine damaged.
             log.info("%s The resumed download is corrupt; starting again.", error)
             part.discard()
 
 
 def _fetch_with_retries(source: Source, part: _Part, bar: Any) -> bool:
-    """Until the file is whole; whether it came in one piece."""
+    """Download until the file is complete; True if it came in one piece."""
     failures = restarts = 0
     while True:
         before = part.size()
@@ -161,25 +169,15 @@ def _fetch_with_retries(source: Source, part: _Part, bar: Any) -> bool:
             failures = 1 if after >= before + PROGRESS else failures + 1
             restarts += after < before
             if failures >= ATTEMPTS or restarts > RESTARTS:
-                raise SourceError(str(error)) from error
+                raise
             wait = min(max(BACKOFF * 2 ** (failures - 1), error.wait or 0.0), LONGEST_WAIT)
             log.info("%s: %s; trying again in %.1f s", source.url, error, wait)
             time.sleep(wait)
 
 
-def _seconds_asked(retry_after: str) -> float | None:
-    """A Retry-After's seconds from now, None where it says nothing sensible."""
-    if retry_after.isdecimal():
-        return float(retry_after)
-    try:
-        return email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
-    except (ValueError, TypeError, IndexError, OverflowError):  # the parser was not made for what servers send
-        return None
-
-
 @dataclass(frozen=True)
 class _Noted:
-    """What the bytes at hand are part of: "" and None where the server did not say."""
+    """What the available bytes are part of: "" and None if the server did not state it."""
 
     url: str
     etag: str
@@ -187,7 +185,7 @@ class _Noted:
 
 
 class _Part:
-    """A download under way: its bytes, and beside them what they are part of."""
+    """An unfinished download: its bytes, and beside them what they are part of."""
 
     def __init__(self, path: Path) -> None:
         self.file = own_file(path, ".part")
@@ -197,7 +195,7 @@ class _Part:
         return self.file.stat().st_size if self.file.exists() else 0
 
     def noted(self, source: Source) -> _Noted | None:
-        """What was noted for the bytes at hand; None where they cannot be gone on from."""
+        """What was noted for the available bytes; None if they cannot be resumed."""
         try:
             data = json.loads(self.note.read_text(encoding="utf-8"))
             total = data["total"]  # and whatever else a later version has noted
@@ -218,7 +216,7 @@ class _Part:
             return file.read(256).lstrip().lower().startswith((b"<!doctype html", b"<html"))
 
     def settle(self) -> None:
-        """Onto the disk, so that a crash of the machine cannot leave the name without the content."""
+        """Write to the disk, so that a crash of the machine cannot leave the name without the content."""
         with open(self.file, "rb") as file:
             os.fsync(file.fileno())
 
@@ -229,22 +227,24 @@ class _Part:
 
 
 def _request(source: Source, part: _Part, bar: Any) -> bool:
-    """One request: the rest of the file, or all of it where the rest may not belong to the part.
+    """One request: the rest of the file, or all of it if the rest may not belong to the part.
 
-    Returns whether all came in one piece.
+    Returns True if all came in one piece.
     """
     assert source.url is not None
     noted = part.noted(source)
     offset = part.size() if noted else 0
     if noted and offset == noted.total:  # killed while it was verified
         return False
-    headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+    headers: dict[str, str] = {}
     if noted:
         headers["Range"] = f"bytes={offset}-"
         if noted.etag and not noted.etag.startswith("W/"):
             headers["If-Range"] = noted.etag  # another file now: the server sends all of it
-    with get(source.url, headers) as answer:
-        _refuse_other_things(answer)
+    with get(source.url, POLICY, headers) as answer:
+        answer.require(200, 206, 416)
+        if answer.headers.get_content_type() == "text/html":
+            raise RefusedError("the server sent a web page, not a file: does it ask for a login?")
         continued = answer.status == 206
         if answer.status == 416 or (continued and not _goes_on(answer, noted, offset)):
             part.discard()
@@ -274,26 +274,8 @@ def _request(source: Source, part: _Part, bar: Any) -> bool:
     return not continued
 
 
-def _refuse_other_things(answer: Answer) -> None:
-    """Raise where an answer is not the file, or a part of it."""
-    status, headers = answer.status, answer.headers
-    # Not the server's own words.
-    phrase = f"the server answered {status} {http.client.responses.get(status, '')}".rstrip()
-    if status in RETRIED:
-        raise BrokenOffError(phrase, _seconds_asked(headers.get("Retry-After", "")))
-    if status == 407:
-        raise SourceError(why_proxy_declines(status))
-    if status not in (200, 206, 416):
-        raise SourceError(phrase)
-    encoding = headers.get("Content-Encoding", "identity")
-    if encoding.lower() != "identity":
-        raise SourceError(f"the server sent {encoding!r} content, which was not requested")
-    if headers.get_content_type() == "text/html":
-        raise SourceError("the server sent a web page, not a file: does it ask for a login?")
-
-
 def _goes_on(answer: Answer, noted: _Noted | None, offset: int) -> bool:
-    """Whether a 206 is the rest of the part at hand."""
+    """True if a 206 is the rest of the part."""
     shown, _, whole = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     etag = answer.headers.get("ETag", "")
     return (
@@ -305,16 +287,16 @@ def _goes_on(answer: Answer, noted: _Noted | None, offset: int) -> bool:
 
 
 def _announced(answer: Answer, source: Source) -> int | None:
-    """The whole file's length as far as the answer or the manifest gives it."""
+    """The file's length, if the answer or the manifest states it."""
     length = answer.headers.get("Content-Length", "")
     if answer.status == 206:
         length = answer.headers.get("Content-Range", "").rpartition("/")[2]
     total = int(length) if length.isdecimal() and len(length) < 20 else None
     if total is not None and source.bytes is not None and total != source.bytes:
-        raise SourceError(f"the server's file has {total:,} bytes, expected {source.bytes:,}")
+        raise RefusedError(f"the server's file has {total:,} bytes, expected {source.bytes:,}")
     chunked = answer.headers.get("Transfer-Encoding", "").lower() == "chunked"
     if total is None and source.bytes is None and source.hash is None and not chunked:
-        raise SourceError(
+        raise RefusedError(
             "the server states no length, and neither a length nor a hash is published: a cut could not be detected"
         )
     return total if total is not None else source.bytes

@@ -5,6 +5,7 @@ Nothing is sent anywhere but to the server on loopback: resolver and connector a
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import socket
@@ -18,11 +19,12 @@ from typing import Any
 
 import pytest
 import trustme
-from resnext_hub.addresses import literal
 from resnext_hub.errors import CheckpointError, UnreachableError
-from resnext_hub.models import cache, download, transport
+from resnext_hub.models import cache, download
 from resnext_hub.models.download import local_file
 from resnext_hub.models.manifest import Hash, Source
+from resnext_hub.net import client
+from resnext_hub.net.addresses import literal
 
 from .downloads import NAME, described, left, source_at
 from .faulty_server import CONTENT, DIGEST, FaultyServer
@@ -54,7 +56,7 @@ class Net:
 
     def connect(self, address: tuple[str, int], timeout: float) -> socket.socket:
         self.connected.append(address[0])
-        if address[0] != PUBLIC:
+        if address[0] not in (PUBLIC, "proxy.example.org"):  # the system looks the proxy's name up
             raise OSError("not connected: this is a test")
         return socket.create_connection(("127.0.0.1", self.server.server_port), timeout)
 
@@ -62,8 +64,8 @@ class Net:
 @pytest.fixture
 def net(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> Net:
     net = Net(server)
-    monkeypatch.setattr(transport, "resolve", net.resolve)
-    monkeypatch.setattr(transport, "connect", net.connect)
+    monkeypatch.setattr(client, "resolve", net.resolve)
+    monkeypatch.setattr(client, "connect", net.connect)
     return net
 
 
@@ -81,13 +83,16 @@ def test_a_redirect_is_followed_and_the_rest_asked_for_there(server: FaultyServe
     assert [r["path"] for r in server.seen] == [f"/{NAME}", "/signed?key=1"] * 2 + ["/elsewhere"]
     assert server.seen[-1]["Range"] == "bytes=100000-"
     assert server.seen[-1]["Host"] == "store.example.org"
+    for request in server.seen:
+        assert request["User-Agent"] == "resnext-hub (+https://github.com/org/resnext-hub)"
+        assert request["Accept-Encoding"] == "identity"
     assert left(home) == [NAME]
 
 
 @pytest.mark.parametrize(
     ("step", "message", "requests"),
     [
-        ("loop", "redirects more than 10 times", 11),
+        ("loop", "more than 10 redirects", 11),
         ("302", "302 Found", 1),  # to nowhere
         ("redirect file:///etc/passwd", "the scheme must be http or https", 1),
         ("redirect ftp://store.example.org/w.pth", "the scheme must be http or https", 1),
@@ -97,7 +102,7 @@ def test_a_redirect_is_followed_and_the_rest_asked_for_there(server: FaultyServe
         ("redirect http://127.0.0.1:99999999999999999999/", "not a well-formed URL", 1),
         ("redirect https://%C2%B969.254.169.254/", "host in ASCII", 1),
         ("redirect https://%2010.0.0.1/", "host in ASCII", 1),
-        ("redirect http://me:secret@store.example.org/", "no user name", 1),
+        ("redirect http://me:secret@store.example.org/", "a user name", 1),
         ("redirect http://long.example.org/", "not a well-formed URL", 1),
     ],
 )
@@ -132,7 +137,7 @@ def test_from_outside_no_redirect_leads_inside(
         "half.example.org": [PUBLIC, "10.0.0.1"],
     }
     server.always = f"redirect {scheme}://{host}/latest/"
-    says = rf"redirects to {re.escape(host.strip('[]'))} at [0-9a-f:.]+, which is not a public address"
+    says = rf"redirects, and {re.escape(host.strip('[]'))} is at [0-9a-f:.]+, which is not a public address"
     with pytest.raises(UnreachableError, match=f"{says}.*RESNEXT_HUB_MIRROR"):
         local_file(described(published(server)), progress=False)
     assert net.connected == [PUBLIC], "nothing was sent there"
@@ -162,9 +167,27 @@ def test_a_mirror_that_is_no_web_server(
 ) -> None:
     monkeypatch.setenv("RESNEXT_HUB_MIRROR", mirror)
     server.always = "404"
-    with pytest.raises(UnreachableError, match="is not a URL of http or https|is not a well-formed URL"):
+    with pytest.raises(UnreachableError, match="not a well-formed URL: .*http or https"):
         local_file(described(published(server)), progress=False)
     assert net.connected == [PUBLIC]  # for the manifest's source
+
+
+@pytest.mark.parametrize(
+    "mirror", ["http://me:se/cret@a.example.org", "http:/me:secret@a.example.org", "https://me:secret@a.example.org/w/"]
+)
+def test_a_mirrors_password_is_never_repeated(
+    server: FaultyServer, net: Net, home: Path, monkeypatch: pytest.MonkeyPatch, mirror: str,
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    caplog.set_level("DEBUG")
+    monkeypatch.setenv("RESNEXT_HUB_MIRROR", mirror)
+    server.always = "404"
+    with pytest.raises(UnreachableError) as error:
+        local_file(described(published(server)))
+    printed = "\n".join([str(error.value), caplog.text, *capsys.readouterr()])
+    assert "cret" not in printed
+    assert "RESNEXT_HUB_MIRROR is ignored" in caplog.text
+    assert net.connected == [PUBLIC], "the publisher is asked instead"
 
 
 # Statuses, each with every kind of Retry-After.
@@ -214,12 +237,17 @@ def test_statuses_that_are_no_file(server: FaultyServer, home: Path, status: str
 # Peers that keep us waiting.
 
 
+def rules(monkeypatch: pytest.MonkeyPatch, **changes: float) -> None:
+    """Change the policy of downloads."""
+    monkeypatch.setattr(download, "POLICY", dataclasses.replace(download.POLICY, **changes))
+
+
 @pytest.mark.parametrize("step", ["drip 0.05", "headers 0.05", "continue 0.05"])
 def test_a_slow_loris_gives_way_to_the_mirror(
     server: FaultyServer, home: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Every wait for a byte is short, and the whole would take for ever."""
-    monkeypatch.setattr(transport, "WINDOW", 1.0)
+    rules(monkeypatch, seconds=1.0)
     server.script = [step]
     with pytest.raises(UnreachableError, match=r"only \d+ bytes in 1 s"):
         local_file(described(source_at(server)), progress=False)
@@ -230,8 +258,9 @@ def test_a_slow_loris_gives_way_to_the_mirror(
 
 
 def test_the_pace_is_measured_window_by_window() -> None:
-    enough = transport.SLOWEST * 60
-    pace = transport._Pace()
+    assert (download.POLICY.seconds, download.POLICY.slowest) == (60, 1024)
+    enough = 1024 * 60
+    pace = client.Watchdog(60, 1024)
     try:
         for _ in range(3):
             pace.received += enough
@@ -239,21 +268,21 @@ def test_the_pace_is_measured_window_by_window() -> None:
             pace.check()
         pace.received += enough - 1
         pace.look()
-        with pytest.raises(transport.SourceError, match=r"only 61,439 bytes in 60 s$"):
+        with pytest.raises(client.RefusedError, match=r"only 61,439 bytes in 60 s$"):
             pace.check()
     finally:
         pace.stop()
 
 
 def test_a_peer_that_keeps_pace_is_waited_for(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "WINDOW", 0.5)
+    rules(monkeypatch, seconds=0.5)
     server.script = ["slow 0.1"]
     assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
     assert len(server.seen) == 1
 
 
 def test_a_peer_that_falls_silent_is_asked_for_the_rest(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "TIMEOUT", 0.5)
+    rules(monkeypatch, silence=0.5)
     server.script = ["slow 60"]
     assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
     assert [r.get("Range") for r in server.seen] == [None, "bytes=20000-"]
@@ -370,7 +399,8 @@ def test_a_proxy_is_given_its_password_and_nobody_else(
     monkeypatch.setenv("no_proxy", "store.example.org")
     server.script = ["redirect http://store.example.org/w"]
     assert local_file(described(published(server)), progress=False)[1] == DIGEST
-    assert net.looked_up == ["proxy.example.org", "store.example.org"], "the proxy looks the other name up"
+    assert net.looked_up == ["store.example.org"], "the proxy looks the other name up"
+    assert net.connected == ["proxy.example.org", PUBLIC]
     assert [r["path"] for r in server.seen] == [f"http://weights.example.org/{NAME}", "/w"]
     assert [r.get("Proxy-Authorization") for r in server.seen] == ["Basic bWU6cEBzcw==", None]
 
@@ -381,7 +411,7 @@ def test_through_a_proxy_no_redirect_leads_to_an_address_inside(
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://proxy.example.org:3128")
     server.always = f"redirect http://{host}/latest/"
-    with pytest.raises(UnreachableError, match=rf"redirects to {re.escape(host.strip('[]'))} at .*not a public"):
+    with pytest.raises(UnreachableError, match=rf"redirects, and {re.escape(host.strip('[]'))} is at .*not a public"):
         local_file(described(published(server)), progress=False)
     assert len(server.seen) == 1, "the proxy was not asked for it"
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from resnext_hub.errors import FetchError
 from resnext_hub.processing_utils.uris import fetch
 
-from .fuzz.targets import Peer, is_public, quick_tls
+from ..fuzz.targets import Peer, is_public, quick_tls
 
 pytestmark = pytest.mark.usefixtures("no_proxies")
 

@@ -1,7 +1,6 @@
-"""Which addresses are public: the rest is this machine, its network, or a cloud's own services.
+"""Tell public addresses from those of this machine, its network, or a cloud's own services.
 
-Beside `mount`, below all rooms: what fetches images from strangers' URLs needs it, and what follows a download's
-redirects.
+Imports nothing else of this package.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _SPECIAL = tuple(
 
 
 def literal(host: str) -> str | None:
-    """The address that a host spells out, in any of the forms that the C library takes (0x7f.1, 2130706433, …)."""
+    """The address that a host spells, in any form that the C library takes (0x7f.1, 2130706433, …); None for a name."""
     host = host.rstrip(".")  # some proxies drop it
     try:
         return str(ipaddress.ip_address(host))
@@ -42,7 +41,7 @@ def literal(host: str) -> str | None:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IPv4 or IPv6 address may be anybody's on the internet; addresses inside addresses are looked at."""
+    """True if anyone on the internet may have this IPv4 or IPv6 address. An IPv4 address inside an IPv6 one counts."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.sixtofour or ip.teredo:  # deprecated tunnels (RFC 7526); Python 3.13 calls them private
