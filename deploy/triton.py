@@ -49,6 +49,7 @@ CODE = (
     "models/__init__.py",
     "models/manifest.py",
     "net/*.py",
+    "models/schema.py",
     "processing_utils/*.py",
 )
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError, UnwritableError
-from .manifest import Checkpoint, Hash, Manifest, Source, default_manifest
+from .manifest import PLAIN_NAME, Checkpoint, Hash, Manifest, Source, default_manifest
 
 __all__ = [
     "Item",
@@ -80,9 +80,12 @@ def target(checkpoint: Checkpoint, source: Source) -> Path:
     """Where a source's file lies or will lie. Mirrors all name theirs "model.safetensors", so those are named here."""
     if source.path is not None:
         return source.path
+    name = source.filename
     if source.format == "safetensors" and source.hash is not None:
-        return checkpoints_folder() / f"{checkpoint.name}-{source.hash.value[:8]}.safetensors"
-    return checkpoints_folder() / source.filename
+        name = f"{checkpoint.name}-{source.hash.value[:8]}.safetensors"
+    if not PLAIN_NAME.fullmatch(name):
+        raise CheckpointError(f"{name[:200]!a} is not the name of a file in {checkpoints_folder()}.")
+    return checkpoints_folder() / name
 
 
 def find(checkpoint: Checkpoint) -> tuple[Path, Source] | None:

@@ -9,16 +9,22 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import os
+import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ..errors import ManifestError, UnknownVariantError
 from ..mount import register
+from .schema import SchemaError, check
 
 __all__ = [
+    "CONTROL",
+    "PLAIN_NAME",
     "Accuracy",
     "Architecture",
     "Checkpoint",
@@ -39,6 +45,37 @@ __all__ = [
 ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = "weights_manifest.json"
 DIGEST = "weights_manifest.sha256"
+SCHEMA = "weights_manifest.schema.json"
+LIMIT: Final = 4 << 20  # bytes of a manifest; ours has 0.1 MB
+LABELS_LIMIT: Final = 16 << 20  # bytes of a file of labels
+#: Characters that no text in a manifest or a file of labels has: controls, line separators, halves of a character.
+CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+PLAIN_NAME: Final = re.compile(r"\w[\w.-]*")  # of a file; the schema's "path" is made of these
+
+
+def _opened_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # else a named pipe waits for a writer
+
+
+def _content(path: Path, limit: int) -> str:
+    """The text of a regular file of at most ``limit`` bytes.
+
+    Raises:
+        ManifestError: it cannot be read, is something else, is larger, or is not UTF-8.
+    """
+    try:
+        with open(path, "rb", opener=_opened_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ManifestError(f"{path} is not a regular file.")
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be read: {error.strerror}.") from error
+    if len(content) > limit:
+        raise ManifestError(f"{path} has more than {limit:,} bytes.")
+    try:
+        return content.decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path} is not UTF-8 text (byte {error.start:,}).") from error
 
 
 @dataclass(frozen=True)
@@ -141,6 +178,20 @@ class LabelSet:
 
     file: Path
     classes: int
+
+    def rows(self) -> list[tuple[str, str]]:
+        """(synset, names) of each class, in the order of the logits.
+
+        Raises:
+            ManifestError: the file cannot be read, or is not such a table of ``classes`` lines.
+        """
+        lines = [line.split("\t") for line in _content(self.file, LABELS_LIMIT).removesuffix("\n").split("\n")]
+        if len(lines) != self.classes:
+            raise ManifestError(f"{self.file} has {len(lines):,} lines, expected {self.classes:,}.")
+        for number, fields in enumerate(lines):
+            if len(fields) != 3 or fields[0] != str(number) or any(map(CONTROL.search, fields)):
+                raise ManifestError(f"{self.file}: line {number + 1} is not {number}, a class and its name, in tabs.")
+        return [(synset, name) for _, synset, name in lines]
 
 
 @dataclass(frozen=True)
@@ -249,37 +300,62 @@ def _checkpoint(name: str, data: Mapping[str, Any], shared: Mapping[str, Any], f
     return Checkpoint(name=name, **values)
 
 
-def load_manifest(path: str | Path, folder: Path = ROOT) -> Manifest:
-    """Read a manifest. The paths in it start at ``folder``.
+def _architecture(name: str, data: Mapping[str, Any]) -> Architecture:
+    """An architecture that `models.resnext` can build."""
+    values: dict[str, Any] = {**data, "layers": tuple(data["layers"])}
+    made = Architecture(**values)
+    if made.block == "BasicBlock" and (made.groups, made.width_per_group) != (1, 64):
+        raise SchemaError(("architectures", name), "a BasicBlock needs 1 group and a width_per_group of 64")
+    if made.planes * made.width_per_group < 64:
+        raise SchemaError(("architectures", name), "planes * width_per_group is below 64")
+    return made
 
-    Raises:
-        ManifestError: the file is not JSON, lacks a key, has one too many, or refers to something it does not define.
-    """
-    path = Path(path)
-    where = "top level"
+
+def _parsed(path: Path, data: Mapping[str, Any], folder: Path) -> Manifest:
+    where: tuple[str, ...] = ()
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
         papers = {key: Paper(**value) for key, value in data["papers"].items()}
         shared: dict[str, Any] = {
             "licenses": {key: License(**value) for key, value in data["licenses"].items()},
             "label_sets": {
                 key: LabelSet(folder / value["file"], value["classes"]) for key, value in data["label_sets"].items()
             },
-            "systems": {
-                key: System(**(value | {"paper": papers[value["paper"]]})) for key, value in data["systems"].items()
-            },
-            "architectures": {
-                key: Architecture(**(value | {"layers": tuple(value["layers"])}))
-                for key, value in data["architectures"].items()
-            },
+            "architectures": {key: _architecture(key, value) for key, value in data["architectures"].items()},
+            "systems": {},
         }
+        for key, value in data["systems"].items():
+            where = ("systems", key)
+            shared["systems"][key] = System(**(value | {"paper": papers[value["paper"]]}))
         checkpoints: dict[str, Checkpoint] = {}
-        for where, value in data["checkpoints"].items():
-            checkpoints[where] = _checkpoint(where, value, shared, folder)
-        aliases = dict(data["aliases"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ManifestError(f"{path}: {where}: {type(error).__name__}: {error}") from error
-    return Manifest(path, checkpoints, shared["architectures"], shared["label_sets"], aliases)
+        for key, value in data["checkpoints"].items():
+            where = ("checkpoints", key)
+            checkpoints[key] = _checkpoint(key, value, shared, folder)
+    except KeyError as error:  # the schema has seen to the rest
+        raise SchemaError(where, f"{error} is not defined") from error
+    return Manifest(path, checkpoints, shared["architectures"], shared["label_sets"], dict(data["aliases"]))
+
+
+@cache
+def _schema() -> Any:
+    return json.loads((ROOT / SCHEMA).read_text(encoding="utf-8"))
+
+
+def load_manifest(path: str | Path, folder: Path = ROOT) -> Manifest:
+    """Read a manifest, and check it against weights_manifest.schema.json. The paths in it start at ``folder``.
+
+    Raises:
+        ManifestError: the file is not JSON, is not what the schema allows, or refers to something it does not define.
+    """
+    path = Path(path)
+    content = _content(path, LIMIT)
+    try:
+        data = json.loads(content)
+        check(data, _schema(), _schema())
+        return _parsed(path, data, folder)
+    except SchemaError as error:
+        raise ManifestError(f"{path}: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path} is not JSON that can be read: {error}.") from error
 
 
 def _digest_line(manifest: Path) -> str:
@@ -306,26 +382,59 @@ def default_manifest() -> Manifest:
             "from and how they are verified, so it is not used. Install resnext-hub again or, if the change is "
             f"intended, run `sha256sum {MANIFEST} > {DIGEST}` in that folder."
         )
-    return load_manifest(manifest)
+    return _parsed(manifest, json.loads(manifest.read_text(encoding="utf-8")), ROOT)  # a test holds it to the schema
+
+
+def _expect_inside(folder: Path, path: Path) -> None:
+    """Raise ManifestError if a path of a run's folder is not of a file in this folder itself."""
+    if path.parent != folder or not PLAIN_NAME.fullmatch(path.name):
+        raise ManifestError(f"{folder / MANIFEST} names a file outside its folder: {str(path)[:200]!a}.")
+    if not Path(os.path.realpath(path)).is_relative_to(folder):
+        raise ManifestError(f"{path} is a link to a file outside its folder.")
+
+
+def _checkpoint_of_run(folder: Path) -> Checkpoint:
+    """The checkpoint of a run's folder. Someone else may have made it, so it can name only files inside itself.
+
+    A URL in it would be fetched as if we had published it, and a hash of 8 digits is quickly forged.
+    """
+    path = folder / MANIFEST
+    _expect_inside(folder, path)
+    checkpoints = list(load_manifest(path, folder).checkpoints.values())
+    if len(checkpoints) != 1:
+        raise ManifestError(f"{path} describes {len(checkpoints)} checkpoints, expected 1 in a training folder.")
+    (checkpoint,) = checkpoints
+    for source in checkpoint.sources:
+        if source.path is None or source.bytes is None or source.hash is None or source.hash.kind != "sha256":
+            raise ManifestError(f"{path} must state a file in its folder, its length and its complete sha256.")
+        _expect_inside(folder, source.path)
+    _expect_inside(folder, checkpoint.labels.file)
+    if checkpoint.labels.classes != checkpoint.num_classes:
+        raise ManifestError(f"{path} has {checkpoint.labels.classes:,} labels for {checkpoint.num_classes:,} classes.")
+    checkpoint.labels.rows()
+    return dataclasses.replace(checkpoint, home=folder)
 
 
 def find_checkpoint(variant: str | Path) -> Checkpoint:
     """The checkpoint that a user means: a published one by its name, or their own by the folder that training wrote.
 
-    Such a folder holds the weights, the labels and a manifest of this one checkpoint; see `training.publish`.
+    Such a folder holds the weights, the labels and a manifest of this one checkpoint; see `training.publish`. A string
+    without a separator is a published name if there is such a name: a folder of that name is meant by "./name".
 
     Raises:
         UnknownVariantError: no such name, or a folder without a manifest.
-        ManifestError: the folder's manifest cannot be used.
+        ManifestError: the folder's manifest cannot be used, or names something outside the folder.
     """
+    separators = [separator for separator in (os.sep, os.altsep) if separator]
+    if isinstance(variant, str) and not any(separator in variant for separator in separators):
+        try:
+            return default_manifest().resolve(variant)
+        except UnknownVariantError:
+            if not variant or not Path(variant).is_dir():
+                raise
     folder = Path(variant)
-    if isinstance(variant, str) and (variant in default_manifest().checkpoints or not folder.is_dir()):
-        return default_manifest().resolve(variant)
-    if not (folder / MANIFEST).is_file():
+    if not folder.is_dir():
+        return default_manifest().resolve(str(variant))
+    if not os.path.lexists(folder / MANIFEST):
         raise UnknownVariantError(f"{folder} has no {MANIFEST}: training writes it when it finishes.")
-    checkpoints = list(load_manifest(folder / MANIFEST, folder.resolve()).checkpoints.values())
-    if len(checkpoints) != 1:
-        raise ManifestError(
-            f"{folder / MANIFEST} describes {len(checkpoints)} checkpoints, expected 1 in a training folder."
-        )
-    return dataclasses.replace(checkpoints[0], home=folder.resolve())
+    return _checkpoint_of_run(Path(os.path.realpath(folder)))

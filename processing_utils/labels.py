@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from ..models.manifest import LabelSet, default_manifest
+from ..models.manifest import CONTROL, LabelSet, default_manifest
 from ..mount import register
 
-__all__ = ["Label", "read_labels"]
+__all__ = ["Label", "labels_table", "read_labels"]
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,27 @@ def read_labels(label_set: str | LabelSet = "imagenet-1k") -> tuple[Label, ...]:
     """The labels of a set, by its name or as a checkpoint has it, in the order of the logits.
 
     Raises:
-        ValueError: no such set.
+        ValueError: no such set, or a file that is not such a table.
     """
     if isinstance(label_set, str):
         sets = default_manifest().label_sets
         if label_set not in sets:
             raise ValueError(f"Unknown label set {label_set!r}; choose from {', '.join(sets)}.")
         label_set = sets[label_set]
-    lines = label_set.file.read_text(encoding="utf-8").splitlines()
-    return tuple(Label(int(index), synset, name) for index, synset, name in (line.split("\t") for line in lines))
+    return tuple(Label(index, synset, name) for index, (synset, name) in enumerate(label_set.rows()))
+
+
+def labels_table(labels: Sequence[Label]) -> str:
+    """The content of a file of labels, as `read_labels` reads it.
+
+    Raises:
+        ValueError: a class whose name would break the table; the message shows it.
+    """
+    for label in labels:
+        for text in (label.synset, label.name):
+            if CONTROL.search(text) or len(text) > 2000:
+                raise ValueError(
+                    f"The class name {text[:100]!a} has a tab, a line break or another control character, or is "
+                    "longer than 2,000 characters: rename this class."
+                )
+    return "".join(f"{label.index}\t{label.synset}\t{label.name}\n" for label in labels)

@@ -44,16 +44,18 @@ def state_dict(**options: Any) -> dict[str, torch.Tensor]:
     return build(Architecture(**(ARCHITECTURE | {"layers": (1, 1, 1, 1)})), CLASSES, **options).state_dict()
 
 
-def put(folder: Path, content: bytes, name: str = "weights.pth", digits: int | None = 64) -> Path:
+def put(folder: Path, content: bytes, name: str = "weights.pth") -> Path:
     """A run's folder with this content as its weights, and a manifest that carries their own length and hash."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(content)
     manifest = json.loads((ROOT / "weights_manifest.json").read_text())
     checkpoint = manifest["checkpoints"]["resnet18_ssl"]
     digest = hashlib.sha256(content).hexdigest()
-    hashed = digits and {"kind": "sha256" if digits == 64 else "sha256-prefix", "value": digest[:digits]}
+    hashed = {"kind": "sha256", "value": digest}
     checkpoint["sources"] = [{"url": None, "path": name, "format": None, "bytes": len(content), "hash": hashed}]
-    checkpoint |= {"architecture": "small", "num_classes": CLASSES}
+    checkpoint |= {"architecture": "small", "num_classes": CLASSES, "labels": "own"}
+    (folder / "labels.tsv").write_text("".join(f"{i}\tclass{i}\tclass {i}\n" for i in range(CLASSES)))
+    manifest["label_sets"] = {"own": {"file": "labels.tsv", "classes": CLASSES}}
     manifest["architectures"] = {"small": ARCHITECTURE}
     manifest["checkpoints"] = {"hostile": checkpoint}
     manifest["aliases"] = {}

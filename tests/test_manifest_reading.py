@@ -135,14 +135,17 @@ def test_ones_own_checkpoint_is_found_by_its_folder(
 ) -> None:
     manifest = copy.deepcopy(manifest_json)
     manifest["checkpoints"]["resnext_tiny"]["sources"][0]["path"] = "weights.pth"
+    manifest["label_sets"]["tiny-imagenet-200"]["file"] = "labels.tsv"
     written(tmp_path / "run", manifest, "resnext_tiny")
+    labels = MANIFEST.label_sets["tiny-imagenet-200"].file.read_text(encoding="utf-8")
+    (tmp_path / "run" / "labels.tsv").write_text(labels, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     for folder in (kind("run"), kind(tmp_path / "run")):
         checkpoint = find_checkpoint(folder)
         assert checkpoint.home == (tmp_path / "run").resolve()
         assert checkpoint.variant == str((tmp_path / "run").resolve())
         assert checkpoint.sources[0].path == (tmp_path / "run").resolve() / "weights.pth"
-        assert checkpoint.labels.file.parent.parent.parent == (tmp_path / "run").resolve()
+        assert checkpoint.labels.file == (tmp_path / "run").resolve() / "labels.tsv"
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path, manifest_json: dict[str, Any]) -> None:
@@ -176,12 +179,20 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, manifest_json: dic
         assert str(error.value).startswith(f"{path}: ")
         return str(error.value).removeprefix(f"{path}: ")
 
-    assert refused(licenses={"MIT": {"name": "MIT"}}).startswith("top level: TypeError: ")
-    assert refused(systems={"x": {"paper": "none"}}) == "top level: KeyError: 'none'"
-    assert refused(label_sets=[]).startswith("top level: AttributeError: ")
-    assert refused(aliases=[1]).startswith("resnet18_ssl: TypeError: ")
-    assert refused(licenses={}).startswith("resnet18_ssl: KeyError: ")
+    assert refused(licenses={"MIT": {"name": "MIT"}}).startswith("licenses.MIT: ")
+    assert refused(systems={"x": {"paper": "none"}}).startswith("systems.x: ")
+    paper = MANIFEST.checkpoints["resnet18_ssl"].system.training_data
+    system = {"title": "x", "repository": None, "training_data": paper, "paper": "none"}
+    assert refused(systems={"x": system}) == "systems.x: 'none' is not defined."
+    assert refused(label_sets=[]).startswith("label_sets: ")
+    assert refused(aliases=[1]).startswith("aliases: ")
+    assert refused(licenses={}) == "checkpoints.resnet18_ssl: 'CC-BY-NC-4.0' is not defined."
+    basic = manifest_json["architectures"]["resnet18"]
+    for wrong in (basic | {"groups": 32}, basic | {"width_per_group": 4}, basic | {"planes": 1, "width_per_group": 4}):
+        assert refused(architectures=manifest_json["architectures"] | {"wrong": wrong}).startswith(
+            "architectures.wrong"
+        )
     broken = tmp_path / "broken.json"
     broken.write_bytes(b"\xff")
-    with pytest.raises(ManifestError, match="top level: UnicodeDecodeError"):
+    with pytest.raises(ManifestError, match="UTF-8"):
         load_manifest(str(broken))

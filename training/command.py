@@ -114,6 +114,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | Non
     import torch
 
     from ..data.splits import hold_out, train_and_val
+    from ..processing_utils.labels import labels_table
     from .batches import FromFiles, InMemory, validation_batches
     from .calibrate import fit_temperature, fold_temperature, held_out_scores
     from .engine import Place, train
@@ -136,6 +137,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | Non
             say=_print if place.rank == 0 else lambda line: None,
             **reading_options(arguments),
         )
+        labels_table(labels)  # raises now, not at the end, for a class name that no file of labels can have
         order = np.arange(len(train_images))
         if recipe.held_out:  # the last ones
             order = np.argsort(hold_out(train_images, recipe.seed, count=recipe.held_out), kind="stable")

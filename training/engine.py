@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import torch.distributed as dist
@@ -26,7 +26,7 @@ from ..errors import DivergedError
 from .batches import Batch, Broken, TrainingSet, soft_cross_entropy
 from .recipe import Recipe
 
-__all__ = ["Place", "accuracy", "distillation_loss", "parameter_groups", "save_atomically", "train"]
+__all__ = ["Place", "accuracy", "distillation_loss", "parameter_groups", "save_atomically", "train", "write_atomically"]
 
 NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
 AGREE_EVERY = 8  # steps between two answers to: was any process told to stop?
@@ -61,12 +61,14 @@ class Place:
         return shared.tolist()
 
 
-def save_atomically(state: Any, path: Path) -> None:
-    """``torch.save`` that leaves either the old file or the whole new one."""
+@contextlib.contextmanager
+def _replacing(path: Path, mode: str = "x", **options: Any) -> Iterator[IO[Any]]:
+    """A file to write that gets its name when it is complete; a link with either name is replaced, not followed."""
     temporary = path.with_name(path.name + ".part")
+    temporary.unlink(missing_ok=True)  # of a killed run
     try:
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
+        with open(temporary, mode, **options) as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -74,10 +76,16 @@ def save_atomically(state: Any, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _write_atomically(text: str, path: Path) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+def save_atomically(state: Any, path: Path) -> None:
+    """``torch.save`` that leaves either the old file or the whole new one."""
+    with _replacing(path, "xb") as file:
+        torch.save(state, file)
+
+
+def write_atomically(text: str, path: Path) -> None:
+    """Write a text file that is either the old one or the whole new one."""
+    with _replacing(path, encoding="utf-8", newline="\n") as file:
+        file.write(text)
 
 
 @torch.inference_mode()
@@ -245,12 +253,10 @@ class _Progress:
 
 def write_curve(rows: list[dict[str, float]], path: Path) -> None:
     """The curve as CSV."""
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+    with _replacing(path, newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(temporary, path)
 
 
 def _agreed(network: nn.Module, place: Place) -> nn.Module:
@@ -330,7 +336,7 @@ def train(
         progress = _Progress(**state["progress"])
         log(f"Resuming at step {progress.step} of {recipe.epochs * length}")
     if place.rank == 0:
-        _write_atomically(json.dumps({"recipe": recipe.as_dict(), **(about or {})}, indent=1) + "\n", out / "run.json")
+        write_atomically(json.dumps({"recipe": recipe.as_dict(), **(about or {})}, indent=1) + "\n", out / "run.json")
 
     def checkpoint() -> None:
         if place.rank == 0:

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..models.entrypoints import build
-from ..models.manifest import MANIFEST, Checkpoint, default_manifest
-from ..processing_utils.labels import Label
+from ..models.manifest import CONTROL, MANIFEST, Checkpoint, default_manifest
+from ..processing_utils.labels import Label, labels_table
+from .engine import save_atomically, write_atomically
 from .recipe import Recipe
 
 __all__ = ["gmacs", "publish_half", "publish_run"]
@@ -28,10 +29,10 @@ SCRATCH_PAPER = "1611.05431"  # the network's own, where there are no weights th
 def _save(state_dict: Mapping[str, Tensor], folder: Path, name: str) -> tuple[Path, str]:
     """``folder/name-<first 8 hex digits of its sha256>.pth``, torch.hub's way of naming files, and the sha256."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{name}.{os.getpid()}.part"
+    temporary = folder / f"{name}.{os.getpid()}"
     try:
         # Contiguous: safetensors, pruning and FSDP refuse the channels-last strides that training may leave.
-        torch.save({name: tensor.contiguous() for name, tensor in state_dict.items()}, temporary)
+        save_atomically({name: tensor.contiguous() for name, tensor in state_dict.items()}, temporary)
         with open(temporary, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         path = folder / f"{name}-{digest[:8]}.pth"
@@ -78,10 +79,11 @@ def publish_run(
         base: the checkpoint that training started from; its licence goes on.
     """
     assert recipe.architecture is not None
-    name = re.sub(r"\W", "_", out.resolve().name)
+    name = re.sub(r"\W", "_", out.resolve().name)[:50]  # a file's name may have 255 bytes
     name = name if name[:1].isalpha() else f"run_{name}"
+    data = CONTROL.sub("\N{REPLACEMENT CHARACTER}", data)[:2000]
     weights, digest = _save(state_dict, out, name)
-    (out / "labels.tsv").write_text("".join(f"{i.index}\t{i.synset}\t{i.name}\n" for i in labels), encoding="utf-8")
+    write_atomically(labels_table(labels), out / "labels.tsv")
     published = json.loads((default_manifest().path).read_text(encoding="utf-8"))
     license_id = base.license_id if base else None
     papers = {
@@ -135,9 +137,8 @@ def publish_run(
         "aliases": {},
         "checkpoints": {name: checkpoint},
     }
-    temporary = out / f"{MANIFEST}.part"
-    temporary.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, out / MANIFEST)  # last: a folder with a manifest is whole
+    # Last: a folder with a manifest is complete.
+    write_atomically(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", out / MANIFEST)
     for old in out.glob(f"{name}-????????.pth"):
         if old != weights:  # of an earlier end of this run
             old.unlink()
