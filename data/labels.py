@@ -20,7 +20,7 @@ import numpy as np
 from ..errors import SourceError
 from .cells import NO_CLASS, Label
 from .names import Passed, split_of
-from .shards import Place, Subset, Told
+from .shards import Place, Subset, TableShard, Told
 from .source import shards
 
 __all__ = ["Images", "Listing", "list_images"]
@@ -52,7 +52,6 @@ class Listing:
     numbers: np.ndarray
     labels: list[Label | None]
     names: list[str | None]
-    places: list[Place]
     splits: list[str | None]
     classes: tuple[str, ...] | None
     layout: str
@@ -73,21 +72,12 @@ class Listing:
             numbers=self.numbers[np.asarray(rows, np.int64)],
             labels=[self.labels[i] for i in rows],
             names=[self.names[i] for i in rows],
-            places=[self.places[i] for i in rows],
             splits=[self.splits[i] for i in rows],
         )
 
     def of(self, split: str) -> Listing:
-        """The images of one split.
-
-        Raises:
-            SourceError: there is none of that name.
-        """
-        rows = [i for i, found in enumerate(self.splits) if found == split]
-        if not rows:
-            there = ", ".join(self.present()) or "no splits"
-            raise SourceError(f"{', '.join(self.specs)} has no split {split!r}; it has {there}.")
-        return self.only(rows)
+        """The images of one split."""
+        return self.only([i for i, found in enumerate(self.splits) if found == split])
 
     def kept(self) -> Iterator[Any]:
         """The shards of these images, each cut to them."""
@@ -166,7 +156,7 @@ def list_images(
     Raises:
         SourceError: no images; labels that are missing, or that can be read in two ways.
     """
-    passed = Passed()
+    passed, what = Passed(), ", ".join(specs)
     options: dict[str, Any] = {"column": column, "label_column": label_column, "private": private}
     found = tuple(shards(specs, rows, anonymous=anonymous, passed=passed, **options))
     told: list[Told] = []
@@ -174,36 +164,48 @@ def list_images(
     for shard in found:
         told += shard.told(label_column) if labelled else shard.places()
         starts.append(len(told))
-    what = ", ".join(specs)
-    folders = _folders([one.place for one in told])
-    splits, folders = _splits([one.place for one in told], folders, split, what)
-    labels: list[Label | None]
+    places = [one.place for one in told]
+    splits, folders = _splits(places, _folders(places), split, what)
+    numbers = [i for i, own in enumerate(splits) if split in (None, NO_SPLIT, own)]
+    if not numbers:
+        there = ", ".join(sorted(set(filter(None, splits)))) or "no splits"
+        raise SourceError(f"{what} has no split {split!r}; it has {there}.")
+    labels: list[Label | None] = [None for _ in told]
+    layout, explicit, names = "", False, set[tuple[str, ...] | None]()
     if labelled:
-        labels, layout, explicit, left = _labels(told, folders if by_folder else [()] * len(told), passed, what)
-    else:
-        labels, layout, explicit, left = list[Label | None]([None] * len(told)), "", False, set[int]()
-    names = {
-        n for shard in found if hasattr(shard, "class_names") and labelled for n in (shard.class_names(label_column),)
-    }
+        kept = [told[i] for i in numbers]
+        found_labels, layout, explicit = _labels(kept, [folders[i] if by_folder else () for i in numbers], what)
+        for i, label in zip(numbers, found_labels, strict=True):
+            labels[i] = label
+        names = {shard.class_names(label_column) for shard in found if isinstance(shard, TableShard)}
+        numbers = _with_labels(numbers, labels, explicit, passed)
     if len(names) > 1:
         raise SourceError(f"The tables of {what} name their classes differently.")
-    listing = Listing(
+    return Listing(
         tuple(specs),
         found,
         starts,
-        np.arange(len(told)),
-        labels,
-        [one.name for one in told],
-        [one.place for one in told],
-        splits,
+        np.asarray(numbers, np.int64),
+        [labels[i] for i in numbers],
+        [told[i].name for i in numbers],
+        [splits[i] for i in numbers],
         next(iter(names), None),
         layout,
         explicit,
         passed,
     )
-    if left:
-        listing = listing.only([i for i in range(len(told)) if i not in left])
-    return listing.of(split) if split not in (None, NO_SPLIT) else listing
+
+
+def _with_labels(numbers: list[int], labels: list[Label | None], explicit: bool, passed: Passed) -> list[int]:
+    """The images that have a class; all, if none has. The others are counted."""
+    missing = NO_CLASS if explicit else None
+    kept = [i for i in numbers if labels[i] != missing]
+    if not kept:
+        return numbers
+    if len(kept) < len(numbers):
+        what = "images without a class" if explicit else "images beside the class folders"
+        passed[what] += len(numbers) - len(kept)
+    return kept
 
 
 def _folders(places: Sequence[Place]) -> list[tuple[str, ...]]:
@@ -211,7 +213,7 @@ def _folders(places: Sequence[Place]) -> list[tuple[str, ...]]:
 
     The root of a list is the deepest folder that all its paths share.
     """
-    found = [_parts(place.file) for place in places]
+    found = [_parts(place.file.rpartition("/")[0]) for place in places]
     packed = [i for i, place in enumerate(places) if place.container and place.file]
     tops = {found[i][:1] for i in packed}
     if len(tops) == 1 and all(len(found[i]) > 1 for i in packed) and split_of("".join(next(iter(tops)))) is None:
@@ -226,12 +228,8 @@ def _folders(places: Sequence[Place]) -> list[tuple[str, ...]]:
 
 
 @functools.lru_cache(4096)
-def _split_parts(folder: str) -> tuple[str, ...]:
+def _parts(folder: str) -> tuple[str, ...]:
     return tuple(part for part in folder.split("/") if part not in ("", "."))
-
-
-def _parts(file: str) -> tuple[str, ...]:
-    return _split_parts(file.rpartition("/")[0])
 
 
 def _splits(
@@ -286,37 +284,24 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _labels(
-    told: Sequence[Told], folders: Sequence[tuple[str, ...]], passed: Passed, what: str
-) -> tuple[list[Label | None], str, bool, set[int]]:
-    """(labels, layout, whether columns or files told them, numbers of the images that are left out)."""
+    told: Sequence[Told], folders: Sequence[tuple[str, ...]], what: str
+) -> tuple[list[Label | None], str, bool]:
+    """(labels, layout, whether columns or label files told them). All labels are None if nothing tells the classes.
+
+    Raises:
+        SourceError: an image has no label and others have, or none has a class, or its folder can be read in two ways.
+    """
     labels: list[Label | None] = [one.label for one in told]
-    explicit = any(label is not None for label in labels)
-    if explicit:
-        if (missing := next((i for i, label in enumerate(labels) if label is None), None)) is not None:
+    if any(label is not None for label in labels):
+        if None in labels:
+            missing = labels.index(None)
             name = told[missing].name or f"Image {missing:,} of {what}"
-            raise SourceError(
-                f"{name} has no class beside it, and others have: every image needs a label, or -1 for no class."
-            )
-        left = {i for i, label in enumerate(labels) if label == NO_CLASS}
-        if len(left) == len(labels):
-            raise SourceError(
-                f"No image of {what} has a class: each label is -1 or empty. (Image 0 has no label, or -1.)"
-            )
-        if left:
-            passed["images without a class"] += len(left)
-        layout = (
-            "labels in archives (WebDataset)"
-            if any(one.place.file and one.place.container for one in told)
-            else "a column of labels"
-        )
-        return labels, layout, True, left
+            raise SourceError(f"{name} has no class, and others have: every image needs a label, or -1 for no class.")
+        if set(labels) == {NO_CLASS}:
+            raise SourceError(f"No image of {what} has a class: each has no label, or the label -1.")
+        in_archives = any(one.place.file and one.place.container for one in told)
+        return labels, "labels in archives (WebDataset)" if in_archives else "a column of labels", True
     listed = [own for one, own in zip(told, folders, strict=True) if one.place.listed]
     if listed and all(len(own) > 1 for own in listed):
         raise SourceError(f"Which folder of the paths in {what} is the class? Write a list with a column for it: .csv.")
-    labels = [own[0] if own else None for own in folders]
-    left = {i for i, label in enumerate(labels) if label is None}
-    if len(left) == len(labels):
-        return labels, "", False, set()
-    if left:
-        passed["images beside the class folders"] += len(left)
-    return labels, "class folders", False, left
+    return [own[0] if own else None for own in folders], "class folders", False

@@ -52,7 +52,12 @@ class Told(NamedTuple):
 
 
 class Shard(Protocol):
-    """A run of items. Picklable, so that another process or machine can read it."""
+    """A run of items. Picklable, so that another process or machine can read it.
+
+    All shards of this module can also be read one by one, with ``name(number)``, ``read(number)`` and ``key(number)``:
+    what an item is called below the data's root, which stays when the data is moved. ``told(label_column)`` gives what
+    is known of each item without reading the images, and ``places()`` the same without labels.
+    """
 
     @property
     def remote(self) -> bool:
@@ -69,26 +74,6 @@ class Shard(Protocol):
 
     def __len__(self) -> int:
         """The number of items; TypeError where only reading would tell."""
-        ...
-
-
-class LabelledShard(Shard, Protocol):
-    """A shard that can also be read one by one."""
-
-    def told(self, label_column: str | None = None) -> Iterator[Told]:
-        """Name, place and label of each item, without reading the images. Raises SourceError."""
-        ...
-
-    def name(self, number: int) -> str:
-        """The name of one item."""
-        ...
-
-    def read(self, number: int) -> bytes:
-        """The encoded bytes of one item; raises FetchError or OSError."""
-        ...
-
-    def key(self, number: int) -> str:
-        """What one item is called below the data's root: it stays when the data is moved."""
         ...
 
 

@@ -441,3 +441,16 @@ def test_relative_paths_of_a_list_start_at_the_working_directory_or_at_the_list(
     write(tmp_path / "x" / "0.png", picture(1))
     (item,) = next(shards(["d/l.csv"], 9)).items()
     assert item.read() == picture(1)
+
+
+def test_a_test_split_without_labels(tmp_path: Path) -> None:
+    """As Hugging Face keeps ImageNet's: each label of the test split is -1."""
+    for split, labels in (("train", list(range(6))), ("validation", list(range(6))), ("test", [-1] * 6)):
+        table(tmp_path / f"{split}-00000-of-00001.parquet", {"image": images(), "label": labels})
+    assert find_labelled(str(tmp_path)).labels == list(range(6))
+    train, held, _ = train_and_val(str(tmp_path))
+    assert (len(train), len(held)) == (6, 6)
+    with pytest.raises(SourceError, match="label -1"):
+        find_labelled(str(tmp_path), split="test")
+    with pytest.raises(SourceError, match="no split 'val'"):
+        find_labelled(str(tmp_path / "train-00000-of-00001.parquet"), split="val")
