@@ -114,12 +114,11 @@ def locate(module: str, name: str) -> Any:
 # What a pickle of a mounted class holds instead of "module.name": the package is not importable in a fresh process, so
 # an expression of standard-library functions finds the checkout at its path, or else an installed resnext_hub.
 _FIND = (
-    "run_path(script)['locate'](module, name) if isfile(script) else "
-    "resolve_name('resnext_hub.' + module + ':' + name) if find_spec('resnext_hub') else "
-    "(_ for _ in ()).throw(ModuleNotFoundError("
-    "'This was pickled from the resnext-hub checkout at ' + dirname(script) + ', which is not there. Load it once '"
-    "'with torch.hub.load, or pip install git+https://github.com/org/resnext-hub; or share state_dict() instead of '"
-    "'the whole network.'))"
+    "run_path(script)['locate'](module, name) if isfile(script) else resolve_name('resnext_hub.' + module + ':' + "
+    "name) if find_spec('resnext_hub') else (_ for _ in ()).throw(ModuleNotFoundError('This was pickled from the "
+    "resnext-hub checkout at ' + dirname(script) + ', which does not exist on this machine. ''Call torch.hub.load "
+    "once, or pip install git+https://github.com/org/resnext-hub, or share the state_dict() ''instead of the "
+    "network.'))"
 )
 
 

@@ -43,7 +43,9 @@ def main() -> int:
     url = page.launch(blocks, "127.0.0.1", 0, limits)
     with sync_playwright() as driver:
         chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        # Chromium would look up hosts of Google's.
+        flags = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+        browser = driver.chromium.launch(executable_path=chromium, args=flags)
 
         def visit(locale: str, **options: Any) -> Any:
             visitor = browser.new_page(locale=locale, **options)
