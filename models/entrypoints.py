@@ -28,6 +28,7 @@ register(ResNeXt, Stage, BasicBlock, Bottleneck, SqueezeExcite)
 PYTHON_FLOOR, TORCH_FLOOR = (3, 11), (2, 10)
 #: Arguments of `ResNeXt` that a caller may choose; the others are the variant.
 NETWORK_OPTIONS = ("zero_init_residual", "replace_stride_with_dilation", "norm_layer")
+VARIANT_OPTIONS = frozenset(Architecture.__dataclass_fields__)
 
 
 def require(torch_version: str, python_version: tuple[int, ...]) -> None:
@@ -58,9 +59,14 @@ def build(architecture: Architecture, num_classes: int = 1000, **network_options
         TypeError: an option that no network has, or that would make it another variant.
     """
     if wrong := sorted(network_options.keys() - set(NETWORK_OPTIONS)):
-        fixed = sorted(set(wrong) & set(Architecture.__dataclass_fields__))
-        reason = f"{fixed} would change the variant; choose another variant" if fixed else "no network takes them"
-        raise TypeError(f"Unexpected network options {wrong}: {reason}. Allowed: {list(NETWORK_OPTIONS)}.")
+        hints = [f"To change {name}, choose another variant." for name in wrong if name in VARIANT_OPTIONS]
+        if "last_bn_0_init" in wrong:
+            hints.append("For last_bn_0_init, pass zero_init_residual.")
+        raise TypeError(
+            " ".join(
+                [f"Unexpected network options: {', '.join(wrong)}. Allowed: {', '.join(NETWORK_OPTIONS)}.", *hints]
+            )
+        )
     block = {"BasicBlock": BasicBlock, "Bottleneck": Bottleneck}[architecture.block]
     return ResNeXt(
         block,
@@ -109,17 +115,19 @@ def load(
         key_map: rename the file's keys first.
 
     Raises:
+        TypeError, ValueError: a wrong argument; found before anything is downloaded.
         FileNotFoundError: no ``file``.
         CheckpointError: the weights cannot be fetched, verified or fitted.
     """
     num_classes = checkpoint.num_classes if num_classes is None else num_classes
-    head = num_classes > 0 and (file is not None or num_classes == checkpoint.num_classes)
+    head = num_classes != 0 and (file is not None or num_classes == checkpoint.num_classes)
+    # First: a wrong argument is found before a download of up to 3.3 GB.
+    network = _build_to_fill(checkpoint.architecture, num_classes, network_options, head)
     if file is None:
         path, digest = local_file(checkpoint, progress, again=verify)
         state = mapped_state_dict(path, digest, vouched=is_vouched(checkpoint, path))
     else:
         path, state = file, read_state_dict(file)
-    network = _build_to_fill(checkpoint.architecture, num_classes, network_options, head)
     load_into(network, state, head=head, key_map=key_map, origin=str(path))
     if file is None and checkpoint.license is not None and not checkpoint.license.commercial_use:
         _say_license(checkpoint.license_id or "", checkpoint.license.name, checkpoint.license.url)

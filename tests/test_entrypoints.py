@@ -254,10 +254,35 @@ def test_nvidia_errors(tmp_path: Path) -> None:
 
 
 def test_options_that_make_another_variant_are_refused() -> None:
-    with pytest.raises(TypeError, match="'groups'.* change the variant"):
+    with pytest.raises(TypeError, match=r"groups.*To change groups, choose another variant"):
         hubconf.resnext50_32x4d(groups=16)
-    with pytest.raises(TypeError, match="no network takes them"):
+    with pytest.raises(TypeError, match=r"options: drop_rate\. Allowed: [^.]*\.$"):
         hubconf.resnext50_32x4d_swsl(pretrained=False, drop_rate=0.1)
+    with pytest.raises(TypeError, match="zero_init_residual"):
+        hubconf.resnext50_32x4d_swsl(pretrained=False, last_bn_0_init=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda: hubconf.resnext101_32x48d_wsl(groups=4), TypeError),
+        (lambda: hubconf.resnext50_32x4d_swsl(weights="DEFAULT"), TypeError),
+        (lambda: hubconf.resnext50_32x4d_swsl(num_classes=-3), ValueError),
+        (lambda: hubconf.resnext50_32x4d_swsl(num_classes="3"), TypeError),
+        (lambda: hubconf.resnext50_32x4d_swsl(replace_stride_with_dilation=(True,)), ValueError),
+        (lambda: hubconf.resnext50_32x4d(weights="DEFAULT", groups=4), TypeError),
+        (lambda: hubconf.nvidia_resneXt(trt=True), TypeError),
+    ],
+)
+def test_wrong_arguments_are_found_before_a_download(
+    call: Any, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*arguments: object, **options: object) -> None:
+        pytest.fail("a download was started")
+
+    monkeypatch.setattr(entrypoints, "local_file", download)
+    with pytest.raises(error):
+        call()
 
 
 def test_network_options_reach_a_pretrained_network() -> None:

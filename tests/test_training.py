@@ -357,3 +357,15 @@ def test_publishing_keeps_the_values_to_half_precision(tmp_path: Path) -> None:
     for a, b in zip(network.parameters(), again.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_equal_weights_give_equal_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever process writes them: the archive holds no process id and no temporary name."""
+    state = {"conv1.weight": torch.arange(12.0).reshape(3, 4)}
+    first = publish_half(state, tmp_path / "a", "flowers")
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    second = publish_half({name: value.clone() for name, value in state.items()}, tmp_path / "b", "flowers")
+    assert (first.name, first.read_bytes()) == (second.name, second.read_bytes())
+    save_atomically(state, tmp_path / "c.pt")
+    save_atomically(state, tmp_path / "other.pt")
+    assert (tmp_path / "c.pt").read_bytes() == (tmp_path / "other.pt").read_bytes()

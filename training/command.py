@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..console import EXIT_OK, EXIT_USAGE, EXIT_WEIGHTS, counted, fail
 from ..data.options import add_reading_options, reading_options
-from ..models.manifest import ROOT, Manifest, ManifestError, UnknownVariantError, find_checkpoint
+from ..models.manifest import MANIFEST, ROOT, Manifest, ManifestError, UnknownVariantError, find_checkpoint
 
 if TYPE_CHECKING:
     from ..models.manifest import Checkpoint
@@ -154,6 +154,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | Non
             sizes = f"{counted(len(train_set), 'image')} for training, {len(val_images):,} for validation"
             where = f"{counted(recipe.epochs, 'epoch')} on {place.world} x {place.device.type}"
             _print(f"{counted(len(labels), 'class')}, {sizes}; {where}")
+        finished = (arguments.out / MANIFEST).is_file() and (arguments.out / "last.pt").is_file()
         watch = Watch(arguments.out, place)
         weights, rows = train(
             network,
@@ -174,7 +175,9 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | Non
             log=_print if place.rank == 0 else lambda line: None,
         )
         watch.close()
-        if place.rank == 0:
+        if place.rank == 0 and finished:  # with the same recipe, or `train` would have raised: nothing was trained
+            _print(f"This run is complete: {find_checkpoint(arguments.out).sources[0].path}")
+        elif place.rank == 0:
             state = torch.load(weights, weights_only=True, map_location="cpu")
             if recipe.held_out:
                 network.load_state_dict(state)

@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -77,9 +78,10 @@ def _replacing(path: Path, mode: str = "x", **options: Any) -> Iterator[IO[Any]]
 
 
 def save_atomically(state: Any, path: Path) -> None:
-    """``torch.save`` that leaves either the old file or the whole new one."""
+    """``torch.save`` that leaves either the old file or the whole new one; equal states give equal bytes."""
     with _replacing(path, "xb") as file:
-        torch.save(state, file)
+        # A file object with a name would put that name, which is a temporary one, into the archive.
+        torch.save(state, types.SimpleNamespace(write=file.write, flush=file.flush))  # pyright: ignore[reportArgumentType]
 
 
 def write_atomically(text: str, path: Path) -> None:
