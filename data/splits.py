@@ -16,7 +16,7 @@ from ..processing_utils.labels import Label, read_labels
 from . import tables
 from .labels import Images, Listing, list_images
 from .shards import TableShard
-from .stores import Access, filesystem, is_remote
+from .stores import Access, ask, filesystem, is_remote
 
 __all__ = ["LabelledImages", "hold_out", "indexed", "open_images", "read_classes", "relabelled", "train_and_val"]
 
@@ -198,7 +198,7 @@ def _own_names(data: str, access: Access) -> dict[str, str]:
     path = f"{data.rstrip('/')}/classes.tsv"
     if is_remote(data):
         files, inside = filesystem(path, access)
-        text = files.cat_file(inside).decode() if files.isfile(inside) else ""
+        text = ask(path, files.cat_file, inside).decode() if ask(path, files.isfile, inside) else ""
     else:
         text = Path(path).read_text("utf-8-sig") if Path(path).is_file() else ""
     lines = text.splitlines()
@@ -233,13 +233,13 @@ def train_and_val(
     specs = [data] if isinstance(data, str) else list(data)
     data = ", ".join(specs)
     access = Access(options.get("private", False), options.get("anonymous", False))
+    listing = list_images(specs, labelled=labels is None, **(options if labels is None else _unsplit(options)))
     if classes is not None:
         lines = Path(classes).read_text(encoding="utf-8").splitlines()
         names = {name: text for _, name, text in (line.split("\t") for line in lines)}
     else:
         names = _own_names(specs[0], access) if len(specs) == 1 else {}
     order = tuple(names) or None
-    listing = list_images(specs, labelled=labels is None, **(options if labels is None else _unsplit(options)))
     present = listing.present()
     if labels is not None:
         train = relabelled(listing, labels, order)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import resource
 import subprocess
@@ -11,6 +12,7 @@ import tarfile
 import zipfile
 import zlib
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +25,7 @@ from resnext_hub.data.source import shards
 from resnext_hub.errors import SourceError
 from resnext_hub.processing_utils.uris import MAX_BYTES, FetchError
 
-from .test_layouts import members, picture, tar, write, zipped
+from .test_layouts import CLASS_LABEL, NUMBERS, images, members, picture, table, tar, write, zipped, zstd
 
 LIMIT = 3 * 2**30  # of address space, with Arrow and numpy loaded
 
@@ -230,6 +232,62 @@ def test_lists_that_are_none(tmp_path: Path) -> None:
             write(tmp_path / name, content)
         with pytest.raises(SourceError, match=words):
             list(shards([str(tmp_path / name)], 9))
+
+
+SEEDS: dict[str, Any] = {
+    "a.tar": lambda p: tar(p, members(labels="json")),
+    "b.tar": lambda p: tar(
+        p, {"folder/" * 40 + name: data for name, data in members().items()}, format=tarfile.PAX_FORMAT
+    ),
+    "a.tar.xz": lambda p: tar(p, members(), lzma.compress),
+    "a.tar.zst": lambda p: tar(p, members(), zstd),
+    "a.zip": lambda p: zipped(p, members()),
+    "a.parquet": lambda p: table(p, {"image": [{"bytes": b} for b in images()], "label": NUMBERS}, CLASS_LABEL),
+    "a.csv": lambda p: write(p, "image,label\nx.png,a\ny.png,b\n"),
+    "a.jsonl": lambda p: write(p, '{"image": "x.png", "label": 1}\n' * 3),
+}
+
+
+def damaged(content: bytes, random: Random) -> bytes:
+    """Bytes changed, inserted, cut out and repeated; the checksums of tar headers made right again."""
+    made = bytearray(content)
+    for _ in range(random.choice((1, 1, 2, 5, 20))):
+        at, end = random.randrange(len(made) + 1), random.randrange(600)
+        change = random.choice(("byte", "insert", "cut", "repeat"))
+        if change == "byte":
+            made[at : at + 1] = random.randbytes(1)
+        elif change == "insert":
+            made[at:at] = random.randbytes(end % 9)
+        elif change == "cut":
+            del made[at : at + end]
+        else:
+            made[at:at] = made[end : 3 * end]
+    for at in range(0, len(made) - 511, 512):
+        if made[at + 257 : at + 262] == b"ustar":
+            made[at + 148 : at + 156] = b" " * 8
+            made[at + 148 : at + 156] = b"%06o\0 " % sum(made[at : at + 512])
+    return bytes(made)
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_whatever_is_damaged_ends_with_a_sentence(name: str, tmp_path: Path) -> None:
+    """Each item is read or raises FetchError; a source that cannot be listed raises SourceError; nothing else does."""
+    random, seed = Random(name), SEEDS[name](tmp_path / f"seed-{name}").read_bytes()
+    read = refused = 0
+    for _ in range(150):
+        path = str(write(tmp_path / name, damaged(seed, random)))
+        try:
+            for shard in shards([path], 4):
+                for item in shard.items():
+                    try:
+                        read += bool(item.read())
+                    except (FetchError, FileNotFoundError):
+                        refused += 1
+            list_images([path])
+        except SourceError:
+            refused += 1
+    assert refused
+    assert read or name in ("a.csv", "a.jsonl")
 
 
 def test_a_million_rows_are_not_held(tmp_path: Path) -> None:
