@@ -61,5 +61,8 @@ def _demo(arguments: argparse.Namespace, manifest: Manifest) -> int:
     try:
         serve(models, arguments.host, arguments.port, open_browser=arguments.open)
     except OSError as error:
-        return fail(f"Cannot listen on {arguments.host}:{arguments.port}: {error.strerror or error}", EXIT_USAGE)
+        where = f"{arguments.host}:{arguments.port}"
+        # Gradio's own message gives advice that is not for this command.
+        why = "it is in use, or not yours to use. Pass another --port (0: any free one)"
+        return fail(f"Cannot listen on {where}: {error.strerror or why}.", EXIT_USAGE)
     return EXIT_OK

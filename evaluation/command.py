@@ -77,7 +77,7 @@ def add_to(commands: Any) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace, manifest: Manifest) -> int:
-    from ..inference.bulk import OutputError, SourceError  # says what to install where pyarrow is missing
+    from ..errors import OutputError, SourceError
     from ..models.cache import CheckpointError
     from .evaluate import EngineError, evaluate
     from .report import as_json, as_text, speed_as_json, write_report
@@ -111,8 +111,6 @@ def _evaluate(arguments: argparse.Namespace, manifest: Manifest) -> int:
     if arguments.expect and (wrong := report.fails(arguments.expect)):
         return fail(f"--expect {arguments.expect}: {'; '.join(wrong)}", EXIT_DIFFERENT)
     if report.unreadable:
-        return fail(
-            f"{counted(len(report.unreadable), 'image')} could not be read: see the column 'error' of the table.",
-            EXIT_IMAGE,
-        )
+        where = ": see the column 'error' of predictions.parquet" if arguments.out else ""
+        return fail(f"{counted(len(report.unreadable), 'image')} could not be read{where}.", EXIT_IMAGE)
     return EXIT_OK

@@ -11,6 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..packages import needed
+
+with needed("An evaluation", "evaluate"):  # before the import of `bulk`, which asks for tables' packages only
+    from .predict import Contender, Predictions, Ranks, predict
+
 from ..data.labels import Listing
 from ..errors import SourceError
 from ..inference.bulk import OutputError, printable
@@ -22,7 +27,6 @@ from ..processing_utils.labels import read_labels
 from ..processing_utils.preprocessing import GRADES, VIEWS
 from .label_files import find_labelled
 from .metrics import Metrics, measure
-from .predict import Contender, Predictions, Ranks, predict
 from .targets import Dataset, Target, datasets, read_real, recognise, target_classes, targets_of
 
 __all__ = ["Comparison", "Report", "Result", "compare", "contenders_of", "evaluate", "judge", "parse_size"]

@@ -141,7 +141,7 @@ def _index(target: int | str, labels: Sequence[Label], classes: int) -> int:
         return target
     if not labels:
         raise ValueError(f"To find the class {target!r}, pass labels= with the names of the classes.")
-    return next(iter(targets_of([target], labels)[0]))
+    return next(iter(targets_of([target], labels, advice="")[0]))
 
 
 def _leaf(maps: Tensor) -> Tensor:

@@ -19,6 +19,9 @@ from .label_files import ilsvrc_number
 
 __all__ = ["Dataset", "Target", "datasets", "read_real", "recognise", "target_classes", "targets_of"]
 
+# How images in other layouts get their classes.
+LAYOUTS = " For a flat folder, pass labels=FILE; of train and val, pass split=NAME."
+
 #: The classes that are right for an image; an image without any does not count.
 Target = frozenset[int]
 
@@ -76,7 +79,7 @@ def _index(labels: Sequence[Label]) -> dict[str, set[int]]:
     return others | proper
 
 
-def targets_of(keys: Iterable[Key | None], labels: Sequence[Label]) -> list[Target]:
+def targets_of(keys: Iterable[Key | None], labels: Sequence[Label], *, advice: str = LAYOUTS) -> list[Target]:
     """The class of every image among a network's.
 
     A key is a synset, a name or one of its synonyms (case, blanks, _ and - do not matter), or a class's number, or
@@ -107,9 +110,9 @@ def targets_of(keys: Iterable[Key | None], labels: Sequence[Label]) -> list[Targ
     if wrong:
         many = f"{', '.join(wrong[:3])}{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}"
         raise SourceError(
-            f"The network has no class {many}. Classes (folder names or labels) must be synsets "
+            f"The network has no class {many}. Classes must be synsets "
             f"({labels[0].synset or labels[0].name}), names ({labels[0].name.split(',')[0]}) or numbers (from 0 to "
-            f"{len(labels) - 1}). For a flat folder, pass labels=FILE; of train and val, pass split=NAME."
+            f"{len(labels) - 1}).{advice}"
         )
     return found
 

@@ -99,6 +99,8 @@ class Classifier:
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
         top = min(5, len(self.labels)) if top is None else top
+        if not 1 <= top <= len(self.labels):
+            raise ValueError(f"top must be from 1 to {len(self.labels)}, got {top}.")
         if not _is_many(images):
             return self._classify([images], top, first=None)[0]
         results: list[list[Prediction]] = []

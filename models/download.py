@@ -93,7 +93,8 @@ def _fetch_first(checkpoint: Checkpoint, progress: bool) -> tuple[Path, Source]:
             fetch(source, path, progress)
             return path, source
         except (GetError, CheckpointError) as error:
-            tried.append(f"{source.url} ({str(error).rstrip('.')})")
+            mirror = "" if source in checkpoint.sources else "RESNEXT_HUB_MIRROR "
+            tried.append(f"{mirror}{source.url} ({str(error).rstrip('.')})")
     why = f" and could not be downloaded. Tried: {'; '.join(tried) or 'nothing, no source is known'}"
     raise UnreachableError(
         f"The weights of {checkpoint.name} are not on this "

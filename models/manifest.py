@@ -434,6 +434,12 @@ def find_checkpoint(variant: str | Path) -> Checkpoint:
                 raise
     folder = Path(variant)
     if not folder.is_dir():
+        if folder.name != str(variant):  # a path: no published name has a separator
+            raise UnknownVariantError(
+                f"{folder} is a file: pass the folder that training wrote."
+                if folder.exists()
+                else f"No such folder: {folder}"
+            )
         return default_manifest().resolve(str(variant))
     if not os.path.lexists(folder / MANIFEST):
         raise UnknownVariantError(f"{folder} has no {MANIFEST}: training writes it when it finishes.")

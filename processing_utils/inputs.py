@@ -48,10 +48,10 @@ def prepare_pixels(
             except (ImageError, FetchError, FileNotFoundError) as error:
                 for later in futures[i + 1 :]:
                     later.cancel()
-                if first is None:
+                text = with_name(str(image), error) if isinstance(image, (str, os.PathLike)) else str(error)
+                if first is None and text == str(error):
                     raise
-                text = with_name(str(image), error) if isinstance(image, (str, os.PathLike)) else error
-                raise type(error)(f"Image {first + i}: {text}") from error
+                raise type(error)(text if first is None else f"Image {first + i}: {text}") from error
     crop = preset.crop_size
     return np.stack(arrays) if arrays else np.empty((0, crop, crop, 3), np.uint8)
 

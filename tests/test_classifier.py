@@ -95,11 +95,14 @@ def test_it_travels(classify: Classifier, image: Image.Image) -> None:
     assert pickle.loads(pickle.dumps(classify))(image) == classify(image)
 
 
-def test_errors(classify: Classifier, image: Image.Image) -> None:
+def test_errors(classify: Classifier, image: Image.Image, tmp_path: Path) -> None:
     with pytest.raises(UnknownVariantError, match="Did you mean resnext50_32x4d"):
         classifier("resnext50_32x4")
     with pytest.raises(ImageError, match="Not an image"):
         classify(b"no image")
+    (tmp_path / "text.jpg").write_text("no image")
+    with pytest.raises(ImageError, match=r"text\.jpg"):
+        classify(str(tmp_path / "text.jpg"))
     with pytest.raises(ImageError, match="Image 20: Not"):
         classify([image] * 20 + [b"no image"])
     with pytest.raises(FileNotFoundError, match="^No such file: "):
@@ -108,7 +111,7 @@ def test_errors(classify: Classifier, image: Image.Image) -> None:
         classify([image], batch_size=0)
     with pytest.raises(TypeError, match=r"\['max_byte', 'weights'\].* engine, device and allow"):
         classifier("resnext_tiny", weights="x", max_byte=1)
-    with pytest.raises(ValueError, match="n must be from 1 to 200"):
+    with pytest.raises(ValueError, match="^top must be from 1 to 200"):
         classify(image, 201)
     with pytest.raises(OSError, match="refused"):
         classify("http://127.0.0.1/a.jpg")

@@ -17,6 +17,7 @@ import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -313,6 +314,18 @@ def test_command_says_what_is_wrong(capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.delitem(sys.modules, "resnext_hub.demo.page", raising=False)
     assert cli.main(["demo"]) == 2
     assert "pip install 'gradio<7'" in capsys.readouterr().err
+
+
+def test_a_port_in_use(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def serve(*arguments: object, **options: object) -> None:
+        raise OSError("Cannot find empty port in range: 80-80. Set GRADIO_SERVER_PORT.")  # Gradio's: no errno
+
+    monkeypatch.setitem(sys.modules, "resnext_hub.demo.page", SimpleNamespace(serve=serve))
+    assert cli.main(["demo", "--variant", "resnext_tiny", "--engine", "torch", "--port", "80"]) == 2
+    said = capsys.readouterr().err
+    assert "127.0.0.1:80" in said
+    assert "--port" in said
+    assert "GRADIO" not in said
 
 
 def test_uploads_do_not_grow_old() -> None:

@@ -167,7 +167,9 @@ def test_a_mirror_that_is_no_web_server(
 ) -> None:
     monkeypatch.setenv("RESNEXT_HUB_MIRROR", mirror)
     server.always = "404"
-    with pytest.raises(UnreachableError, match="not a well-formed URL: .*http or https"):
+    with pytest.raises(
+        UnreachableError, match=f"RESNEXT_HUB_MIRROR {mirror[:5]}.*not a well-formed URL: .*http or https"
+    ):
         local_file(described(published(server)), progress=False)
     assert net.connected == [PUBLIC]  # for the manifest's source
 

@@ -159,6 +159,9 @@ def test_what_is_wrong_is_said(scene: Image.Image) -> None:
     for options, message in cases:
         with pytest.raises(ValueError, match=message):
             explain(network, scene, **{"preset": PRESET} | options)
+    with pytest.raises(ValueError, match="yellow") as caught:
+        explain(network, scene, "yellow", preset=PRESET, labels=["red", "green", "blue"])
+    assert "labels=" not in str(caught.value), "advice for a set of images"
     with pytest.raises(ImageError):
         explain(network, b"nothing", preset=PRESET)
 

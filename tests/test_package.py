@@ -178,6 +178,18 @@ def test_torch_numpy_and_pillow_are_enough(run_python: Any, root: Path, photo: P
     assert all(f"pip install {name}" in text for _, _, name, text in lines)
 
 
+def test_an_evaluation_without_pyarrow_asks_for_its_own_packages(run_python: Any) -> None:
+    done = run_python(
+        "import sys\n"
+        "sys.modules['pyarrow'] = None\n"
+        "from resnext_hub import cli\n"
+        "assert cli.main(['evaluate', '--variant', 'resnext_tiny', '--data', 'x']) == 2\n"
+    )
+    assert "pyarrow" in done.stderr
+    assert "scipy" in done.stderr
+    assert "table" not in done.stderr
+
+
 @pytest.mark.parametrize("extra", sorted(EXTRAS))
 def test_missing_packages_are_those_of_the_extras(extra: str) -> None:
     def names(extra: str) -> Iterator[Requirement]:

@@ -71,10 +71,11 @@ def test_overrides() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("epochs = 1\nlearning_rate = 1", "unknown keys .'learning_rate'.; choose from amp, architecture"),
+        ("epochs = 1\nlearning_rate = 1", "r.toml: Unknown keys: learning_rate. .* epochs"),
         ('architecture = "x"', "phases or epochs"),
         ("[[phases]]\nepoch = 1", "epoch"),
-        ("epochs = 0", "positive number of epochs"),
+        ("epochs = 0", "epochs must be 1 or more"),
+        ('epochs = "x"', "epochs .*, not 'x'"),
         ('epochs = 1\nlr = "high"', "lr .*float, not 'high'"),
         ("epochs = 1\nseed = 1.5", "seed .*int, not 1.5"),
         ("epochs = 1\nflip = 1", "flip .*bool, not 1"),
@@ -93,6 +94,13 @@ def test_wrong_recipes_are_refused(text: str, message: str, tmp_path: Path) -> N
     (tmp_path / "r.toml").write_text(text)
     with pytest.raises(RecipeError, match=message):
         load_recipe(tmp_path / "r.toml")
+
+
+@pytest.mark.parametrize("wrong", [{"lerning": "3"}, {"epochs": "x"}, {"epochs": "0"}, {"batch_size": "0"}])
+def test_a_wrong_override_does_not_blame_the_file(wrong: dict[str, str]) -> None:
+    with pytest.raises(RecipeError, match=next(iter(wrong))) as caught:
+        load_recipe("finetune", wrong)
+    assert ".toml" not in str(caught.value)
 
 
 def test_no_such_recipe() -> None:

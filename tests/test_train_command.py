@@ -141,6 +141,11 @@ def test_wrong_arguments(
 
 
 def test_a_folder_that_is_no_variant(tmp_path: Path) -> None:
+    with pytest.raises(UnknownVariantError, match="^No such folder: .*none$"):
+        find_checkpoint(str(tmp_path / "none"))
+    (tmp_path / "file.pth").touch()
+    with pytest.raises(UnknownVariantError, match="is a file"):
+        find_checkpoint(str(tmp_path / "file.pth"))
     with pytest.raises(UnknownVariantError, match=r"no weights_manifest\.json"):
         find_checkpoint(tmp_path)
     (tmp_path / "weights_manifest.json").write_text("{}")

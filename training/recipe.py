@@ -220,23 +220,42 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | None = None) 
         raise RecipeError(
             f"Cannot read the recipe {recipe} ({error}). Choose from {known}, or pass a TOML file."
         ) from error
-    values |= {k: _parsed(v) if isinstance(v, str) else v for k, v in (overrides or {}).items()}
+    changed = {k: _parsed(v) if isinstance(v, str) else v for k, v in (overrides or {}).items()}
+    try:
+        return _made(values | changed)
+    except RecipeError as error:
+        if changed and _makes_sense(values):
+            raise  # the overrides are to blame, not the file
+        raise RecipeError(f"{path}: {error}") from error
+
+
+def _makes_sense(values: Mapping[str, Any]) -> bool:
+    try:
+        _made(values)
+    except RecipeError:
+        return False
+    return True
+
+
+def _made(values: Mapping[str, Any]) -> Recipe:
+    values = dict(values)
     try:
         epochs, phases = values.pop("epochs", None), [Phase(**phase) for phase in values.pop("phases", [])]
-        if epochs is not None:
-            if len(phases) > 1:
-                raise RecipeError(f"epochs can only be set for a recipe with one phase; this one has {len(phases)}.")
-            phases = [Phase(epochs, phases[0].image_size if phases else None)]
-        if not phases:
-            raise RecipeError("phases or epochs must be set.")
-        if unknown := sorted(values.keys() - TYPES.keys()):
-            raise RecipeError(f"unknown keys {unknown}; choose from {', '.join(sorted(TYPES))}.")
-        made = Recipe(phases=tuple(phases), **{k: _checked(k, v) for k, v in values.items()})
+    except TypeError as error:
+        raise RecipeError(f"{error}.") from error
+    if epochs is not None:
+        if len(phases) > 1:
+            raise RecipeError(f"epochs can only be set for a recipe with one phase; this one has {len(phases)}.")
+        phases = [Phase(epochs, phases[0].image_size if phases else None)]
+    if not phases:
+        raise RecipeError("phases or epochs must be set.")
+    if unknown := sorted(values.keys() - TYPES.keys()):
+        raise RecipeError(f"Unknown keys: {', '.join(unknown)}. Choose from {', '.join(sorted({'epochs', *TYPES}))}.")
+    made = Recipe(phases=tuple(phases), **{k: _checked(k, v) for k, v in values.items()})
+    try:
         _check_ranges(made)
     except TypeError as error:
-        raise RecipeError(f"{path}: {error}.") from error
-    except RecipeError as error:
-        raise RecipeError(f"{path}: {error}") from error
+        raise RecipeError(f"{error}.") from error
     return made
 
 
@@ -248,6 +267,12 @@ def _check_ranges(recipe: Recipe) -> None:
     for key in ("label_smoothing", "ema_decay", "erasing", "distillation_weight"):
         if not 0 <= getattr(recipe, key) <= 1:
             raise RecipeError(f"{key} must be from 0 to 1, not {getattr(recipe, key)}.")
+    for phase in recipe.phases:
+        for key, value in (("epochs", phase.epochs), ("image_size", phase.image_size)):
+            if type(value) is not int and (key == "epochs" or value is not None):
+                raise RecipeError(f"{key} must be a whole number, not {value!r}.")
+    if len(recipe.phases) == 1 and recipe.epochs < 1:
+        raise RecipeError(f"epochs must be 1 or more, not {recipe.epochs}.")
     if any(p.epochs < 0 or (p.image_size is not None and p.image_size < 1) for p in recipe.phases) or not recipe.epochs:
         raise RecipeError("a phase must have a positive number of epochs and a positive image_size.")
     if len(recipe.crop_scale) != 2 or not 0 < recipe.crop_scale[0] <= recipe.crop_scale[1] <= 1:
