@@ -292,6 +292,8 @@ def _cache_list(arguments: argparse.Namespace, manifest: Manifest) -> int:
         print(f"{_size(item.bytes):>13}  {item.path.name}")
         if item.removable:
             print(f"{'':15}can be removed: {item.removable}")
+        elif item.kept:
+            print(f"{'':15}kept: {item.kept}")
         elif item.engine:
             print(
                 f"{'':15}{item.engine} engine of {item.checkpoint.name if item.checkpoint else 'an unknown checkpoint'}"
@@ -357,6 +359,8 @@ def _cache_prune(arguments: argparse.Namespace, manifest: Manifest) -> int:
             else:
                 item.path.unlink(missing_ok=True)
             print(f"Removed {item.path.name} ({_size(item.bytes)}): {item.removable}")
+        elif item.kept:
+            print(f"Kept {item.path.name} ({_size(item.bytes)}): {item.kept}")
     return EXIT_OK
 
 

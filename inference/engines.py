@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import EngineError
-from ..models.cache import library_version, lock, own_file, sha256
+from ..models.cache import library_version, lock, note_use, own_file, sha256
 from ..models.download import local_file
 from ..models.manifest import ROOT, Checkpoint
 from ..packages import install, missing
@@ -108,7 +108,9 @@ def _open_built(
     broken = None
     if folder.exists():
         try:
-            return kind(folder, threads)
+            opened = kind(folder, threads)
+            note_use(folder)
+            return opened
         except Exception as error:  # each library has its own for a file that is broken
             log.warning("%s cannot be opened and will be built again: %s", folder, error)
             broken = folder.stat().st_ino

@@ -34,6 +34,7 @@ __all__ = [
     "is_vouched",
     "lock",
     "mapped_copy",
+    "note_use",
     "own_file",
     "target",
     "verify",
@@ -41,6 +42,7 @@ __all__ = [
 
 log = logging.getLogger("resnext_hub")
 
+UNUSED_DAYS = 30  # the cache is one for all environments of a user: another may open what this one cannot
 BROKEN_OFF_AFTER = 600  # seconds that a part has not grown: no process is writing it any more
 
 
@@ -230,7 +232,12 @@ def _compare(path: Path, expected: Hash | None, digest: str, record: Record | No
 
 @dataclass(frozen=True)
 class Item:
-    """A file in the cache, or the folder of an engine. ``removable`` says why it can go, None where it is of use."""
+    """A file in the cache, or the folder of an engine.
+
+    Attributes:
+        removable: why it can be removed; None if it is in use.
+        kept: why it is kept although this environment cannot use it.
+    """
 
     path: Path
     bytes: int
@@ -240,6 +247,7 @@ class Item:
     removable: str | None
     copy_of: Path | None = None
     engine: str | None = None
+    kept: str | None = None
 
 
 def _own_item(path: Path, published: dict[str, Item]) -> Item | None:
@@ -290,16 +298,30 @@ def _engine(folder: Path, published: dict[str, Item], own_weights: dict[str, Che
         file, digest, name, trained = about["file"], about["sha256"], about["engine"], Path(about.get("path", ""))
         current = library_version(about["library"]) == about["version"]
     except (OSError, ValueError, KeyError, TypeError):
-        return Item(folder, size, None, None, None, "an engine that this version cannot open")
-    why = None if current else "an engine built with another version of its library"
+        return _foreign(Item(folder, size, None, None, None, None), newest, "an engine that this version cannot open")
     of = published.get(file)
     if of is None:
         gone = file not in own_weights and not trained.is_file()
     else:
         gone = of.record is not None and of.record.sha256 != digest
-    if gone:
-        why = "an engine of a checkpoint that no longer exists"
-    return Item(folder, size, own_weights.get(file) or (of and of.checkpoint), None, None, why, engine=name)
+    why = "an engine of a checkpoint that no longer exists" if gone else None
+    item = Item(folder, size, own_weights.get(file) or (of and of.checkpoint), None, None, why, engine=name)
+    if gone or current:
+        return item
+    return _foreign(item, newest, "an engine built with another version of its library")
+
+
+def _foreign(item: Item, used: float, why: str) -> Item:
+    """An engine that this environment cannot open; removable when no environment has used it for `UNUSED_DAYS`."""
+    if time.time() - used > UNUSED_DAYS * 86400:
+        return dataclasses.replace(item, removable=f"{why}, not used for {UNUSED_DAYS} days")
+    return dataclasses.replace(item, kept=f"{why}: another environment may use it")
+
+
+def note_use(engine: Path) -> None:
+    """Date an engine's last use, which `inventory` asks for."""
+    with contextlib.suppress(OSError):  # a read-only cache
+        os.utime(engine / "engine.json")
 
 
 def inventory(manifest: Manifest) -> list[Item]:

@@ -10,6 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from resnext_hub import cli
 from resnext_hub.errors import EngineError
 from resnext_hub.inference import engines
 from resnext_hub.inference.built_engines import OnnxRuntimeEngine, OpenVINOEngine
 from resnext_hub.inference.engines import ENGINES, TorchEngine, open_engine
 from resnext_hub.inference.graph import PixelNetwork, rewritten
-from resnext_hub.models.cache import inventory, lock
+from resnext_hub.models.cache import inventory, lock, note_use
 from resnext_hub.models.entrypoints import build, load
 from resnext_hub.models.manifest import Architecture, default_manifest
 from resnext_hub.processing_utils.preprocessing import normalise
@@ -195,6 +197,9 @@ def test_a_build_that_fails_or_is_killed_leaves_nothing_in_the_way(home: Path, m
 def test_a_broken_engine_is_built_anew(home: Path, caplog: Any) -> None:
     open_engine(TINY, "onnxruntime")
     (folder,) = home.iterdir()
+    os.utime(folder / "engine.json", (0, 0))
+    open_engine(TINY, "onnxruntime")
+    assert (folder / "engine.json").stat().st_mtime > 0, "its last use is noted"
     (folder / "model.data").write_bytes(b"")
     assert off(open_engine(TINY, "onnxruntime")(pixels_of(1))[0], expected_of(pixels_of(1))[0]) < 1e-5
     assert "cannot be opened" in caplog.text
@@ -219,6 +224,13 @@ def test_the_cache_knows_its_engines(home: Path) -> None:
     put("other-library", library="no_such_library")
     (home / "broken").mkdir()
     (home / "new.part").mkdir()
+    items = {item.path.name: item for item in inventory(default_manifest())}
+    assert [name for name, item in items.items() if item.kept] == ["broken", "other-library", "other-version"]
+    assert [name for name, item in items.items() if item.removable] == ["other-file"]
+    long_ago = time.time() - 31 * 86400
+    for name in ("good", "other-version", "other-library", "broken"):
+        for path in (*(home / name).iterdir(), home / name):
+            os.utime(path, (long_ago, long_ago))
     found = {item.path.name: item.removable for item in inventory(default_manifest())}
     assert found["good"] is None
     assert found["new.part"] is None
@@ -226,6 +238,9 @@ def test_the_cache_knows_its_engines(home: Path) -> None:
     assert "no longer exists" in str(found["other-file"])
     assert "another version" in str(found["other-library"])
     assert "cannot open" in str(found["broken"])
+    note_use(home / "other-version")
+    assert cli.main(["cache", "prune"]) == 0
+    assert {path.name for path in home.iterdir()} == {"good", "new.part", "other-version"}
 
 
 def test_an_engine_under_construction_is_not_pruned(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,8 +327,6 @@ def test_an_engine_is_fp32_whatever_the_default_is(home: Path) -> None:
 
 @installed
 def test_cache_verify_finds_a_broken_engine(home: Path, capsys: Any) -> None:
-    from resnext_hub import cli
-
     open_engine(TINY, "onnxruntime")
     (folder,) = home.iterdir()
     assert cli.main(["cache", "verify"]) == 0
