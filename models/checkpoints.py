@@ -22,7 +22,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard, cast
@@ -34,11 +34,20 @@ from ..errors import CheckpointError, UnwritableError
 from .cache import lock, mapped_copy
 from .pickles import LIMIT, ForeignError, PickleError, Storage, Stored, unpickle
 
-__all__ = ["examine", "is_faithful", "load_into", "mapped_state_dict", "normalise_keys", "read_state_dict"]
+__all__ = [
+    "examine",
+    "is_faithful",
+    "load_into",
+    "mapped_state_dict",
+    "normalise_keys",
+    "read_state_dict",
+    "read_training_state",
+]
 
 log = logging.getLogger("resnext_hub")
 
 ALIGNMENT = 64  # bytes; torch.save's own. On unaligned tensors vector instructions round in another order.
+MOST_VALUES, DEEPEST = 1_000_000, 20  # in a training checkpoint; that of a ResNeXt-101 has some 10,000
 MOST_VIEWS = 8  # how often a file's tensors may name its bytes: a thousand views of a GB would be read for ever
 ZIP = b"PK\x03\x04"  # the first bytes of an archive; torch goes by them too
 
@@ -143,13 +152,13 @@ class _Place:
     crc: int = 0
 
 
-def _read(path: Path, *, mmap: bool) -> dict[str, Tensor]:
+def _read(path: Path, *, mmap: bool, find: Callable[[object], dict[str, Stored]] | None = None) -> dict[str, Tensor]:
     """The tensors of a file of ``torch.save``, private and writable: mapped where they lie, or copied from there.
 
-    Those of a legacy file lie unaligned, and are good for copying only.
+    Those of a legacy file lie unaligned, and are good for copying only. ``find`` finds them in what was pickled.
     """
     with open(path, "rb") as file:
-        described, places = (_zip if file.read(4) == ZIP else _legacy)(file)
+        described, places = (_zip if file.read(4) == ZIP else _legacy)(file, find or _weights_in)
         size = os.fstat(file.fileno()).st_size
         views = sum(math.prod(stored.shape) * stored.storage.dtype.itemsize for stored in described.values())
         if sum(place.bytes for place in places.values()) > size or views > MOST_VIEWS * size:
@@ -198,7 +207,47 @@ def _weights_in(value: object) -> dict[str, Stored]:
     return value
 
 
-def _zip(file: BinaryIO) -> tuple[dict[str, Stored], dict[str, _Place]]:
+def read_training_state(path: Path) -> Any:
+    """What a training checkpoint holds: dicts, lists and tuples of tensors, numbers and text, all of it copied.
+
+    As in `read_state_dict`, nothing in the file is executed. Any other value becomes None.
+
+    Raises:
+        CheckpointError: it is not such a file, or its values are nested too deep or repeated too often to be one.
+    """
+    found: list[Stored] = []
+    kept: list[Any] = []
+
+    def note(stored: Stored) -> Stored:
+        found.append(stored)
+        return stored
+
+    def find(value: object) -> dict[str, Stored]:
+        kept.append(_tree(value, note, itertools.count(), 0))
+        return {f"tensor {number}": stored for number, stored in enumerate(found)}
+
+    try:
+        tensors = iter(_read(path, mmap=False, find=find).values())
+    except Exception as error:  # zipfile raises nearly anything on a broken file
+        raise _explained(path, error) from error
+    return _tree(kept[0], lambda _: next(tensors), itertools.count(), 0)
+
+
+def _tree(value: Any, replace: Callable[[Stored], object], count: Iterator[int], depth: int) -> Any:
+    """A copy of nested values, with its tensors replaced in a fixed order; whatever is named twice is copied twice."""
+    if next(count) > MOST_VALUES or depth > DEEPEST:
+        raise PickleError(f"it holds more than {MOST_VALUES:,} values, or values nested {DEEPEST} deep")
+    if isinstance(value, Stored):
+        return replace(value)
+    if type(value) is dict:
+        pairs = cast("dict[Any, Any]", value).items()
+        return {key: _tree(item, replace, count, depth + 1) for key, item in pairs}
+    if type(value) in (list, tuple):
+        return type(value)(_tree(item, replace, count, depth + 1) for item in value)
+    return value if type(value) in (bool, int, float, str) else None
+
+
+def _zip(file: BinaryIO, find: Callable[[object], dict[str, Stored]]) -> tuple[dict[str, Stored], dict[str, _Place]]:
     """What a zip archive of ``torch.save`` describes, and where each storage lies.
 
     ``NAME/data.pkl`` describes the tensors, ``NAME/data/KEY`` is a storage. Records are stored, never
@@ -239,7 +288,7 @@ def _zip(file: BinaryIO) -> tuple[dict[str, Stored], dict[str, _Place]]:
         if file.read(min(order.bytes, 10)) != b"little":
             raise PickleError("it was written on a big-endian machine")
     file.seek(pickled.offset)
-    described = _weights_in(unpickle(file.read(pickled.bytes))[0])
+    described = find(unpickle(file.read(pickled.bytes))[0])
     places: dict[str, _Place] = {}
     for name, stored in described.items():
         key = stored.storage.key
@@ -250,7 +299,7 @@ def _zip(file: BinaryIO) -> tuple[dict[str, Stored], dict[str, _Place]]:
     return described, places
 
 
-def _legacy(file: BinaryIO) -> tuple[dict[str, Stored], dict[str, _Place]]:
+def _legacy(file: BinaryIO, find: Callable[[object], dict[str, Stored]]) -> tuple[dict[str, Stored], dict[str, _Place]]:
     """What a file of ``torch.save`` before 1.6 describes, and where each storage lies.
 
     The format (torch/serialization.py, ``_legacy_save``): five pickles (magic number, protocol, system, the object,
@@ -268,7 +317,7 @@ def _legacy(file: BinaryIO) -> tuple[dict[str, Stored], dict[str, _Place]]:
         raise PickleError("it was written on a big-endian machine")
     storages: dict[str, Storage] = {}
     value, at = unpickle(data, at, storages)
-    described = _weights_in(value)
+    described = find(value)
     keys, offset = unpickle(data, at)
     size = os.fstat(file.fileno()).st_size
     places: dict[str, _Place] = {}

@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, manifest: Manifest) -> int:
     """Train; return the exit status."""
-    from ..errors import SourceError
+    from ..errors import OutputError, SourceError
     from ..models.cache import CheckpointError
     from ..processing_utils.images import ImageError
     from .recipe import RecipeError, load_recipe
@@ -100,12 +100,14 @@ def run(arguments: argparse.Namespace, manifest: Manifest) -> int:
             return fail(
                 f"{base.name} is a {base.architecture_name}, but the recipe is for {recipe.architecture}.", EXIT_USAGE
             )
+        if base is not None and base.architecture != manifest.architectures[base.architecture_name]:
+            return fail(f"{base.variant} describes another {base.architecture_name} than this version's.", EXIT_USAGE)
         return _train(arguments, recipe, base)
     except (UnknownVariantError, ManifestError, RecipeError, SourceError, ModuleNotFoundError) as error:
         return fail(str(error), EXIT_USAGE)
     except CheckpointError as error:
         return fail(str(error), EXIT_WEIGHTS)
-    except (ImageError, ValueError, FloatingPointError, OSError) as error:
+    except (ImageError, OutputError, ValueError, FloatingPointError, OSError) as error:
         return fail(str(error), EXIT_USAGE)
 
 
@@ -114,10 +116,11 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | Non
     import torch
 
     from ..data.splits import hold_out, train_and_val
+    from ..models.checkpoints import read_state_dict
     from ..processing_utils.labels import labels_table
     from .batches import FromFiles, InMemory, validation_batches
     from .calibrate import fit_temperature, fold_temperature, held_out_scores
-    from .engine import Place, train
+    from .engine import Place, expect_plain_files, train
     from .network import starting_network
     from .pixels import PixelTable
     from .publish import publish_run
@@ -154,6 +157,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | Non
             sizes = f"{counted(len(train_set), 'image')} for training, {len(val_images):,} for validation"
             where = f"{counted(recipe.epochs, 'epoch')} on {place.world} x {place.device.type}"
             _print(f"{counted(len(labels), 'class')}, {sizes}; {where}")
+        expect_plain_files(arguments.out)
         finished = (arguments.out / MANIFEST).is_file() and (arguments.out / "last.pt").is_file()
         watch = Watch(arguments.out, place)
         weights, rows = train(
@@ -178,7 +182,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | Non
         if place.rank == 0 and finished:  # with the same recipe, or `train` would have raised: nothing was trained
             _print(f"This run is complete: {find_checkpoint(arguments.out).sources[0].path}")
         elif place.rank == 0:
-            state = torch.load(weights, weights_only=True, map_location="cpu")
+            state = read_state_dict(weights)
             if recipe.held_out:
                 network.load_state_dict(state)
                 fold_temperature(

@@ -11,7 +11,7 @@ import os
 import signal
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +23,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..errors import DivergedError
+from ..errors import CheckpointError, DivergedError, OutputError
+from ..models.checkpoints import read_training_state
 from .batches import Batch, Broken, TrainingSet, soft_cross_entropy
 from .recipe import Recipe
 
@@ -253,6 +254,67 @@ class _Progress:
     rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
 
+COLUMNS = ("epoch", "image_size", "lr", "loss", "val_loss", "val_top1", "val_top5", "seconds", "broken")
+
+
+def _resume(state: dict[str, Any], parts: Mapping[str, Any], length: int, path: Path) -> _Progress:
+    """Put a training checkpoint into the parts of a run; return where it stands.
+
+    The file may be from someone else: everything in it must have the form of what it replaces.
+
+    Raises:
+        CheckpointError: it has not.
+    """
+    progress = _Progress()
+    expected = {name: part.state_dict() for name, part in parts.items()}
+    theirs: dict[str, Any] = {name: state.get(name) for name in expected}
+    optimizer, given = parts["optimizer"], theirs["optimizer"]
+    momenta: Any = given.get("state") if type(given) is dict else None
+    if type(momenta) is dict and momenta:  # empty in a new optimiser; by the parameters' numbers
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        expected["optimizer"]["state"] = {i: {"momentum_buffer": p.detach()} for i, p in enumerate(parameters)}
+    row = dict.fromkeys(COLUMNS, 0.0)
+    stand: Any = state.get("progress")
+    rows: Any = stand.get("rows") if type(stand) is dict else None
+    form = dataclasses.asdict(progress) | {"rows": [row] * len(rows) if type(rows) is list else []}
+    if (
+        not _is_alike(theirs, expected)
+        or not _is_alike(stand, form)
+        or type(stand["step"]) is not int
+        or not 0 <= stand["step"] == theirs["scheduler"]["last_epoch"]
+        or len(rows) != stand["step"] // length
+    ):
+        raise CheckpointError(f"{path} is not a checkpoint of this run. Delete it to start again.")
+    for name, part in parts.items():
+        part.load_state_dict(theirs[name])
+    return _Progress(**stand)
+
+
+def _is_alike(value: Any, form: Any) -> bool:
+    """Whether two values are nested in the same way, with tensors of the same shape and dtype and other values of the
+    same type, integers and floats being one."""
+    if isinstance(form, Tensor):
+        return isinstance(value, Tensor) and (value.shape, value.dtype) == (form.shape, form.dtype)
+    if isinstance(form, dict):
+        return type(value) is dict and value.keys() == form.keys() and all(_is_alike(value[k], form[k]) for k in form)
+    if isinstance(form, list | tuple):
+        return type(value) is type(form) and len(value) == len(form) and all(map(_is_alike, value, form))
+    if type(form) in (int, float):
+        return type(value) is float or (type(value) is int and abs(value) < 2**63)
+    return type(value) is type(form)
+
+
+def expect_plain_files(out: Path) -> None:
+    """Raise OutputError if a folder, which someone else may have made, has anything but files and folders in it.
+
+    A link would have training write or read outside the folder; a pipe would have it wait for ever.
+    """
+    for folder in (out, out / "tensorboard"):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise OutputError(f"{path} is a link or a special file: remove it, or choose another folder.")
+
+
 def write_curve(rows: list[dict[str, float]], path: Path) -> None:
     """The curve as CSV."""
     with _replacing(path, newline="", encoding="utf-8") as file:
@@ -316,6 +378,7 @@ def train(
             "batch_size."
         )
     out.mkdir(parents=True, exist_ok=True)
+    expect_plain_files(out)
     network = network.to(place.device)
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -328,14 +391,14 @@ def train(
     progress, last = _Progress(), out / "last.pt"
     described = json.dumps(recipe.as_dict())
     if last.exists():
-        state = torch.load(last, weights_only=True, map_location=place.device)
+        state = read_training_state(last)
+        if type(state) is not dict or not isinstance(state.get("recipe"), str):
+            raise CheckpointError(f"{last} is not a training checkpoint. Delete it to start again.")
         if state["recipe"] != described:
             raise ValueError(
                 f"{last} was made with another recipe: choose another folder, or use the same recipe again."
             )
-        for name, part in steps.parts().items():
-            part.load_state_dict(state[name])
-        progress = _Progress(**state["progress"])
+        progress = _resume(state, steps.parts(), length, last)
         log(f"Resuming at step {progress.step} of {recipe.epochs * length}")
     if place.rank == 0:
         write_atomically(json.dumps({"recipe": recipe.as_dict(), **(about or {})}, indent=1) + "\n", out / "run.json")
