@@ -2,7 +2,7 @@
 PYTHON ?= $(or $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done),python3.11)
 BIN := .venv/bin
 
-.PHONY: setup triton tools demo test test-oldest coverage soak fuzz lint types docs notebooks notebooks-write demo-page page package check \
+.PHONY: setup triton tools demo quick slow test test-oldest coverage soak fuzz lint types docs notebooks notebooks-write demo-page page package check \
   lock audit rename verify-weights clean
 
 # The environments hold exactly the files that locks/ names, each checked by its sha256. --no-deps: a lock is complete, so
@@ -70,6 +70,14 @@ tools: .venv-tools/.done
 
 demo: .venv-core/.done
 	.venv-core/bin/resnext-hub classify demo/coffee.jpg --variant resnext_tiny --picture demo_out/coffee.png
+
+# After every edit: the tests that tests/slow.txt does not name.
+quick: setup
+	$(BIN)/pytest -n 2 -p no:nbmake -m "not slow and not soak"
+
+# Write tests/slow.txt anew, from the processor time of each test.
+slow: setup triton
+	WRITE_SLOW=1 $(BIN)/pytest -n 2
 
 test: setup triton
 	$(BIN)/pytest -n 2

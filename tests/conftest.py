@@ -24,6 +24,7 @@ import torch
 from resnext_hub.telemetry import SWITCHES, silence
 
 from .faulty_server import FaultyServer, serving
+from .slow import SlowTests
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -43,6 +44,10 @@ for library in SWITCHES:  # for what the tests import themselves
     silence(library)
 hypothesis.settings.register_profile("untimed", deadline=None)  # a clock decides no test
 hypothesis.settings.load_profile("untimed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(SlowTests(config))
 
 
 @pytest.fixture(scope="session")
@@ -311,8 +316,13 @@ def manifest_json() -> dict[str, Any]:
 
 
 def randomise(network: torch.nn.Module, seed: int = 0) -> None:
-    """Give every parameter and statistic a value of its own, so that a swap or an omission shows."""
+    """Give every parameter and statistic a value of its own, so that a swap or an omission shows.
+
+    A weight repeats a million normal values: as many as it has would take seconds in a large network. The million is a
+    prime number, so that no two filters are alike, and each tensor starts at another of the values.
+    """
     generator = torch.Generator().manual_seed(seed)
+    noise = torch.empty(1_000_003).normal_(generator=generator)
     for name, tensor in network.state_dict().items():
         if not tensor.is_floating_point():
             tensor.fill_(7)
@@ -321,7 +331,11 @@ def randomise(network: torch.nn.Module, seed: int = 0) -> None:
         elif tensor.ndim == 1:
             tensor.uniform_(-0.1, 0.1, generator=generator)
         else:
-            tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5, generator=generator)
+            start = int(torch.randint(len(noise), (1,), generator=generator))
+            noise = torch.cat([noise[start:], noise[:start]])
+            scale = (2 / tensor[0].numel()) ** 0.5
+            for part in tensor.view(-1).split(len(noise)):
+                part.copy_(noise[: len(part)]).mul_(scale)
 
 
 @pytest.fixture

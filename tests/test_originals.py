@@ -7,6 +7,7 @@ public ones and reach a loopback server as their HTTP proxy.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -120,36 +121,56 @@ def photo_proxy(photo: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def random_network(name: str) -> torch.nn.Module:
-    network = build(MANIFEST.resolve(name).architecture).eval()
+def published(
+    name: str, publish: Any, manifest: dict[str, Any], one_block: bool = False, prefix: str = ""
+) -> tuple[dict[str, Any], torch.nn.Module]:
+    """Serve random weights in the format of the published file; the manifest for them, and the network.
+
+    Args:
+        one_block: give the network one block per stage, in the manifest too.
+        prefix: precedes the names of the tensors in the file.
+    """
+    checkpoint = MANIFEST.resolve(name)
+    architecture = checkpoint.architecture
+    if one_block:
+        (known,) = (key for key, value in MANIFEST.architectures.items() if value == architecture)
+        architecture = dataclasses.replace(architecture, layers=(1, 1, 1, 1))
+        manifest = manifest | {"architectures": manifest["architectures"] | {known: dataclasses.asdict(architecture)}}
+    network = build(architecture).eval()
     randomise(network)
-    return network
+    state = {prefix + key: value for key, value in network.state_dict().items()}
+    return publish(manifest, checkpoint.name, state, checkpoint.sources[0].format != "pth-zip"), network
 
 
 def environment(proxy: str) -> dict[str, str]:
     return {"http_proxy": proxy, "no_proxy": "127.0.0.1", "MPLBACKEND": "agg"}
 
 
-@pytest.mark.parametrize(
-    ("checkpoint", "name", "arguments", "legacy"),
-    [
-        ("resnext101_32x8d_wsl", "resnext101_32x8d_wsl", "", True),
-        ("resnet18_swsl", "resnet18_swsl", "", True),
-        ("resnext50_32x4d_ssl", "resnext50_32x4d_ssl", ", progress=False", True),
-        ("resnext50_32x4d.IMAGENET1K_V1", "resnext50_32x4d", ", pretrained=True", True),
-        ("resnext50_32x4d.IMAGENET1K_V2", "resnext50_32x4d", ", weights='IMAGENET1K_V2'", False),
-    ],
-)
+FACEBOOK_AND_TORCHVISION = [
+    ("resnext101_32x8d_wsl", "resnext101_32x8d_wsl", ""),
+    ("resnet18_swsl", "resnet18_swsl", ""),
+    ("resnext50_32x4d_ssl", "resnext50_32x4d_ssl", ", progress=False"),
+    ("resnext50_32x4d.IMAGENET1K_V1", "resnext50_32x4d", ", pretrained=True"),
+    ("resnext50_32x4d.IMAGENET1K_V2", "resnext50_32x4d", ", weights='IMAGENET1K_V2'"),
+]
+
+
 def test_facebooks_and_torchvisions_page(
-    checkpoint: str, name: str, arguments: str, legacy: bool, run_python: Any, put_where_hub_fetches: Any,
-    publish: Any, manifest_json: Any, photo_proxy: str, tmp_path: Path,
-) -> None:  # fmt: skip
-    network = random_network(checkpoint)
-    put_where_hub_fetches(publish(manifest_json, checkpoint, network.state_dict(), legacy))
-    run_python(UNINSTALLED + HUB_PAGE.format(name=name, arguments=arguments), **environment(photo_proxy))
-    batch, output = torch.load(tmp_path / "cwd" / "result.pt", weights_only=True)
-    with torch.no_grad():
-        assert torch.equal(network(batch), output)
+    run_python: Any, put_where_hub_fetches: Any, publish: Any, manifest_json: Any, photo_proxy: str, tmp_path: Path
+) -> None:
+    """The snippets one after another, in one process, each with variables of its own."""
+    networks, script = [], UNINSTALLED
+    for i, (checkpoint, name, arguments) in enumerate(FACEBOOK_AND_TORCHVISION):
+        manifest_json, network = published(checkpoint, publish, manifest_json)
+        networks.append(network)
+        page = HUB_PAGE.format(name=name, arguments=arguments)
+        script += f"exec({page!r}, {{'__name__': '__main__'}})\nimport os; os.rename('result.pt', 'result{i}.pt')\n"
+    put_where_hub_fetches(manifest_json)
+    run_python(script, **environment(photo_proxy))
+    for i, network in enumerate(networks):
+        batch, output = torch.load(tmp_path / "cwd" / f"result{i}.pt", weights_only=True)
+        with torch.no_grad():
+            assert torch.equal(network(batch), output)
 
 
 @pytest.mark.parametrize("name", ["nvidia_resneXt", "nvidia_se_resnext101_32x4d"])
@@ -157,9 +178,9 @@ def test_nvidias_page(
     name: str, run_python: Any, put_where_hub_fetches: Any, publish: Any, manifest_json: Any, photo_proxy: str,
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    network = random_network(name)
-    state = {f"module.{key}": value for key, value in network.state_dict().items()}
-    put_where_hub_fetches(publish(manifest_json, name, state))
+    one_block = name == "nvidia_resneXt"  # the other one is this network, and squeeze-excite
+    manifest, network = published(name, publish, manifest_json, one_block, prefix="module.")
+    put_where_hub_fetches(manifest)
     done = run_python(UNINSTALLED + NVIDIA_PAGE.format(name=name), **environment(photo_proxy))
     batch, output, results = torch.load(tmp_path / "cwd" / "result.pt", weights_only=True)
     with torch.no_grad():
@@ -181,8 +202,8 @@ def test_the_largest_variant(
     run_python: Any, put_where_hub_fetches: Any, publish: Any, manifest_json: Any, photo_proxy: str, tmp_path: Path
 ) -> None:
     """829M parameters, a legacy file of 3.3 GB: fetched, verified, loaded, run."""
-    network = random_network("resnext101_32x48d_wsl")
-    put_where_hub_fetches(publish(manifest_json, "resnext101_32x48d_wsl", network.state_dict()))
+    manifest, network = published("resnext101_32x48d_wsl", publish, manifest_json)
+    put_where_hub_fetches(manifest)
     run_python(UNINSTALLED + HUB_PAGE.format(name="resnext101_32x48d_wsl", arguments=""), **environment(photo_proxy))
     batch, output = torch.load(tmp_path / "cwd" / "result.pt", weights_only=True)
     with torch.no_grad():

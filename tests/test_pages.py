@@ -1,6 +1,7 @@
 """The model pages (docs/hub): what maintenance/write_pages.py writes, in PyTorch Hub's format, alike in both languages.
 
-Every code block runs, a page's in a fresh process. Checkpoints and photos come from loopback, as in test_originals.py.
+Every code block runs, a page's in a fresh process. Checkpoints and photos come from loopback, as in test_originals.py;
+the networks have one block per stage, since test_originals.py and test_resnext.py run them at full depth.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from resnext_hub.maintenance.write_pages import FOLDERS, PAGES, REPOSITORY, Page
 from resnext_hub.models.manifest import default_manifest
 
 from .conftest import ROOT, UNINSTALLED
-from .test_originals import environment, photo_proxy, random_network
+from .test_originals import environment, photo_proxy, published
 
 __all__ = ["photo_proxy"]  # a fixture
 
@@ -253,9 +254,8 @@ def test_every_code_block_runs(
     photo_proxy: str, tmp_path: Path,
 ) -> None:  # fmt: skip
     checkpoint = MANIFEST.checkpoints[page.example]
-    network = random_network(page.example)
-    legacy = checkpoint.sources[0].format != "pth-zip"
-    checkout = put_where_hub_fetches(publish(manifest_json, page.example, network.state_dict(), legacy))
+    manifest, network = published(page.example, publish, manifest_json, one_block=True)
+    checkout = put_where_hub_fetches(manifest)
     here = tmp_path / "cwd"
     here.mkdir()
     said = follow(page, run_python, checkout, photo, photo_proxy, here, shell)
