@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from typing import Any
 
@@ -16,9 +18,12 @@ NO_CLASS = -1
 TEXT = 2**16  # characters of a path, URI or name; a data: URI may be as long as an image
 
 
-def parse_label(text: str) -> Label:
-    """A label of a text file, where a number is written as text."""
+def parse_label(text: str) -> Label | None:
+    """A label of a text file, where numbers are written as text and lists as JSON (`inference.tables` does so)."""
     text = text.strip()
+    if text.startswith("["):
+        with contextlib.suppress(ValueError, RecursionError):
+            return as_label(json.loads(text))
     return int(text) if re.fullmatch(r"\d{1,9}|-1", text) else text or NO_CLASS
 
 

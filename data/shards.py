@@ -300,6 +300,11 @@ class TableShard:
         try:
             table = self._table()
             column = tables.label_column(self.uri, table.schema, self.column, label_column)
+            if column is None:
+                for _, value in table.values(self.column, self.first, self.length):
+                    path = text_of(value) or ""
+                    yield Told(path, Place("", path, listed=True), None)
+                return
             for label in tables.labels_of(table, column, self.first, self.length):
                 yield Told(None, Place(self.place, ""), label)
         except SourceError:
@@ -314,7 +319,8 @@ class TableShard:
     def class_names(self, label_column: str | None) -> tuple[str, ...] | None:
         """The names of the numbers in the column of labels, where the table has them."""
         schema = self._table().schema
-        return tables.class_names(schema, tables.label_column(self.uri, schema, self.column, label_column))
+        column = tables.label_column(self.uri, schema, self.column, label_column)
+        return None if column is None else tables.class_names(schema, column)
 
     def name(self, number: int) -> str:
         return f"{self.uri}[{self.first + number}]"

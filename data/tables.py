@@ -224,8 +224,8 @@ def image_column(uri: str, schema: Any, wanted: str | None, label: str | None = 
     return chosen, named(text, NAME_COLUMNS) if chosen in content else None
 
 
-def label_column(uri: str, schema: Any, image: str, wanted: str | None) -> str:
-    """The column of classes.
+def label_column(uri: str, schema: Any, image: str, wanted: str | None) -> str | None:
+    """The column of classes; None if there is none, and the images are paths, whose folders may be classes.
 
     Raises:
         SourceError: there is none.
@@ -233,7 +233,8 @@ def label_column(uri: str, schema: Any, image: str, wanted: str | None) -> str:
     if wanted is not None and wanted not in schema.names:
         raise SourceError(f"{uri} has no column {wanted!r}; choose from {', '.join(schema.names)}.")
     usable = [f.name for f in schema if f.name != image and _holds_labels(f.type)]
-    if (found := wanted or named(usable, LABEL_COLUMNS)) is None:
+    found = wanted or named(usable, LABEL_COLUMNS)
+    if found is None and not is_text(schema.field(image).type):
         raise SourceError(
             f"Which column of {uri} holds the classes? Pass label_column=NAME, one of {', '.join(schema.names)}."
         )

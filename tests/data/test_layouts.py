@@ -168,6 +168,7 @@ LAYOUTS: dict[str, Layout] = {
     "a list with a BOM": Layout(lambda p: write(p / "l.txt", "\r\n".join(sorted_paths(p)).encode("utf-8-sig")), SORTED),
     "table of bytes": Layout(lambda p: table(p / "t.parquet", {"jpg": images(), "class": FRUIT})),
     "table of paths": Layout(lambda p: table(p / "t.parquet", {"path": paths(p), "wnid": FRUIT})),
+    "table of paths in class folders": Layout(lambda p: table(p / "t.parquet", {"path": sorted_paths(p)}), SORTED),
     "string views": Layout(
         lambda p: table(p / "t.parquet", {"path": pa.array(paths(p), pa.string_view()), "label": FRUIT})
     ),
