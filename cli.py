@@ -17,9 +17,10 @@ from .console import EXIT_IMAGE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, EXIT_WEIGHTS
 from .data.options import add_reading_options
 from .demo import command as demo
 from .deploy import command as export
+from .errors import ManifestError, MissingPackageError, UnknownVariantError
 from .evaluation import command as evaluate
-from .models.manifest import Manifest, ManifestError, UnknownVariantError, default_manifest, find_checkpoint
-from .packages import MissingPackageError, install, missing
+from .models.manifest import Manifest, default_manifest, find_checkpoint
+from .packages import install, missing
 from .training import command as train
 
 if TYPE_CHECKING:
@@ -168,15 +169,16 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
     if arguments.top > checkpoint.num_classes:
         return fail(f"--top must be from 1 to {checkpoint.num_classes} for {checkpoint.name}.", EXIT_USAGE)
 
-    from .inference.engines import ENGINES, EngineError
+    from .errors import EngineError
+    from .inference.engines import ENGINES
 
     if arguments.engine not in ENGINES:
         return fail(f"Unknown engine {arguments.engine!r}; choose from {', '.join(ENGINES)}.", EXIT_USAGE)
     if arguments.out is not None:
         return _classify_many(arguments, checkpoint.variant, options)
+    from .errors import CheckpointError, ImageError
     from .inference.classifier import classifier
-    from .models.cache import CheckpointError
-    from .processing_utils import ImageError, open_image, plot_predictions
+    from .processing_utils import open_image, plot_predictions
     from .processing_utils.images import with_name
 
     def failed(photo: str, error: Exception) -> int:
@@ -225,10 +227,9 @@ def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[st
     cluster = options.pop("cluster", None)
     if cluster is None and "gpus" in options:
         return fail("--gpus is an option for clusters: pass --cluster ray too.", EXIT_USAGE)
-    from .inference.bulk import OutputError, SourceError, classify_many
+    from .errors import CheckpointError, EngineError, OutputError, SourceError
+    from .inference.bulk import classify_many
     from .inference.cluster import classify_on_ray
-    from .inference.engines import EngineError
-    from .models.cache import CheckpointError
 
     options |= {
         "engine": arguments.engine,
@@ -315,7 +316,8 @@ def _cache_list(arguments: argparse.Namespace, manifest: Manifest) -> int:
 
 
 def _cache_verify(arguments: argparse.Namespace, manifest: Manifest) -> int:
-    from .models.cache import CheckpointError, inventory, is_whole, verify
+    from .errors import CheckpointError
+    from .models.cache import inventory, is_whole, verify
     from .models.checkpoints import examine, is_faithful
 
     status, broken = EXIT_OK, set()

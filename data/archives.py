@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from ..processing_utils.uris import MAX_BYTES, FetchError
+from ..errors import FetchError
+from ..processing_utils.uris import MAX_BYTES
 from .stores import Access, Spool, check_free, is_web, open_binary
 
 __all__ = ["ArchiveError", "Member", "content", "members", "unpacked"]

@@ -7,7 +7,8 @@ import json
 import re
 from typing import Any
 
-from ..processing_utils.uris import MAX_BYTES, FetchError
+from ..errors import FetchError
+from ..processing_utils.uris import MAX_BYTES
 
 __all__ = ["NO_CLASS", "Label", "as_label", "cell", "is_bytes", "is_text", "parse_label", "text_of"]
 

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from ..errors import SourceError
-from ..processing_utils.uris import FetchError
+from ..errors import FetchError, SourceError
 from . import archives, tables
 from .cells import Label, as_label, cell, parse_label, text_of
 from .names import LABEL_COLUMNS, Passed, kind_of, named

@@ -18,15 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import SourceError
+from ..errors import FetchError, SourceError
 from ..packages import needed
-from ..processing_utils.uris import MAX_BYTES, FetchError, fetch, read_file, scheme_of
+from ..processing_utils.uris import MAX_BYTES, fetch, read_file, scheme_of
 from ..telemetry import silence
 from .names import ANONYMOUS, RAW, STORES
 
 __all__ = [
     "Access",
-    "SourceError",
     "Spool",
     "ask",
     "filesystem",

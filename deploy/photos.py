@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from ..data.source import count, shards
-from ..errors import SourceError
+from ..errors import FetchError, ImageError, SourceError
 from ..models.manifest import Preprocessing
-from ..processing_utils.images import ImageError, open_image, with_name
+from ..processing_utils.images import open_image, with_name
 from ..processing_utils.preprocessing import crop_pixels, load_pixels
-from ..processing_utils.uris import FetchError
 
 __all__ = ["SAMPLE", "read_photos", "sample_photos"]
 

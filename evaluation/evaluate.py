@@ -17,9 +17,9 @@ with needed("An evaluation", "evaluate"):  # before the import of `bulk`, which 
     from .predict import Contender, Predictions, Ranks, predict
 
 from ..data.labels import Listing
-from ..errors import SourceError
-from ..inference.bulk import OutputError, printable
-from ..inference.engines import ENGINES, EngineError, open_engine
+from ..errors import EngineError, OutputError, SourceError
+from ..inference.bulk import printable
+from ..inference.engines import ENGINES, open_engine
 from ..inference.tables import Parts
 from ..models.download import local_file
 from ..models.manifest import Accuracy, Checkpoint, LabelSet, Preprocessing, find_checkpoint

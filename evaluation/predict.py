@@ -31,22 +31,13 @@ import pyarrow.parquet as pq
 
 from ..data.labels import Listing
 from ..data.shards import Item, Shard
-from ..errors import SourceError
+from ..errors import ImageError, OutputError, SourceError
 from ..inference.built_engines import available_cores
-from ..inference.bulk import (
-    COMMIT_SECONDS,
-    OutputError,
-    SourceJob,
-    commit_shards,
-    printable,
-    progress_bar,
-    run,
-    terminable,
-)
+from ..inference.bulk import COMMIT_SECONDS, SourceJob, commit_shards, printable, progress_bar, run, terminable
 from ..inference.engines import Engine
 from ..inference.tables import Parts
 from ..models.manifest import Checkpoint, LabelSet, Preprocessing
-from ..processing_utils.images import ImageError, open_image
+from ..processing_utils.images import open_image
 from ..processing_utils.preprocessing import crop_pixels, load_pixels, view_pixels
 from .label_files import SHARD_ROWS
 

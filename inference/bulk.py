@@ -34,23 +34,20 @@ with needed("A table", "bulk"):
 from ..data.names import Passed
 from ..data.shards import Item, Shard
 from ..data.source import count, shards
-from ..errors import SourceError
+from ..errors import EngineError, ImageError
 from ..models.manifest import Checkpoint, find_checkpoint
-from ..processing_utils.images import ImageError
 from ..processing_utils.labels import Label, read_labels
 from ..processing_utils.predictions import top_predictions
 from ..processing_utils.preprocessing import GRADES, load_pixels
 from ..processing_utils.uris import scheme_of
 from .built_engines import available_cores
-from .engines import ENGINES, Engine, EngineError, open_engine
-from .tables import OutputError, Part, Parts, schema
+from .engines import ENGINES, Engine, open_engine
+from .tables import Part, Parts, schema
 
 __all__ = [
     "Done",
     "Job",
     "Options",
-    "OutputError",
-    "SourceError",
     "SourceJob",
     "Work",
     "Worker",

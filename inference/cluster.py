@@ -19,12 +19,13 @@ from typing import Any, Unpack
 
 from ..data.names import Passed
 from ..data.shards import Shard
+from ..errors import EngineError, OutputError
 from ..models.manifest import find_checkpoint
 from ..packages import needed
 from ..telemetry import import_quietly
 from .bulk import Done, Job, Options, check, commit_shards, describe, run, work_of
-from .engines import EngineError, open_engine
-from .tables import OutputError, Parts
+from .engines import open_engine
+from .tables import Parts
 
 __all__ = ["classify_on_ray"]
 

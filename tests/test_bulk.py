@@ -30,14 +30,12 @@ from resnext_hub import cli
 from resnext_hub.data import source as sources
 from resnext_hub.data import tables
 from resnext_hub.data.shards import Item
+from resnext_hub.errors import EngineError, FetchError, MissingPackageError, OutputError, SourceError
 from resnext_hub.inference import bulk
-from resnext_hub.inference.bulk import OutputError, SourceError, Work, classify_many, commit_shards
+from resnext_hub.inference.bulk import Work, classify_many, commit_shards
 from resnext_hub.inference.classifier import classifier
-from resnext_hub.inference.engines import EngineError
 from resnext_hub.inference.tables import Parts
-from resnext_hub.packages import MissingPackageError
 from resnext_hub.processing_utils.labels import read_labels
-from resnext_hub.processing_utils.uris import FetchError
 
 TINY = "resnext_tiny"
 

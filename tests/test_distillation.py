@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from resnext_hub.data.splits import open_images
+from resnext_hub.errors import ImageError
 from resnext_hub.evaluation.metrics import expected_calibration_error
 from resnext_hub.models.entrypoints import build
 from resnext_hub.models.manifest import Architecture
-from resnext_hub.processing_utils import ImageError
 from resnext_hub.training.batches import FromFiles, InMemory
 from resnext_hub.training.calibrate import fit_temperature, fold_temperature
 from resnext_hub.training.engine import distillation_loss

@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 from resnext_hub import cli
 from resnext_hub.data.labels import Listing
+from resnext_hub.errors import OutputError, SourceError, UnknownVariantError
 from resnext_hub.evaluation import evaluate as evaluating
 from resnext_hub.evaluation import predict as predicting
 from resnext_hub.evaluation.evaluate import contenders_of, evaluate, judge, parse_size
@@ -32,9 +33,8 @@ from resnext_hub.evaluation.label_files import find_labelled, read_label_file
 from resnext_hub.evaluation.metrics import expected_calibration_error, measure, reliability, wilson_interval
 from resnext_hub.evaluation.predict import Contender
 from resnext_hub.evaluation.targets import datasets, read_real, recognise, targets_of
-from resnext_hub.inference.bulk import OutputError, SourceError
 from resnext_hub.inference.engines import Engine, open_engine
-from resnext_hub.models.manifest import Accuracy, UnknownVariantError, default_manifest
+from resnext_hub.models.manifest import Accuracy, default_manifest
 from resnext_hub.processing_utils.labels import Label, read_labels
 from resnext_hub.processing_utils.preprocessing import load_pixels, view_pixels
 

@@ -22,13 +22,13 @@ import torch
 from PIL import Image
 from resnext_hub import cli
 from resnext_hub.deploy import tensorrt_engine, to_tensorrt, to_torch
-from resnext_hub.deploy.export import ExportError, InexactError, Report, export, export_network
+from resnext_hub.deploy.export import Report, export, export_network
 from resnext_hub.deploy.metadata import as_strings, describe
 from resnext_hub.deploy.photos import read_photos, sample_photos
 from resnext_hub.deploy.signature import Signature
 from resnext_hub.deploy.targets import TARGETS
 from resnext_hub.deploy.verify import TOLERANCES, compare
-from resnext_hub.errors import SourceError
+from resnext_hub.errors import ExportError, InexactError, SourceError
 from resnext_hub.models.entrypoints import build, load
 from resnext_hub.models.manifest import Architecture, Checkpoint, default_manifest
 from resnext_hub.models.resnext import ResNeXt

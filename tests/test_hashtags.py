@@ -22,8 +22,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("duckdb", reason="the extra train")
 
-from resnext_hub.errors import SourceError
-from resnext_hub.inference.tables import OutputError
+from resnext_hub.errors import OutputError, SourceError
 from resnext_hub.processing_utils.labels import Label, read_labels
 from resnext_hub.training import batches, simulation
 from resnext_hub.training import hashtags as module

@@ -28,12 +28,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from resnext_hub import cli
+from resnext_hub.errors import OutputError
 from resnext_hub.evaluation import label_files
 from resnext_hub.evaluation import predict as predicting
 from resnext_hub.evaluation.evaluate import evaluate
 from resnext_hub.evaluation.report import write_report
 from resnext_hub.inference import bulk
-from resnext_hub.inference.bulk import OutputError
 from resnext_hub.models.manifest import find_checkpoint
 from resnext_hub.processing_utils.labels import read_labels
 

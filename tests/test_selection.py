@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 pytest.importorskip("duckdb", reason="the extra train")
 
 import fsspec
-from resnext_hub.errors import SourceError
-from resnext_hub.inference.tables import OutputError, schema
+from resnext_hub.errors import OutputError, SourceError
+from resnext_hub.inference.tables import schema
 from resnext_hub.training import selection as module
 from resnext_hub.training.selection import SCHEMA, main, select
 from resnext_hub.training.tables import Limits

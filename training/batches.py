@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.splits import LabelledImages
+from ..errors import ImageError
 from ..models.manifest import Preprocessing
 from ..packages import needed
-from ..processing_utils.images import ImageError, open_image, with_name
+from ..processing_utils.images import open_image, with_name
 from ..processing_utils.preprocessing import load_pixels
 from .pixels import PixelTable, box_means, random_boxes, resized_crops
 from .recipe import Recipe

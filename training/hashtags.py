@@ -40,8 +40,8 @@ import pyarrow.parquet as pq
 from ..console import EXIT_USAGE, counted, fail
 from ..data.source import table_files
 from ..data.stores import reason
-from ..errors import SourceError
-from ..inference.tables import OutputError, explained
+from ..errors import OutputError, SourceError
+from ..inference.tables import explained
 from ..processing_utils.labels import Label, read_labels
 from .tables import (
     BATCH,

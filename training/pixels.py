@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..data.splits import LabelledImages
-from ..processing_utils.images import ImageError, open_image, with_name
+from ..errors import ImageError
+from ..processing_utils.images import open_image, with_name
 
 __all__ = ["PixelTable", "box_means", "random_boxes", "resized_crops"]
 

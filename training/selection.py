@@ -28,8 +28,7 @@ import pyarrow as pa
 
 from ..console import EXIT_USAGE, counted, fail
 from ..data.source import TableFile, table_files
-from ..errors import SourceError
-from ..inference.tables import OutputError
+from ..errors import OutputError, SourceError
 from .tables import (
     BATCH,
     Limits,

@@ -20,8 +20,7 @@ import pyarrow as pa
 
 from ..console import EXIT_USAGE, counted, fail
 from ..data.source import table_files
-from ..errors import SourceError
-from ..inference.tables import OutputError
+from ..errors import OutputError, SourceError
 from ..processing_utils.labels import Label
 from .hashtags import make_mapping, read_label_file
 from .tables import Limits, check_columns, earlier_report, fingerprint, open_table, workspace, write_table

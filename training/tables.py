@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..data.source import TableFile
-from ..errors import SourceError
-from ..inference.tables import OutputError, explained
+from ..errors import OutputError, SourceError
+from ..inference.tables import explained
 from ..packages import needed
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from resnext_hub.data import archives, tables
 from resnext_hub.data.cells import as_label, parse_label
 from resnext_hub.data.labels import list_images
 from resnext_hub.data.source import shards
-from resnext_hub.errors import SourceError
-from resnext_hub.processing_utils.uris import MAX_BYTES, FetchError
+from resnext_hub.errors import FetchError, SourceError
+from resnext_hub.processing_utils.uris import MAX_BYTES
 
 from .test_layouts import CLASS_LABEL, NUMBERS, images, members, picture, table, tar, write, zipped, zstd
 
