@@ -29,6 +29,7 @@ __all__ = [
     "RecipeError",
     "ResNeXtHubError",
     "SourceError",
+    "UnknownOptionError",
     "UnknownVariantError",
     "UnreachableError",
     "UnwritableError",
@@ -107,6 +108,10 @@ class EngineError(ResNeXtHubError, RuntimeError):
 
 class RecipeError(ResNeXtHubError, ValueError):
     """A recipe cannot be used. The message names the key."""
+
+
+class UnknownOptionError(ResNeXtHubError, TypeError):
+    """A function or a target of an export has no option of that name."""
 
 
 class DivergedError(ResNeXtHubError, FloatingPointError):

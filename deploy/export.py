@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ExportError, InexactError
+from ..errors import ExportError, InexactError, UnknownOptionError
 from ..inference.engines import float32
 from ..models.cache import sha256
 from ..models.manifest import Checkpoint, find_checkpoint
@@ -116,7 +116,7 @@ def export(
         options: the target's own.
 
     Raises:
-        ValueError, TypeError: an argument that is out of range or does not fit the target; no such option.
+        ValueError, UnknownOptionError: an argument that is out of range or does not fit the target; no such option.
         UnknownVariantError, CheckpointError: no such variant; its weights cannot be had.
         SourceError: no image can be read for ``photos`` or ``calibration``.
         InexactError: the artefact's answers are too far from the network's. Nothing is written.
@@ -240,7 +240,9 @@ def _check(
         what = "int8 needs images: pass calibration=SOURCE" if precision == "int8" else "calibration=SOURCE is for int8"
         raise ValueError(f"{what}.")
     if unknown := sorted(options.keys() - target.options.keys()):
-        raise TypeError(f"{to} has no option {unknown[0]!r}; its options: {', '.join(target.options) or 'none'}.")
+        raise UnknownOptionError(
+            f"{to} has no option {unknown[0]!r}; its options: {', '.join(target.options) or 'none'}."
+        )
     preset = checkpoint.preprocessing
     signature = Signature(
         preset.crop_size, checkpoint.num_classes, how["preprocessing"], softmax=how["softmax"], top=how["top"]

@@ -34,7 +34,7 @@ with needed("A table", "bulk"):
 from ..data.names import Passed
 from ..data.shards import Item, Shard
 from ..data.source import count, shards
-from ..errors import EngineError, ImageError
+from ..errors import EngineError, ImageError, UnknownOptionError
 from ..models.manifest import Checkpoint, find_checkpoint
 from ..processing_utils.labels import Label, read_labels
 from ..processing_utils.predictions import top_predictions
@@ -384,12 +384,12 @@ def check_options(variant: str, **options: Unpack[Options]) -> None:
     """Find out what is wrong with options before anything is opened for them.
 
     Raises:
-        ValueError, TypeError: a value that is out of range; no such option.
+        ValueError, UnknownOptionError: a value that is out of range; no such option.
         UnknownVariantError, EngineError: no such variant, or engine.
     """
     classes = find_checkpoint(variant).num_classes
     if unknown := set(options) - set(Options.__annotations__):
-        raise TypeError(f"Unknown option {min(unknown)!r}; choose from {', '.join(Options.__annotations__)}.")
+        raise UnknownOptionError(f"Unknown option {min(unknown)!r}; choose from {', '.join(Options.__annotations__)}.")
     top, batch = options.get("top", 5), options.get("batch", 16)
     if not 1 <= top <= classes:
         raise ValueError(f"top must be from 1 to {classes}, got {top}.")
@@ -525,7 +525,7 @@ def classify_many(
         OutputError: ``out`` cannot be written or must not be replaced; a resumed job or its source is not the same.
         UnknownVariantError, CheckpointError: no such variant; its weights cannot be had.
         EngineError: no such engine, or not here.
-        ValueError, TypeError: an option that is out of range, or none.
+        ValueError, UnknownOptionError: an option that is out of range, or none.
     """
     check(source, out, variant, workers=workers, resume=resume, overwrite=overwrite, progress=progress, **options)
     job, work = prepare(source, variant, **options)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from ..errors import UnknownOptionError
 from ..models.manifest import Checkpoint, Preprocessing, find_checkpoint
 from ..mount import register
 from ..processing_utils.images import ImageSource, Pixels, SingleImage, is_tensor
@@ -45,7 +46,7 @@ class Classifier:
             `processing_utils.images.open_image`.
 
     Raises:
-        TypeError: no such image option.
+        UnknownOptionError: no such image option.
     """
 
     def __init__(
@@ -122,7 +123,9 @@ class Classifier:
 
 def _check(image_options: dict[str, Any]) -> None:
     if unknown := sorted(image_options.keys() - set(IMAGE_OPTIONS)):
-        raise TypeError(f"Unknown options {unknown}; choose from engine, device and {', '.join(IMAGE_OPTIONS)}.")
+        raise UnknownOptionError(
+            f"Unknown options {unknown}; choose from engine, device and {', '.join(IMAGE_OPTIONS)}."
+        )
 
 
 register(Classifier)
@@ -153,7 +156,7 @@ def classifier(
         UnknownVariantError: no such variant; the message suggests similar names.
         CheckpointError: the weights cannot be downloaded or verified.
         EngineError: a package that the engine needs is missing, or the engine cannot be built.
-        TypeError: no such image option.
+        UnknownOptionError: no such image option.
     """
     _check(image_options)
     checkpoint = find_checkpoint(variant)

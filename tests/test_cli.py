@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from resnext_hub import cli, console
+from resnext_hub import cli, errors
+from resnext_hub.cli import console
 from resnext_hub.models.manifest import ROOT, default_manifest
 from resnext_hub.training import selection
 
@@ -126,6 +127,39 @@ def test_no_weights_in_reach(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "shown"),
+    [
+        (errors.ImageError("no image"), 1, "no image"),
+        (errors.SourceError("pass column=NAME"), 2, "pass --column NAME"),
+        (errors.UnreachableError("offline"), 3, "offline"),
+        (errors.InexactError("differs"), 4, "differs"),
+        (errors.FetchError("refused"), 1, "refused"),  # also an OSError
+        (PermissionError(13, "denied", "a.csv"), 2, "a.csv: denied"),
+        (OSError(28, "no space"), 2, "out.csv: no space"),
+        (ValueError("top"), 2, "top"),
+        (KeyboardInterrupt(), 130, "--resume"),
+    ],
+)
+def test_an_error_ends_a_command_with_its_status(error: BaseException, status: int, shown: str, capsys: Any) -> None:
+    def run() -> int:
+        raise error
+
+    assert console.status_of(run, Path("out.csv"), resumable=True) == status
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert shown in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_a_fault_of_the_program_keeps_its_traceback() -> None:
+    def run() -> int:
+        raise KeyError("fault")
+
+    with pytest.raises(KeyError):
+        console.status_of(run)
+
+
 def test_a_reader_that_has_seen_enough() -> None:
     command = f"{shlex.quote(sys.executable)} -m resnext_hub list --json | head -c 10"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
@@ -202,7 +236,7 @@ def test_every_argument_that_messages_name_is_an_option(capsys: Any) -> None:
 
 def test_no_message_of_the_library_names_an_option() -> None:
     """Only commands may: a Python user passes arguments, which `console.as_options` translates."""
-    commands = {"cli.py", "console.py", "command.py", "hashtags.py"}
+    commands = {"hashtags.py"}
     found: list[str] = []
     for file in sorted(ROOT.glob("**/*.py")):
         room = file.relative_to(ROOT).parts[0]

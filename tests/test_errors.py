@@ -40,7 +40,7 @@ def test_each_error_has_the_base_class_and_an_exit_status(error: Any) -> None:
 @pytest.mark.parametrize("error", [e for e in CLASSES if e is not errors.ResNeXtHubError], ids=lambda e: e.__name__)
 def test_each_error_is_also_a_built_in_one(error: Any) -> None:
     """Users who catch ValueError, OSError or RuntimeError catch ours too."""
-    assert issubclass(error, (ValueError, OSError, RuntimeError, ModuleNotFoundError, FloatingPointError))
+    assert issubclass(error, (ValueError, TypeError, OSError, RuntimeError, ModuleNotFoundError, FloatingPointError))
     copy = pickle.loads(pickle.dumps(error("why")))  # as between the processes of a cluster
     assert (type(copy), str(copy)) == (error, "why")
 

@@ -37,7 +37,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..console import EXIT_USAGE, counted, fail
+from ..cli.console import counted, status_of
 from ..data.source import table_files
 from ..data.stores import reason
 from ..errors import OutputError, SourceError
@@ -518,12 +518,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             threshold = "repeat images of classes with less than this fraction of the images (default: the median)"
             step.add_argument("--threshold", type=float, metavar="T", help=threshold)
     arguments = parser.parse_args(argv)
-    try:
-        for line in arguments.run(arguments):
-            print(line)  # noqa: T201
-    except (SourceError, OutputError, ValueError, ModuleNotFoundError) as error:
-        return fail(str(error), EXIT_USAGE)
-    return 0
+    return status_of(lambda: print(*arguments.run(arguments), sep="\n"))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ..console import EXIT_USAGE, counted, fail
+from ..cli.console import counted, status_of
 from ..data.source import TableFile, table_files
-from ..errors import OutputError, SourceError
+from ..errors import SourceError
 from .tables import (
     BATCH,
     Limits,
@@ -280,19 +280,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="table to write (.parquet)")
     add_limits(parser)
     arguments = parser.parse_args(argv)
-    try:
-        found = select(
-            arguments.scores,
-            arguments.out,
-            per_class=arguments.per_class,
-            max_classes=arguments.max_classes,
-            hashtags=arguments.hashtags,
-            num_classes=arguments.num_classes,
-            limits=limits_from(arguments),
-            overwrite=arguments.overwrite,
-        )
-    except (SourceError, OutputError, ValueError, ModuleNotFoundError) as error:
-        return fail(str(error), EXIT_USAGE)
+    return status_of(lambda: _select(arguments), arguments.out)
+
+
+def _select(arguments: argparse.Namespace) -> None:
+    found = select(
+        arguments.scores,
+        arguments.out,
+        per_class=arguments.per_class,
+        max_classes=arguments.max_classes,
+        hashtags=arguments.hashtags,
+        num_classes=arguments.num_classes,
+        limits=limits_from(arguments),
+        overwrite=arguments.overwrite,
+    )
     short = found.short(arguments.per_class)
     lines = [
         f"{counted(found.scored, 'image')} with scores, {found.failed:,} without; {counted(found.pairs, 'pair')} "
@@ -305,7 +306,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         *([f"  … and {len(short) - 20:,} more"] if len(short) > 20 else []),
     ]
     print("\n".join(lines))  # noqa: T201
-    return 0
 
 
 if __name__ == "__main__":

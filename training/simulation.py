@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..console import EXIT_USAGE, counted, fail
+from ..cli.console import counted, status_of
 from ..data.source import table_files
-from ..errors import OutputError, SourceError
+from ..errors import SourceError
 from ..processing_utils.labels import Label
 from .hashtags import make_mapping, read_label_file
 from .tables import Limits, check_columns, earlier_report, fingerprint, open_table, workspace, write_table
@@ -178,13 +178,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--distractors", type=int, default=1000, metavar="N", help=distractors)
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it was made with other options")
     options = vars(parser.parse_args(argv))
-    try:
-        labels = read_label_file(options.pop("labels"))
-        rows = simulate_table(options.pop("images"), out := options.pop("out"), labels, **options)
-    except (SourceError, OutputError, ValueError, ModuleNotFoundError) as error:
-        return fail(str(error), EXIT_USAGE)
+    return status_of(lambda: _simulate(**options))
+
+
+def _simulate(labels: str, images: list[str], out: Path, **options: Any) -> None:
+    rows = simulate_table(images, out, read_label_file(labels), **options)
     print(f"Saved {out}: simulated hashtags of {counted(rows, 'image')}")  # noqa: T201
-    return 0
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..console import EXIT_OK, EXIT_USAGE, EXIT_WEIGHTS, counted, fail
 from ..data.options import add_reading_options, reading_options
-from ..models.manifest import MANIFEST, ROOT, Manifest, ManifestError, UnknownVariantError, find_checkpoint
+from ..errors import EXIT_OK, EXIT_USAGE, FetchError, ImageError
+from ..models.manifest import MANIFEST, ROOT, Manifest, find_checkpoint
+from .console import counted, fail
 
 if TYPE_CHECKING:
     from ..models.manifest import Checkpoint
-    from .recipe import Recipe
+    from ..training.recipe import Recipe
 
 __all__ = ["add_to"]
 
@@ -31,12 +32,7 @@ def add_to(commands: Any) -> None:
         "command. To continue a stopped run, run the same command again. To use several processes: torchrun -m "
         "resnext_hub.training ...",
     )
-    add_arguments(parser)
-    parser.set_defaults(run=run)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    parser.set_defaults(run=_run)
     data = parser.add_argument_group("input and output")
     images = "class folders, tables, lists or archives; also at s3:// and gs://"
     data.add_argument("--data", nargs="+", action="extend", required=True, metavar="DATA", help=images)
@@ -71,12 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     running.add_argument("--checkpoint-seconds", type=float, default=120.0, metavar="SECONDS", help=seconds)
 
 
-def run(arguments: argparse.Namespace, manifest: Manifest) -> int:
-    """Train; return the exit status."""
-    from ..errors import OutputError, SourceError
-    from ..models.cache import CheckpointError
-    from ..processing_utils.images import ImageError
-    from .recipe import RecipeError, load_recipe
+def _run(arguments: argparse.Namespace, manifest: Manifest) -> int:
+    from ..training.recipe import load_recipe
 
     if arguments.recipe is None and arguments.variant is None:
         return fail("Pass --variant to start from its weights, or --recipe to train from scratch.", EXIT_USAGE)
@@ -86,28 +78,23 @@ def run(arguments: argparse.Namespace, manifest: Manifest) -> int:
         return fail("--set must be KEY=VALUE.", EXIT_USAGE)
     overrides |= {"epochs": str(arguments.epochs)} if arguments.epochs is not None else {}
     overrides |= {"batch_size": str(arguments.batch)} if arguments.batch is not None else {}
+    base = find_checkpoint(arguments.variant) if arguments.variant else None
+    recipe = load_recipe(arguments.recipe or "finetune", overrides)
+    recipe = recipe.resolved(base and base.preprocessing, base and base.architecture_name)
+    if recipe.architecture not in manifest.architectures:
+        return fail(
+            f"Unknown architecture {recipe.architecture!r} in the recipe: pass --variant, or --set architecture=NAME.",
+            EXIT_USAGE,
+        )
+    if base is not None and recipe.architecture != base.architecture_name:
+        return fail(
+            f"{base.name} is a {base.architecture_name}, but the recipe is for {recipe.architecture}.", EXIT_USAGE
+        )
+    if base is not None and base.architecture != manifest.architectures[base.architecture_name]:
+        return fail(f"{base.variant} describes another {base.architecture_name} than this version's.", EXIT_USAGE)
     try:
-        base = find_checkpoint(arguments.variant) if arguments.variant else None
-        recipe = load_recipe(arguments.recipe or "finetune", overrides)
-        recipe = recipe.resolved(base and base.preprocessing, base and base.architecture_name)
-        if recipe.architecture not in manifest.architectures:
-            return fail(
-                f"Unknown architecture {recipe.architecture!r} in the recipe: pass --variant, or --set "
-                "architecture=NAME.",
-                EXIT_USAGE,
-            )
-        if base is not None and recipe.architecture != base.architecture_name:
-            return fail(
-                f"{base.name} is a {base.architecture_name}, but the recipe is for {recipe.architecture}.", EXIT_USAGE
-            )
-        if base is not None and base.architecture != manifest.architectures[base.architecture_name]:
-            return fail(f"{base.variant} describes another {base.architecture_name} than this version's.", EXIT_USAGE)
         return _train(arguments, recipe, base)
-    except (UnknownVariantError, ManifestError, RecipeError, SourceError, ModuleNotFoundError) as error:
-        return fail(str(error), EXIT_USAGE)
-    except CheckpointError as error:
-        return fail(str(error), EXIT_WEIGHTS)
-    except (ImageError, OutputError, ValueError, FloatingPointError, OSError) as error:
+    except (ImageError, FetchError) as error:  # the whole data set cannot be used
         return fail(str(error), EXIT_USAGE)
 
 
@@ -118,14 +105,14 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | Non
     from ..data.splits import hold_out, train_and_val
     from ..models.checkpoints import read_state_dict
     from ..processing_utils.labels import labels_table
-    from .batches import FromFiles, InMemory, validation_batches
-    from .calibrate import fit_temperature, fold_temperature, held_out_scores
-    from .engine import Place, expect_plain_files, train
-    from .network import starting_network
-    from .pixels import PixelTable
-    from .publish import publish_run
-    from .teacher import read_scores
-    from .watch import Watch, distributed
+    from ..training.batches import FromFiles, InMemory, validation_batches
+    from ..training.calibrate import fit_temperature, fold_temperature, held_out_scores
+    from ..training.engine import Place, expect_plain_files, train
+    from ..training.network import starting_network
+    from ..training.pixels import PixelTable
+    from ..training.publish import publish_run
+    from ..training.teacher import read_scores
+    from ..training.watch import Watch, distributed
 
     with distributed():
         place = Place.here()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..console import EXIT_OK, EXIT_USAGE, EXIT_WEIGHTS, fail
-from ..errors import ManifestError, UnknownVariantError
+from ..errors import EXIT_OK, EXIT_USAGE
 from ..models.manifest import Manifest
 from ..packages import needed
+from .console import fail
 
 __all__ = ["add_to"]
 
@@ -42,22 +42,20 @@ def add_to(commands: Any) -> None:
 
 def _demo(arguments: argparse.Namespace, manifest: Manifest) -> int:
     with needed("The page", "demo"):
-        from .page import serve
+        from ..demo.page import serve
+    from ..demo.logic import Models, PageError
     from ..inference.engines import ENGINES
-    from .logic import Models, PageError
 
     if arguments.engine not in ENGINES:
         return fail(f"Unknown engine {arguments.engine!r}; choose from {', '.join(ENGINES)}.", EXIT_USAGE)
     variants = arguments.variant or ["resnext_tiny"]
     if arguments.variant is None and arguments.host == LOOPBACK:
         variants += [name for name in manifest.checkpoints if name not in variants]
+    models = Models(variants, arguments.engine)
     try:
-        models = Models(variants, arguments.engine)
-        models[next(iter(models.checkpoints))]  # the first visitor need not wait, and what is wrong shows now
-    except (UnknownVariantError, ManifestError, ValueError) as error:
-        return fail(str(error), EXIT_USAGE)
+        models[next(iter(models.checkpoints))]  # the first visitor need not wait, and errors appear now
     except PageError as error:
-        return fail(str(error.__cause__ or error), EXIT_WEIGHTS)
+        return fail(str(error.__cause__ or error), error.exit_code)
     try:
         serve(models, arguments.host, arguments.port, open_browser=arguments.open)
     except OSError as error:

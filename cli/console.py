@@ -1,25 +1,21 @@
-"""What every command shares: exit statuses, and how results and failures are written."""
+"""What every command shares: how results and failures are printed."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import EXIT_OK, EXIT_STOPPED, EXIT_USAGE, ResNeXtHubError
 
 __all__ = [
-    "EXIT_DIFFERENT",
-    "EXIT_IMAGE",
-    "EXIT_OK",
-    "EXIT_STOPPED",
-    "EXIT_USAGE",
-    "EXIT_WEIGHTS",
     "OPTIONS",
     "as_options",
     "counted",
     "fail",
+    "status_of",
 ]
-
-# What a shell script can tell apart (also in the README).
-EXIT_OK, EXIT_IMAGE, EXIT_USAGE, EXIT_WEIGHTS, EXIT_DIFFERENT, EXIT_STOPPED = 0, 1, 2, 3, 4, 130
 
 #: The arguments that the library's messages ask for, and the options that stand for them on a command line.
 OPTIONS = {
@@ -64,3 +60,27 @@ def fail(message: str, status: int) -> int:
     """Print on stderr what went wrong; return the status."""
     print(f"resnext-hub: {as_options(message)}", file=sys.stderr)
     return status
+
+
+def status_of(run: Callable[[], int | None], out: Path | None = None, *, resumable: bool = False) -> int:
+    """Run a command and return its exit status; print on stderr why it failed.
+
+    Args:
+        run: the command.
+        out: what it writes, for errors of the file system that name no file.
+        resumable: after Ctrl-C, say how to continue.
+    """
+    try:
+        return run() or EXIT_OK
+    except ResNeXtHubError as error:
+        return fail(str(error), error.exit_code)
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        sys.stderr.close()
+        return EXIT_OK
+    except OSError as error:  # no permission, no space
+        where = error.filename or out
+        return fail(f"{where}: {error.strerror or error}" if where else str(error), EXIT_USAGE)
+    except ValueError as error:  # a value that a function refuses
+        return fail(str(error), EXIT_USAGE)
+    except KeyboardInterrupt:
+        return fail(f"Stopped.{' To continue, run the same command with --resume.' * resumable}", EXIT_STOPPED)

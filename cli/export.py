@@ -7,12 +7,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ..console import EXIT_DIFFERENT, EXIT_OK, EXIT_USAGE, EXIT_WEIGHTS, counted, fail
 from ..data.options import add_reading_options
-from ..errors import ManifestError, UnknownVariantError
+from ..deploy.targets import TARGETS
+from ..deploy.triton_config import BACKENDS, Serving
+from ..errors import EXIT_OK, ExportError
 from ..models.manifest import Manifest
-from .targets import TARGETS
-from .triton_config import BACKENDS, Serving
+from .console import counted
 
 __all__ = ["add_to"]
 
@@ -88,8 +88,7 @@ def _add_triton_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _to_triton(variant: str, out: Path, said: dict[str, Any]) -> Any:
-    from ..errors import ExportError
-    from .triton import add_to_repository
+    from ..deploy.triton import add_to_repository
 
     if said.pop("overwrite"):
         raise ExportError(
@@ -107,23 +106,13 @@ def _to_triton(variant: str, out: Path, said: dict[str, Any]) -> Any:
 
 
 def _export(arguments: argparse.Namespace, manifest: Manifest) -> int:
-    from ..errors import CheckpointError, ExportError, InexactError, SourceError
-    from .export import export
+    from ..deploy.export import export
 
     said = {k: v for k, v in vars(arguments).items() if k not in ("command", "run", "variant", "to", "out")}
-    try:
-        if arguments.to == TRITON:
-            report = _to_triton(arguments.variant, arguments.out, said)
-        else:
-            report = export(arguments.variant, arguments.to, arguments.out, **said)
-    except InexactError as error:
-        return fail(str(error), EXIT_DIFFERENT)
-    except (ExportError, SourceError, UnknownVariantError, ManifestError, ValueError, TypeError) as error:
-        return fail(str(error), EXIT_USAGE)
-    except CheckpointError as error:
-        return fail(str(error), EXIT_WEIGHTS)
-    except OSError as error:  # the file system: no right to write, no room
-        return fail(f"{error.filename or arguments.out}: {error.strerror or error}", EXIT_USAGE)
+    if arguments.to == TRITON:
+        report = _to_triton(arguments.variant, arguments.out, said)
+    else:
+        report = export(arguments.variant, arguments.to, arguments.out, **said)
     agreement = report.agreement
     print(f"Saved {report.path}: {report.bytes / 2**20:,.1f} MiB, {report.precision}")
     print(

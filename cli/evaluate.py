@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..console import EXIT_DIFFERENT, EXIT_IMAGE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, EXIT_WEIGHTS, counted, fail
 from ..data.options import add_reading_options
-from ..models.manifest import Manifest, ManifestError, UnknownVariantError
+from ..errors import EXIT_DIFFERENT, EXIT_IMAGE, EXIT_OK
+from ..models.manifest import Manifest
+from .console import counted, fail
 
 __all__ = ["add_to"]
 
@@ -77,33 +78,18 @@ def add_to(commands: Any) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace, manifest: Manifest) -> int:
-    from ..errors import OutputError, SourceError
-    from ..models.cache import CheckpointError
-    from .evaluate import EngineError, evaluate
-    from .report import as_json, as_text, speed_as_json, write_report
+    from ..evaluation.evaluate import evaluate
+    from ..evaluation.report import as_json, as_text, speed_as_json, write_report
 
     options = dict(vars(arguments))
     for name in ("command", "run", "variant", "size", "json", "expect"):
         options.pop(name, None)
-    try:
-        options["progress"] = sys.stderr.isatty()
-        report = evaluate(arguments.variant, sizes=arguments.size, **options)
-        if report is None:  # rank 0 of a torchrun prints it
-            return EXIT_OK
-        if arguments.out is not None:
-            write_report(report, arguments.out)
-    except (SourceError, OutputError, EngineError, UnknownVariantError, ManifestError) as error:
-        return fail(str(error), EXIT_USAGE)
-    except CheckpointError as error:
-        return fail(str(error), EXIT_WEIGHTS)
-    except ValueError as error:
-        return fail(str(error), EXIT_USAGE)
-    except OSError as error:
-        where = error.filename or arguments.out or arguments.data[0]
-        return fail(f"{where}: {error.strerror or error}", EXIT_USAGE)
-    except KeyboardInterrupt:
-        more = " To continue, run the same command with --resume." if arguments.out else ""
-        return fail(f"Stopped.{more}", EXIT_STOPPED)
+    options["progress"] = sys.stderr.isatty()
+    report = evaluate(arguments.variant, sizes=arguments.size, **options)
+    if report is None:  # rank 0 of a torchrun prints it
+        return EXIT_OK
+    if arguments.out is not None:
+        write_report(report, arguments.out)
     if arguments.json:
         print(json.dumps(as_json(report) | speed_as_json(report), indent=1, default=str))
     else:

@@ -1,0 +1,49 @@
+"""The command ``resnext-hub``: one file per command.
+
+Starts without torch: a command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import EXIT_USAGE
+from ..models.manifest import default_manifest
+from . import cache, classify, demo, evaluate, export, train
+from . import list as listing
+from .console import status_of
+
+__all__ = ["main"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="resnext-hub",
+        description="Classify images with ResNeXt networks; evaluate, fine-tune and export the networks.",
+        epilog="Exit status: 0 success; 1 an image could not be used; 2 wrong arguments; 3 weights not available; 4 an "
+        "export or accuracy differs from what was expected; 130 stopped.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
+    for command in (listing, classify, train, evaluate, export, demo, cache):
+        command.add_to(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:  # help, but no success: as click and clap (ruff, uv) do
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no run
+    out = getattr(arguments, "out", None)
+    resumable = out is not None and arguments.command in ("classify", "evaluate")
+    return status_of(lambda: arguments.run(arguments, default_manifest()), out, resumable=resumable)

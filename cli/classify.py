@@ -1,0 +1,192 @@
+"""``resnext-hub classify``: photos one by one, or many images to one table."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..data.options import add_reading_options
+from ..errors import EXIT_IMAGE, EXIT_OK, EXIT_USAGE, ImageError
+from ..models.manifest import Manifest, find_checkpoint
+from ..packages import install, missing
+from .console import as_options, counted, fail
+
+if TYPE_CHECKING:
+    from ..processing_utils import Prediction
+
+__all__ = ["add_to"]
+
+DEFAULT_VARIANT = "resnext50_32x4d"
+# Arguments of classify_many that only --out takes.
+TABLE_OPTIONS = (
+    *("batch", "workers", "features", "column", "label_column", "grade", "cluster", "gpus", "resume", "overwrite"),
+    "anonymous",
+)
+PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp")
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to argparse's subparsers."""
+    about = "name what is in photos, or make a table of many images"
+    classify = commands.add_parser("classify", help=about, description=f"{about.capitalize()}.")
+    classify.add_argument("photos", nargs="+", metavar="PHOTO", help="path or URL; with --out also folders and more")
+    variant = "a name from 'resnext-hub list', or a folder that 'train' wrote (default: %(default)s)"
+    classify.add_argument("--variant", default=DEFAULT_VARIANT, metavar="VARIANT", help=variant)
+    engines = "what runs the network: auto, torch, onnxruntime, openvino or compile (default: %(default)s)"
+    classify.add_argument("--engine", default="auto", metavar="ENGINE", help=engines)
+    classify.add_argument("--top", type=_positive_number, metavar="K", help="number of classes to show (default: 5)")
+    classify.add_argument("--json", action="store_true", help="print one JSON object per photo, one per line")
+    classify.add_argument("--picture", type=Path, metavar="FILE", help="save photo and predictions (one photo only)")
+    _add_table_arguments(classify)
+    classify.set_defaults(run=_classify)
+
+
+def _add_table_arguments(classify: argparse.ArgumentParser) -> None:
+    table = classify.add_argument_group(
+        "many images to one table",
+        "With --out, PHOTO may also be a folder, a pattern ('*.jpg', 'shards-{000..099}.tar'), a LIST.txt of paths or "
+        "URLs, a TABLE.parquet, an archive of images (.tar, WebDataset), or any of these at s3://, gs://, https://.",
+    )
+    table.add_argument(
+        "--out", type=Path, metavar="FILE", help="table to write (.parquet, .csv or .jsonl): one row per image"
+    )
+    # SUPPRESS: what is not passed is left to the default of classify_many, and shows without --out.
+    options: list[tuple[str, dict[str, Any]]] = [
+        ("--batch", {"type": _positive_number, "metavar": "N", "help": "images per batch (default: 16)"}),
+        ("--workers", {"type": _positive_number, "metavar": "N", "help": "threads (default: all cores)"}),
+        ("--features", {"action": "store_true", "help": "add a column of pooled features (float16)"}),
+        (
+            "--grade",
+            {"choices": ("reference", "close", "fast"), "help": "how exactly images are resized (default: close)"},
+        ),
+        ("--cluster", {"choices": ("ray",), "help": "use all nodes of a cluster; --workers is then per actor"}),
+        ("--gpus", {"type": float, "metavar": "N", "help": "GPUs per actor (default: 0)"}),
+        ("--resume", {"action": "store_true", "help": "continue a run that was stopped"}),
+        ("--overwrite", {"action": "store_true", "help": "replace FILE, or what a stopped run left of it"}),
+    ]
+    for name, settings in options:
+        table.add_argument(name, default=argparse.SUPPRESS, **settings)
+    add_reading_options(table, default=argparse.SUPPRESS)
+
+
+def _positive_number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 1, got {text!r}")
+    return int(text)
+
+
+def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
+    options = {name: value for name, value in vars(arguments).items() if name in TABLE_OPTIONS}
+    if arguments.out is None and options:
+        return fail(f"--{next(iter(options))} is an option for tables: pass --out FILE too.", EXIT_USAGE)
+    if wrong := _wrong_picture(arguments.picture, arguments.photos):
+        return fail(wrong, EXIT_USAGE)
+    from ..data.source import is_collection
+
+    if arguments.out is None and (many := next((p for p in arguments.photos if is_collection(p)), None)):
+        return fail(f"{many} may have many images: pass --out FILE.csv to make a table of them.", EXIT_USAGE)
+    checkpoint = find_checkpoint(arguments.variant)
+    if arguments.top is None:
+        arguments.top = min(5, checkpoint.num_classes)
+    if arguments.top > checkpoint.num_classes:
+        return fail(f"--top must be from 1 to {checkpoint.num_classes} for {checkpoint.name}.", EXIT_USAGE)
+
+    from ..inference.engines import ENGINES
+
+    if arguments.engine not in ENGINES:
+        return fail(f"Unknown engine {arguments.engine!r}; choose from {', '.join(ENGINES)}.", EXIT_USAGE)
+    if arguments.out is not None:
+        return _classify_many(arguments, checkpoint.variant, options)
+    from ..inference.classifier import classifier
+    from ..processing_utils import open_image, plot_predictions
+    from ..processing_utils.images import with_name
+
+    def failed(photo: str, error: Exception) -> int:
+        if arguments.json:
+            found = {"image": photo, "error": as_options(str(error))}
+            print(json.dumps(found, ensure_ascii=False), flush=True)
+        return fail(with_name(photo, error), EXIT_IMAGE)
+
+    status, classify = EXIT_OK, None
+    for photo in arguments.photos:
+        try:
+            image = open_image(photo, allow_private=getattr(arguments, "allow_private", False))
+        except (ImageError, OSError) as error:
+            status = failed(photo, error)
+            continue
+        # Only now: a wrong path need not wait for weights.
+        classify = classify or classifier(checkpoint.variant, engine=arguments.engine, build=False)
+        try:
+            predictions = classify(image, arguments.top)
+        except ImageError as error:
+            status = failed(photo, error)
+            continue
+        if arguments.json:
+            found = [dataclasses.asdict(p) for p in predictions]
+            print(json.dumps({"image": photo, "predictions": found}, ensure_ascii=False), flush=True)
+        else:
+            _print_predictions(photo, predictions)
+        if arguments.picture is not None:
+            try:
+                arguments.picture.parent.mkdir(parents=True, exist_ok=True)
+                title = f"{checkpoint.name}, {checkpoint.num_classes} classes"
+                plot_predictions(image, predictions, title=title).savefig(arguments.picture, dpi=150)
+            except OSError as error:
+                return fail(f"Cannot write the picture {arguments.picture}: {error.strerror or error}.", EXIT_USAGE)
+            print(f"Saved {arguments.picture}", file=sys.stderr)
+    return status
+
+
+def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[str, Any]) -> int:
+    if arguments.json or arguments.picture:
+        return fail("--json and --picture cannot be used with --out; --out FILE.jsonl writes JSON lines.", EXIT_USAGE)
+    cluster = options.pop("cluster", None)
+    if cluster is None and "gpus" in options:
+        return fail("--gpus is an option for clusters: pass --cluster ray too.", EXIT_USAGE)
+    from ..inference.bulk import classify_many
+    from ..inference.cluster import classify_on_ray
+
+    options |= {
+        "engine": arguments.engine,
+        "top": arguments.top,
+        "allow_private": getattr(arguments, "allow_private", False),
+        "progress": sys.stderr.isatty(),
+    }
+    if cluster and "workers" in options:
+        options["cores"] = options.pop("workers")
+    done = (classify_on_ray if cluster else classify_many)(arguments.photos, arguments.out, variant, **options)
+    print(f"Saved {done.out}: {counted(done.images, 'image')}", file=sys.stderr)
+    if done.passed:
+        print(done.passed, file=sys.stderr)
+    if done.errors:
+        return fail(f"{counted(done.errors, 'image')} could not be used: see the column 'error'.", EXIT_IMAGE)
+    return EXIT_OK
+
+
+def _wrong_picture(picture: Path | None, photos: list[str]) -> str | None:
+    """Return why --picture cannot be written, before anything is loaded or computed for it."""
+    if picture is None:
+        return None
+    if missing(["matplotlib"]):
+        return f"--picture needs matplotlib: {install('pictures')}"
+    if len(photos) > 1:
+        return f"--picture takes one photo, got {len(photos)}."
+    if picture.suffix.lower() not in PICTURES:
+        return f"--picture {picture}: the name must end in one of {', '.join(PICTURES)}."
+    if picture.exists() and Path(photos[0]).exists() and picture.samefile(photos[0]):
+        return f"--picture {picture} would replace the photo itself: choose another name."
+    return None
+
+
+def _print_predictions(photo: str, predictions: Sequence[Prediction]) -> None:
+    print(photo)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for p in predictions:
+        line = f"  {100 * p.probability:5.1f}%  {p.label}"
+        print(line if width is None or len(line) <= width else f"{line[: width - 1]}…", flush=True)
