@@ -71,14 +71,14 @@ def read_state_dict(path: str | Path, *, mmap: bool = False, vouched: bool = Fal
     if not path.is_file():
         raise FileNotFoundError(f"No such checkpoint file: {path}")
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             import safetensors.torch
 
             state: dict[str, Tensor] = safetensors.torch.load_file(path)  # pyright: ignore[reportUnknownMemberType]
         else:
             state = _read(path, mmap=mmap)
     except Exception as error:  # zipfile and safetensors raise nearly anything on a broken file
-        if not vouched or path.suffix == ".safetensors":
+        if not vouched or _is_safetensors(path):
             raise _explained(path, error) from error
         log.warning(
             "%s has the published hash, but an unknown format (%s); reading it with torch.load(weights_only=True).",
@@ -91,6 +91,10 @@ def read_state_dict(path: str | Path, *, mmap: bool = False, vouched: bool = Fal
     return state
 
 
+def _is_safetensors(path: Path) -> bool:
+    return path.name.removesuffix(".part").endswith(".safetensors")  # a download under way, too
+
+
 def _explained(path: Path, error: Exception) -> CheckpointError:
     if isinstance(error, ForeignError):
         return CheckpointError(
@@ -101,7 +105,7 @@ def _explained(path: Path, error: Exception) -> CheckpointError:
         return CheckpointError(
             f"{path} is not a complete torch.save file: {error}. Save a state_dict() or download the file again."
         )
-    kind = "safetensors" if path.suffix == ".safetensors" else "torch.save"
+    kind = "safetensors" if _is_safetensors(path) else "torch.save"
     return CheckpointError(f"{path} is not a complete {kind} file: {error}")
 
 

@@ -149,6 +149,7 @@ def _fetch_verified(source: Source, path: Path, part: _Part, bar: Any) -> None:
             if part.is_web_page():
                 raise CheckpointError("the server sent a web page labelled as a file: does it ask for a login?")
             verify(part.file, source, inside=path)
+            _expect_weights(part.file, source, path)
             return
         except CheckpointError as error:
             if in_one_piece or last:
@@ -156,6 +157,20 @@ def _fetch_verified(source: Source, path: Path, part: _Part, bar: Any) -> None:
             # Pieces of two states of the file, or a piece that a crash of the machine damaged.
             log.info("%s The resumed download is corrupt; starting again.", error)
             part.discard()
+
+
+def _expect_weights(file: Path, source: Source, path: Path) -> None:
+    """Read a downloaded file as a load would, before it gets its name.
+
+    Other programs unpickle the files in torch.hub's folder by their names, and would run the code in one of them.
+    """
+    from .checkpoints import read_state_dict  # it imports torch
+
+    try:
+        read_state_dict(file, mmap=True, vouched=source.hash is not None)
+    except CheckpointError:
+        own_file(path, ".json").unlink(missing_ok=True)  # or the next download would be compared with this one
+        raise
 
 
 def _fetch_with_retries(source: Source, part: _Part, bar: Any) -> bool:

@@ -5,12 +5,24 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import io
 import os
 import threading
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-CONTENT = os.urandom(400_000)
+
+def weights_file(size: int) -> bytes:
+    """A file of torch.save of this size, with no tensors but random bytes beside them."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}.")
+        archive.writestr("archive/extra", os.urandom(size - 236))  # the rest are headers
+    return file.getvalue()
+
+
+CONTENT = weights_file(400_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 PAGE = b"<!DOCTYPE html><html><body>Please log in.</body></html>"
 

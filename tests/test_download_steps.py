@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import importlib.util
@@ -28,8 +29,9 @@ from resnext_hub.models.manifest import Hash, Source
 from resnext_hub.net.client import Answer, BrokenOffError, GetError, Policy, RefusedError
 
 from .downloads import described, left
+from .faulty_server import weights_file
 
-CONTENT = b"weights, as it were" * 100
+CONTENT = weights_file(1900)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 URL = "http://weights.example.org/w.pth"
 SOURCE = Source(URL, None, "pth-legacy", len(CONTENT), Hash("sha256", SHA256))
@@ -479,13 +481,15 @@ MIRROR = Source("http://mirror.example.org/m.safetensors", None, "safetensors", 
 
 
 def test_sources_are_tried_in_their_order(network: Network, home: Path) -> None:
-    network.answers = [Made(404), Made()]
+    content = (2).to_bytes(8, "little") + b"{}"  # safetensors of nothing
+    mirror = dataclasses.replace(MIRROR, bytes=None, hash=Hash("sha256", hashlib.sha256(content).hexdigest()))
+    network.answers = [Made(404), Made(chunks=[content])]
     path, digest = local_file(
-        described(Source(None, home / "none.pth", None, None, None), SOURCE, MIRROR), progress=False
+        described(Source(None, home / "none.pth", None, None, None), SOURCE, mirror), progress=False
     )
     assert [url for url, _ in network.asked] == [URL, MIRROR.url]
-    assert path.read_bytes() == CONTENT
-    assert digest == SHA256
+    assert path.read_bytes() == content
+    assert digest == hashlib.sha256(content).hexdigest()
     assert [bar.options["disable"] for bar in Bar.made] == [True, True]
 
 
