@@ -95,7 +95,8 @@ class Table:
         rows = max(1, min(64, BATCH_BYTES // max(1, stated))) if any(map(is_bytes, kinds.values())) else BATCH_ROWS
         path = self._path(group, columns)
         with pq.ParquetFile(path, pre_buffer=False, read_dictionary=text) as file:
-            yield from file.iter_batches(batch_size=rows, row_groups=[group], columns=list(columns))
+            # One thread: the workers are many, and what Arrow throws in a thread of its own ends the process.
+            yield from file.iter_batches(rows, [group], list(columns), use_threads=False)
 
     def values(self, column: str, first: int, length: int) -> Iterator[tuple[int, Any]]:
         """(row, cell) of one column, of ``length`` rows from ``first`` on."""
