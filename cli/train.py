@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import platform
 import subprocess
@@ -102,12 +103,13 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | Non
     import numpy as np
     import torch
 
+    from ..data.outputs import check_folder
     from ..data.splits import hold_out, train_and_val
     from ..models.checkpoints import read_state_dict
     from ..processing_utils.labels import labels_table
     from ..training.batches import FromFiles, InMemory, validation_batches
     from ..training.calibrate import fit_temperature, fold_temperature, held_out_scores
-    from ..training.engine import Place, expect_plain_files, train
+    from ..training.engine import Place, expect_plain_files, train, unreadable
     from ..training.network import starting_network
     from ..training.pixels import PixelTable
     from ..training.publish import publish_run
@@ -116,6 +118,8 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | Non
 
     with distributed():
         place = Place.here()
+        if place.rank == 0:
+            check_folder(arguments.out, ("run.json", "last.pt"), "choose another folder")
         if arguments.threads is not None:
             torch.set_num_threads(arguments.threads)
         train_images, val_images, labels = train_and_val(
@@ -127,6 +131,15 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | Non
             say=_print if place.rank == 0 else lambda line: None,
             **reading_options(arguments),
         )
+        available = len(train_images) - recipe.held_out
+        largest = available // place.world * place.world
+        if 0 < largest < recipe.batch_size and train_images.repeat_factors is None:
+            if place.rank == 0:
+                _print(
+                    f"The batch size is {largest} instead of {recipe.batch_size}: "
+                    f"only {counted(available, 'image')} for training."
+                )
+            recipe = dataclasses.replace(recipe, batch_size=largest)
         labels_table(labels)  # raises now, not at the end, for a class name that no file of labels can have
         order = np.arange(len(train_images))
         if recipe.held_out:  # the last ones
@@ -166,6 +179,8 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | Non
             log=_print if place.rank == 0 else lambda line: None,
         )
         watch.close()
+        if place.rank == 0 and (broken := unreadable(arguments.out)):
+            _print(f"{counted(len(broken), 'training image')} could not be read: see {arguments.out / 'broken.csv'}")
         if place.rank == 0 and finished:  # with the same recipe, or `train` would have raised: nothing was trained
             _print(f"This run is complete: {find_checkpoint(arguments.out).sources[0].path}")
         elif place.rank == 0:

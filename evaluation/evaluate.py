@@ -17,6 +17,7 @@ with needed("An evaluation", "evaluate"):  # before the import of `bulk`, which 
     from .predict import Contender, Predictions, Ranks, predict
 
 from ..data.labels import Listing
+from ..data.outputs import check_folder
 from ..errors import EngineError, OutputError, SourceError
 from ..inference.bulk import printable
 from ..inference.engines import ENGINES, open_engine
@@ -264,8 +265,13 @@ def evaluate(
     ranks = Ranks()
     if out is None and (ranks.world > 1 or resume):
         raise OutputError("Resuming a run and running under torchrun need a folder: pass out=DIR.")
-    if out is not None and ranks.rank == 0 and not resume:
-        Parts(Path(out) / "predictions.parquet", {}).check_output(resume=resume, overwrite=overwrite)
+    if out is not None and ranks.rank == 0:
+        table = Parts(Path(out) / "predictions.parquet", {})
+        own = (table.out.name, table.folder.name)
+        if not overwrite or Path(out).is_file():
+            check_folder(Path(out), own, "choose another folder, or pass overwrite=True to write into it")
+        if not resume:
+            table.check_output(resume=resume, overwrite=overwrite)
     checkpoints = [v.checkpoint if isinstance(v, Contender) else find_checkpoint(v) for v in variants]
     if real is not None and any(c.num_classes != REAL_CLASSES for c in checkpoints):
         raise ValueError(f"ImageNet-ReaL needs networks with {REAL_CLASSES} classes.")

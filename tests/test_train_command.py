@@ -85,6 +85,35 @@ def test_the_same_command_goes_on(flowers: Path, tmp_path: Path, capsys: pytest.
     assert "made with another recipe" in capsys.readouterr().err
 
 
+def test_a_folder_of_other_files_is_refused(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    assert train(flowers, flowers) == 2
+    assert "choose another folder" in capsys.readouterr().err
+    photo = flowers / "rose" / "3.jpg"
+    assert train(flowers, photo) == 2
+    assert f"{photo} is a file" in capsys.readouterr().err
+    for out in (flowers, photo):
+        command = ["evaluate", "--variant", "resnext_tiny", "--data", str(flowers), "--out", str(out)]
+        assert main(command) == 2
+        assert str(out) in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+    assert train(tmp_path / "none", tmp_path / "out") == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_few_and_broken_images(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (flowers / "rose" / "0.jpg").write_text("no image")
+    (flowers / "rose" / "1.jpg").write_text("no image")
+    out = tmp_path / "run"
+    assert train(flowers, out, "--epochs", "2", "--batch", "64", "--val", str(flowers)) == 0
+    said = capsys.readouterr().err
+    assert "24 instead of 64" in said
+    assert json.loads((out / "run.json").read_text())["recipe"]["batch_size"] == 24
+    assert "2 training images could not be read" in said
+    assert "epoch 1 of 2" in said
+    assert "epoch 2 of 2" in said
+
+
 def test_a_linear_probe_from_ones_own_weights(flowers: Path, tmp_path: Path) -> None:
     assert train(flowers, tmp_path / "a") == 0
     arguments = [

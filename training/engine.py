@@ -28,7 +28,16 @@ from ..models.checkpoints import read_training_state
 from .batches import Batch, Broken, TrainingSet, soft_cross_entropy
 from .recipe import Recipe
 
-__all__ = ["Place", "accuracy", "distillation_loss", "parameter_groups", "save_atomically", "train", "write_atomically"]
+__all__ = [
+    "Place",
+    "accuracy",
+    "distillation_loss",
+    "parameter_groups",
+    "save_atomically",
+    "train",
+    "unreadable",
+    "write_atomically",
+]
 
 NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
 AGREE_EVERY = 8  # steps between two answers to: was any process told to stop?
@@ -419,8 +428,8 @@ def train(
         """The value of a loss. It is asked for a step late: a GPU then need not be waited for."""
         if not torch.isfinite(loss):
             raise DivergedError(
-                f"The loss is {loss.item()} at step {step} (epoch {step // length}): use a lower lr, more "
-                "warmup_epochs, or clip_grad. The last checkpoint was saved before this step."
+                f"The loss is {loss.item()} at step {step} (epoch {step // length + 1} of {recipe.epochs}): use a "
+                "lower lr, more warmup_epochs, or clip_grad. The last checkpoint was saved before this step."
             )
         return loss.item()
 
@@ -478,7 +487,7 @@ def train(
                 write_curve(progress.rows, out / "log.csv")
             watch("epoch", progress.rows[-1])
             measured = "" if math.isnan(top1) else f", top-1 {100 * top1:.2f}%, top-5 {100 * top5:.2f}%"
-            log(f"epoch {epoch}: loss {row['loss']:.3f}{measured}")
+            log(f"epoch {epoch + 1} of {recipe.epochs}: loss {row['loss']:.3f}{measured}")
             checkpoint()
             saved = time.monotonic()
             if place.any(stop):
@@ -505,3 +514,12 @@ def _note_broken(broken: tuple[Broken, ...], epoch: int, out: Path) -> None:
         if not known:
             writer.writerow(("epoch", "image", "error"))
         writer.writerows((epoch, b.name, b.error) for b in broken if (str(epoch), b.name) not in known)
+
+
+def unreadable(out: Path) -> set[str]:
+    """The training images that a run could not read: the names in its ``broken.csv``."""
+    path = out / "broken.csv"
+    if not path.exists():
+        return set()
+    with open(path, newline="", encoding="utf-8") as file:
+        return {row["image"] for row in csv.DictReader(file)}

@@ -63,10 +63,6 @@ class Watch:
     def __init__(self, out: Path, place: Place) -> None:
         self.out, self.bar, self.board = out, None, None
         self.shown = place.rank == 0
-        if self.shown and importlib.util.find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(str(out / "tensorboard"))
 
     def __call__(self, event: str, values: dict[str, float]) -> None:
         """What `engine.train` tells."""
@@ -80,7 +76,7 @@ class Watch:
             from tqdm import tqdm
 
             first = int(values["done"]) - 1
-            title = f"epoch {values['epoch']:.0f}"
+            title = f"epoch {values['epoch'] + 1:.0f}"
             self.bar = tqdm(total=int(values["length"]), initial=first, desc=title, unit=" steps", dynamic_ncols=True)
         self.bar.update()
 
@@ -91,6 +87,10 @@ class Watch:
         with open(self.out / "log.csv", newline="", encoding="utf-8") as file:
             rows = [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]
         plot_curves(rows, self.out / "curves.png")
+        if self.board is None and importlib.util.find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(self.out / "tensorboard"))  # now: a run that cannot start leaves nothing
         if self.board is not None:
             for key, value in row.items():
                 if key != "epoch":
