@@ -2,8 +2,8 @@
 
 `open_engine` builds an engine for a checkpoint once, keeps it beside the checkpoints
 (``.resnext-hub/engines/<checkpoint>-<key>``), and opens it from there ever after, without torch where the engine needs
-none. The key is made of what the built form depends on: the checkpoint's sha256 and preprocessing, the engine's library
-and its version, the code that rewrites the network, and the processor's instruction sets.
+none. The key is made of what the built form depends on: the checkpoint's sha256, architecture and preprocessing, the
+engine's library and its version, the code that rewrites the network, and the processor's instruction sets.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ def _open_built(
 def _key(checkpoint: Checkpoint, digest: str, kind: type[BuiltEngine]) -> str:
     preset = dataclasses.replace(checkpoint.preprocessing, source="")  # where it is from changes nothing
     version = library_version(kind.library)
-    depends_on = [digest, dataclasses.astuple(preset), kind.name, version, _code(), instruction_sets()]
+    network = (dataclasses.astuple(checkpoint.architecture), checkpoint.num_classes)
+    depends_on = [digest, network, dataclasses.astuple(preset), kind.name, version, _code(), instruction_sets()]
     return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]
 
 
@@ -170,6 +171,8 @@ def _build(
                 network = load(checkpoint).eval().requires_grad_(False)
                 expected = PixelNetwork(network, checkpoint.preprocessing)(torch.from_numpy(pixels))[0].numpy()
                 kind.build(network, checkpoint.preprocessing, part)
+            if sha256(Path(about["path"])) != about["sha256"]:
+                raise EngineError("the weights were replaced while it was built")
             record = about | {
                 "engine": kind.name,
                 "library": kind.library,

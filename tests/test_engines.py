@@ -290,7 +290,10 @@ def test_an_engine_of_any_module() -> None:
 def test_what_an_engine_depends_on_is_in_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
     digest = local()[1]
     other = dataclasses.replace(TINY.preprocessing, mean=(0.5, 0.5, 0.5))
+    pooled = dataclasses.replace(TINY.architecture, stem_pool=not TINY.architecture.stem_pool)  # of the same tensors
     keys = {
+        engines._key(dataclasses.replace(TINY, architecture=pooled), digest, OnnxRuntimeEngine),
+        engines._key(dataclasses.replace(TINY, num_classes=7), digest, OnnxRuntimeEngine),
         engines._key(TINY, digest, OnnxRuntimeEngine),
         engines._key(TINY, "0" * 64, OnnxRuntimeEngine),
         engines._key(dataclasses.replace(TINY, preprocessing=other), digest, OnnxRuntimeEngine),
@@ -300,7 +303,17 @@ def test_what_an_engine_depends_on_is_in_its_key(monkeypatch: pytest.MonkeyPatch
     keys.add(engines._key(TINY, digest, OnnxRuntimeEngine))
     monkeypatch.setattr(engines, "library_version", lambda module: "0.1")
     keys.add(engines._key(TINY, digest, OnnxRuntimeEngine))
-    assert len(keys) == 6
+    assert len(keys) == 8
+
+
+@installed
+def test_weights_that_are_replaced_during_the_build_give_no_engine(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else an engine of other weights would lie under the digest of the published ones."""
+    sha256 = engines.sha256
+    monkeypatch.setattr(engines, "sha256", lambda path: "0" * 64 if path.suffix == ".pth" else sha256(path))
+    with pytest.raises(EngineError, match="replaced"):
+        open_engine(TINY, "onnxruntime")
+    assert list(home.iterdir()) == []
 
 
 @installed
