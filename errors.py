@@ -16,6 +16,7 @@ __all__ = [
     "EXIT_USAGE",
     "EXIT_WEIGHTS",
     "CheckpointError",
+    "CompleteError",
     "DivergedError",
     "EngineError",
     "ExportError",
@@ -100,6 +101,12 @@ class SourceError(ResNeXtHubError, ValueError):
 
 class OutputError(ResNeXtHubError, RuntimeError):
     """A table or folder cannot be written, or must not be replaced. The message says what to do."""
+
+
+class CompleteError(OutputError):
+    """There is no stopped run to resume: the table is complete. For a script that repeats a command, a success."""
+
+    exit_code = EXIT_OK
 
 
 class EngineError(ResNeXtHubError, RuntimeError):

@@ -24,7 +24,7 @@ import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import OutputError
+from ..errors import CompleteError, OutputError
 
 __all__ = ["FORMATS", "Part", "Parts", "explained", "schema"]
 
@@ -106,7 +106,7 @@ class Parts:
             kept, made = self.is_kept(), self.out.exists()
         if made and resume and not kept:
             self.sweep()
-            raise OutputError(
+            raise CompleteError(
                 f"{self.out} exists and is complete: there is no stopped run to resume. Pass overwrite=True to "
                 "replace it."
             )
