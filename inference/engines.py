@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -107,6 +108,7 @@ def _open_built(
     folder = own_file(path, "").parent / "engines" / f"{path.name}-{kind.name}-{_key(checkpoint, digest, kind)}"
     broken = None
     if folder.exists():
+        _expect_own(folder)
         try:
             opened = kind(folder, threads)
             note_use(folder)
@@ -124,6 +126,19 @@ def _open_built(
         return kind(folder, threads)
     except Exception as error:  # no room, no compiler, a library that is broken itself: "auto" has another way
         raise EngineError(f"The engine {kind.name} could not be built in {folder.parent}: {error}") from error
+
+
+def _expect_own(folder: Path) -> None:
+    """Raise EngineError if another user, who is not root, owns a built engine or may write to it: it is native code."""
+    if not hasattr(os, "getuid"):
+        return
+    for path in (folder, *folder.iterdir()):
+        status = path.lstat()
+        if status.st_uid not in (0, os.getuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise EngineError(
+                f"Another user owns or may write to {path}, which is run as code: delete it, or set TORCH_HOME to a "
+                "folder of your own."
+            )
 
 
 def _key(checkpoint: Checkpoint, digest: str, kind: type[BuiltEngine]) -> str:
@@ -186,6 +201,8 @@ def _build(
                 raise EngineError(
                     f"its logits differ from PyTorch's by {off:.1e} of their range, more than {TOLERANCE:.0e}"
                 )
+            for file in (part, *part.iterdir()):  # whatever the umask is: see `_expect_own`
+                file.chmod(file.stat().st_mode & ~(stat.S_IWGRP | stat.S_IWOTH))
             for file in part.iterdir():
                 with open(file, "rb") as content:
                     os.fsync(content.fileno())

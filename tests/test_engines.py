@@ -307,6 +307,30 @@ def test_what_an_engine_depends_on_is_in_its_key(monkeypatch: pytest.MonkeyPatch
 
 
 @installed
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_engine_that_others_may_write_is_not_opened(home: Path, inside: bool) -> None:
+    before = os.umask(0)
+    try:
+        open_engine(TINY, "onnxruntime")
+    finally:
+        os.umask(before)
+    assert open_engine(TINY, "onnxruntime").name == "onnxruntime"
+    (folder,) = home.iterdir()
+    path = folder / "engine.json" if inside else folder
+    for bits in (0o020, 0o002):
+        mode = path.stat().st_mode
+        path.chmod(mode | bits)
+        with pytest.raises(EngineError, match="may write"):
+            open_engine(TINY, "onnxruntime")
+        assert open_engine(TINY, "auto").name == "torch"
+        path.chmod(mode)
+    if os.getuid() == 0:
+        os.chown(path, 12345, -1)
+        with pytest.raises(EngineError, match="owns"):
+            open_engine(TINY, "onnxruntime")
+
+
+@installed
 def test_weights_that_are_replaced_during_the_build_give_no_engine(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else an engine of other weights would lie under the digest of the published ones."""
     sha256 = engines.sha256
