@@ -16,7 +16,6 @@ __all__ = [
     "EXIT_USAGE",
     "EXIT_WEIGHTS",
     "CheckpointError",
-    "CompleteError",
     "DivergedError",
     "EngineError",
     "ExportError",
@@ -101,12 +100,6 @@ class SourceError(ResNeXtHubError, ValueError):
 
 class OutputError(ResNeXtHubError, RuntimeError):
     """A table or folder cannot be written, or must not be replaced. The message says what to do."""
-
-
-class CompleteError(OutputError):
-    """There is no stopped run to resume: the table is complete. For a script that repeats a command, a success."""
-
-    exit_code = EXIT_OK
 
 
 class EngineError(ResNeXtHubError, RuntimeError):

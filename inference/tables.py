@@ -24,7 +24,7 @@ import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import CompleteError, OutputError
+from ..errors import OutputError
 
 __all__ = ["FORMATS", "Part", "Parts", "explained", "schema"]
 
@@ -106,9 +106,8 @@ class Parts:
             kept, made = self.is_kept(), self.out.exists()
         if made and resume and not kept:
             self.sweep()
-            raise CompleteError(
-                f"{self.out} exists and is complete: there is no stopped run to resume. Pass overwrite=True to "
-                "replace it."
+            raise OutputError(
+                f"{self.out} exists, and there is no stopped run to resume. Pass overwrite=True to replace it."
             )
         if made and not overwrite and not resume:
             raise OutputError(f"{self.out} exists. Choose another name, delete the file, or pass overwrite=True.")

@@ -18,7 +18,6 @@ CLASSES = [value for value in vars(errors).values() if isinstance(value, type) a
 #: Other than 2, wrong arguments.
 STATUSES = {
     "CheckpointError": 3,
-    "CompleteError": 0,
     "FetchError": 1,
     "ImageError": 1,
     "InexactError": 4,
