@@ -79,7 +79,11 @@ def members(uri: str, access: Access) -> Iterator[tuple[Member, Read]]:
                 yield member, lambda member=member: content(lambda at, n: _part(file, at, n), member)
             return
         unpack = next((way for mark, way in COMPRESSIONS.items() if start.startswith(mark)), None)
-        yield from _tar_members(_Input(file, None) if unpack is None else _Input(unpack(file), SKIPPED_BYTES))
+        if unpack is None:
+            yield from _tar_members(_Input(file, None))
+        else:
+            with contextlib.closing(unpack(file)) as stream:
+                yield from _tar_members(_Input(stream, SKIPPED_BYTES))
 
 
 def _part(file: Any, at: int, length: int) -> bytes:
@@ -130,10 +134,10 @@ def unpacked(uri: str, access: Access, version: str) -> str:
             return uri
 
         def fill(target: Any) -> None:
-            source = file if unpack is None else unpack(file)
-            while chunk := source.read(CHUNK):
-                check_free(target.name, uri)
-                target.write(chunk)
+            with contextlib.nullcontext(file) if unpack is None else contextlib.closing(unpack(file)) as source:
+                while chunk := source.read(CHUNK):
+                    check_free(target.name, uri)
+                    target.write(chunk)
 
         return _copies.setdefault((uri, version), Spool(fill)).path
 
@@ -265,6 +269,9 @@ class _Xz:
     def __init__(self, file: Any) -> None:
         self.file, self.one = file, lzma.LZMADecompressor(memlimit=XZ_MEMORY)
 
+    def close(self) -> None:
+        """The file is its owner's."""
+
     def read(self, length: int) -> bytes:
         while True:
             data = b""
@@ -285,8 +292,17 @@ def _zstd(file: Any) -> Any:
 
     path = file.name if isinstance(file, io.BufferedReader) else None
     spool = None if path else Spool(lambda target: shutil.copyfileobj(file, target, CHUNK))
-    stream = pa.CompressedInputStream(pa.OSFile(spool.path if spool else path), "zstd")
-    return SimpleNamespace(read=stream.read, spool=spool)
+    source = pa.OSFile(spool.path if spool else path)
+    stream = pa.CompressedInputStream(source, "zstd")
+
+    def close() -> None:
+        stream.close()
+        source.close()
+
+    def read(length: int) -> bytes:
+        return stream.read_buffer(length).to_pybytes()  # read() of Arrow 26 leaks `length` bytes if it fails
+
+    return SimpleNamespace(read=read, close=close, spool=spool)
 
 
 # Zip.
