@@ -21,7 +21,7 @@ def converted(markdown: str, source: str = "training.md") -> str:
 
 
 def test_links_out_of_docs_lead_to_github(caplog: Any) -> None:
-    assert converted("[a](../cli.py#L3), [b](../docs/scale.md)") == f"[a]({BLOB}cli.py#L3), [b](../docs/scale.md)"
+    assert converted("[a](../mount.py#L3), [b](../docs/scale.md)") == f"[a]({BLOB}mount.py#L3), [b](../docs/scale.md)"
     assert (
         converted("[c](../../README.md) [d](../training.md)", "hub/x.md") == f"[c]({BLOB}README.md) [d](../training.md)"
     )
