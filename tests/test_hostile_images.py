@@ -103,7 +103,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "PNG of 65000 x 65000": (lambda: repair(resized("RGB.png", b"IHDR", 4, ">LL", 65000, 65000)), "pixels"),
     "PNG, 200 MB in zTXt": (lambda: png_with(chunk(b"zTXt", b"a\0\0" + zeros(200))), ""),
     "PNG, 200 MB in iTXt": (lambda: png_with(chunk(b"iTXt", b"a\0\1\0\0\0" + zeros(200))), ""),
-    "PNG, 200 MB in iCCP": (lambda: png_with(chunk(b"iCCP", b"a\0\0" + zeros(200))), "broken"),
+    "PNG, 200 MB in iCCP": (lambda: png_with(chunk(b"iCCP", b"a\0\0" + zeros(200))), "corrupt"),
     "PNG, 200 MB in IDAT": (lambda: png_with(chunk(b"IDAT", zeros(200))), None),
     "PNG, EXIF of 40 MB from 24 kB": (lambda: png_with(chunk(b"eXIf", overlapping_exif())), None),
     "APNG, a frame of 65000 x 65000": (
