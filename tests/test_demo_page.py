@@ -71,9 +71,12 @@ def twin(tmp_path_factory: Any) -> Path:
         "bytes": (folder / "twin.pth").stat().st_size,
         "hash": {"kind": "sha256", "value": digest},
     }
-    for labels in manifest["label_sets"].values():
-        labels["file"] = str(ROOT / labels["file"])
-    manifest |= {"checkpoints": {"tiny_twin": entry | {"entrypoint": "tiny_twin"}}, "aliases": {}}
+    shutil.copy(ROOT / manifest["label_sets"]["tiny-imagenet-200"]["file"], folder / "labels.tsv")
+    manifest |= {
+        "checkpoints": {"tiny_twin": entry | {"entrypoint": "tiny_twin"}},
+        "aliases": {},
+        "label_sets": {"tiny-imagenet-200": {"file": "labels.tsv", "classes": 200}},
+    }
     (folder / "weights_manifest.json").write_text(json.dumps(manifest))
     return folder
 
