@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib.util
 import shlex
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from .errors import MissingPackageError
 
-__all__ = ["PACKAGES", "install", "missing", "needed"]
+__all__ = ["PACKAGES", "install", "library_version", "missing", "needed"]
 
 _FAST = ("onnxruntime", "onnx", "onnxscript", "simplejpeg")
 _BULK = ("pyarrow", "fsspec", "tqdm")
@@ -41,6 +41,16 @@ _PACKAGE_OF = {"PIL": "pillow"}  # module -> package, where the names differ
 def missing(modules: Iterable[str]) -> list[str]:
     """The modules that are not installed; imports none of them."""
     return [name for name in modules if importlib.util.find_spec(name) is None]
+
+
+def library_version(module: str) -> str | None:
+    """Return the version of the distribution that has a module, without importing it; None if it is not installed."""
+    import importlib.metadata  # slow, and `resnext-hub list` needs none of it
+
+    with suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(module)  # usually of the same name, and found at once
+    names = importlib.metadata.packages_distributions().get(module, ())  # onnxruntime-gpu and the like
+    return importlib.metadata.version(names[0]) if names else None
 
 
 def install(feature: str) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import __version__
-from ..models.cache import library_version
 from ..models.manifest import Checkpoint
+from ..packages import library_version
 from ..processing_utils.labels import read_labels
 from .signature import Signature
 

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import EngineError
-from ..models.cache import library_version, lock, note_use, own_file, sha256
+from ..models.cache import lock, note_use, own_file, sha256
 from ..models.download import local_file
 from ..models.manifest import ROOT, Checkpoint
-from ..packages import install, missing
+from ..packages import install, library_version, missing
 from .built_engines import KINDS, BuiltEngine, OnnxRuntimeEngine, instruction_sets
 from .torch_engine import Engine, TorchEngine
 

@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError, UnwritableError
+from ..packages import library_version
 from .manifest import PLAIN_NAME, Checkpoint, Hash, Manifest, Source, default_manifest
 
 __all__ = [
@@ -264,14 +264,6 @@ def _own_item(path: Path, published: dict[str, Item]) -> Item | None:
         why = None if current else "a mapped copy of a file that no longer exists"
         return Item(path, size, of and of.checkpoint, None, None, why, of and of.path)
     return None
-
-
-def library_version(module: str) -> str | None:
-    """The version of the distribution that a module is of, without importing the module; None where there is none."""
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(module)  # of the same name as a rule, and found at once
-    names = importlib.metadata.packages_distributions().get(module, ())  # onnxruntime-gpu and the like
-    return importlib.metadata.version(names[0]) if names else None
 
 
 def is_whole(engine: Path) -> bool:

@@ -12,7 +12,7 @@ from .conftest import ROOT, tracked_files
 ROWS = [
     {"errors", "files"},
     {"mount", "packages", "telemetry"},
-    {"net"},
+    {"identity", "net"},
     {"models"},
     {"processing_utils"},  # it reads the manifest's presets, so it lies above models
     {"data"},
