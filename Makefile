@@ -52,7 +52,7 @@ setup: .venv/.done
 	mkdir -p build/types && ln -sfn "$(CURDIR)" build/types/resnext_hub
 	touch $@
 
-# NVIDIA's Triton on the CPU, for tests/test_triton.py. Only the wheel's binaries are used, so "pip check" would complain.
+# NVIDIA's Triton on the CPU, for tests/deploy/test_triton.py. Only the wheel's binaries are used, so "pip check" would complain.
 triton: .venv-triton/.done
 
 .venv-triton/.done: locks/triton.txt
@@ -71,11 +71,11 @@ tools: .venv-tools/.done
 demo: .venv-core/.done
 	.venv-core/bin/resnext-hub classify demo/coffee.jpg --variant resnext_tiny --picture demo_out/coffee.png
 
-# After every edit: the tests that tests/slow.txt does not name.
+# After every edit: the tests that tests/support/slow.txt does not name.
 quick: setup
 	$(BIN)/pytest -n 2 -p no:nbmake -m "not slow and not soak"
 
-# Write tests/slow.txt anew, from the processor time of each test.
+# Write tests/support/slow.txt anew, from the processor time of each test.
 slow: setup triton
 	WRITE_SLOW=1 $(BIN)/pytest -n 2
 
@@ -83,11 +83,8 @@ test: setup triton
 	$(BIN)/pytest -n 2
 
 # Branches of the rooms that meet other people's files and servers. Only tests that run in this process count.
-COVERED := checkpoints download download_faults download_steps engines entrypoints hostile_checkpoints hostile_images \
-  http_exchange image_sources images manifest manifest_reading pickles predictions preprocessing resampling \
-  resnext uris
 coverage: setup
-	$(BIN)/pytest -n 2 --cov --cov-fail-under=95 tests/net $(wildcard $(COVERED:%=tests/test_%.py))
+	$(BIN)/pytest -n 2 --cov --cov-fail-under=95 tests/net tests/models tests/processing_utils tests/inference/test_engines.py
 
 # The oldest versions that pyproject.toml allows. Not part of check: torch's are 4 GB to fetch, 8 GB in the environment.
 test-oldest: .venv-oldest/.done triton
@@ -143,7 +140,7 @@ demo-page: .venv-demo/.done
 
 # The web page in a headless Chromium; its screenshots are in build/screenshots. Browsers are moody: a test that fails may
 # try a second time.
-PAGE_TESTS := .venv-demo/bin/python -m pytest tests/test_demo_page.py tests/test_telemetry.py::test_the_page
+PAGE_TESTS := .venv-demo/bin/python -m pytest tests/demo/test_demo_page.py tests/test_telemetry.py::test_the_page
 page: demo-page
 	@command -v chromium > /dev/null || { echo 'make page needs Chromium: apt-get install chromium fonts-nanum' >&2; exit 1; }
 	$(PAGE_TESTS) $(ARGUMENTS) || $(PAGE_TESTS) $(ARGUMENTS) --last-failed

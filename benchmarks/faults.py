@@ -2,7 +2,7 @@
 
     python benchmarks/faults.py [--only cut,html] [--seconds 100]
 
-A server on loopback (tests/faulty_server.py) serves one small checkpoint and misbehaves by script. Every cell is a
+A loopback server (tests/support/faulty_server.py) serves one small checkpoint and misbehaves by script. Every cell is a
 process with an empty cache, the library's defaults and a time limit; then the server works again, and a second process
 asks for the same file. The result is what is on the disk: the files under their final names and their hashes, the bytes
 served, and the exit status. Nothing leaves the machine: all names resolve to the server, and a connection to any other
@@ -35,7 +35,7 @@ from pathlib import Path
 
 import torch
 import trustme
-from resnext_hub.tests.faulty_server import FaultyServer, serving
+from resnext_hub.tests.support.faulty_server import FaultyServer, serving
 
 # Imports a library once, and forks a process for each download. Names resolve to an address that stands for the server;
 # whatever else is connected to is noted and refused.

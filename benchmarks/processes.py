@@ -28,7 +28,7 @@ def child(data: Path, out: Path, seed: int, epochs: int) -> None:
     from resnext_hub.models.entrypoints import build
     from resnext_hub.models.manifest import Architecture
     from resnext_hub.training.batches import FromFiles, validation_batches
-    from resnext_hub.training.engine import train
+    from resnext_hub.training.loop import train
     from resnext_hub.training.recipe import Phase, Recipe
     from resnext_hub.training.watch import distributed
 

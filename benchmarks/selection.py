@@ -140,7 +140,7 @@ def main() -> None:
         command = [
             sys.executable,
             "-m",
-            "resnext_hub.training.hashtags",
+            "resnext_hub.curation.hashtags",
             "mapping",
             "--labels",
             labels,

@@ -33,7 +33,7 @@ from resnext_hub.models.manifest import Architecture
 from resnext_hub.models.resnext import ResNeXt
 from resnext_hub.processing_utils.labels import Label
 from resnext_hub.training.batches import InMemory
-from resnext_hub.training.engine import Place, train
+from resnext_hub.training.loop import Place, train
 from resnext_hub.training.pixels import PixelTable, resized_crops
 from resnext_hub.training.recipe import Phase, Recipe
 from torch import Tensor, nn
@@ -135,7 +135,7 @@ class Experiment:
 
     def selected(self, name: str, teacher: nn.Module) -> PixelTable:
         """The images that a teacher chooses, with its classes."""
-        from resnext_hub.training.selection import select
+        from resnext_hub.curation.selection import select
 
         scores, out = self.work / f"{name}_scores.parquet", self.work / f"{name}_selected.parquet"
         if not scores.exists():
@@ -149,7 +149,7 @@ class Experiment:
 
     def hashtagged(self) -> PixelTable:
         """The unlabelled images with several classes each, as their hashtags say, rare classes more often."""
-        from resnext_hub.training.hashtags import make_mapping, make_targets, resampled_indices
+        from resnext_hub.curation.hashtags import make_mapping, make_targets, resampled_indices
         from resnext_hub.training.simulation import simulate_hashtags
 
         mapping, _ = make_mapping(self.labels)

@@ -41,7 +41,7 @@ def add_to(commands: Any) -> None:
     data.add_argument("--out", required=True, type=Path, metavar="FOLDER", help=out)
     val = "validation images (default: the split val of DATA, or a tenth of DATA)"
     data.add_argument("--val", metavar="DIR", help=val)
-    tables = "table of classes by image number, from training.selection or training.hashtags"
+    tables = "table of classes by image number, from curation.selection or curation.hashtags"
     data.add_argument("--labels", metavar="TABLE", help=tables)
     data.add_argument("--classes", metavar="FILE", help="order and names of the classes, such as a run's labels.tsv")
     add_reading_options(data, split=True)
@@ -109,7 +109,7 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, base: Checkpoint | Non
     from ..processing_utils.labels import labels_table
     from ..training.batches import FromFiles, InMemory, validation_batches
     from ..training.calibrate import fit_temperature, fold_temperature, held_out_scores
-    from ..training.engine import Place, expect_plain_files, train, unreadable
+    from ..training.loop import Place, expect_plain_files, train, unreadable
     from ..training.network import starting_network
     from ..training.pixels import PixelTable
     from ..training.publish import publish_run

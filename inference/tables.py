@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import errno
 import json
 import os
 import re
@@ -24,9 +23,10 @@ import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..data.outputs import explained
 from ..errors import OutputError
 
-__all__ = ["FORMATS", "Part", "Parts", "explained", "schema"]
+__all__ = ["FORMATS", "Part", "Parts", "schema"]
 
 FORMATS = (".parquet", ".csv", ".jsonl")
 GROUP = 8192  # rows in a row group of OUT, so that OUT does not depend on how the parts were cut
@@ -385,16 +385,3 @@ def _clear_folder(folder: Path) -> None:
     for path in folder.iterdir():
         if re.fullmatch(r"part-.*|.*\.tmp", path.name):
             path.unlink()
-
-
-@contextlib.contextmanager
-def explained(safe: str = "") -> Iterator[None]:
-    """Errors of the file system as `OutputError`, with what is safe and what to do."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno == errno.ENOSPC or "No space left" in str(error)
-        where = f" ({error.filename})" if error.filename else ""
-        why = "the disk is full" if full else f"{error.strerror or error}{where}"
-        advice = f" {safe}: {'free some space' if full else 'fix this'} and pass resume=True." if safe else ""
-        raise OutputError(f"Cannot write the table: {why}.{advice}") from error

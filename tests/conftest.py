@@ -23,8 +23,8 @@ import pytest
 import torch
 from resnext_hub.telemetry import SWITCHES, silence
 
-from .faulty_server import FaultyServer, serving
-from .slow import SlowTests
+from .support.faulty_server import FaultyServer, serving
+from .support.slow import SlowTests
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"

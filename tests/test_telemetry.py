@@ -1,6 +1,6 @@
 """Nothing leaves the machine unasked: what a process looks up, connects to and writes into HOME, seen from outside.
 
-A child gets an empty HOME, an environment without CI (which silences some libraries), and tests/recorder.c preloaded.
+A child gets an empty HOME, an environment without CI (which silences some libraries), and support/recorder.c preloaded.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import pytest
 from resnext_hub.telemetry import SWITCHES, import_quietly
 
 from .conftest import ROOT, tracked_files
+
+SOURCE = ROOT / "tests" / "support" / "recorder.c"
 
 #: What may be in HOME afterwards (docs/privacy.md says it of each).
 DOCUMENTED = (".cache/torch/hub/", ".cache/matplotlib/", ".ray/auth_token")
@@ -89,7 +91,7 @@ def recorder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler is None or sys.platform != "linux":
         pytest.skip("the recorder needs Linux and a C compiler")
     library = tmp_path_factory.mktemp("recorder") / "recorder.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, ROOT / "tests" / "recorder.c", "-ldl"], check=True)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True)
     return library
 
 
@@ -222,7 +224,7 @@ def test_a_ray_cluster(outside: Outside, colours: Path) -> None:
 
 @needs("gradio", "httpx")
 def test_the_page(outside: Outside, photo: Path) -> None:
-    from .demo_visitor import Visitor, page_process
+    from .support.demo_visitor import Visitor, page_process
 
     with page_process(outside.home, "auto", outside.environment) as page, Visitor(page.url) as visitor:
         assert visitor.client.get("/").status_code == 200

@@ -184,7 +184,7 @@ class FromFiles:
     def _order(self, epoch: int) -> np.ndarray:
         recipe = self.recipe
         if self.images.repeat_factors is not None:  # the counts of an epoch vary a little around their sum
-            from .hashtags import resampled_indices  # needs pyarrow
+            from ..curation.hashtags import resampled_indices  # needs pyarrow
 
             return np.resize(resampled_indices(self.images.repeat_factors, recipe.seed, epoch), len(self))
         blocks = () if recipe.held_out else self.images.blocks

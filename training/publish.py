@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..models.entrypoints import build
 from ..models.manifest import CONTROL, MANIFEST, Checkpoint, default_manifest
 from ..processing_utils.labels import Label, labels_table
-from .engine import save_atomically, write_atomically
+from .loop import save_atomically, write_atomically
 from .recipe import Recipe
 
 __all__ = ["gmacs", "publish_half", "publish_run"]

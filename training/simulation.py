@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow as pa
 
 from ..cli.console import counted, status_of
+from ..curation.hashtags import make_mapping, read_label_file
+from ..curation.tables import Limits, check_columns, earlier_report, fingerprint, open_table, workspace, write_table
 from ..data.source import table_files
 from ..errors import SourceError
 from ..processing_utils.labels import Label
-from .hashtags import make_mapping, read_label_file
-from .tables import Limits, check_columns, earlier_report, fingerprint, open_table, workspace, write_table
 
 __all__ = ["simulate_hashtags", "simulate_table"]
 
@@ -122,7 +122,7 @@ def simulate_table(
 
     Raises:
         SourceError: no such table or column, or a synset that the labels do not have.
-        OutputError: as `resnext_hub.training.selection.select`.
+        OutputError: as `resnext_hub.curation.selection.select`.
     """
     out, files = Path(out), table_files([images] if isinstance(images, str) else images)
     job = {

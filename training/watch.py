@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from .engine import Place
+from .loop import Place
 
 __all__ = ["Watch", "distributed", "plot_curves"]
 

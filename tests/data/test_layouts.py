@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from resnext_hub.curation import selection
 from resnext_hub.data import names as names_
 from resnext_hub.data.labels import list_images
 from resnext_hub.data.names import Passed
@@ -30,7 +31,6 @@ from resnext_hub.data.splits import relabelled, train_and_val
 from resnext_hub.errors import SourceError
 from resnext_hub.evaluation.label_files import find_labelled
 from resnext_hub.inference.bulk import classify_many
-from resnext_hub.training import selection
 
 pytest.importorskip("duckdb")
 

@@ -26,7 +26,7 @@ from resnext_hub.net.client import (
     shown,
 )
 
-from ..wire import ok, pair
+from ..support.wire import ok, pair
 
 pytestmark = pytest.mark.usefixtures("no_proxies")
 

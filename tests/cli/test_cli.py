@@ -1,0 +1,261 @@
+"""The command line as scripts and people use it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from resnext_hub import cli, errors
+from resnext_hub.cli import console
+from resnext_hub.curation import selection
+from resnext_hub.models.manifest import ROOT, default_manifest
+
+
+def test_list_fits_a_terminal_and_names_everything(capsys: Any) -> None:
+    assert cli.main(["list"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert all(len(line) <= 80 for line in out.splitlines())
+    names = [line.split()[0] for line in out.splitlines()[1:] if line and line[0].islower()]
+    assert names[: len(default_manifest().checkpoints)] == list(default_manifest().checkpoints)
+    swsl = next(line for line in out.splitlines() if line.startswith("resnext101_32x16d_swsl"))
+    assert "84.80" in swsl
+    assert "83.34" in swsl
+
+
+def test_list_json(capsys: Any) -> None:
+    assert cli.main(["list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == list(default_manifest().checkpoints)
+    assert rows[0]["license"] == "CC-BY-NC-4.0"
+
+
+def test_classify(photo: Path, capsys: Any, tmp_path: Path) -> None:
+    picture = tmp_path / "new" / "picture.png"
+    command = ["classify", str(photo), "--variant", "resnext_tiny", "--top", "3", "--picture", str(picture)]
+    assert cli.main(command) == 0
+    out, _ = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0] == str(photo)
+    assert len(lines) == 4
+    shares = [float(line.split("%")[0]) for line in lines[1:]]
+    assert shares == sorted(shares, reverse=True)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_classify_json_and_a_broken_photo_among_good_ones(photo: Path, capsys: Any, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(photo.read_bytes()[:5000])
+    photos = [str(photo), str(tmp_path / "broken.jpg"), str(tmp_path / "none.jpg"), str(photo)]
+    assert cli.main(["classify", *photos, "--variant", "resnext_tiny", "--json"]) == 1
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["image"] for row in rows] == photos
+    assert ["predictions" in row for row in rows] == [True, False, False, True]
+    assert "corrupt or incomplete" in rows[1]["error"]
+    assert "No such file" in rows[2]["error"]
+    assert rows[0] == rows[3]
+    assert rows[0]["predictions"][0].keys() == {"index", "synset", "label", "probability"}
+    assert err.count("resnext-hub: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--variant", "resnext50"], 2, "Did you mean"),
+        (["--variant", "resnext_tiny", "--top", "201"], 2, "--top must be from 1 to 200"),
+        (["b.jpg", "--variant", "resnext_tiny", "--picture", "p.png"], 2, "--picture takes one photo"),
+        (["--variant", "resnext_tiny", "--picture", "p.xyz"], 2, "must end in one of .png"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], status: int, message: str, capsys: Any) -> None:
+    assert cli.main(["classify", "a.jpg", *arguments]) == status
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["classify"], ["classify", "a.jpg", "--top", "0"], ["nonsense"]])
+def test_arguments_that_do_not_parse(arguments: list[str], capsys: Any) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+
+
+def test_the_photo_is_not_overwritten(photo: Path, capsys: Any) -> None:
+    before = photo.read_bytes()
+    assert cli.main(["classify", str(photo), "--variant", "resnext_tiny", "--picture", str(photo)]) == 2
+    assert "would replace the photo itself" in capsys.readouterr().err
+    assert photo.read_bytes() == before
+
+
+def test_a_url_is_fetched_once(photo: Path, served: Any, capsys: Any, tmp_path: Path) -> None:
+    folder, url = served.folder, served.url
+    (folder / "once.jpg").write_bytes(photo.read_bytes())
+    command = ["classify", f"{url}/once.jpg", "--allow-private", "--variant", "resnext_tiny"]
+    assert cli.main([*command, "--picture", str(tmp_path / "p.png")]) == 0
+    assert served.log.count("/once.jpg") == 1
+    assert cli.main(["classify", f"{url}/once.jpg", "--variant", "resnext_tiny"]) == 1
+    assert "refused" in capsys.readouterr().err
+
+
+def test_a_missing_photo_does_not_wait_for_weights(capsys: Any) -> None:
+    assert cli.main(["classify", "missing.jpg"]) == 1
+    assert capsys.readouterr().err == "resnext-hub: No such file: missing.jpg\n"
+
+
+def test_no_weights_in_reach(
+    photo: Path, run_python: Any, copy_repository: Any, manifest_json: Any, served: Any
+) -> None:
+    manifest = json.loads(json.dumps(manifest_json))
+    url = f"{served.url}/none-12345678.pth"
+    for checkpoint in manifest["checkpoints"].values():
+        if checkpoint["entrypoint"] == "resnext50_32x4d":
+            checkpoint["sources"] = [checkpoint["sources"][0] | {"url": url}]
+    root = copy_repository("resnext_hub", manifest)
+    done = run_python(
+        f"import sys\nsys.path.insert(0, {str(root.parent)!r})\n"
+        f"from resnext_hub import cli\nsys.exit(cli.main(['classify', {str(photo)!r}]))\n",
+        check=False,
+    )
+    assert done.returncode == 3
+    assert re.search(rf"Tried: {url} \(.*404.* resnext_tiny", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "shown"),
+    [
+        (errors.ImageError("no image"), 1, "no image"),
+        (errors.SourceError("pass column=NAME"), 2, "pass --column NAME"),
+        (errors.UnreachableError("offline"), 3, "offline"),
+        (errors.InexactError("differs"), 4, "differs"),
+        (errors.FetchError("refused"), 1, "refused"),  # also an OSError
+        (PermissionError(13, "denied", "a.csv"), 2, "a.csv: denied"),
+        (OSError(28, "no space"), 2, "out.csv: no space"),
+        (ValueError("top"), 2, "top"),
+        (KeyboardInterrupt(), 130, "--resume"),
+    ],
+)
+def test_an_error_ends_a_command_with_its_status(error: BaseException, status: int, shown: str, capsys: Any) -> None:
+    def run() -> int:
+        raise error
+
+    assert console.status_of(run, Path("out.csv"), resumable=True) == status
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert shown in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_a_fault_of_the_program_keeps_its_traceback() -> None:
+    def run() -> int:
+        raise KeyError("fault")
+
+    with pytest.raises(KeyError):
+        console.status_of(run)
+
+
+def test_a_reader_that_has_seen_enough() -> None:
+    command = f"{shlex.quote(sys.executable)} -m resnext_hub list --json | head -c 10"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
+def test_help_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for command in ("", "list", "classify", "train", "evaluate", "export", "demo", "cache", "cache list"):
+        with pytest.raises(SystemExit):
+            cli.main([*command.split(), "--help"])
+        assert all(len(line) <= 80 for line in capsys.readouterr().out.splitlines())
+
+
+@pytest.mark.parametrize("name", [".", "list.txt", "shards.tar", "shards.tar.gz", "table.parquet", "*.jpg"])
+def test_what_holds_many_images_asks_for_a_table(name: str, tmp_path: Path, capsys: Any) -> None:
+    assert cli.main(["classify", str(tmp_path / name)]) == 2
+    assert "pass --out FILE.csv" in capsys.readouterr().err
+
+
+def test_engines_by_name(photo: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["classify", str(photo), "--variant", "resnext_tiny", "--json", "--engine"]
+    assert cli.main([*command, "torch"]) == 0
+    assert json.loads(capsys.readouterr().out)["predictions"]
+    assert cli.main([*command, "tensorrt"]) == 2
+    assert "choose from auto, torch, onnxruntime" in capsys.readouterr().err
+    monkeypatch.setattr("resnext_hub.inference.engines.missing", list)
+    assert cli.main([*command, "openvino"]) == 2
+    assert "pip install openvino onnx onnxscript" in capsys.readouterr().err
+
+
+def test_the_help_names_every_engine_and_grade(capsys: Any) -> None:
+    from resnext_hub.inference.engines import ENGINES
+    from resnext_hub.processing_utils.preprocessing import GRADES
+
+    with pytest.raises(SystemExit):
+        cli.main(["classify", "--help"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in ENGINES)
+    assert f"{{{','.join(GRADES)}}}" in text
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("Pass overwrite=True.", "Pass --overwrite."),
+        ("Pass column=NAME, one of left, right.", "Pass --column NAME, one of left, right."),
+        ("pass top=5, or max_classes=3", "pass --top 5, or --max-classes 3"),
+        ("for cuda pass engine='torch'.", "for cuda pass --engine torch."),
+        ("already has version 1: pass version=2", "already has version 1: pass --model-version 2"),
+        ("https://a.org/?top=5&name=True and my_top=5", "https://a.org/?top=5&name=True and my_top=5"),
+        ("'val' has no overwrite", "'val' has no overwrite"),
+    ],
+)
+def test_the_librarys_arguments_are_the_commands_options(message: str, expected: str) -> None:
+    assert console.as_options(message) == expected
+
+
+def test_every_argument_that_messages_name_is_an_option(capsys: Any) -> None:
+    text = ""
+    for run, arguments in (
+        (cli.main, ["classify"]),
+        (cli.main, ["train"]),
+        (cli.main, ["evaluate"]),
+        (cli.main, ["export"]),
+        (selection.main, []),
+    ):
+        with pytest.raises(SystemExit):
+            run([*arguments, "--help"])
+        text += capsys.readouterr().out
+    assert {option for option in console.OPTIONS.values() if not re.search(rf"{option}\b", text)} == set()
+
+
+def test_no_message_of_the_library_names_an_option() -> None:
+    """Only commands may: a Python user passes arguments, which `console.as_options` translates."""
+    commands = {"hashtags.py"}
+    found: list[str] = []
+    for file in sorted(ROOT.glob("**/*.py")):
+        room = file.relative_to(ROOT).parts[0]
+        if room not in ("inference", "models", "processing_utils", "evaluation", "training", "deploy", "demo"):
+            continue
+        if file.name in commands:
+            continue
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Raise):
+                texts = [c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, str)]
+                found += [
+                    f"{file.name}: {text}" for text in texts if re.search(r"(?<!\S)(?<!pip install )--[a-z]", text)
+                ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "expected"),
+    [(1, "image", "1 image"), (0, "image", "0 images"), (2000, "class", "2,000 classes")],
+)
+def test_a_count_agrees_with_its_noun(number: int, noun: str, expected: str) -> None:
+    assert console.counted(number, noun) == expected

@@ -1,0 +1,418 @@
+"""Hashtags -> classes, targets and repeat factors; the simulation of them."""
+
+from __future__ import annotations
+
+import math
+import os
+import string
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("duckdb", reason="the extra train")
+
+from resnext_hub.curation import hashtags as module
+from resnext_hub.curation.hashtags import (
+    TARGETS,
+    VOCABULARY,
+    Counted,
+    canonical,
+    count_hashtags,
+    main,
+    make_mapping,
+    make_targets,
+    read_mapping,
+    repeat_counts,
+    repeat_factors,
+    resampled_indices,
+    write_mapping,
+)
+from resnext_hub.curation.tables import Limits
+from resnext_hub.errors import OutputError, SourceError
+from resnext_hub.processing_utils.labels import Label, read_labels
+from resnext_hub.training import batches, simulation
+
+SMALL = Limits("200MB", threads=1)
+LABELS = (
+    Label(0, "n01", "tench, Tinca tinca"),
+    Label(1, "n02", "crane"),
+    Label(2, "n03", "crane, construction crane"),
+    Label(3, "n04", "jack-o'-lantern"),
+    Label(4, "n05", "brown bear, bruin, Ursus arctos"),
+)
+MAPPING = make_mapping(LABELS)[0]
+
+
+def write(path: Path, lists: list[list[str | None] | None], **columns: Any) -> str:
+    names = [f"{number}.jpg" for number in range(len(lists))]
+    table = pa.table(
+        {"image": pa.array(names, pa.string()), "hashtags": pa.array(lists, pa.list_(pa.string())), **columns}
+    )
+    pq.write_table(table, path, row_group_size=7)
+    return str(path)
+
+
+# Hashtag -> classes.
+
+
+def test_spellings_of_one_hashtag() -> None:
+    same = ("#JackOLantern", "jack-o'-lantern", "Jack O Lantern", "jack_o_lantern", "ＪＡＣＫ．Ｏ．ＬＡＮＴＥＲＮ")
+    assert {canonical(hashtag) for hashtag in same} == {"jackolantern"}
+    assert canonical("#Straße") == canonical("#STRASSE") == "strasse"
+    assert canonical("#Café") == canonical("#cafe\u0301") != canonical("#cafe")
+    assert canonical("#犬") == "犬"
+    assert canonical("#!?") == ""
+
+
+@given(st.text(max_size=20))
+def test_a_canonical_form_is_its_own(text: str) -> None:
+    assert canonical(canonical(text)) == canonical(text) == canonical(f"#{text} ")
+
+
+def test_all_names_of_a_synset_are_its_hashtags() -> None:
+    """The paper's example: #brownbear and #ursusarctos."""
+    mapping, several = make_mapping(LABELS)
+    assert mapping["brownbear"] == mapping["ursusarctos"] == mapping["bruin"] == (4,)
+    assert several == {"crane": (1, 2)}
+
+
+@pytest.mark.parametrize(("ambiguous", "expected"), [("drop", None), ("first", (1,)), ("all", (1, 2))])
+def test_a_name_of_two_synsets(ambiguous: Any, expected: tuple[int, ...] | None) -> None:
+    mapping, _ = make_mapping(LABELS, ambiguous)
+    assert mapping.get("crane") == expected
+    assert mapping["constructioncrane"] == (2,)
+    with pytest.raises(ValueError, match="must be 'drop'"):
+        make_mapping(LABELS, "some")
+
+
+@pytest.mark.parametrize("name", ["imagenet-1k", "tiny-imagenet-200"])
+@pytest.mark.parametrize("ambiguous", ["drop", "first", "all"])
+def test_a_mapping_that_is_written_and_read(name: str, ambiguous: Any, tmp_path: Path) -> None:
+    labels = read_labels(name)
+    mapping, several = make_mapping(labels, ambiguous)
+    write_mapping(tmp_path / "mapping.tsv", mapping, labels, several)
+    assert read_mapping(tmp_path / "mapping.tsv", labels) == mapping
+    assert several  # wagon, crane ...
+    assert all((hashtag in mapping) == (ambiguous != "drop") for hashtag in several)
+
+
+def test_choosing_among_ambiguous_names(tmp_path: Path) -> None:
+    path = tmp_path / "mapping.tsv"
+    write_mapping(path, *[MAPPING, LABELS, make_mapping(LABELS)[1]])
+    path.write_text(path.read_text().replace("# crane\tn03", "crane\tn03"))
+    assert read_mapping(path, LABELS) == MAPPING | {"crane": (2,)}
+
+
+def test_a_mapping_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "mapping.tsv"
+    path.write_text("# mine\n#Crane\tn02\ncrane\tn03\tbird and machine\n\nGuitar Solo\tn01\n")
+    assert read_mapping(path, LABELS) == {"crane": (1, 2), "guitarsolo": (0,)}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tench n01\n", "line 1: .*a hashtag, a tab and a synset, got 'tench n01'"),
+        ("tench\tn01\n#\tn01\n", None),
+        ("!\tn01\n", "line 1: "),
+        ("tench\tn01\nbear\tn99\n", "line 2: .*'n99'"),
+        ("# nothing\n", "is empty"),
+    ],
+)
+def test_a_mapping_that_is_none(text: str, message: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "mapping.tsv"
+    path.write_text(text)
+    if message is None:
+        assert read_mapping(path, LABELS) == {"tench": (0,)}
+    else:
+        with pytest.raises(SourceError, match=message):
+            read_mapping(path, LABELS)
+    with pytest.raises(SourceError, match="Cannot read"):
+        read_mapping(tmp_path / "missing.tsv", LABELS)
+
+
+# Targets.
+
+
+def test_the_loss_is_the_mean_over_an_images_hashtags() -> None:
+    """Softmax cross-entropy by hand: -(log p_a + log p_b) / 2."""
+    logits = torch.tensor([[1.0, 2.0, 3.0]])
+    log_probabilities = [value - math.log(sum(map(math.exp, (1, 2, 3)))) for value in (1, 2, 3)]
+    loss = F.cross_entropy(logits, batches.targets(torch.tensor([[0, 2]]), 3))
+    assert loss.item() == pytest.approx(-(log_probabilities[0] + log_probabilities[2]) / 2, abs=1e-6)
+
+
+# Resampling.
+
+
+def test_repeat_factors_by_hand() -> None:
+    """r = max(1, sqrt(t / f)), of an image the largest: f = 0.64, 0.16, 0.01 and t = 0.16 give 1 (0.5), 1, 4."""
+    targets = pa.array([[0], [1], [2], [0, 1], [0, 2]], pa.list_(pa.int32()))
+    factors = repeat_factors(targets, np.array([0.64, 0.16, 0.01]), 0.16)
+    assert factors.tolist() == pytest.approx([1, 1, 4, 1, 4])
+    assert repeat_factors(targets[:0], np.zeros(0), 0.16).shape == (0,)
+    assert repeat_factors(targets[3:], np.array([0.64, 0.16, 0.01]), 0.16).tolist() == pytest.approx([1, 4])
+    with pytest.raises(ValueError, match="one class per image"):
+        repeat_factors(pa.array([[0], []], pa.list_(pa.int32())), np.ones(1), 0.5)
+
+
+def test_the_distribution_becomes_that_of_square_roots() -> None:
+    """With t at the most frequent class's f, images of single hashtags are shown in proportion to sqrt(f)."""
+    frequencies = np.array([0.64, 0.32, 0.04])
+    classes = np.repeat([0, 1, 2], (frequencies * 10_000).astype(int))
+    factors = repeat_factors(pa.array(classes[:, None].tolist()), frequencies, 0.64)
+    shown = np.bincount(classes[resampled_indices(factors, seed=0, epoch=0)])
+    assert shown / shown.sum() == pytest.approx(np.sqrt(frequencies) / np.sqrt(frequencies).sum(), rel=0.02)
+
+
+def test_counts_are_factors_on_average() -> None:
+    factors = np.array([1.0, 1.25, 2.0, 3.7] * 500)
+    counts = np.array([repeat_counts(factors, seed=3, epoch=epoch) for epoch in range(40)])
+    assert ((counts == np.floor(factors)) | (counts == np.ceil(factors))).all()
+    means = counts.mean(0).reshape(500, 4).mean(0)
+    assert means[[0, 2]].tolist() == [1, 2]
+    assert means == pytest.approx(factors[:4], abs=0.02)  # five standard errors: 5 * 0.46 / sqrt(20,000)
+
+
+@settings(max_examples=30)
+@given(start=st.integers(0, 100), length=st.integers(0, 100), seed=st.integers(0, 2**32), epoch=st.integers(0, 1000))
+def test_counts_do_not_depend_on_the_piece(start: int, length: int, seed: int, epoch: int) -> None:
+    factors = np.linspace(1, 3, 200)
+    whole = repeat_counts(factors, seed, epoch)
+    piece = repeat_counts(factors[start : start + length], seed, epoch, start)
+    assert piece.tolist() == whole[start : start + length].tolist()
+
+
+def test_an_epoch_depends_on_seed_and_epoch_alone() -> None:
+    factors = np.linspace(1, 3, 500)
+    one = resampled_indices(factors, seed=1, epoch=2)
+    assert np.array_equal(one, resampled_indices(factors, seed=1, epoch=2))
+    assert np.bincount(one).tolist() == repeat_counts(factors, seed=1, epoch=2).tolist()
+    assert not np.array_equal(one, np.sort(one))
+    for seed, epoch in ((1, 3), (2, 2), (2, 1)):
+        other = resampled_indices(factors, seed, epoch)
+        assert len(one) != len(other) or not np.array_equal(one, other)
+
+
+# Tables.
+
+
+def reference_targets(lists: list[Any], mapping: dict[str, tuple[int, ...]], threshold: float | None) -> list[Any]:
+    found = []
+    for number, hashtags in enumerate(lists):
+        classes = {c for hashtag in hashtags or () if hashtag for c in mapping.get(canonical(hashtag), ())}
+        if classes:
+            found.append((f"{number}.jpg", sorted(classes)))
+    counts = Counter(c for _, classes in found for c in classes)
+    frequencies = {c: count / len(found) for c, count in counts.items()}
+    if threshold is None:
+        threshold = float(np.median(list(frequencies.values()))) if frequencies else 1.0
+    return [
+        (image, classes, max(max(1, math.sqrt(threshold / frequencies[c])) for c in classes))
+        for image, classes in found
+    ]
+
+
+TAGS = ["#Tench", "tinca_tinca", "bruin", "#BrownBear", "crane", "#instagood", "ConstructionCrane", "", "#!", None]
+
+
+@settings(max_examples=25)
+@given(
+    lists=st.lists(st.one_of(st.none(), st.lists(st.sampled_from(TAGS), max_size=5)), max_size=30),
+    threshold=st.sampled_from([None, 0.001, 0.3, 1.0]),
+    ambiguous=st.sampled_from(["drop", "all"]),
+)
+def test_targets_as_a_plain_reference(lists: list[Any], threshold: float | None, ambiguous: Any) -> None:
+    mapping = make_mapping(LABELS, ambiguous)[0]
+    expected = reference_targets(lists, mapping, threshold)
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name) / "targets.parquet"
+        images = write(Path(name) / "images.parquet", lists)
+        found = make_targets(images, out, mapping, threshold=threshold, limits=SMALL)
+        table = pq.read_table(out)
+        assert table.schema.remove_metadata() == TARGETS
+        rows = table.to_pylist()
+    assert [(row["image"], row["targets"]) for row in rows] == [(image, classes) for image, classes, _ in expected]
+    assert [row["repeat_factor"] for row in rows] == pytest.approx([factor for *_, factor in expected], rel=1e-6)
+    assert (found.images, found.rows) == (len(lists), len(expected))
+    assert found.epoch == pytest.approx(sum(factor for *_, factor in expected), rel=1e-6)
+    assert found.frequencies == dict(sorted(Counter(c for _, classes, _ in expected for c in classes).items()))
+
+
+def test_batches_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = read_labels("tiny-imagenet-200")
+    lists = simulation.simulate_hashtags([number % 200 for number in range(3000)], labels, seed=0)
+    images = write(tmp_path / "images.parquet", lists, index=list(range(3000)))
+    mapping = make_mapping(labels)[0]
+    make_targets(images, tmp_path / "one.parquet", mapping, limits=SMALL)
+    monkeypatch.setattr(module, "BATCH", 64)
+    make_targets(images, tmp_path / "other.parquet", mapping, limits=SMALL)
+    one, other = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("one", "other"))
+    assert one.equals(other)
+    assert one["index"].to_pylist() == [int(image.split(".")[0]) for image in one["image"].to_pylist()]
+
+
+def test_counting_hashtags(tmp_path: Path) -> None:
+    lists = [["#Tench", "#Tench", "#sun"], ["#tench", None], None, ["#sun", "#bruin"], ["#sun"], []]
+    out = tmp_path / "vocabulary.parquet"
+    images = write(tmp_path / "images.parquet", lists)
+    assert count_hashtags(images, out, MAPPING, limits=SMALL) == Counted(images=6, hashtags=4, known=3)
+    table = pq.read_table(out)
+    assert table.schema.remove_metadata() == VOCABULARY
+    assert [tuple(row.values()) for row in table.to_pylist()] == [
+        ("#sun", 3, "sun", None),
+        ("#Tench", 1, "tench", [0]),  # once an image
+        ("#bruin", 1, "bruin", [4]),
+        ("#tench", 1, "tench", [0]),
+    ]
+    assert count_hashtags(images, out, MAPPING, least=2, limits=SMALL, overwrite=True) == Counted(6, 1, 0)
+
+
+def test_they_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = write(tmp_path / "images.parquet", [["#tench"], ["#bruin", "#sun"]])
+    targets, vocabulary = tmp_path / "targets.parquet", tmp_path / "vocabulary.parquet"
+    made = make_targets(images, targets, MAPPING, limits=SMALL), count_hashtags(images, vocabulary, limits=SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "workspace", lambda *_: pytest.fail("done again"))
+        assert (make_targets(images, targets, MAPPING), count_hashtags(images, vocabulary)) == made
+    with pytest.raises(OutputError, match=r"other options \(mapping\)"):
+        make_targets(images, targets, {"sun": (1,)})
+    with pytest.raises(OutputError, match=r"other options \(least, mapping, step\)"):
+        count_hashtags(images, targets, limits=SMALL)
+    with pytest.raises(OutputError, match=r"other options \(threshold\)"):
+        make_targets(images, targets, MAPPING, threshold=0.5)
+
+
+def test_a_killed_run_leaves_nothing_that_counts(tmp_path: Path, run_python: Callable[..., Any]) -> None:
+    images, out = write(tmp_path / "images.parquet", [["#tench"], ["#bruin"]]), tmp_path / "targets.parquet"
+    script = f"""
+import os, signal
+from resnext_hub.curation import hashtags, tables
+
+tables.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+hashtags.make_targets({images!r}, {str(out)!r}, {{"tench": (0,)}})
+"""
+    done = run_python(script, check=False, PYTHONPATH=os.environ.get("PYTHONPATH", ""))
+    assert done.returncode == -9, done.stderr
+    assert not out.exists()
+    make_targets(images, out, {"tench": (0,)})
+    assert pq.read_table(out)["image"].to_pylist() == ["0.jpg"]
+    assert sorted(path.name for path in tmp_path.glob("*.parquet*")) == ["images.parquet", "targets.parquet"]
+
+
+def test_tables_that_are_none(tmp_path: Path) -> None:
+    out = tmp_path / "targets.parquet"
+    pq.write_table(pa.table({"image": ["a"], "tags": [["b"]]}), tmp_path / "other.parquet")
+    with pytest.raises(SourceError, match="no column 'hashtags'; .* image, tags"):
+        make_targets(str(tmp_path / "other.parquet"), out, MAPPING)
+    pq.write_table(pa.table({"image": ["a"], "hashtags": ["b"]}), tmp_path / "text.parquet")
+    with pytest.raises(SourceError, match=r"'hashtags' .* VARCHAR, expected VARCHAR\[\]"):
+        count_hashtags(str(tmp_path / "text.parquet"), out, MAPPING)
+    pq.write_table(pa.table({"image": [None, "a"], "hashtags": [["tench"]] * 2}), tmp_path / "nameless.parquet")
+    with pytest.raises(SourceError, match="rows .*without an image: 1"):
+        make_targets(str(tmp_path / "nameless.parquet"), out, MAPPING)
+    with pytest.raises(ValueError, match="threshold .* got 2"):
+        make_targets(str(tmp_path / "text.parquet"), out, MAPPING, threshold=2)
+    assert not out.exists()
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = tmp_path / "labels.tsv"
+    labels.write_text("".join(f"{label.index}\t{label.synset}\t{label.name}\n" for label in LABELS))
+    images = write(tmp_path / "images.parquet", [["#Tench"], ["#sun"], ["#crane"]])
+    mapping, known = tmp_path / "mapping.tsv", ["--labels", str(labels)]
+    assert main(["mapping", *known, "--out", str(mapping)]) == 0
+    told = capsys.readouterr().out
+    assert "7 hashtags of 5 classes" in told
+    assert "1 class: n02" in told
+    assert main(["mapping", *known, "--out", str(mapping)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    known += ["--mapping", str(mapping)]
+    assert main(["count", images, *known, "--out", str(tmp_path / "vocabulary.parquet")]) == 0
+    assert "3 hashtags of 3 images" in capsys.readouterr().out
+    assert main(["targets", images, *known, "--out", str(tmp_path / "targets.parquet"), "--threshold", "0.5"]) == 0
+    assert "1 of 3 images with a class" in capsys.readouterr().out
+    assert main(["targets", images, "--labels", "nothing", "--out", str(tmp_path / "t.parquet")]) == 2
+    assert "label set: nothing" in capsys.readouterr().err
+    assert main(["targets", images, "--labels", str(mapping), "--out", str(tmp_path / "t.parquet")]) == 2
+    assert "expected lines of index, synset and names" in capsys.readouterr().err
+
+
+# The simulation.
+
+
+def test_simulated_hashtags_are_what_was_asked_for() -> None:
+    labels = read_labels("tiny-imagenet-200")
+    classes = [number % 200 for number in range(8000)]
+    lists = simulation.simulate_hashtags(classes, labels, seed=5, true=0.7, noise=1.5, zipf=1.0, distractors=300)
+    assert lists == simulation.simulate_hashtags(classes, labels, seed=5, true=0.7, noise=1.5, distractors=300)
+    assert lists != simulation.simulate_hashtags(classes, labels, seed=6, true=0.7, noise=1.5, distractors=300)
+    assert sum(map(len, lists)) / 8000 == pytest.approx(0.7 + 1.5, abs=0.08)
+    mapping = make_mapping(labels)[0]
+    told = [{number for tag in tags for number in mapping.get(canonical(tag), ())} for tags in lists]
+    right = sum(number in numbers for number, numbers in zip(classes, told, strict=True))
+    assert right / 8000 == pytest.approx(0.7, abs=0.03)
+    counts = Counter(canonical(tag) for tags in lists for tag in tags if "distractor" in tag).most_common()
+    assert counts[0][1] > 20 * counts[len(counts) // 2][1]  # Zipf
+    spellings = {tag for tags in lists for tag in tags if canonical(tag) in ("goldfish", "carassiusauratus")}
+    assert {"#goldfish", "#Goldfish", "#carassius_auratus", "#CarassiusAuratus"} <= spellings
+
+
+def test_every_true_hashtag_is_found_again() -> None:
+    labels = read_labels("tiny-imagenet-200")
+    lists = simulation.simulate_hashtags(range(200), labels, seed=0, true=1.0, noise=0.0)
+    mapping = make_mapping(labels)[0]
+    assert [mapping[canonical(tag)] for (tag,) in lists] == [(number,) for number in range(200)]
+
+
+def test_simulations_that_are_none() -> None:
+    for options in ({"true": 1.5}, {"noise": -1.0}, {"zipf": -1.0}, {"distractors": -1}):
+        with pytest.raises(ValueError, match="must"):
+            simulation.simulate_hashtags([0], LABELS, seed=0, **options)
+    with pytest.raises(ValueError, match="classes must be from 0 to 4"):
+        simulation.simulate_hashtags([5], LABELS, seed=0)
+    assert simulation.simulate_hashtags([], LABELS, seed=0) == []
+
+
+def test_a_simulated_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pa.table({"name": list(string.ascii_lowercase), "wnid": ["n01443537", "n01641577"] * 13})
+    pq.write_table(table, tmp_path / "images.parquet")
+    out = tmp_path / "tags.parquet"
+    arguments = [str(tmp_path / "images.parquet"), "--labels", "tiny-imagenet-200", "--out", str(out), "--seed", "4"]
+    assert simulation.main(arguments) == 0
+    assert "simulated hashtags of 26 images" in capsys.readouterr().out
+    found = pq.read_table(out)
+    assert found["image"].to_pylist() == list(string.ascii_lowercase)
+    assert found["index"].to_pylist() == list(range(26))
+    labels = read_labels("tiny-imagenet-200")
+    assert found["hashtags"].to_pylist() == simulation.simulate_hashtags([0, 2] * 13, labels, seed=4)
+    make_targets(str(out), tmp_path / "targets.parquet", make_mapping(labels)[0], limits=SMALL)
+    assert simulation.main([*arguments[:2], "imagenet-1k", *arguments[3:]]) == 2
+    assert "other options (synsets)" in capsys.readouterr().err
+    bad = [*arguments[:3], "--out", str(tmp_path / "o.parquet"), "--synset-column", "name"]
+    assert simulation.main(bad) == 2
+    assert "not in the label set: a, b" in capsys.readouterr().err
+
+
+def test_tiny_imagenet(shared: Path, tmp_path: Path) -> None:
+    """Every class of real labelled images keeps most of its images when hashtags stand for the labels."""
+    labels = read_labels("tiny-imagenet-200")
+    tags = tmp_path / "tags.parquet"
+    folder = shared / "tiny-imagenet-200"
+    rows = simulation.simulate_table(str(folder / "train-00000-of-00004.parquet"), tags, labels, seed=0, true=0.9)
+    found = make_targets(str(tags), tmp_path / "targets.parquet", make_mapping(labels)[0], limits=SMALL)
+    assert rows == found.images == 25_000
+    assert found.rows > 0.9 * rows
+    assert set(found.frequencies) == set(range(200))
+    assert min(found.frequencies.values()) > 90  # 125 of each, 0.9 of them told

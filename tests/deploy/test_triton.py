@@ -1,0 +1,595 @@
+"""Model repositories for Triton, and NVIDIA's own server on them.
+
+The server is Triton's core with its HTTP, gRPC, batching, ensembles and cache, from the nvidia-pytriton wheel. The
+wheel has one backend, Python's. So the network runs in ONNX Runtime inside that one, where production takes a C++
+backend: those load the same files by the same configuration, and are not proven here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from filelock import FileLock
+from PIL import Image
+from resnext_hub import cli
+from resnext_hub.deploy import triton
+from resnext_hub.deploy.targets import TARGETS
+from resnext_hub.deploy.triton import Serving, add_to_repository
+from resnext_hub.deploy.triton_config import BACKENDS, Word, configurations, to_text
+from resnext_hub.errors import ExportError, InexactError
+from resnext_hub.models.entrypoints import load
+from resnext_hub.models.manifest import default_manifest
+from resnext_hub.processing_utils.labels import read_labels
+from resnext_hub.processing_utils.predictions import top_predictions
+from resnext_hub.processing_utils.preprocessing import load_pixels
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+ENVIRONMENT = ROOT / ".venv-triton"
+TINY = default_manifest().resolve("resnext_tiny")
+STAND_IN = Serving(backend="python")
+
+
+# --- without a server ---------------------------------------------------------------------------------------------
+
+
+def test_text_is_protobuf_text():
+    message = {"name": 'a "b" \\', "n": 3, "yes": True, "kind": Word("KIND_CPU"), "dims": (1, 2), "no": {}}
+    message["sub"] = [{"key": "k"}, {"key": "l"}]
+    assert to_text(message) == (
+        'name: "a \\"b\\" \\\\"\nn: 3\nyes: true\nkind: KIND_CPU\ndims: [1, 2]\nno {}\n'
+        'sub {\n  key: "k"\n}\nsub {\n  key: "l"\n}\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backend": "caffe"}, "backend 'caffe'"),
+        ({"backend": "tensorrt", "device": "cpu"}, "'cpu'.* auto, gpu"),
+        ({"version": 0}, "version must be 1 or more"),
+        ({"preferred_batch": (8, 32)}, r"preferred_batch .*\[32\]"),
+        ({"queue_delay": -1}, "queue_delay"),
+    ],
+)
+def test_wrong_settings_are_refused(arguments: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        Serving(**arguments)
+
+
+def test_artefacts_have_the_names_that_backends_look_for():
+    expected = {"onnxruntime": "model.onnx", "tensorrt": "model.plan", "pytorch": "model.pt", "python": "model.onnx"}
+    from resnext_hub.deploy.to_tensorrt import PLAN
+
+    found = {name: TARGETS[backend.target].artefact for name, backend in BACKENDS.items()}
+    assert found | {"tensorrt": PLAN} == expected
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """resnext_tiny is exported once; later exports of the same kind are copies of the first."""
+    kept: dict[str, Any] = {}
+    export = triton.export
+
+    def once(variant: str, target: str, out: Path, **options: Any) -> Any:
+        said = {name: value for name, value in options.items() if value not in (None, False, "fp32")}
+        key = f"{variant} {target} {sorted(said.items())}"
+        if key not in kept:
+            kept[key] = export(variant, target, tmp_path_factory.mktemp("exported") / "export", **options)
+        shutil.copytree(kept[key].folder, out)
+        return dataclasses.replace(kept[key], folder=out)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton, "export", once)
+        yield
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+
+
+def test_a_version_is_added_and_nothing_else_changes(tmp_path: Path, exported: None):
+    repository = tmp_path / "models"
+    report = add_to_repository("resnext_tiny", repository, serving=STAND_IN)
+    assert report.folder == repository / "resnext_tiny_network" / "1"
+    assert report.path.is_file()
+    assert json.loads((report.folder / "report.json").read_text())["agreement"]["top1_agreement"] == 1
+    first = content(repository)
+    assert not [name for name in first if str(ROOT) in (repository / name).read_bytes().decode(errors="ignore")]
+
+    add_to_repository("resnext_tiny", repository, serving=dataclasses.replace(STAND_IN, version=2, grade="close"))
+    add_to_repository("resnext_tiny", repository, serving=STAND_IN, name="other")
+    both = content(repository)
+    changed = {name for name in first if both[name] != first[name]}
+    assert changed == {"resnext_tiny/config.pbtxt"}  # it names the new versions of its parts
+    assert sorted(f.name for f in (repository / "resnext_tiny_network").iterdir()) == [
+        "1",
+        "2",
+        "config.pbtxt",
+        "labels.txt",
+    ]
+    assert sorted(f.name for f in repository.iterdir() if "tiny" not in f.name) == [
+        "other",
+        "other_decode",
+        "other_labels",
+        "other_network",
+    ]
+    assert [f.name for f in tmp_path.iterdir()] == ["models"]  # nothing temporary is left
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "files"),
+    [
+        ("onnxruntime", "fp32", {"model.onnx"}),
+        ("pytorch", "fp16", {"model.pt"}),
+        ("tensorrt", "fp32", {"model.onnx", "build_engine.sh", "build_engine.py", "build_engine.json"}),
+    ],
+)
+def test_every_backend_gets_what_it_loads(
+    tmp_path: Path, exported: None, backend: str, precision: str, files: set[str]
+):
+    serving = Serving(backend=backend, max_batch=12)
+    report = add_to_repository("resnext_tiny", tmp_path / "models", serving=serving, precision=precision)
+    found = {file.name for file in report.folder.iterdir()}
+    assert files | {"report.json", "metadata.json"} == found - {"model.plan"}
+    config = configurations("resnext_tiny", serving, 64, 200)["resnext_tiny_network"]
+    given, got = (config[side][0]["name"].removesuffix(BACKENDS[backend].index) for side in ("input", "output"))
+    metadata = json.loads((report.folder / "metadata.json").read_text())
+    assert metadata["input"] == {"name": given, "dtype": "uint8", "shape": [64, 64, 3]}
+    assert metadata["outputs"] == [{"name": got, "dtype": "float32", "shape": [200]}]
+    if backend == "tensorrt":
+        assert json.loads((report.folder / "build_engine.json").read_text())["profile"] == {
+            "input": "pixels",
+            "min": [1, 64, 64, 3],
+            "opt": [6, 64, 64, 3],
+            "max": [12, 64, 64, 3],
+        }
+
+
+def test_the_command_line(tmp_path: Path, exported: None, capsys: Any):
+    def call(*arguments: str) -> tuple[int, str]:
+        status = cli.main(["export", "resnext_tiny", "--to", "triton", "--out", str(tmp_path / "models"), *arguments])
+        out, err = capsys.readouterr()
+        return status, out + err
+
+    status, said = call("--backend", "python", "--top", "2", "--max-batch", "4")
+    assert status == 0, said
+    assert str(tmp_path / "models" / "resnext_tiny_network" / "1" / "model.onnx") in said
+    text = (tmp_path / "models" / "resnext_tiny_network" / "config.pbtxt").read_text()
+    assert "preferred_batch_size: [2, 4]" in text
+    assert "dims: [2]" in (tmp_path / "models" / "resnext_tiny" / "config.pbtxt").read_text()
+    status, said = call("--backend", "python", "--top", "2", "--max-batch", "4")
+    assert status == 2
+    assert "--model-version 2" in said
+    for wrong in (["--overwrite"], ["--max-batch", "0"], ["--batches", "1", "2", "3"], ["--top", "300", "--name", "x"]):
+        status, said = call(*wrong)
+        assert status == 2
+        assert "Traceback" not in said
+
+
+def test_what_does_not_fit_is_refused_and_nothing_written(tmp_path: Path, exported: None):
+    repository = tmp_path / "models"
+    add_to_repository("resnext_tiny", repository, serving=STAND_IN)
+    before = content(repository)
+    second = dataclasses.replace(STAND_IN, version=2)
+    with pytest.raises(ExportError, match="has version 1: pass version=2"):
+        add_to_repository("resnext_tiny", repository, serving=STAND_IN)
+    with pytest.raises(ExportError, match="shared by all versions"):
+        add_to_repository("resnext_tiny", repository, serving=dataclasses.replace(second, max_batch=32))
+    with pytest.raises(ValueError, match="201"):
+        add_to_repository("resnext_tiny", repository, serving=dataclasses.replace(second, top=201))
+    with pytest.raises(ValueError, match="model name"):
+        add_to_repository("resnext_tiny", repository, serving=STAND_IN, name="../up")
+    with pytest.raises(ValueError, match="grade 'rough'"):
+        add_to_repository("resnext_tiny", repository, serving=dataclasses.replace(second, grade="rough"))
+    labels = repository / "resnext_tiny_network" / "labels.txt"
+    labels.write_text("cat\n")
+    with pytest.raises(ExportError, match="has other classes"):
+        add_to_repository("resnext_tiny", repository, serving=second)
+    assert {k: v for k, v in content(repository).items() if before[k] != v}.keys() == {
+        "resnext_tiny_network/labels.txt"
+    }
+    (tmp_path / "photos" / "cats").mkdir(parents=True)
+    with pytest.raises(ExportError, match="not a Triton model repository"):
+        add_to_repository("resnext_tiny", tmp_path / "photos", serving=STAND_IN)
+
+
+def test_a_failure_leaves_the_repository_as_it_was(
+    tmp_path: Path, exported: None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+):
+    repository = tmp_path / "models"
+    add_to_repository("resnext_tiny", repository, serving=STAND_IN)
+    before = content(tmp_path)
+    second = dataclasses.replace(STAND_IN, version=2)
+    replace = os.replace
+
+    def full(source: Any, target: Any) -> None:
+        if Path(target) == repository / "resnext_tiny_labels" / "2":
+            raise OSError("no space left")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="no space left"):
+            add_to_repository("resnext_tiny", repository, serving=second)
+    assert content(tmp_path) == before
+
+    def inexact(*_: Any, **__: Any) -> None:
+        raise InexactError("off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(triton, "export", inexact)
+        with pytest.raises(InexactError):
+            add_to_repository("resnext_tiny", repository, serving=second)
+    with monkeypatch.context() as patch:
+        patch.setattr(triton, "load_pixels", lambda *_: np.zeros(1))
+        with pytest.raises(ExportError, match="decoder's pixels differ"):
+            add_to_repository("resnext_tiny", repository, serving=second)
+    assert content(tmp_path) == before
+    # What a killed export has left behind, and no ensemble names, is replaced.
+    (repository / "resnext_tiny_decode" / "2").mkdir()
+    add_to_repository("resnext_tiny", repository, serving=second)
+    assert (repository / "resnext_tiny_decode" / "2" / "model.py").is_file()
+
+
+def test_manifests_name_one_release_of_triton():
+    deploy = ROOT / "deploy"
+    base = (deploy / "triton.Dockerfile").read_text().split("FROM ")[1].split()[0]
+    release = base.rsplit(":", 1)[1]
+    assert base.startswith("nvcr.io/nvidia/tritonserver:")
+    documents = list(yaml.safe_load_all((deploy / "kserve.yaml").read_text()))
+    (service,) = documents
+    assert service["kind"] == "InferenceService"
+    assert service["apiVersion"] == "serving.kserve.io/v1beta1"
+    predictor = service["spec"]["predictor"]
+    model = predictor["model"]
+    assert model["protocolVersion"] == "v2"
+    assert model["image"].endswith(release.removesuffix("-py3"))
+    mounted = {mount["name"]: mount["mountPath"] for mount in model["volumeMounts"]}
+    shared = {volume["name"] for volume in predictor["volumes"] if volume["emptyDir"].get("medium") == "Memory"}
+    assert {mounted[name] for name in shared} == {"/dev/shm"}  # Python models pass tensors through it
+    assert (ROOT / "docs" / "deploy.md").read_text().count(release) >= 1
+
+
+# --- with NVIDIA's server -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def triton_python() -> Path:
+    python = ENVIRONMENT / "bin" / "python"
+    if not python.exists():
+        pytest.skip("needs .venv-triton: make triton")
+    return python
+
+
+class Client:
+    """tests/support/triton_client.py in its own environment; a method call is a call there."""
+
+    def __init__(self, python: Path, *ports: int) -> None:
+        script = ROOT / "tests" / "support" / "triton_client.py"
+        self._process = subprocess.Popen(
+            [python, script, *map(str, ports)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(**arguments: Any) -> Any:
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            print(json.dumps([name, arguments], default=str), file=self._process.stdin, flush=True)
+            answer = json.loads(self._process.stdout.readline() or '{"failed": "the client has died"}')
+            if "failed" in answer:
+                raise RuntimeError(answer["failed"])
+            return answer["answer"]
+
+        return call
+
+    def close(self) -> None:
+        self._process.communicate(timeout=30)
+
+
+class Served(NamedTuple):
+    repository: Path
+    client: Any
+    http: int
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in sockets]
+
+
+@contextlib.contextmanager
+def server(python: Path, repository: Path, folder: Path) -> Iterator[tuple[int, int]]:
+    """NVIDIA's tritonserver on a repository, on loopback and free ports; its log is in ``folder``."""
+    (site,) = (ENVIRONMENT / "lib").glob("python3.*/site-packages")
+    wheel = site / "pytriton" / "tritonserver"
+    backend = folder / "backends" / "python"
+    shutil.copytree(wheel / "backends" / "python", backend, ignore=shutil.ignore_patterns("__pycache__"))
+    stub = wheel / "python_backend_stubs" / site.parent.name.removeprefix("python") / "triton_python_backend_stub"
+    shutil.copy(stub, backend)
+    http, grpc = free_ports(2)
+    command = [
+        wheel / "bin" / "tritonserver",
+        f"--model-repository={repository}",
+        f"--backend-directory={backend.parent}",
+        f"--cache-directory={wheel / 'caches'}",
+        "--cache-config=local,size=16777216",
+        *("--http-address=127.0.0.1", f"--http-port={http}", "--grpc-address=127.0.0.1", f"--grpc-port={grpc}"),
+        "--allow-metrics=false",
+        "--disable-auto-complete-config",  # what is served is what is written
+    ]
+    environment = os.environ | {
+        "PATH": f"{python.parent}:{os.environ['PATH']}",  # the stub runs the environment's Python
+        "LD_LIBRARY_PATH": str(site / "nvidia_pytriton.libs"),
+        "PYTHONPATH": "",
+        "OMP_NUM_THREADS": "1",
+    }
+    log = folder / "server.log"
+    with open(log, "wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=folder)
+    try:
+        end = time.monotonic() + 120
+        while b"Started HTTPService" not in log.read_bytes():
+            if process.poll() is not None or time.monotonic() > end:
+                pytest.fail(f"tritonserver did not start:\n{log.read_text(errors='replace')[-6000:]}")
+            time.sleep(0.1)
+        yield http, grpc
+        assert process.poll() is None, f"tritonserver has died:\n{log.read_text(errors='replace')[-6000:]}"
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def served(
+    triton_python: Path, exported: None, tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> Iterator[Served]:
+    """A server on a repository with two versions of resnext_tiny, and a cached third under another name."""
+    base = tmp_path_factory.getbasetemp()
+    repository = (base if worker_id == "master" else base.parent) / "triton" / "models"
+    repository.parent.mkdir(exist_ok=True)
+    with FileLock(repository.with_suffix(".lock")):  # one for all of pytest's workers
+        if not repository.exists():
+            making = repository.with_name("making")
+            add_to_repository("resnext_tiny", making, serving=STAND_IN)
+            add_to_repository("resnext_tiny", making, serving=dataclasses.replace(STAND_IN, version=2, grade="close"))
+            cached = dataclasses.replace(STAND_IN, response_cache=True, decoders=1, top=3)
+            add_to_repository("resnext_tiny", making, serving=cached, name="tiny.cached")
+            making.rename(repository)
+    with server(triton_python, repository, tmp_path_factory.mktemp("server")) as (http, grpc):
+        client = Client(triton_python, http, grpc)
+        yield Served(repository, client, http)
+        client.close()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A dozen JPEG files of different sizes, cut from a photo that every installation of matplotlib has."""
+    import matplotlib
+
+    folder = tmp_path_factory.mktemp("photos")
+    with Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg") as photo:
+        for i in range(12):
+            box = (13 * i, 17 * i, photo.width - 11 * i, photo.height - 23 * i)
+            photo.crop(box).save(folder / f"{i:02}.jpg", quality=90 - i)
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    return load(TINY).eval()
+
+
+def scores_of(network: torch.nn.Module, files: list[Path], grade: str = "close") -> np.ndarray:
+    """The probabilities of the fp32 network in this process."""
+    from resnext_hub.processing_utils.preprocessing import normalise
+
+    pixels = np.stack([load_pixels(file, TINY.preprocessing, grade) for file in files])
+    with torch.inference_mode():
+        return network(torch.from_numpy(normalise(pixels, TINY.preprocessing))).softmax(1).numpy()
+
+
+def test_every_configuration_is_read_by_tritons_schema(triton_python: Path, tmp_path: Path):
+    client = Client(triton_python)
+    file = tmp_path / "config.pbtxt"
+    served = [Serving(backend=name, device=kind) for name, backend in BACKENDS.items() for kind in backend.kinds]
+    served += [Serving(preferred_batch=(), queue_delay=0, version=7, response_cache=True)]
+    networks = {(c.preprocessing.crop_size, c.num_classes) for c in default_manifest().checkpoints.values()}
+    for serving in served:
+        for crop, classes in networks:
+            for name, config in configurations("x.IMAGENET1K_V1", serving, crop, classes).items():
+                file.write_text(to_text(config))
+                read = client.parse(file=file)
+                assert read["name"] == name
+                assert read.keys() - {"platform"} == config.keys() - {"platform"}
+                assert [output["dims"] for output in read["output"]] == [
+                    [str(size) for size in output["dims"]] for output in config["output"]
+                ]
+    ensemble = configurations("x", Serving(version=7, response_cache=True), 224, 1000)["x"]
+    file.write_text(to_text(ensemble))
+    read = client.parse(file=file)
+    assert read["version_policy"] == {"specific": {"versions": ["7"]}}
+    assert {step["model_version"] for step in read["ensemble_scheduling"]["step"]} == {"7"}
+    file.write_text(to_text(ensemble) + 'max_batch: "8"\n')
+    with pytest.raises(RuntimeError, match="ParseError"):  # the schema does refuse what is not in it
+        client.parse(file=file)
+    client.close()
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_answers_are_the_networks(served: Served, photos: list[Path], network: torch.nn.Module, protocol: str):
+    expected = scores_of(network, photos)
+    best = top_predictions(expected, 5, labels=read_labels(TINY.labels))
+    answers = [served.client.infer(protocol=protocol, model="resnext_tiny", files=[file]) for file in photos]
+    together = served.client.infer(protocol=protocol, model="resnext_tiny", files=photos)
+    answers.append(together)
+    assert {answer["version"] for answer in answers} == {"2"}
+    rows = [(i, answers[i]["outputs"], 0) for i in range(12)] + [(i, together["outputs"], i) for i in range(12)]
+    for i, outputs, row in rows:
+        got = {name: values[row] for name, values in outputs.items()}
+        np.testing.assert_allclose(got["scores"], expected[i], rtol=1e-3, atol=1e-6)
+        assert got["classes"] == [p.index for p in best[i]]
+        assert got["labels"] == [p.label for p in best[i]]
+        assert got["synsets"] == [p.synset for p in best[i]]
+        np.testing.assert_allclose(got["probabilities"], [p.probability for p in best[i]], rtol=1e-3, atol=1e-6)
+
+
+def test_older_versions_stay(served: Served, photos: list[Path], network: torch.nn.Module):
+    ready = {
+        (m, v): served.client.ready(model=m, version=v) for m in ("resnext_tiny", "resnext_tiny_network") for v in "12"
+    }
+    assert ready == {
+        ("resnext_tiny", "1"): False,  # rather than an answer of version 2's parts under the number 1
+        ("resnext_tiny", "2"): True,
+        ("resnext_tiny_network", "1"): True,
+        ("resnext_tiny_network", "2"): True,
+    }
+    # The first version resizes as the reference does, the second to within 1/255.
+    for version, grade in (("1", "reference"), ("2", "close")):
+        answer = served.client.infer(protocol="grpc", model="resnext_tiny_decode", files=photos[:1], version=version)
+        pixels = load_pixels(photos[0], TINY.preprocessing, grade)
+        assert np.array_equal(answer["outputs"]["pixels"][0], pixels)
+
+
+def test_tritons_own_classification(served: Served, photos: list[Path], network: torch.nn.Module):
+    """A client that knows no output of ours gets labels by asking for classes, from Triton's core."""
+    expected = scores_of(network, photos[:1])[0]
+    label = read_labels(TINY.labels)[int(expected.argmax())].name
+    pixels = load_pixels(photos[0], TINY.preprocessing, "close")[None]
+    tensor = {"name": "pixels", "kind": "UINT8", "values": pixels.tolist()}
+    for model, given, output in (
+        ("resnext_tiny", {"files": photos[:1]}, "scores"),
+        ("resnext_tiny_network", {"tensor": tensor}, "probabilities"),
+    ):
+        answer = served.client.infer(protocol="http", model=model, outputs=[output], best=3, **given)
+        score, index, name = answer["outputs"][output][0][0].split(":", 2)
+        assert float(score) == pytest.approx(float(expected.max()), rel=1e-3)
+        assert int(index) == expected.argmax()
+        assert name == label
+
+
+@pytest.mark.parametrize(("protocol", "status"), [("http", "400"), ("grpc", "StatusCode.INVALID_ARGUMENT")])
+def test_a_broken_image_is_the_clients_mistake(
+    served: Served, photos: list[Path], tmp_path: Path, protocol: str, status: str
+):
+    whole = photos[0].read_bytes()
+    broken = {"cut.jpg": whole[:2000], "text.jpg": b"<html>no image</html>", "empty.jpg": b"", "head.jpg": whole[:4]}
+    for name, data in broken.items():
+        (tmp_path / name).write_bytes(data)
+        answer = served.client.infer(protocol=protocol, model="resnext_tiny", files=[tmp_path / name])
+        assert answer["status"] == status, answer
+        assert "image" in answer["error"].lower()
+        assert str(served.repository) not in answer["error"]
+    answer = served.client.infer(protocol=protocol, model="resnext_tiny", files=[photos[0], tmp_path / "cut.jpg"])
+    assert answer["status"] == status
+    assert "Image 1" in answer["error"]
+    many = served.client.infer(protocol=protocol, model="resnext_tiny", files=photos[:1] * 17)
+    assert many["status"] == status
+    assert served.client.ready()
+    assert "outputs" in served.client.infer(protocol=protocol, model="resnext_tiny", files=photos[:1])
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_client_may_ask_for_some_outputs(served: Served, photos: list[Path], protocol: str):
+    every = served.client.infer(protocol=protocol, model="resnext_tiny", files=photos[:1])["outputs"]
+    assert every.keys() == {"classes", "labels", "synsets", "probabilities", "scores"}
+    for names in (["scores"], ["labels"], ["labels", "probabilities"], ["scores", "classes"]):
+        some = served.client.infer(protocol=protocol, model="resnext_tiny", files=photos[:1], outputs=names)
+        assert some["outputs"] == {name: every[name] for name in names}
+
+
+def test_the_cache_answers_the_second_time(served: Served, photos: list[Path]):
+    first, second = (served.client.infer(protocol="http", model="tiny.cached", files=photos[2:3]) for _ in range(2))
+    assert first == second
+    assert len(first["outputs"]["labels"][0]) == 3
+    assert int(served.client.statistics(model="tiny.cached")["inference_stats"]["cache_hit"]["count"]) == 1
+
+
+def clear_cut(network: torch.nn.Module, photos: list[Path]) -> tuple[list[Path], list[list[int]]]:
+    """The photos whose best five are no matter of rounding (batches differ in the last digits), and their classes."""
+    scores = scores_of(network, photos)
+    gaps = -np.diff(-np.sort(-scores, axis=1)[:, :6], axis=1)
+    clear = [i for i in range(len(photos)) if gaps[i].min() > 1e-5]
+    return [photos[i] for i in clear], np.argsort(-scores, axis=1)[clear, :5].tolist()
+
+
+def hammered(served: Served, photos: list[Path], network: torch.nn.Module, seconds: float) -> None:
+    files, classes = clear_cut(network, photos)
+    assert len(files) >= 6
+    before = served.client.statistics(model="resnext_tiny_network", version="2")
+    done = served.client.hammer(model="resnext_tiny", files=files, expected=classes, clients=32, seconds=seconds)
+    counts = done["counts"]
+    assert done["errors"] == {}
+    assert counts["sent"] == counts["right"] >= 32
+    assert counts["wrong"] == counts["lost"] == 0
+    after = served.client.statistics(model="resnext_tiny_network", version="2")
+    images, batches = (int(after[key]) - int(before[key]) for key in ("inference_count", "execution_count"))
+    assert images == counts["sent"]
+    assert batches < images / 2  # Triton put them together
+    assert max(int(row["batch_size"]) for row in after["batch_stats"]) > 1
+
+
+def test_32_clients_lose_nothing_and_are_batched(served: Served, photos: list[Path], network: torch.nn.Module):
+    hammered(served, photos, network, seconds=4)
+
+
+@pytest.mark.soak
+def test_32_clients_lose_nothing_in_half_a_minute(served: Served, photos: list[Path], network: torch.nn.Module):
+    hammered(served, photos, network, seconds=30)
+
+
+def test_the_documented_client(served: Served, photos: list[Path], tmp_path: Path, triton_python: Path):
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    code = text.split("### A client")[1].split("```python\n")[1].split("```")[0]
+    client = tmp_path / "client.py"
+    client.write_text(code.replace("127.0.0.1:8000", f"127.0.0.1:{served.http}"))
+    command = [triton_python, client, "resnext_tiny", *photos[:2]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = served.client.infer(protocol="http", model="resnext_tiny", files=photos[:2])["outputs"]
+    rows = zip(expected["labels"], expected["probabilities"], strict=True)
+    assert done.stdout.splitlines() == [
+        ", ".join(f"{label} {100 * p:.1f}%" for label, p in zip(labels, probabilities, strict=True))
+        for labels, probabilities in rows
+    ]
+
+
+def test_load_is_measured(served: Served, tmp_path: Path):
+    """benchmarks/load.py finds out what the model takes, encoded images and pixels alike."""
+    script, out = ROOT / "benchmarks" / "load.py", tmp_path / "results.json"
+    loads = {"resnext_tiny": ["--clients", "4", "--rates", "20"], "resnext_tiny_network": ["--clients", "2"]}
+    for model, load_of in loads.items():
+        command = [sys.executable, script, model, "--url", f"http://127.0.0.1:{served.http}", "--json", out, *load_of]
+        command += ["--seconds", "1", "--warm-up", "0.3"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        for result in json.loads(out.read_text()):
+            assert result["errors"] == {}
+            assert result["answered"] > 0
+            assert 0 < result["p50"] <= result["p90"] <= result["p99"] <= result["worst"]

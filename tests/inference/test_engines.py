@@ -1,0 +1,376 @@
+"""Engines: the same logits from every one, built once, opened without torch, safe under several processes."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from resnext_hub import cli
+from resnext_hub.errors import EngineError
+from resnext_hub.inference import engines
+from resnext_hub.inference.built_engines import OnnxRuntimeEngine, OpenVINOEngine
+from resnext_hub.inference.engines import ENGINES, TorchEngine, open_engine
+from resnext_hub.inference.graph import PixelNetwork, rewritten
+from resnext_hub.models.cache import inventory, lock, note_use
+from resnext_hub.models.entrypoints import build, load
+from resnext_hub.models.manifest import Architecture, default_manifest
+from resnext_hub.processing_utils.preprocessing import normalise
+
+from ..conftest import randomise
+
+TINY = default_manifest().resolve("resnext_tiny")
+ARCHITECTURES = {
+    "basic": Architecture("BasicBlock", (1, 1, 1, 1), 1, 64, None, 8, True),
+    "4 a group": Architecture("Bottleneck", (1, 1, 1, 1), 32, 4, None, 64, True),
+    "SE": Architecture("Bottleneck", (1, 1, 1, 1), 8, 4, 4, 16, True),
+    "no pool": Architecture("Bottleneck", (1, 2, 1, 1), 8, 16, None, 16, False),
+}
+installed = pytest.mark.skipif(
+    bool(engines.missing(["onnxruntime", "onnx", "onnxscript", "openvino"])), reason="needs pip install .[fast]"
+)
+
+
+def pixels_of(count: int, seed: int = 0) -> np.ndarray:
+    crop = TINY.preprocessing.crop_size
+    return np.random.default_rng(seed).integers(0, 256, (count, crop, crop, 3), dtype=np.uint8)
+
+
+def expected_of(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    network = load(TINY).eval()
+    with torch.inference_mode():
+        maps = network.forward_features(torch.from_numpy(normalise(pixels, TINY.preprocessing)))
+        return network.forward_head(maps).numpy(), network.forward_head(maps, pre_logits=True).numpy()
+
+
+def off(got: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(got - expected).max() / np.ptp(expected))
+
+
+@pytest.mark.parametrize("lanes", [8, 16])
+@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
+def test_the_rewritten_network_is_the_same_function(architecture: Architecture, lanes: int) -> None:
+    network = build(architecture, 10).eval()
+    randomise(network)
+    pixels = torch.from_numpy(pixels_of(3))
+    with torch.inference_mode():
+        logits, features = PixelNetwork(network, TINY.preprocessing)(pixels)
+        images = torch.from_numpy(normalise(pixels.numpy(), TINY.preprocessing))
+        assert torch.equal(logits, network(images.to(memory_format=torch.channels_last)))
+        fast = rewritten(copy.deepcopy(network), TINY.preprocessing, lanes)
+        got = fast(pixels)
+    assert off(got[0].numpy(), logits.numpy()) < 1e-5
+    assert off(got[1].numpy(), features.numpy()) < 1e-5
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fast.modules())
+    widths = {m.weight.shape[1] for m in fast.modules() if isinstance(m, torch.nn.Conv2d) and m.groups > 1}
+    assert all(width >= min(lanes, 4 * architecture.groups) for width in widths)
+
+
+@installed
+@pytest.mark.parametrize(
+    "engine",
+    [pytest.param(name, marks=pytest.mark.soak) if name == "compile" else name for name in ENGINES],  # 40 s to build
+)
+@pytest.mark.parametrize("threads", [None, 1])
+def test_every_engine_gives_the_networks_logits(engine: str, threads: int | None) -> None:
+    opened = open_engine(TINY, engine, threads=threads)
+    assert (opened.device, opened.precision) == ("cpu", "fp32")
+    for count in (1, 2, 5):
+        pixels = pixels_of(count)
+        expected = expected_of(pixels)
+        for got, wanted in zip(opened(pixels), expected, strict=True):
+            assert got.dtype == np.float32
+            assert got.shape == wanted.shape
+            assert off(got, wanted) < 1e-5
+
+
+@installed
+def test_one_engine_called_by_several_threads() -> None:
+    opened = open_engine(TINY, "onnxruntime", threads=1)
+    assert opened.concurrent
+    batches = [pixels_of(2, seed) for seed in range(6)]
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(opened, batches))
+    for pixels, (logits, _) in zip(batches, results, strict=True):
+        assert np.array_equal(logits, opened(pixels)[0])
+
+
+@installed
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
+def test_an_engine_travels(engine: str) -> None:
+    opened = open_engine(TINY, engine)
+    pixels = pixels_of(2)
+    assert np.array_equal(pickle.loads(pickle.dumps(opened))(pixels)[0], opened(pixels)[0])
+
+
+SIGNALS = """
+import signal, subprocess, numpy as np
+from resnext_hub.inference.engines import open_engine
+from resnext_hub.models.manifest import default_manifest
+opened = [open_engine(default_manifest().resolve("resnext_tiny"), "openvino") for _ in range(2)]
+for i in range(2):
+    opened[i](np.zeros((1, 64, 64, 3), np.uint8))
+signal.signal(signal.SIGCHLD, lambda *_: print("a child has ended"))
+while opened:
+    del opened[0]
+    subprocess.run(["true"])
+"""
+
+
+@installed
+def test_signals_arrive_after_engines_have_gone(run_python: Any) -> None:
+    """Every ov.Core lends the thread a stack for signals, and takes it away: the first of two is left to the second."""
+    open_engine(TINY, "openvino")
+    assert run_python(SIGNALS, **home_of_this_process()).stdout == "a child has ended\n" * 2
+
+
+SCRIPT = """
+import sys, numpy as np
+from resnext_hub.inference.classifier import classifier
+pixels = np.zeros((64, 64, 3), np.uint8)
+print(classifier("resnext_tiny", engine={engine!r})(pixels, 1)[0].index, "torch" in sys.modules)
+"""
+
+
+@installed
+def test_a_built_engine_starts_without_torch(run_python: Any) -> None:
+    open_engine(TINY, "onnxruntime")
+    for engine in ("onnxruntime", "auto"):
+        assert run_python(SCRIPT.format(engine=engine), **home_of_this_process()).stdout.split()[1] == "False"
+
+
+def home_of_this_process() -> dict[str, str]:
+    return {"TORCH_HOME": os.environ["TORCH_HOME"]}
+
+
+@installed
+def test_two_processes_build_once(tmp_path: Path) -> None:
+    environment = os.environ | {"TORCH_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SCRIPT.format(engine="onnxruntime")]
+    processes = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = [process.communicate(timeout=300)[0].split() for process in processes]
+    assert answers[0][0] == answers[1][0]
+    folder = tmp_path / "hub" / "checkpoints" / ".resnext-hub" / "engines"
+    assert len(list(folder.iterdir())) == 1
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    return tmp_path / "hub" / "checkpoints" / ".resnext-hub" / "engines"
+
+
+@installed
+def test_a_build_that_fails_or_is_killed_leaves_nothing_in_the_way(home: Path, monkeypatch: Any) -> None:
+    def fails(*args: Any) -> None:
+        (args[-1] / "model.onnx").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OnnxRuntimeEngine, "build", fails)
+        with pytest.raises(EngineError, match="could not be built in .*No space left"):
+            open_engine(TINY, "onnxruntime")
+        assert isinstance(open_engine(TINY), TorchEngine)
+    assert list(home.iterdir()) == []
+    path, digest = local()
+    name = home / f"{path.name}-onnxruntime-{engines._key(TINY, digest, OnnxRuntimeEngine)}"
+    part = name.with_name(name.name + ".part")
+    part.mkdir(parents=True)
+    (part / "model.onnx").write_bytes(b"half")
+    assert off(open_engine(TINY, "onnxruntime")(pixels_of(1))[0], expected_of(pixels_of(1))[0]) < 1e-5
+    assert [path.name for path in home.iterdir()] == [name.name]
+
+
+@installed
+def test_a_broken_engine_is_built_anew(home: Path, caplog: Any) -> None:
+    open_engine(TINY, "onnxruntime")
+    (folder,) = home.iterdir()
+    os.utime(folder / "engine.json", (0, 0))
+    open_engine(TINY, "onnxruntime")
+    assert (folder / "engine.json").stat().st_mtime > 0, "its last use is noted"
+    (folder / "model.data").write_bytes(b"")
+    assert off(open_engine(TINY, "onnxruntime")(pixels_of(1))[0], expected_of(pixels_of(1))[0]) < 1e-5
+    assert "cannot be opened" in caplog.text
+
+
+def local() -> tuple[Path, str]:
+    return engines.local_file(TINY)
+
+
+def test_the_cache_knows_its_engines(home: Path) -> None:
+    path, digest = local()
+
+    def put(name: str, **values: Any) -> None:
+        about = {"file": path.name, "sha256": digest, "engine": "torch", "library": "torch"}
+        about |= {"version": importlib.metadata.version("torch")} | values
+        (home / name).mkdir(parents=True)
+        (home / name / "engine.json").write_text(json.dumps(about))
+
+    put("good")
+    put("other-version", version="0.1")
+    put("other-file", file="resnet50-00000000.pth")
+    put("other-library", library="no_such_library")
+    (home / "broken").mkdir()
+    (home / "new.part").mkdir()
+    items = {item.path.name: item for item in inventory(default_manifest())}
+    assert [name for name, item in items.items() if item.kept] == ["broken", "other-library", "other-version"]
+    assert [name for name, item in items.items() if item.removable] == ["other-file"]
+    long_ago = time.time() - 31 * 86400
+    for name in ("good", "other-version", "other-library", "broken"):
+        for path in (*(home / name).iterdir(), home / name):
+            os.utime(path, (long_ago, long_ago))
+    found = {item.path.name: item.removable for item in inventory(default_manifest())}
+    assert found["good"] is None
+    assert found["new.part"] is None
+    assert "another version" in str(found["other-version"])
+    assert "no longer exists" in str(found["other-file"])
+    assert "another version" in str(found["other-library"])
+    assert "cannot open" in str(found["broken"])
+    note_use(home / "other-version")
+    assert cli.main(["cache", "prune"]) == 0
+    assert {path.name for path in home.iterdir()} == {"good", "new.part", "other-version"}
+
+
+def test_an_engine_under_construction_is_not_pruned(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnext_hub.models.cache.BROKEN_OFF_AFTER", -1)
+    part = home / "resnext_tiny.pth-onnxruntime-0.part"
+    part.mkdir(parents=True)
+    with lock(part.with_suffix("")):
+        found = {item.path: item.removable for item in inventory(default_manifest())}
+        assert found[part] is None
+    found = {item.path: item.removable for item in inventory(default_manifest())}
+    assert "interrupted" in str(found[part])
+
+
+def test_auto_falls_back_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "missing", lambda packages: [name for name in packages if name != "torch"])
+    assert isinstance(open_engine(TINY), TorchEngine)
+    with pytest.raises(EngineError, match="needs onnxruntime: pip install onnxruntime onnx onnxscript"):
+        open_engine(TINY, "onnxruntime")
+
+
+def test_engines_refuse_what_they_cannot_do() -> None:
+    with pytest.raises(ValueError, match="engine 'tensorrt'.* auto, torch"):
+        open_engine(TINY, "tensorrt")
+    with pytest.raises(EngineError, match="runs on the CPU only.* cuda"):
+        open_engine(TINY, "onnxruntime", device="cuda")
+
+
+def test_auto_opens_what_is_built_and_builds_nothing_where_that_does_not_pay(home: Path) -> None:
+    assert isinstance(open_engine(TINY, build=False), TorchEngine)
+    assert not home.exists()
+
+
+def test_an_engine_of_any_module() -> None:
+    class Mean(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Linear(3, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(x.mean((2, 3)))
+
+    logits, features = TorchEngine(Mean(), TINY.preprocessing)(pixels_of(2))
+    assert logits.shape == (2, 4)
+    assert features.shape == (2, 0)
+
+
+def test_what_an_engine_depends_on_is_in_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = local()[1]
+    other = dataclasses.replace(TINY.preprocessing, mean=(0.5, 0.5, 0.5))
+    pooled = dataclasses.replace(TINY.architecture, stem_pool=not TINY.architecture.stem_pool)  # of the same tensors
+    keys = {
+        engines._key(dataclasses.replace(TINY, architecture=pooled), digest, OnnxRuntimeEngine),
+        engines._key(dataclasses.replace(TINY, num_classes=7), digest, OnnxRuntimeEngine),
+        engines._key(TINY, digest, OnnxRuntimeEngine),
+        engines._key(TINY, "0" * 64, OnnxRuntimeEngine),
+        engines._key(dataclasses.replace(TINY, preprocessing=other), digest, OnnxRuntimeEngine),
+        engines._key(TINY, digest, OpenVINOEngine),
+    }
+    monkeypatch.setattr(engines, "instruction_sets", lambda: ("another",))
+    keys.add(engines._key(TINY, digest, OnnxRuntimeEngine))
+    monkeypatch.setattr(engines, "library_version", lambda module: "0.1")
+    keys.add(engines._key(TINY, digest, OnnxRuntimeEngine))
+    assert len(keys) == 8
+
+
+@installed
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_engine_that_others_may_write_is_not_opened(home: Path, inside: bool) -> None:
+    before = os.umask(0)
+    try:
+        open_engine(TINY, "onnxruntime")
+    finally:
+        os.umask(before)
+    assert open_engine(TINY, "onnxruntime").name == "onnxruntime"
+    (folder,) = home.iterdir()
+    path = folder / "engine.json" if inside else folder
+    for bits in (0o020, 0o002):
+        mode = path.stat().st_mode
+        path.chmod(mode | bits)
+        with pytest.raises(EngineError, match="may write"):
+            open_engine(TINY, "onnxruntime")
+        assert open_engine(TINY, "auto").name == "torch"
+        path.chmod(mode)
+    if os.getuid() == 0:
+        os.chown(path, 12345, -1)
+        with pytest.raises(EngineError, match="owns"):
+            open_engine(TINY, "onnxruntime")
+
+
+@installed
+def test_weights_that_are_replaced_during_the_build_give_no_engine(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else an engine of other weights would lie under the digest of the published ones."""
+    sha256 = engines.sha256
+    monkeypatch.setattr(engines, "sha256", lambda path: "0" * 64 if path.suffix == ".pth" else sha256(path))
+    with pytest.raises(EngineError, match="replaced"):
+        open_engine(TINY, "onnxruntime")
+    assert list(home.iterdir()) == []
+
+
+@installed
+def test_an_engine_that_gives_other_logits_is_not_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(network: Any, preset: Any, lanes: int) -> Any:
+        network.fc.weight.data.mul_(1.1)
+        return rewritten(network, preset, lanes)
+
+    monkeypatch.setattr("resnext_hub.inference.graph.rewritten", wrong)
+    with pytest.raises(EngineError, match="its logits differ"):
+        open_engine(TINY, "onnxruntime")
+    assert list(home.iterdir()) == []
+
+
+@installed
+def test_an_engine_is_fp32_whatever_the_default_is(home: Path) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        opened = open_engine(TINY, "onnxruntime")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert off(opened(pixels_of(1))[0], expected_of(pixels_of(1))[0]) < 1e-5
+
+
+@installed
+def test_cache_verify_finds_a_broken_engine(home: Path, capsys: Any) -> None:
+    open_engine(TINY, "onnxruntime")
+    (folder,) = home.iterdir()
+    assert cli.main(["cache", "verify"]) == 0
+    assert "unchanged" in capsys.readouterr().out
+    data = bytearray((folder / "model.data").read_bytes())
+    data[1000] ^= 1
+    (folder / "model.data").write_bytes(data)
+    assert cli.main(["cache", "verify"]) == 3
+    assert "was corrupt and has been removed" in capsys.readouterr().err
+    assert list(home.iterdir()) == []

