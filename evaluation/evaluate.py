@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import itertools
 import re
 import tempfile
@@ -14,7 +15,7 @@ from typing import Any
 from ..packages import needed
 
 with needed("An evaluation", "evaluate"):  # before the import of `bulk`, which asks for tables' packages only
-    from .predict import Contender, Predictions, Ranks, predict
+    from .predict import Contender, Predictions, predict
 
 from ..data.labels import Listing
 from ..data.outputs import check_folder
@@ -24,6 +25,7 @@ from ..inference.engines import ENGINES, open_engine
 from ..inference.tables import Parts
 from ..models.download import local_file
 from ..models.manifest import Accuracy, Checkpoint, LabelSet, Preprocessing, find_checkpoint
+from ..processes import Processes
 from ..processing_utils.labels import read_labels
 from ..processing_utils.preprocessing import GRADES, VIEWS
 from .label_files import find_labelled
@@ -262,10 +264,10 @@ def evaluate(
         raise ValueError(f"batch and workers must be 1 or more, got {batch} and {workers}.")
     if not variants:
         raise ValueError("Expected at least one variant.")
-    ranks = Ranks()
-    if out is None and (ranks.world > 1 or resume):
+    processes = Processes.here()
+    if out is None and (processes.world > 1 or resume):
         raise OutputError("Resuming a run and running under torchrun need a folder: pass out=DIR.")
-    if out is not None and ranks.rank == 0:
+    if out is not None and processes.first:
         table = Parts(Path(out) / "predictions.parquet", {})
         own = (table.out.name, table.folder.name)
         if not overwrite or Path(out).is_file():
@@ -288,15 +290,16 @@ def evaluate(
         sizes=sizes,
         views=views,
         engine=engine,
-        local_rank=ranks.local,
+        local_rank=processes.local,
         progress=progress,
     )
-    with ranks.joined(), tempfile.TemporaryDirectory() as temporary:
+    # A week: one process may have the larger shards
+    with processes.joined(datetime.timedelta(days=7)), tempfile.TemporaryDirectory() as temporary:
         predictions = predict(
             images,
             contenders,
             Path(out or temporary) / "predictions.parquet",
-            ranks=ranks,
+            processes=processes,
             classes={of: target_classes(found) for of, found in targets.items()} if chosen else None,
             grade=grade,
             batch=batch,

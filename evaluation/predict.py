@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,11 +35,12 @@ from ..inference.bulk import COMMIT_SECONDS, SourceJob, commit_shards, printable
 from ..inference.engines import Engine
 from ..inference.tables import Parts
 from ..models.manifest import Checkpoint, LabelSet, Preprocessing
+from ..processes import Processes
 from ..processing_utils.images import open_image
 from ..processing_utils.preprocessing import crop_pixels, load_pixels, view_pixels
 from .label_files import SHARD_ROWS
 
-__all__ = ["TOP", "Contender", "Predictions", "Ranks", "predict"]
+__all__ = ["TOP", "Contender", "Predictions", "predict"]
 
 TOP = 5
 
@@ -192,48 +191,16 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
         return values / values.sum(axis=1, keepdims=True)
 
 
-class Ranks:
-    """The processes of a torchrun, or this one alone. Results are small and go through gloo, on any device."""
+def gathered(processes: Processes, value: Any) -> list[Any]:
+    """The values of all processes.
 
-    def __init__(self) -> None:
-        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        self.local, self.local_world = (
-            int(os.environ.get(f"LOCAL_{k}", d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1))
-        )
-
-    def has(self, shard: int) -> bool:
-        """Whether a shard is this rank's."""
-        return shard % self.world == self.rank
-
-    @contextlib.contextmanager
-    def joined(self) -> Iterator[Ranks]:
-        if self.world == 1:
-            yield self
-            return
-        import torch.distributed as dist
-
-        dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))  # one rank may have the larger shards
-        try:
-            yield self
-        finally:
-            dist.destroy_process_group()
-
-    def gather(self, value: Any) -> list[Any]:
-        """Every rank's value; waits for all.
-
-        Raises:
-            OutputError: another rank is no more.
-        """
-        if self.world == 1:
-            return [value]
-        import torch.distributed as dist
-
-        values: list[Any] = [None] * self.world
-        try:
-            dist.all_gather_object(values, value)
-        except RuntimeError as error:
-            raise OutputError(f"Another rank has stopped. Start all ranks again with resume=True. ({error})") from error
-        return values
+    Raises:
+        OutputError: another process has ended.
+    """
+    try:
+        return processes.gather(value)
+    except RuntimeError as error:
+        raise OutputError(f"Another process has ended. Start all of them again with resume=True. ({error})") from error
 
 
 def predict(
@@ -241,7 +208,7 @@ def predict(
     contenders: Sequence[Contender],
     out: Path,
     *,
-    ranks: Ranks,
+    processes: Processes,
     classes: Mapping[LabelSet, Sequence[int]] | None = None,
     grade: str = "reference",
     batch: int = 16,
@@ -277,34 +244,34 @@ def predict(
     )
     seconds = {c.name: 0.0 for c in contenders}
     worker = _Worker(contenders, choices, grade, seconds)
-    many = workers or max(1, available_cores() // ranks.local_world)
+    many = workers or max(1, available_cores() // processes.local_world)
     told: list[tuple[int, float]] = []
 
     def do(numbered: Iterator[tuple[int, Shard]], parts: Parts, _: Callable[[int], object]) -> int:
-        ranks.gather(None)  # rank 0 has made the folder
+        gathered(processes, None)  # rank 0 has made the folder
         parts.check_job()
         parts.refresh()
-        ranks.gather(None)  # nobody writes while another lists
+        gathered(processes, None)  # nobody writes while another lists
         start = time.perf_counter()
-        own = ((number, shard) for number, shard in numbered if ranks.has(number))
-        before = sum(part.start + part.rows for number, part in parts.done.items() if ranks.has(number))
-        total = sum(size for number, size in enumerate(images.sizes()) if ranks.has(number))
-        with progress_bar(progress and ranks.rank == 0, total, before) as advance:
+        own = ((number, shard) for number, shard in numbered if processes.has(number))
+        before = sum(part.start + part.rows for number, part in parts.done.items() if processes.has(number))
+        total = sum(size for number, size in enumerate(images.sizes()) if processes.has(number))
+        with progress_bar(progress and processes.first, total, before) as advance:
             computed = commit_shards(
                 own, parts, worker, batch=batch, workers=many, commit_seconds=COMMIT_SECONDS, advance=advance
             )
-        told.extend(ranks.gather((computed, time.perf_counter() - start)))
-        if ranks.rank == 0:  # it alone looks on: soon it takes the folder away
+        told.extend(gathered(processes, (computed, time.perf_counter() - start)))
+        if processes.first:  # it alone looks on: soon it takes the folder away
             parts.refresh()
         return computed
 
-    if not ranks.gather(ranks.rank == 0 and resume and _is_made(out, job))[0]:
-        if ranks.rank == 0:
+    if not gathered(processes, processes.first and resume and _is_made(out, job))[0]:
+        if processes.first:
             run(job, out, do, resume=resume, overwrite=overwrite, found=images.kept)
         else:
             with terminable():
                 do(enumerate(images.kept()), Parts(out, dataclasses.asdict(job)), lambda rows: None)
-    if ranks.rank:
+    if not processes.first:
         return None
     table = pq.read_table(out)
     _check_names(table, images)

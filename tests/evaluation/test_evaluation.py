@@ -459,7 +459,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import resnext_hub.evaluation.label_files as label_files, resnext_hub.evaluation.predict as predict
 label_files.SHARD_ROWS = predict.SHARD_ROWS = 6
-from tests.test_evaluation import contender
+from tests.evaluation.test_evaluation import contender
 from resnext_hub.evaluation.evaluate import evaluate
 from resnext_hub.evaluation.report import write_report
 report = evaluate([contender()], {data!r}, {out!r}, batch=4)
