@@ -20,9 +20,9 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 from ..telemetry import silence
+from .gate import Gate
 from .logic import (
     MIB,
     Limits,
@@ -53,7 +53,6 @@ import gradio as gr  # noqa: E402  # pyright: ignore[reportMissingImports]
 from gradio import component_meta  # noqa: E402  # pyright: ignore[reportMissingImports]
 from gradio.data_classes import ImageData  # noqa: E402  # pyright: ignore[reportMissingImports]
 from starlette.middleware import Middleware  # noqa: E402  # pyright: ignore[reportMissingImports]
-from starlette.responses import Response  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 __all__ = ["build", "forget", "launch", "serve"]
 
@@ -116,20 +115,6 @@ def _guarded(run: Callable[[], Any], language: str) -> tuple[Any, str]:
     except Exception:
         log.exception("demo")
         return None, notice(PageError("error_other"), language)
-
-
-class _NoUploadProgress:
-    """Tells a browser at once that an upload without a name is done. From the camera or the clipboard Gradio uploads
-    so, and asks after it all the same: the answer would be 404, after three seconds, as an error in the console."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        app, asked = self.app, scope["type"] == "http" and scope["path"].endswith("/upload_progress")
-        if asked and not parse_qs(scope["query_string"].decode("latin-1")).get("upload_id"):
-            app = Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
-        await app(scope, receive, send)
 
 
 class _Page:
@@ -446,12 +431,21 @@ def _theme() -> gr.themes.Base:
 def launch(page: gr.Blocks, host: str, port: int, limits: Limits | None = None, **options: Any) -> str:
     """Serve a page; return its address. Port 0 is any that is free."""
     page.queue(max_size=WAITING, api_open=False)
+    limits = limits or Limits()
+    gate = Middleware(
+        Gate,
+        folder=UPLOADS.folder,
+        max_join=limits.image_bytes * 4 // 3 + MIB,  # a photo as a data: URL
+        max_upload=limits.zip_bytes,
+        max_uploads=UPLOADS.max_bytes,
+        queue=lambda: page._queue,  # Gradio offers no other way to its queue
+    )
     app, address, _ = page.launch(
         server_name=host,
         server_port=port or None,
         theme=_theme(),
         css_paths=Path(__file__).parent / "page.css",
-        max_file_size=(limits or Limits()).zip_bytes,
+        max_file_size=limits.zip_bytes,
         state_session_capacity=SESSIONS,
         footer_links=[],
         run_history=False,
@@ -464,7 +458,7 @@ def launch(page: gr.Blocks, host: str, port: int, limits: Limits | None = None, 
             "docs_url": None,
             "redoc_url": None,
             "openapi_url": None,
-            "middleware": [Middleware(_NoUploadProgress)],
+            "middleware": [gate],
         },
         prevent_thread_lock=True,
         quiet=True,

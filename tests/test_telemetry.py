@@ -229,6 +229,10 @@ def test_the_page(outside: Outside, photo: Path) -> None:
     with page_process(outside.home, "auto", outside.environment) as page, Visitor(page.url) as visitor:
         assert visitor.client.get("/").status_code == 200
         assert "military uniform" in visitor.photo(photo.read_bytes())
+        # Gradio would download what is named here, for any visitor and into any input.
+        file = {"path": "http://files.example/x", "meta": {"_type": "gradio.FileData"}}
+        for what, event in (("photo", "input"), ("url", "submit"), ("zip", "upload"), ("variants", "input")):
+            assert visitor.join(what, event, [file, file, file, file]).status_code == 403
         page.process.terminate()
         page.process.wait(60)
     assert (outside.seen, outside.undocumented) == (set(), [])

@@ -108,10 +108,14 @@ class Visitor:
         path = self.client.post("gradio_api/upload", files={"files": (name, data)}).raise_for_status().json()[0]
         return {"path": path, "orig_name": name, "size": len(data), "meta": {"_type": "gradio.FileData"}}
 
+    def join(self, what: Any, event: str, data: list[Any], **more: Any) -> httpx.Response:
+        """Ask for something without listening for the answer."""
+        body = {"data": data, "fn_index": self._calls[what, event], "session_hash": self.session, **more}
+        return self.client.post("gradio_api/queue/join", json=body)
+
     def messages(self, what: Any, event: str, data: list[Any], **more: Any) -> Iterator[dict[str, Any]]:
         """What the page answers, as it comes."""
-        body = {"data": data, "fn_index": self._calls[what, event], "session_hash": self.session, **more}
-        self.client.post("gradio_api/queue/join", json=body).raise_for_status()
+        self.join(what, event, data, **more).raise_for_status()
         with self.client.stream("GET", "gradio_api/queue/data", params={"session_hash": self.session}) as stream:
             for line in stream.raise_for_status().iter_lines():
                 if line:
