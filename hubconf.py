@@ -42,11 +42,12 @@ def resnext101_32x8d_wsl(progress=True, *, pretrained=True, num_classes=1000, **
         progress: show a progress bar on stderr while the weights are downloaded.
         pretrained: False for random weights.
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
-        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -77,11 +78,12 @@ def resnext101_32x16d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
         progress: show a progress bar on stderr while the weights are downloaded.
         pretrained: False for random weights.
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
-        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -113,11 +115,12 @@ def resnext101_32x32d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
         progress: show a progress bar on stderr while the weights are downloaded.
         pretrained: False for random weights.
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
-        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -150,11 +153,12 @@ def resnext101_32x48d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
         progress: show a progress bar on stderr while the weights are downloaded.
         pretrained: False for random weights.
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
-        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -186,11 +190,12 @@ def resnet18_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_
         progress: show a progress bar on stderr while the weights are downloaded.
         pretrained: False for random weights.
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
-        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -219,11 +224,12 @@ def resnet50_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_
         progress: show a progress bar on stderr while the weights are downloaded.
         pretrained: False for random weights.
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
-        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -251,11 +257,12 @@ def resnext50_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **n
         progress: show a progress bar on stderr while the weights are downloaded.
         pretrained: False for random weights.
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
-        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -285,11 +292,12 @@ def resnext101_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **
         progress: show a progress bar on stderr while the weights are downloaded.
         pretrained: False for random weights.
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
-        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -319,11 +327,12 @@ def resnext101_32x8d_ssl(progress=True, *, pretrained=True, num_classes=1000, **
         progress: show a progress bar on stderr while the weights are downloaded.
         pretrained: False for random weights.
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
-        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -353,11 +362,12 @@ def resnext101_32x16d_ssl(progress=True, *, pretrained=True, num_classes=1000, *
         progress: show a progress bar on stderr while the weights are downloaded.
         pretrained: False for random weights.
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
-        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -389,11 +399,12 @@ def resnet18_swsl(progress=True, *, pretrained=True, num_classes=1000, **network
         progress: show a progress bar on stderr while the weights are downloaded.
         pretrained: False for random weights.
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
-        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -422,11 +433,12 @@ def resnet50_swsl(progress=True, *, pretrained=True, num_classes=1000, **network
         progress: show a progress bar on stderr while the weights are downloaded.
         pretrained: False for random weights.
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
-        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -454,11 +466,12 @@ def resnext50_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, **
         progress: show a progress bar on stderr while the weights are downloaded.
         pretrained: False for random weights.
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
-        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -488,11 +501,12 @@ def resnext101_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, *
         progress: show a progress bar on stderr while the weights are downloaded.
         pretrained: False for random weights.
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
-        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -522,11 +536,12 @@ def resnext101_32x8d_swsl(progress=True, *, pretrained=True, num_classes=1000, *
         progress: show a progress bar on stderr while the weights are downloaded.
         pretrained: False for random weights.
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
-        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -559,11 +574,12 @@ def resnext101_32x16d_swsl(progress=True, *, pretrained=True, num_classes=1000, 
         progress: show a progress bar on stderr while the weights are downloaded.
         pretrained: False for random weights.
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
-        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -591,16 +607,17 @@ def resnext50_32x4d(pretrained=None, progress=True, *, weights=None, num_classes
     - Original: https://github.com/pytorch/vision
 
     Args:
-        pretrained: True means weights="IMAGENET1K_V1". By default the weights are random, as in torchvision.
+        pretrained: True means weights="IMAGENET1K_V1". It also takes what weights takes. By default, random weights.
         progress: show a progress bar on stderr while the weights are downloaded.
         weights: "IMAGENET1K_V1", "IMAGENET1K_V2" or "DEFAULT" (the newest); or a member of torchvision's
             ResNeXt50_32X4D_Weights.
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
-        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -629,16 +646,17 @@ def resnext101_32x8d(pretrained=None, progress=True, *, weights=None, num_classe
     - Original: https://github.com/pytorch/vision
 
     Args:
-        pretrained: True means weights="IMAGENET1K_V1". By default the weights are random, as in torchvision.
+        pretrained: True means weights="IMAGENET1K_V1". It also takes what weights takes. By default, random weights.
         progress: show a progress bar on stderr while the weights are downloaded.
         weights: "IMAGENET1K_V1", "IMAGENET1K_V2" or "DEFAULT" (the newest); or a member of torchvision's
             ResNeXt101_32X8D_Weights.
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
-        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -666,15 +684,16 @@ def resnext101_64x4d(pretrained=None, progress=True, *, weights=None, num_classe
     - Note: timm evaluates with a resize to 256 (82.978 / 96.252), torchvision with a resize to 232 (83.246 / 96.454).
 
     Args:
-        pretrained: True means weights="IMAGENET1K_V1". By default the weights are random, as in torchvision.
+        pretrained: True means weights="IMAGENET1K_V1". It also takes what weights takes. By default, random weights.
         progress: show a progress bar on stderr while the weights are downloaded.
         weights: "IMAGENET1K_V1" or "DEFAULT" (the newest); or a member of torchvision's ResNeXt101_64X4D_Weights.
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
-        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -706,11 +725,13 @@ def nvidia_resneXt(pretrained=True, pretrained_from_file=None, state_dict_key_ma
         pretrained: False for random weights.
         pretrained_from_file: load this checkpoint file instead; needs pretrained=False.
         state_dict_key_map_fn: a function that renames a key; the prefix "module." is removed before.
-        network_options: num_classes, zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: num_classes, last_bn_0_init, conv_init (NVIDIA's); zero_init_residual,
+            replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -744,11 +765,13 @@ def nvidia_se_resnext101_32x4d(
         pretrained: False for random weights.
         pretrained_from_file: load this checkpoint file instead; needs pretrained=False.
         state_dict_key_map_fn: a function that renames a key; the prefix "module." is removed before.
-        network_options: num_classes, zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: num_classes, last_bn_0_init, conv_init (NVIDIA's); zero_init_residual,
+            replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -779,11 +802,12 @@ def resnext_tiny(progress=True, *, pretrained=True, num_classes=200, **network_o
         progress: has no effect: the weights are in this repository.
         pretrained: False for random weights.
         num_classes: any other number than 200 replaces the head by a new one with random weights; 0 removes it.
-        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -812,11 +836,13 @@ def nvidia_resnext101_32x4d(pretrained=True, pretrained_from_file=None, state_di
         pretrained: False for random weights.
         pretrained_from_file: load this checkpoint file instead; needs pretrained=False.
         state_dict_key_map_fn: a function that renames a key; the prefix "module." is removed before.
-        network_options: num_classes, zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision.
+        network_options: num_classes, last_bn_0_init, conv_init (NVIDIA's); zero_init_residual,
+            replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
     Returns:
-        The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are
-            RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
+            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
+            0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.

@@ -21,7 +21,7 @@ WIDTH = 120
 PROGRESS = "show a progress bar on stderr while the weights are downloaded."
 RANDOM = "False for random weights."
 CLASSES = "any other number than {num_classes} replaces the head by a new one with random weights; 0 removes it."
-OPTIONS = "zero_init_residual, replace_stride_with_dilation, norm_layer; as in torchvision."
+OPTIONS = "zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans."
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ TORCHVISION = Signature(
     "torchvision",
     "pretrained=None, progress=True, *, weights=None, num_classes={num_classes}, **network_options",
     {
-        "pretrained": 'True means weights="{oldest}". By default the weights are random, as in torchvision.',
+        "pretrained": 'True means weights="{oldest}". It also takes what weights takes. By default, random weights.',
         "progress": PROGRESS,
         "weights": '{tags} or "DEFAULT" (the newest); or a member of torchvision\'s {enum}.',
         "num_classes": CLASSES,
@@ -60,7 +60,7 @@ NVIDIA = Signature(
         "pretrained": RANDOM,
         "pretrained_from_file": "load this checkpoint file instead; needs pretrained=False.",
         "state_dict_key_map_fn": 'a function that renames a key; the prefix "module." is removed before.',
-        "network_options": f"num_classes, {OPTIONS}",
+        "network_options": f"num_classes, last_bn_0_init, conv_init (NVIDIA's); {OPTIONS}",
     },
     {
         "FileNotFoundError": "pretrained_from_file does not exist.",
@@ -76,8 +76,8 @@ SIGNATURES = {
     None: FACEBOOK,
 }
 RETURNS = (
-    "The network in training mode. It takes images (N, 3, H, W) and returns logits (N, num_classes). The images are "
-    "RGB in 0..1, normalised with mean"
+    "The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and "
+    ".checkpoint. Images are RGB in 0..1, normalised with mean"
 )
 ERRORS = {
     "TypeError": "an unknown network option, or one that would make it another variant.",

@@ -49,11 +49,12 @@ log = logging.getLogger("resnext_hub")
 ALIGNMENT = 64  # bytes; torch.save's own. On unaligned tensors vector instructions round in another order.
 MOST_VALUES, DEEPEST = 1_000_000, 20  # in a training checkpoint; that of a ResNeXt-101 has some 10,000
 MOST_VIEWS = 8  # how often a file's tensors may name its bytes: a thousand views of a GB would be read for ever
+CONTAINERS = ("state_dict", "model_state_dict", "model")  # Lightning and NVIDIA; PyTorch's tutorials; torchvision
 ZIP = b"PK\x03\x04"  # the first bytes of an archive; torch goes by them too
 
 
 def read_state_dict(path: str | Path, *, mmap: bool = False, vouched: bool = False) -> dict[str, Tensor]:
-    """The state_dict in a file of ``torch.save``, legacy or zip; a training checkpoint's ``state_dict`` entry too.
+    """The state_dict in a file of ``torch.save``, legacy or zip, or in a training checkpoint (`CONTAINERS`).
 
     Nothing in the file is executed: see `pickles`. Tensors that are read into memory are compared with the archive's
     CRC32, if it has one, and must be finite. With ``mmap`` the tensors of zip and legacy files are mapped instead, and
@@ -121,8 +122,7 @@ def _read_by_torch(path: Path) -> dict[str, Tensor]:
             value: Any = torch.load(path, "cpu", weights_only=True)  # pyright: ignore[reportUnknownMemberType]
     except Exception as error:  # pickle.UnpicklingError, RuntimeError, and what its functions raise
         raise _explained(path, error) from error
-    if _is_dict(value) and _is_dict(value.get("state_dict")):
-        value = value["state_dict"]
+    value = _inner(value)
     if not _is_dict(value) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items()):
         raise CheckpointError(f"{path} contains a {type(value).__name__}, expected a state_dict (name -> tensor).")
     return {name: tensor.detach() for name, tensor in value.items()}
@@ -198,10 +198,15 @@ def _is_dict(value: object) -> TypeGuard[dict[Any, Any]]:
     return type(value) is dict
 
 
+def _inner(value: object) -> object:
+    """The state_dict in a training checkpoint, by the names that training scripts give it; other values unchanged."""
+    if _is_dict(value):
+        return next((value[name] for name in CONTAINERS if _is_dict(value.get(name))), value)
+    return value
+
+
 def _weights_in(value: object) -> dict[str, Stored]:
-    """The state_dict that a pickle holds, or that a training checkpoint has under "state_dict"."""
-    if _is_dict(value) and _is_dict(value.get("state_dict")):
-        value = value["state_dict"]
+    value = _inner(value)
     if not _is_dict(value):
         raise PickleError(f"it holds a {type(value).__name__}, expected a state_dict (name -> tensor)")
     for name, tensor in value.items():
@@ -429,12 +434,13 @@ def _convert(path: Path, copy: Path, vouched: bool) -> bool:
 def normalise_keys(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A published state_dict under our names and shapes; lossless.
 
-    ``module.`` (DataParallel) is dropped; NVIDIA's ``layers.N.`` becomes ``layerN+1.``; squeeze-and-excitation weights
-    saved as 1x1 convolutions (C_out, C_in, 1, 1) become those of linear layers (C_out, C_in).
+    The prefixes ``module.`` (DataParallel), ``_orig_mod.`` (torch.compile) and ``model.`` (Lightning) are dropped.
+    NVIDIA's ``layers.N.`` becomes ``layerN+1.``; squeeze-and-excitation weights saved as 1x1 convolutions
+    (C_out, C_in, 1, 1) become those of linear layers (C_out, C_in).
     """
 
     def rename(key: str) -> str:
-        key = key.removeprefix("module.")
+        key = re.sub(r"^((module|_orig_mod|model)\.)+", "", key)
         return re.sub(r"^layers\.(\d+)\.", lambda match: f"layer{int(match[1]) + 1}.", key)
 
     def reshape(key: str, tensor: Tensor) -> Tensor:
@@ -463,6 +469,8 @@ def load_into(
     """Put a state_dict's tensors into a network: every key must have its place; ``head=False`` leaves ``fc`` as it is.
 
     The network takes the tensors themselves where they fit its dtype and lie on the default device, copies elsewhere.
+    If the network takes images of other than 3 channels and the state_dict is for RGB, the first convolution's weights
+    are adapted (`_input_weights`).
 
     Raises:
         CheckpointError: keys are missing or too many, shapes or kinds of numbers differ; the message names the first.
@@ -472,6 +480,9 @@ def load_into(
         state_dict = _renamed(state_dict, lambda key: strip_and_map(key.removeprefix("module.")))
     state = normalise_keys(state_dict)
     own = network.state_dict()
+    first = own.get("conv1.weight")
+    if first is not None and "conv1.weight" in state and state["conv1.weight"].shape[1:2] == (3,) != first.shape[1:2]:
+        state["conv1.weight"] = _input_weights(state["conv1.weight"], first.shape[1])
     if not head:
         state = {k: v for k, v in state.items() if not k.startswith("fc.")}
         state |= {k: v for k, v in own.items() if k.startswith("fc.")}
@@ -485,6 +496,17 @@ def load_into(
         lines = [line.strip() for line in str(error).splitlines()[1:]]
         shown = " ".join(line if len(line) < 300 else line[:300] + "…" for line in lines[:3])
         raise CheckpointError(f"{origin} does not fit the network: {shown}") from error
+
+
+def _input_weights(weight: Tensor, channels: int) -> Tensor:
+    """A first convolution's weights for RGB, adapted to images of other channels as in timm.
+
+    For one channel they are summed, so that a gray image has the result of its RGB copy. For more they are repeated
+    (RGBRGB…), cut to the number of channels, and scaled by 3 / ``channels``.
+    """
+    if channels == 1:
+        return weight.float().sum(1, keepdim=True)
+    return weight.float().repeat(1, -(-channels // 3), 1, 1)[:, :channels] * (3 / channels)
 
 
 def _expect_same_kind(tensor: Tensor, own: Tensor, key: str, origin: str) -> None:

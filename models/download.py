@@ -18,13 +18,14 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, UnreachableError, UnwritableError
 from ..net.client import Answer, BrokenOffError, GetError, Policy, RefusedError, get
 from .cache import checkpoints_folder, find, lock, own_file, target, verify
-from .manifest import Checkpoint, Source
+from .manifest import Checkpoint, License, Source
 
 __all__ = ["fetch", "local_file"]
 
@@ -62,9 +63,17 @@ def local_file(checkpoint: Checkpoint, progress: bool = True, *, again: bool = F
             present = find(checkpoint) or _fetch_first(checkpoint, progress)
     path, source = present
     try:
-        return path, verify(path, source, again=again)
+        digest = verify(path, source, again=again)
     except CheckpointError as error:
         raise CheckpointError(f"{error} Delete it and load again.") from error
+    if checkpoint.license is not None and not checkpoint.license.commercial_use:
+        _log_license(checkpoint.variant, checkpoint.license_id, checkpoint.license)
+    return path, digest
+
+
+@cache
+def _log_license(variant: str, name: str | None, license: License) -> None:
+    log.warning("Licence of the weights of %s: %s, no commercial use. See %s", variant, name, license.url)
 
 
 def _candidates(checkpoint: Checkpoint) -> Iterator[Source]:

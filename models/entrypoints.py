@@ -1,4 +1,4 @@
-"""A name -> a ready network: what the three signatures of hubconf.py have behind them."""
+"""Build a network and load its weights: the code behind the three signatures of hubconf.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ register(ResNeXt, Stage, BasicBlock, Bottleneck, SqueezeExcite)
 
 PYTHON_FLOOR, TORCH_FLOOR = (3, 11), (2, 10)
 #: Arguments of `ResNeXt` that a caller may choose; the others are the variant.
-NETWORK_OPTIONS = ("zero_init_residual", "replace_stride_with_dilation", "norm_layer")
+NETWORK_OPTIONS = ("zero_init_residual", "replace_stride_with_dilation", "norm_layer", "in_chans", "conv_init")
 VARIANT_OPTIONS = frozenset(Architecture.__dataclass_fields__)
 
 
@@ -47,21 +46,20 @@ def require(torch_version: str, python_version: tuple[int, ...]) -> None:
 require(torch.__version__, tuple(sys.version_info[:3]))
 
 
-@cache
-def _say_license(license_id: str, name: str, url: str) -> None:
-    log.warning("Licence of these weights: %s (%s). No commercial use. See %s", license_id, name, url)
-
-
 def build(architecture: Architecture, num_classes: int = 1000, **network_options: Any) -> ResNeXt:
-    """A freshly initialised network, in training mode.
+    """Return a network with random weights, in training mode.
+
+    Options of the architecture, such as ``groups``, may be passed if they have its own values.
 
     Raises:
         TypeError: an option that no network has, or that would make it another variant.
     """
+    network_options = {
+        name: value for name, value in network_options.items()
+        if name not in VARIANT_OPTIONS or value != getattr(architecture, name)
+    }  # fmt: skip
     if wrong := sorted(network_options.keys() - set(NETWORK_OPTIONS)):
         hints = [f"To change {name}, choose another variant." for name in wrong if name in VARIANT_OPTIONS]
-        if "last_bn_0_init" in wrong:
-            hints.append("For last_bn_0_init, pass zero_init_residual.")
         raise TypeError(
             " ".join(
                 [f"Unexpected network options: {', '.join(wrong)}. Allowed: {', '.join(NETWORK_OPTIONS)}.", *hints]
@@ -82,7 +80,7 @@ def build(architecture: Architecture, num_classes: int = 1000, **network_options
 
 
 def _build_to_fill(architecture: Architecture, num_classes: int, options: Mapping[str, Any], head: bool) -> ResNeXt:
-    """A network whose weights are about to be overwritten: 17 s of random initialisation saved on the 32x48d."""
+    """Return a network without random weights, since a checkpoint follows: saves 17 s on the 32x48d."""
     if options.get("norm_layer") is not None:  # may hold state that no checkpoint fills
         return build(architecture, num_classes, **options)
     device = torch.get_default_device()
@@ -104,15 +102,17 @@ def load(
     key_map: Callable[[str], str] | None = None,
     **network_options: Any,
 ) -> ResNeXt:
-    """A network with a checkpoint's weights, in training mode, on the default device and in the default dtype.
+    """Return a network with a checkpoint's weights, in training mode, on the default device and in the default dtype.
 
     Args:
         num_classes: None for the checkpoint's own. Another number puts a new, initialised head on the pretrained
-            features (torchvision raises there); 0 leaves the head out.
-        progress: show a bar while the file is fetched.
-        verify: hash the cached file again, though it is as it was when it was hashed before.
+            features (torchvision raises an error); 0 leaves the head out.
+        progress: show a bar while the file is downloaded.
+        verify: hash the cached file again, even if it has not changed since it was last hashed.
         file: take the weights from this file instead of the published one; its head must be ``num_classes`` wide.
         key_map: rename the file's keys first.
+        network_options: see `NETWORK_OPTIONS`. With ``in_chans`` other than 3, the first convolution's weights are
+            summed or repeated over the channels, as in timm (`checkpoints.load_into`).
 
     Raises:
         TypeError, ValueError: a wrong argument; found before anything is downloaded.
@@ -129,8 +129,7 @@ def load(
     else:
         path, state = file, read_state_dict(file)
     load_into(network, state, head=head, key_map=key_map, origin=str(path))
-    if file is None and checkpoint.license is not None and not checkpoint.license.commercial_use:
-        _say_license(checkpoint.license_id or "", checkpoint.license.name, checkpoint.license.url)
+    network.checkpoint = checkpoint if file is None else None
     return network
 
 
@@ -149,8 +148,14 @@ def facebook(
     return load(checkpoint, num_classes, progress, **options)
 
 
-def _torchvision_tag(name: str, weights: object, tags: list[str]) -> str:
-    """The tag that ``weights=`` means: a tag or "DEFAULT", plain or qualified, or a member of torchvision's enum."""
+def _torchvision_tag(name: str, weights: object, tags: list[str]) -> str | None:
+    """Return the tag that ``weights=`` or ``pretrained=`` means, None for random weights.
+
+    It may be a tag or "DEFAULT", with or without the enum's name; a member of torchvision's enum; or, as in
+    torchvision's older interface, true for IMAGENET1K_V1 and false for random weights.
+    """
+    if isinstance(weights, int):
+        return tags[0] if weights else None
     text = f"{type(weights).__name__}.{weights.name}" if isinstance(weights, enum.Enum) else weights
     if not isinstance(text, str):
         raise TypeError(f"weights must be a string or a member of torchvision's enum, not {type(weights).__name__}.")
@@ -173,23 +178,18 @@ def torchvision(
     options: Mapping[str, Any],
     manifest: Manifest | None = None,
 ) -> ResNeXt:
-    """torchvision's signature: no weights by default; ``pretrained=True`` means IMAGENET1K_V1, as it did there."""
-    if not isinstance(pretrained, bool) and pretrained is not None:
-        # torchvision's builders take ``weights`` as the first positional argument too.
-        if weights is not None:
-            raise ValueError(
-                f"The weights were given twice, as {pretrained!r} and as weights={weights!r}: pass only weights=."
-            )
-        pretrained, weights = None, pretrained
+    """The signature of torchvision, with random weights by default.
+
+    ``pretrained`` is the first argument, so it may also be a tag or a member of the enum.
+    """
     checkpoints = (manifest or default_manifest()).of_entrypoint(name)
     tags = list(checkpoints)
-    tag = None if weights is None else _torchvision_tag(name, weights, tags)
-    if pretrained is True:
-        if tag not in (None, tags[0]):
-            raise ValueError(f"pretrained=True means {tags[0]}, which contradicts weights={tag!r}: pass only weights=.")
-        tag = tags[0]
-    elif pretrained is False and tag is not None:
-        raise ValueError(f"pretrained=False contradicts weights={tag!r}: pass only weights=.")
+    chosen = {_torchvision_tag(name, given, tags) for given in (pretrained, weights) if given is not None}
+    if len(chosen) > 1:
+        raise ValueError(
+            f"pretrained={pretrained!r} contradicts weights={weights!r}; True means {tags[0]}. Pass only weights=."
+        )
+    tag = chosen.pop() if chosen else None
     if tag is None:
         return build(checkpoints[tags[0]].architecture, num_classes, **options)
     return load(checkpoints[tag], num_classes, progress, **options)
@@ -203,9 +203,14 @@ def nvidia(
     options: Mapping[str, Any],
     manifest: Manifest | None = None,
 ) -> ResNeXt:
-    """NVIDIA's signature: ``pretrained_from_file`` excludes ``pretrained``; a missing file is an error."""
+    """The signature of NVIDIA; a missing ``pretrained_from_file`` is an error.
+
+    NVIDIA's ``trt`` and ``fused_se`` choose among implementations of one formula, so they have no effect here.
+    """
     checkpoint = (manifest or default_manifest()).resolve(name)
-    options = dict(options)
+    names = {"last_bn_0_init": "zero_init_residual"}
+    options = {names.get(key, key): value for key, value in options.items() if key not in ("trt", "fused_se")}
+    options.setdefault("conv_init", "fan_in")
     num_classes = options.pop("num_classes", checkpoint.num_classes)
     if pretrained and pretrained_from_file is not None:
         raise ValueError("pretrained=True contradicts pretrained_from_file=: pass pretrained=False with it.")

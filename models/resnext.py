@@ -18,6 +18,8 @@ logits on a CPU. This module imports nothing but torch.
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from operator import index
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -156,6 +158,16 @@ class Bottleneck(nn.Module):
         return self.relu(out)
 
 
+def _integer(name: str, value: object) -> int:
+    """An integer of any kind, such as NumPy's."""
+    try:
+        if not isinstance(value, bool):
+            return index(value)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        pass
+    raise TypeError(f"{name} must be an integer; got {value!r}.")
+
+
 @contextmanager
 def _frozen_statistics(module: nn.Module) -> Generator[None]:
     """Keep BatchNorm from counting a batch a second time while checkpointing recomputes it."""
@@ -205,7 +217,7 @@ class Stage(nn.Sequential):
 
 
 class ResNeXt(nn.Module):
-    """ResNet, ResNeXt or SE-ResNeXt: images (N, 3, H, W), normalised as the checkpoint's preset says -> logits.
+    """ResNet, ResNeXt or SE-ResNeXt: images (N, in_chans, H, W), normalised as `preprocessing` says -> logits.
 
     Args:
         block: `BasicBlock` or `Bottleneck`.
@@ -220,12 +232,20 @@ class ResNeXt(nn.Module):
         zero_init_residual: start each residual branch at zero (Goyal et al. 2017, arXiv 1706.02677: +0.2-0.3 points).
         replace_stride_with_dilation: for stages 2, 3 and 4, dilate instead of striding (segmentation).
         norm_layer: makes a normalisation from a channel count; default `torch.nn.BatchNorm2d`.
+        in_chans: channels of the images.
+        conv_init: "fan_out" (torchvision) or "fan_in" (NVIDIA): what the random convolutions' variance is scaled by.
 
     Raises:
         ValueError: an argument that has no meaning for this block, or of the wrong length.
 
+    Attributes:
+        checkpoint: the manifest's entry of the weights, from which `preprocessing` and `labels` come; None if the
+            weights are random.
+
     With the same state_dict, fp32 logits on a CPU are bit-identical to ``torchvision.models.ResNet``.
     """
+
+    __jit_unused_properties__: ClassVar = ["labels", "preprocessing"]
 
     def __init__(
         self,
@@ -241,12 +261,17 @@ class ResNeXt(nn.Module):
         zero_init_residual: bool = False,
         replace_stride_with_dilation: Sequence[bool] | None = None,
         norm_layer: NormLayer | None = None,
+        in_chans: int = 3,
+        conv_init: str = "fan_out",
     ) -> None:
         super().__init__()
         if len(layers) != 4:
             raise ValueError(f"layers must have 4 numbers, one per stage; got {tuple(layers)}.")
-        if type(num_classes) is not int:  # bool is an int too
-            raise TypeError(f"num_classes must be an integer; got {num_classes!r}.")
+        num_classes = _integer("num_classes", num_classes)
+        if _integer("in_chans", in_chans) < 1:
+            raise ValueError(f"in_chans must be 1 or more; got {in_chans}.")
+        if conv_init not in ("fan_in", "fan_out"):
+            raise ValueError(f"conv_init must be 'fan_in' or 'fan_out'; got {conv_init!r}.")
         if num_classes < 0:
             raise ValueError(f"num_classes must be 0 (no head) or more; got {num_classes}.")
         dilate = (False, False, False) if replace_stride_with_dilation is None else tuple(replace_stride_with_dilation)
@@ -257,7 +282,7 @@ class ResNeXt(nn.Module):
         self.inplanes, self.dilation = planes, 1  #: channels of the last map so far; dilation so far
         self.groups, self.base_width, self.se_channels = groups, width_per_group, se_channels
 
-        self.conv1 = nn.Conv2d(3, planes, 7, 2, padding=3, bias=False)
+        self.conv1 = nn.Conv2d(in_chans, planes, 7, 2, padding=3, bias=False)
         self.bn1 = self._norm_layer(planes)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1) if stem_pool else nn.Identity()
@@ -276,7 +301,8 @@ class ResNeXt(nn.Module):
         self.fc: nn.Module = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         #: (channels, stride) of each map that `forward_intermediates` returns.
         self.feature_info = tuple(feature_info)
-        self._init_weights(zero_init_residual)
+        self.checkpoint: Any = None
+        self._init_weights(zero_init_residual, conv_init)
 
     def _make_layer(
         self,
@@ -315,13 +341,29 @@ class ResNeXt(nn.Module):
             self.inplanes = out_channels
         return Stage(*made)
 
-    def _init_weights(self, zero_init_residual: bool) -> None:
+    @property
+    def preprocessing(self) -> Any:
+        """How the checkpoint's images were resized, cropped and normalised: a `Preprocessing`.
+
+        None if the weights are random, or if ``in_chans`` is not 3.
+        """
+        return self.checkpoint.preprocessing if self.checkpoint and self.conv1.in_channels == 3 else None
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The names of the checkpoint's classes, in the order of the logits; None if the head has another number."""
+        checkpoint = self.checkpoint
+        if checkpoint is None or getattr(self.fc, "out_features", 0) != checkpoint.num_classes:
+            return None
+        return tuple(name for _, name in checkpoint.labels.rows())
+
+    def _init_weights(self, zero_init_residual: bool, conv_init: str) -> None:
         if self.conv1.weight.is_meta:
             return  # there are no numbers to draw, and torch imports its compiler (seconds) to draw none
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 # He et al. 2015, https://arxiv.org/abs/1502.01852: keeps the variance of the gradient through ReLUs.
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.kaiming_normal_(module.weight, mode=conv_init, nonlinearity="relu")  # pyright: ignore[reportArgumentType]
             elif isinstance(module, (_BatchNorm, nn.GroupNorm)) and module.affine:
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)

@@ -414,7 +414,7 @@ def test_names_and_shapes_of_the_publishers() -> None:
         "layer1.1.conv1.weight": (2, 2, 1, 1),
         "layer4.0.squeeze.squeeze.weight": (2, 3),
         "layer13.0.squeeze.expand.weight": (3, 2),
-        "module.layers.0.x": (1,),
+        "layer1.x": (1,),
         "a.layers.0.x": (1,),
         "squeeze.squeeze.bias": (1, 1, 1, 1),
     }
