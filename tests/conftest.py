@@ -14,7 +14,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -362,3 +362,25 @@ def colours(tmp_path: Path) -> Path:
         pq.write_table(pa.table(rows), folder / f"{part}.parquet")
     (folder / "classes.tsv").write_text("".join(f"n{i}\tname of n{i}\n" for i in (1, 2, 3)))
     return folder
+
+
+@pytest.fixture
+def photo_proxy(photo: Path) -> Iterator[str]:
+    """An HTTP proxy on loopback that answers every request with a photo and reaches nothing."""
+    content = photo.read_bytes()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert self.path.startswith("http://images.")
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from resnext_hub.files import SUFFIX, publish, remove_temporary, temporary_name, write_atomically
 
-from . import dying
+from .support import dying
 
 
 @pytest.fixture

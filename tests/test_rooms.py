@@ -87,6 +87,16 @@ def test_the_network_itself_imports_only_torch() -> None:
     assert list(imported("models.resnext", tree)) == []
 
 
+def test_no_test_module_imports_another() -> None:
+    """They share what is in tests/support."""
+    for name in tracked_files():
+        if name.startswith("tests/") and name.endswith(".py"):
+            for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    names = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+                    assert not [n for n in names if n.rpartition(".")[2].startswith("test_")], name
+
+
 def test_only_net_opens_connections() -> None:
     for module, tree in modules():
         if room_of(module) == "net":

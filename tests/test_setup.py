@@ -26,7 +26,7 @@ import pytest
 from packaging.utils import canonicalize_name
 
 from .conftest import ROOT, Served
-from .test_supply_chain import entries, pinned
+from .support.locks import entries, pinned
 
 #: What make builds, from which lock.
 TARGETS = {".venv-core": "core", ".venv": "dev", ".venv-demo": "demo", ".venv-tools": "tools", ".venv-triton": "triton",

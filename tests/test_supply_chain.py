@@ -11,24 +11,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from .support.locks import entries, pinned
+
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = sorted((ROOT / "locks").glob("*.txt"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAME = canonicalize_name(PROJECT["name"])
-
-
-def entries(lock: Path) -> list[tuple[Requirement, list[str]]]:
-    """Requirements with their hashes."""
-    lines = re.sub(r"\\\n", " ", lock.read_text()).splitlines()
-    parts = [line.split(" --hash=") for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    return [(Requirement(first), [digest.strip() for digest in hashes]) for first, *hashes in parts]
-
-
-def pinned(lock: str) -> dict[str, Version]:
-    """What an installation here, on this Python, takes."""
-    found = entries(ROOT / "locks" / lock)
-    here = [requirement for requirement, _ in found if requirement.marker is None or requirement.marker.evaluate()]
-    return {canonicalize_name(r.name): Version(next(iter(r.specifier)).version) for r in here}
 
 
 def asked_for(extra: str | None = "dev") -> list[Requirement]:

@@ -25,7 +25,7 @@ from resnext_hub.data.source import shards
 from resnext_hub.errors import FetchError, SourceError
 from resnext_hub.processing_utils.uris import MAX_BYTES
 
-from .test_layouts import CLASS_LABEL, NUMBERS, images, members, picture, table, tar, write, zipped, zstd
+from ..support.data_sets import CLASS_LABEL, NUMBERS, images, members, picture, table, tar, write, zipped, zstd
 
 LIMIT = 3 * 2**30  # of address space, with Arrow and numpy loaded
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import gzip
 import io
 import json
 import os
@@ -11,7 +12,6 @@ import re
 import socket
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,84 +33,28 @@ from resnext_hub.evaluation.label_files import find_labelled, read_label_file
 from resnext_hub.evaluation.metrics import expected_calibration_error, measure, reliability, wilson_interval
 from resnext_hub.evaluation.predict import Contender
 from resnext_hub.evaluation.targets import datasets, read_real, recognise, targets_of
-from resnext_hub.inference.engines import Engine, open_engine
+from resnext_hub.inference.engines import open_engine
 from resnext_hub.models.manifest import Accuracy, default_manifest
 from resnext_hub.processing_utils.labels import Label, read_labels
 from resnext_hub.processing_utils.preprocessing import load_pixels, view_pixels
 
-LABELS = read_labels("imagenet-1k")
-IMAGES = 41
-CHECKPOINT = default_manifest().resolve("resnext50_32x4d_swsl")
-PRESET = dataclasses.replace(CHECKPOINT.preprocessing, resize_size=8, crop_size=8)
-
-# What the double answers, from its seat at the table: the target's place among its best, 0 for the first.
-PLACES = [0] * 19 + [1, 2, 3, 4] * 3 + [5, 6] * 5
-TOP1, TOP5 = 19, 31
-CLASSES = [int(c) for c in np.random.default_rng(1).integers(0, 1000, IMAGES)]
-
-
-def table_of(classes: Sequence[int], places: Sequence[int] = PLACES, num_classes: int = 1000) -> np.ndarray:
-    """Logits (N, num_classes) that put each class at its place."""
-    logits = np.random.default_rng(0).uniform(0, 1, (len(classes), num_classes)).astype(np.float32)
-    for row, (target, place) in enumerate(zip(classes, places, strict=True)):
-        others = [c for c in range(num_classes) if c != target][row : row + 8]
-        order = [*others[:place], target, *others[place:]]
-        logits[row, order[:8]] = np.arange(8, 0, -1) + 2
-    return logits
-
-
-class Double(Engine):
-    """A network that answers from a table: an image is one colour, which is its number."""
-
-    name = "double"
-    concurrent = True
-
-    def __init__(self, table: np.ndarray, stop_after: int | None = None) -> None:
-        self.table, self.stop_after, self.seen = table, stop_after, 0
-
-    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self.stop_after is not None and self.seen >= self.stop_after:
-            raise KeyboardInterrupt
-        self.seen += len(pixels)
-        numbers = pixels[:, 0, 0, 0].astype(int) + 256 * pixels[:, 0, 0, 1].astype(int)
-        assert (pixels == pixels[:, :1, :1]).all()
-        return self.table[numbers], np.zeros((len(pixels), 1), np.float32)
-
-
-def contender(name: str = "double", table: np.ndarray | None = None, **options: Any) -> Contender:
-    table = table_of(CLASSES) if table is None else table
-    return Contender(name, CHECKPOINT, "0", PRESET, Double(table, **options))
-
-
-def encoded(number: int, size: tuple[int, int] = (8, 8)) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", size, (number % 256, number // 256, 7)).save(file, "PNG")
-    return file.getvalue()
-
-
-def synset(number: int) -> str:
-    return LABELS[CLASSES[number]].synset
-
-
-def ilsvrc(number: int) -> str:
-    return f"ILSVRC2012_val_{number + 1:08d}.JPEG"
-
-
-def write(path: Path, content: bytes | str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def tar(path: Path, members: dict[str, bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
-
+from ..support.data_sets import tar, write
+from ..support.known_accuracy import (
+    CHECKPOINT,
+    CLASSES,
+    IMAGES,
+    LABELS,
+    PRESET,
+    TOP1,
+    TOP5,
+    Double,
+    class_folders,
+    contender,
+    encoded,
+    ilsvrc,
+    synset,
+    table_of,
+)
 
 # ILSVRC's own numbers of the classes are in no order; here any other order than the labels' will do.
 ORDER = np.random.default_rng(5).permutation(1000)
@@ -141,12 +85,6 @@ def flat(folder: Path) -> Path:
 Layout = Callable[[Path], dict[str, Any]]
 
 
-def class_folders(top: Path) -> dict[str, Any]:
-    for i in range(IMAGES):
-        write(top / "val" / synset(i) / ilsvrc(i), encoded(i))
-    return {"data": str(top / "val")}
-
-
 def kaggle(top: Path) -> dict[str, Any]:
     lines = [f"{ilsvrc(i).removesuffix('.JPEG')},{synset(i)} 85 1 499 272 {synset(i)} 1 2 3 4\n" for i in range(IMAGES)]
     write(top / "LOC_val_solution.csv", "ImageId,PredictionString\n" + "".join(reversed(lines)))
@@ -173,7 +111,7 @@ def two_archives(top: Path) -> dict[str, Any]:
     """What image-net.org gives."""
     data = "ILSVRC2012_devkit_t12/data"
     members = {f"{data}/meta.mat": meta(), f"{data}/ILSVRC2012_validation_ground_truth.txt": truth().encode()}
-    tar(top / "ILSVRC2012_devkit_t12.tar.gz", members)
+    tar(top / "ILSVRC2012_devkit_t12.tar.gz", members, gzip.compress)
     return {"data": str(tar(top / "ILSVRC2012_img_val.tar", {ilsvrc(i): encoded(i) for i in range(IMAGES)}))}
 
 
@@ -237,7 +175,7 @@ def webdataset_json(top: Path) -> dict[str, Any]:
         for i in numbers:
             members[f"x/{i}.png"] = encoded(i)
             members[f"x/{i}.json"] = json.dumps({"width": 8, "wnid": synset(i)}).encode()
-        tar(top / "shards" / f"{shard}.tar.gz", members)
+        tar(top / "shards" / f"{shard}.tar.gz", members, gzip.compress)
     return {"data": str(top / "shards")}
 
 
@@ -454,12 +392,11 @@ def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(
 
 RANK = """
 import sys
-sys.path.insert(0, {tests!r})
 from pathlib import Path
 from types import SimpleNamespace
 import resnext_hub.evaluation.label_files as label_files, resnext_hub.evaluation.predict as predict
 label_files.SHARD_ROWS = predict.SHARD_ROWS = 6
-from tests.evaluation.test_evaluation import contender
+from resnext_hub.tests.support.known_accuracy import contender
 from resnext_hub.evaluation.evaluate import evaluate
 from resnext_hub.evaluation.report import write_report
 report = evaluate([contender()], {data!r}, {out!r}, batch=4)
@@ -471,7 +408,7 @@ if report is not None:
 def test_ranks_share_the_images_and_each_is_counted_once(
     folders: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, root: Path
 ) -> None:
-    script = write(tmp_path / "rank.py", RANK.format(tests=str(root), data=folders, out=str(tmp_path / "out")))
+    script = write(tmp_path / "rank.py", RANK.format(data=folders, out=str(tmp_path / "out")))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -749,7 +686,7 @@ def test_labels_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"meta\.mat"):
         read_label_file(write(tmp_path / "ILSVRC2012_validation_ground_truth.txt", "1\n2\n"))
     with pytest.raises(SourceError, match="not the ILSVRC devkit"):
-        read_label_file(tar(tmp_path / "x.tar.gz", {"a": b""}))
+        read_label_file(tar(tmp_path / "x.tar.gz", {"a": b""}, gzip.compress))
     with pytest.raises(SourceError, match="Cannot read"):
         read_label_file(write(tmp_path / "y.tar.gz", "no archive"))
     pq.write_table(pa.table({"image": [encoded(1)], "label": [-1]}), tmp_path / "test.parquet")

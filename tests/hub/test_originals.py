@@ -7,19 +7,15 @@ public ones and reach a loopback server as their HTTP proxy.
 
 from __future__ import annotations
 
-import dataclasses
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from resnext_hub.models.entrypoints import build
 from resnext_hub.models.manifest import default_manifest
 
-from ..conftest import UNINSTALLED, randomise
+from ..conftest import UNINSTALLED
+from ..support.published import environment, published
 
 MANIFEST = default_manifest()
 HUB_PAGE = """
@@ -97,53 +93,6 @@ for uri, result in zip(uris, results):
     print(result)
 torch.save((batch, resneXt(batch).detach(), results), "result.pt")
 """
-
-
-@pytest.fixture
-def photo_proxy(photo: Path) -> Iterator[str]:
-    """An HTTP proxy on loopback that answers every request with a photo and reaches nothing."""
-    content = photo.read_bytes()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            assert self.path.startswith("http://images.")
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def published(
-    name: str, publish: Any, manifest: dict[str, Any], one_block: bool = False, prefix: str = ""
-) -> tuple[dict[str, Any], torch.nn.Module]:
-    """Serve random weights in the format of the published file; the manifest for them, and the network.
-
-    Args:
-        one_block: give the network one block per stage, in the manifest too.
-        prefix: precedes the names of the tensors in the file.
-    """
-    checkpoint = MANIFEST.resolve(name)
-    architecture = checkpoint.architecture
-    if one_block:
-        (known,) = (key for key, value in MANIFEST.architectures.items() if value == architecture)
-        architecture = dataclasses.replace(architecture, layers=(1, 1, 1, 1))
-        manifest = manifest | {"architectures": manifest["architectures"] | {known: dataclasses.asdict(architecture)}}
-    network = build(architecture).eval()
-    randomise(network)
-    state = {prefix + key: value for key, value in network.state_dict().items()}
-    return publish(manifest, checkpoint.name, state, checkpoint.sources[0].format != "pth-zip"), network
-
-
-def environment(proxy: str) -> dict[str, str]:
-    return {"http_proxy": proxy, "no_proxy": "127.0.0.1", "MPLBACKEND": "agg"}
 
 
 FACEBOOK_AND_TORCHVISION = [

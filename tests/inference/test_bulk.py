@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import gzip
-import io
 import json
 import os
 import signal
@@ -32,19 +31,11 @@ from resnext_hub.data import tables
 from resnext_hub.data.shards import Item
 from resnext_hub.errors import EngineError, FetchError, MissingPackageError, OutputError, SourceError
 from resnext_hub.inference import bulk
-from resnext_hub.inference.bulk import Work, classify_many, commit_shards
+from resnext_hub.inference.bulk import classify_many, commit_shards
 from resnext_hub.inference.classifier import classifier
 from resnext_hub.inference.tables import Parts
-from resnext_hub.processing_utils.labels import read_labels
 
-TINY = "resnext_tiny"
-
-
-def jpeg(seed: int, size: tuple[int, int] = (80, 64)) -> bytes:
-    values = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(values).resize(size).save(file, "JPEG", quality=90)
-    return file.getvalue()
+from ..support.made_runs import JOB, TINY, Made, jpeg, made_run, made_work
 
 
 @pytest.fixture
@@ -419,83 +410,6 @@ def test_the_same_bytes_whatever_the_workers_and_the_parts(
     assert written[0] == written[1] == written[2]
 
 
-class Double:
-    """An engine whose answer is the image's mean colour; it can be told when to fail and counts who is inside."""
-
-    name, precision, threads, device = "double", "fp32", 1, "cpu"
-    pause = 0.002
-
-    def __init__(self, concurrent: bool = True, fail_at: int = 10**9) -> None:
-        self.concurrent, self.fail_at = concurrent, fail_at
-        self.calls = self.inside = self.most = 0
-
-    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        self.inside += 1
-        self.calls += 1
-        self.most = max(self.most, self.inside)
-        time.sleep(self.pause)
-        self.inside -= 1
-        if self.calls >= self.fail_at:
-            raise RuntimeError("the engine is broken")
-        logits = np.zeros((len(pixels), 200), np.float32)
-        logits[:, :3] = pixels.mean(axis=(1, 2)) / 10
-        if pixels.shape[1] == 2:  # see test_scores_that_are_no_numbers
-            logits[pixels[:, 0, 0, 0] == 7] = np.nan
-        return logits, logits[:, :4]
-
-
-@dataclasses.dataclass(frozen=True)
-class Made:
-    """A shard of images that are made as they are read."""
-
-    first: int
-    size: int
-    remote: bool = False
-
-    def items(self, start: int = 0) -> Iterator[Item]:
-        for i in range(self.first + start, self.first + self.size):
-            yield Item(f"{i:07d}", lambda i=i: bytes([i % 251, i % 241, i % 239]))
-
-    def fingerprint(self) -> str:
-        return f"{self.first} {self.size}"
-
-    def __len__(self) -> int:
-        return self.size
-
-
-def made_pixels(data: bytes) -> np.ndarray:
-    return np.broadcast_to(np.frombuffer(data, np.uint8), (2, 2, 3))
-
-
-def made_work(**options: Any) -> Work:
-    return Work(Double(**options), made_pixels, read_labels("tiny-imagenet-200"), 2, None)
-
-
-JOB = bulk.Job(
-    source=["made"],
-    checkpoint=TINY,
-    sha256="0",
-    engine="double",
-    precision="fp32",
-    grade="close",
-    top=2,
-    features=False,
-    batch=8,
-)
-
-
-def made_run(
-    out: Path, total: int = 300, size: int = 50, work: Work | None = None, seconds: float = 0.0, **options: Any
-) -> bulk.Done:
-    work = work or made_work()
-
-    def do(numbered: Any, parts: Parts, advance: Callable[[int], object]) -> int:
-        return commit_shards(numbered, parts, work, batch=8, workers=3, commit_seconds=seconds, advance=advance)
-
-    found = lambda: (Made(i, min(size, total - i)) for i in range(0, total, size))  # noqa: E731
-    return bulk.run(JOB, out, do, found=found, **options)
-
-
 def test_an_engine_that_is_not_concurrent_is_called_by_one_at_a_time(tmp_path: Path) -> None:
     work = made_work(concurrent=False)
     made_run(tmp_path / "o.parquet", work=work)
@@ -862,7 +776,7 @@ def test_the_bar_counts_to_the_end(folder: Path, tmp_path: Path, capsys: Any) ->
 def test_memory_does_not_grow_with_the_images(few: int, many: int, run_python: Any, tmp_path: Path) -> None:
     """Ten or twenty times the images take at most a few MiB more."""
     script = (
-        "import resource\nfrom pathlib import Path\nfrom resnext_hub.tests import test_bulk as t\n"
+        "import resource\nfrom pathlib import Path\nfrom resnext_hub.tests.support import made_runs as t\n"
         "t.Double.pause = 0.0\n"
         "def peak():\n    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         f"out = Path({str(tmp_path / 'o.csv')!r})\n"

@@ -18,7 +18,7 @@ from resnext_hub.errors import EngineError, OutputError
 from resnext_hub.inference import cluster
 from resnext_hub.inference.bulk import classify_many
 
-from .test_bulk import TINY, jpeg
+from ..support.made_runs import TINY, jpeg
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray[data]: the extra 'cluster'")
 

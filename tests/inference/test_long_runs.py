@@ -37,9 +37,10 @@ from resnext_hub.inference import bulk
 from resnext_hub.models.manifest import find_checkpoint
 from resnext_hub.processing_utils.labels import read_labels
 
-from ..evaluation import test_evaluation
 from ..support import dying
-from .test_bulk import TINY, Double, jpeg, made_run, made_work
+from ..support.data_sets import write
+from ..support.known_accuracy import class_folders, contender
+from ..support.made_runs import TINY, Double, jpeg, made_run, made_work
 
 Run = Callable[..., Any]
 
@@ -52,7 +53,7 @@ def script(run_python: Run, tmp_path: Path) -> Callable[..., Any]:
         folder = tmp_path / "runs"
         folder.mkdir(exist_ok=True)
         done = run_python(
-            "import json\nfrom pathlib import Path\nfrom resnext_hub.tests import test_long_runs as t\n"
+            "import json\nfrom pathlib import Path\nfrom resnext_hub.tests.inference import test_long_runs as t\n"
             f"print(json.dumps(t.{function.__name__}(Path({str(folder)!r}), *{arguments!r})))",
             timeout=timeout,
             PYTHONPATH=os.environ.get("PYTHONPATH", ""),
@@ -89,7 +90,7 @@ def test_a_table_whose_run_is_killed_at_a_step_on_the_disk(suffix: str, every: i
 
 
 def evaluated(data: str, folder: Path) -> None:
-    report = evaluate([test_evaluation.contender()], data, folder / "out", batch=16, resume=True)
+    report = evaluate([contender()], data, folder / "out", batch=16, resume=True)
     assert report is not None
     write_report(report, folder / "out")
 
@@ -97,7 +98,7 @@ def evaluated(data: str, folder: Path) -> None:
 def evaluation_killed(folder: Path, every: int) -> int:
     predicting.COMMIT_SECONDS = 0.0
     label_files.SHARD_ROWS = predicting.SHARD_ROWS = 24
-    data = test_evaluation.class_folders(folder / "images")["data"]
+    data = class_folders(folder / "images")["data"]
     return dying.try_steps(folder / "runs", functools.partial(evaluated, data), every, but=("speed.json",))
 
 
@@ -228,7 +229,7 @@ def evaluations_at_random(folder: Path, trials: int, images: int) -> list[int]:
     labels = read_labels(find_checkpoint(TINY).labels)
     data = folder / "data"
     for i in range(images):
-        test_evaluation.write(data / str(labels[i % 9].synset) / f"{i:04d}.jpg", jpeg(i))
+        write(data / str(labels[i % 9].synset) / f"{i:04d}.jpg", jpeg(i))
 
     def command(out: Path, resume: bool) -> list[str]:
         options = ["--variant", TINY, "--batch", "4", "--workers", "2", *(["--resume"] if resume else [])]
@@ -256,7 +257,7 @@ import sys, time
 from pathlib import Path
 from resnext_hub import cli
 from resnext_hub.evaluation import label_files, predict
-from resnext_hub.tests.test_long_runs import slowed
+from resnext_hub.tests.inference.test_long_runs import slowed
 label_files.SHARD_ROWS = predict.SHARD_ROWS = 8
 predict.COMMIT_SECONDS = 0.0
 predict._Worker._best = slowed(predict._Worker._best, 0.2)
@@ -272,8 +273,8 @@ def test_a_rank_of_an_evaluation_is_killed(lost: int, tmp_path: Path) -> None:
 
     labels = read_labels(find_checkpoint(TINY).labels)
     for i in range(96):
-        test_evaluation.write(tmp_path / "data" / str(labels[i % 9].synset) / f"{i:04d}.jpg", jpeg(i))
-    script = test_evaluation.write(tmp_path / "rank.py", RANK)
+        write(tmp_path / "data" / str(labels[i % 9].synset) / f"{i:04d}.jpg", jpeg(i))
+    script = write(tmp_path / "rank.py", RANK)
     arguments = ["evaluate", "--data", str(tmp_path / "data"), "--variant", TINY, "--batch", "4", "--workers", "1"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -352,7 +353,7 @@ def resize(disk: Path, size: int) -> None:
 def test_a_report_for_which_there_is_no_room(
     small_disk: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = test_evaluation.class_folders(tmp_path / "images")["data"]
+    data = class_folders(tmp_path / "images")["data"]
     monkeypatch.setattr(predicting, "COMMIT_SECONDS", 0.0)
     evaluated(data, tmp_path)
     whole = dying.files_of(tmp_path / "out", but=("speed.json",))

@@ -27,9 +27,7 @@ from resnext_hub.maintenance.write_pages import FOLDERS, PAGES, REPOSITORY, Page
 from resnext_hub.models.manifest import default_manifest
 
 from ..conftest import ROOT, UNINSTALLED
-from ..hub.test_originals import environment, photo_proxy, published
-
-__all__ = ["photo_proxy"]  # a fixture
+from ..support.published import environment, published
 
 MANIFEST = default_manifest()
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from resnext_hub.models.pickles import ForeignError, PickleError, Storage, Stored, unpickle
 
 from ..support.hostile import PROTO, STOP, call, name, number, numbers, state_of, storage, tensor, text
-from .test_hostile_checkpoints import ARMED, EXTENTS, UNARMED
+from ..support.payloads import ARMED, EXTENTS, UNARMED
 
 BEYOND = "storage of 4 elements"
 MORE = "more elements"

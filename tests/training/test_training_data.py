@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import pickle
-import tarfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,8 @@ from resnext_hub.errors import SourceError
 from resnext_hub.training.batches import FromFiles, InMemory, epoch_order, targets, train_transform, validation_batches
 from resnext_hub.training.pixels import PixelTable
 from resnext_hub.training.recipe import Phase, Recipe
+
+from ..support.data_sets import tar
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -50,15 +50,6 @@ def folder(path: Path) -> Path:
     return path
 
 
-def tar(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
-    with tarfile.open(path, "w") as file:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            file.addfile(info, io.BytesIO(data))
-    return path
-
-
 def table(path: Path, **more: object) -> Path:
     columns: dict[str, object] = {"image": [encoded(i) for i in range(6)], "label": [n[:-1] for n in NAMES]} | more
     pq.write_table(pa.table(columns), path, row_group_size=2)
@@ -82,7 +73,7 @@ def made(layout: str, path: Path) -> str:
             (path / f"{i}.png").write_bytes(encoded(i))
         return str(table(path / "x.parquet", image=[str(path / f"{i}.png") for i in range(6)]))
     if layout == "tar of folders":
-        return str(tar(path / "x.tar", [(f"./{n[:-1]}/{n}.png", encoded(i)) for i, n in enumerate(NAMES)]))
+        return str(tar(path / "x.tar", {f"./{n[:-1]}/{n}.png": encoded(i) for i, n in enumerate(NAMES)}))
     classes = ["apple", "pear"]
     for part in range(2):
         members = []
@@ -91,7 +82,7 @@ def made(layout: str, path: Path) -> str:
                 f"{i}.json", json.dumps({"label": classes.index(NAMES[i][:-1])}).encode()
             )  # fmt: skip
             members += [(f"{i}.png", encoded(i)), which]
-        tar(path / f"part-{part}.tar", members)
+        tar(path / f"part-{part}.tar", dict(members))
     return str(path / "part-*.tar")
 
 
@@ -120,8 +111,8 @@ def test_classes_are_found_and_sorted(tmp_path: Path) -> None:
     [
         (lambda p: str(p / "none"), "No such file, folder or pattern"),
         (lambda p: str(folder(p / "d") / "apple" / "deep"), "has no class folders"),
-        (lambda p: str(tar(p / "x.tar", [("a.png", encoded(1))])), "no class folders"),
-        (lambda p: str(tar(p / "x.tar", [("a/readme", b"")])), "No images in"),
+        (lambda p: str(tar(p / "x.tar", {"a.png": encoded(1)})), "no class folders"),
+        (lambda p: str(tar(p / "x.tar", {"a/readme": b""})), "No images in"),
         (lambda p: str(table(p / "x.parquet", label=["fig"] * 6)), "class 'fig' is not one of the 2"),
         (lambda p: str(table(p / "x.parquet", label=[7] * 6)), "class indices are from 7 to 7, expected 0 to 1"),
         (lambda p: str(p / "*.parquet"), "No such"),

@@ -15,27 +15,11 @@ from typing import Any
 
 import pytest
 import torch
-from resnext_hub.data.splits import open_images
 from resnext_hub.errors import CheckpointError, OutputError
 from resnext_hub.models.checkpoints import read_training_state
-from resnext_hub.models.entrypoints import build
-from resnext_hub.models.manifest import Architecture
-from resnext_hub.training.batches import FromFiles, validation_batches
-from resnext_hub.training.loop import train
-from resnext_hub.training.recipe import Phase, Recipe
 
 from ..support import hostile
-
-SMALL = Architecture("Bottleneck", (1, 1, 1, 1), 2, 16, None, 16, False)
-RECIPE = Recipe((Phase(1, 16),), "resnext_tiny", batch_size=16, lr=0.05, ema_decay=0.9).resolved(None, None)
-
-
-def run(data: Path, out: Path) -> list[dict[str, float]]:
-    torch.manual_seed(0)
-    images, held = (open_images(data / f"{part}.parquet") for part in ("train", "val"))
-    return train(
-        build(SMALL, 3), RECIPE, FromFiles(RECIPE, images), lambda p: validation_batches(held, RECIPE, 0, 1, 0), out
-    )[1]
+from ..support.training_runs import run
 
 
 @pytest.fixture
@@ -97,7 +81,7 @@ TRAIN = """
 import resource, sys
 from pathlib import Path
 import torch
-from tests.test_training_folders import run
+from resnext_hub.tests.support.training_runs import run
 size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + (4 << 30), size + (4 << 30)))
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
