@@ -35,6 +35,7 @@ from resnext_hub.inference.bulk import classify_many, commit_shards
 from resnext_hub.inference.classifier import classifier
 from resnext_hub.inference.tables import Parts
 
+from ..support import made_runs
 from ..support.made_runs import JOB, TINY, Made, jpeg, made_run, made_work
 
 
@@ -540,7 +541,7 @@ def test_resuming_another_job_or_a_changed_source_is_refused(tmp_path: Path, mon
         made_run(out, work=made_work(fail_at=12))
     with pytest.raises(OutputError, match="shard 0 was '0 50', now '0 40'"):
         made_run(out, size=40, resume=True)
-    monkeypatch.setattr(sys.modules[__name__], "JOB", dataclasses.replace(JOB, top=3, grade="fast"))
+    monkeypatch.setattr(made_runs, "JOB", dataclasses.replace(JOB, top=3, grade="fast"))
     with pytest.raises(OutputError, match="grade 'close', now 'fast'; top 2, now 3"):
         made_run(out, resume=True)
     assert made_run(out, overwrite=True).computed == 300
