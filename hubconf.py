@@ -889,7 +889,7 @@ def classifier(variant, **options):
 
     Args:
         variant: the name of an entrypoint, or of a checkpoint ("resnext50_32x4d.IMAGENET1K_V1").
-        options: engine ("auto", "torch", "onnxruntime", "openvino" or "compile"), build, device and progress; and for
+        options: engine ("auto", "torch", "onnxruntime" or "openvino"), build, device and progress; and for
             images, allow_private, schemes, max_bytes, max_pixels and timeout. See `inference.classifier.classifier`.
 
     Raises:

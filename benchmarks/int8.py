@@ -192,7 +192,7 @@ def random_network(name: str) -> Any:
 def measure_speed(name: str, batches: Sequence[int], rounds: int) -> None:
     """Print a network's times and size in fp32 and int8."""
     from resnext_hub.deploy.export import export_network
-    from resnext_hub.inference.built_engines import OnnxRuntimeEngine
+    from resnext_hub.inference.engines.onnxruntime import OnnxRuntimeEngine
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

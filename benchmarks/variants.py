@@ -37,7 +37,7 @@ COLUMNS: tuple[str, ...] = (
     "calls",
     "machine",
 )
-BATCH, SIZE = 4, 224  # what one core takes at a time: `built_engines.BuiltEngine.portion`
+BATCH, SIZE = 4, 224  # what one core takes at a time: `engines.built.BuiltEngine.portion`
 LEAST_CALLS, LEAST_SECONDS = 3, 8.0
 
 

@@ -38,7 +38,7 @@ def add_to(commands: Any) -> None:
     classify.add_argument("photos", nargs="+", metavar="PHOTO", help="path or URL; with --out also folders and more")
     variant = "a name from 'resnext-hub list', or a folder that 'train' wrote (default: %(default)s)"
     classify.add_argument("--variant", default=DEFAULT_VARIANT, metavar="VARIANT", help=variant)
-    engines = "what runs the network: auto, torch, onnxruntime, openvino or compile (default: %(default)s)"
+    engines = "what runs the network: auto, torch, onnxruntime or openvino (default: %(default)s)"
     classify.add_argument("--engine", default="auto", metavar="ENGINE", help=engines)
     classify.add_argument("--top", type=_positive_number, metavar="K", help="number of classes to show (default: 5)")
     classify.add_argument("--json", action="store_true", help="print one JSON object per photo, one per line")

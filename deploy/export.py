@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ExportError, InexactError, UnknownOptionError
-from ..inference.engines import float32
+from ..inference.engines.export import float32_by_default
 from ..models.cache import sha256
 from ..models.manifest import Checkpoint, find_checkpoint
 from ..mount import register
@@ -137,7 +137,7 @@ def export(
     from ..models.download import local_file
     from ..models.entrypoints import load
 
-    with torch.device("cpu"), float32():
+    with torch.device("cpu"), float32_by_default():
         _, digest = local_file(checkpoint, progress)
         network = load(checkpoint, progress=progress)
     name = None if photos is None else ", ".join([photos] if isinstance(photos, str) else photos)
@@ -183,7 +183,7 @@ def export_network(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        with torch.device("cpu"), float32():
+        with torch.device("cpu"), float32_by_default():
             expected = _logits(network, checkpoint, photos)
             metadata = describe(checkpoint, signature, precision, digest)
             job = Job(checkpoint, network, signature, precision, metadata, calibration, options)
@@ -278,7 +278,7 @@ def _logits(network: ResNeXt, checkpoint: Checkpoint, pixels: np.ndarray) -> np.
     """What the fp32 network answers, image by image: a batch of the largest would not fit."""
     import torch
 
-    from ..inference.graph import PixelNetwork
+    from ..inference.engines.graph import PixelNetwork
 
     whole = PixelNetwork(network.eval(), checkpoint.preprocessing)
     with torch.inference_mode():

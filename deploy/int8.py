@@ -94,7 +94,7 @@ class _Batches(quantization.CalibrationDataReader):
 
 
 def _lanes(network: nn.Module) -> int:
-    """The widest groups that `folded` may make without the weights growing too much."""
+    """The widest groups that `fold` may make without the weights growing too much."""
     total = sum(p.numel() for p in network.parameters())
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..inference.graph import folded, rewritten
+from ..inference.engines.graph import fold, rewrite
 from ..models.manifest import Preprocessing
 from ..models.resnext import ResNeXt
 from .signature import Signature
@@ -30,7 +30,7 @@ class DeployedNetwork(nn.Module):
     Normalisation, softmax and the choice of the best are float32 in every precision.
 
     Args:
-        lanes: merge groups of convolutions narrower than this; see `inference.graph.folded`.
+        lanes: merge groups of convolutions narrower than this; see `inference.engines.graph.fold`.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class DeployedNetwork(nn.Module):
         super().__init__()
         self.signature = signature
         self.dtype = dtype
-        self.body = rewritten(network, preset, lanes) if signature.preprocessing else folded(network, lanes)
+        self.body = rewrite(network, preset, lanes) if signature.preprocessing else fold(network, lanes)
         network.register_module("avgpool", _Mean())
         network.to(dtype)  # the network's numbers, not the pixels' mean
         self.eval()

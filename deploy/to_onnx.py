@@ -55,7 +55,7 @@ def write_onnx(module: nn.Module, job: Job, path: Path, opset: int = OPSET) -> N
     import onnx
     import torch
 
-    from ..inference.built_engines import exporters_silenced
+    from ..inference.engines.export import exporters_silenced
     from .metadata import as_strings
 
     with torch.no_grad(), exporters_silenced():

@@ -114,7 +114,7 @@ def _open_in_openvino(path: Path) -> Runner:
     """bfloat16 weights as they are, with float32 activations."""
     from importlib.metadata import version
 
-    from ..inference.built_engines import openvino_core
+    from ..inference.engines.openvino import openvino_core
 
     compiled = openvino_core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 

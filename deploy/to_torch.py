@@ -51,7 +51,7 @@ class TorchExportTarget(Target):
     def write(self, job: Job, folder: Path) -> Sequence[str]:
         import torch
 
-        from ..inference.built_engines import exporters_silenced
+        from ..inference.engines.export import exporters_silenced
         from .network import DTYPES, DeployedNetwork
 
         module = DeployedNetwork(job.network, job.checkpoint.preprocessing, job.signature, DTYPES[job.precision])
@@ -67,7 +67,7 @@ class TorchExportTarget(Target):
     def open(self, job: Job, folder: Path) -> Runner:
         import torch
 
-        from ..inference.built_engines import exporters_silenced
+        from ..inference.engines.export import exporters_silenced
 
         with exporters_silenced():
             return _runner(torch.export.load(folder / self.artefact).module())

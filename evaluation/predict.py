@@ -30,9 +30,9 @@ import pyarrow.parquet as pq
 from ..data.labels import Listing
 from ..data.shards import Item, Shard
 from ..errors import ImageError, OutputError, SourceError
-from ..inference.built_engines import available_cores
 from ..inference.bulk import COMMIT_SECONDS, SourceJob, commit_shards, printable, progress_bar, run, terminable
 from ..inference.engines import Engine
+from ..inference.engines.base import available_cores
 from ..inference.tables import Parts
 from ..models.manifest import Checkpoint, LabelSet, Preprocessing
 from ..processes import Processes

@@ -40,8 +40,8 @@ from ..processing_utils.labels import Label, read_labels
 from ..processing_utils.predictions import top_predictions
 from ..processing_utils.preprocessing import GRADES, load_pixels
 from ..processing_utils.uris import scheme_of
-from .built_engines import available_cores
 from .engines import ENGINES, Engine, open_engine
+from .engines.base import available_cores
 from .tables import Part, Parts, schema
 
 __all__ = [

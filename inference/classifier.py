@@ -145,7 +145,7 @@ def classifier(
     Args:
         variant: the name of an entrypoint ("resnext50_32x4d_swsl") or of a checkpoint
             ("resnext50_32x4d.IMAGENET1K_V1"), or the folder that training wrote.
-        engine: the library that runs the network: "auto", "torch", "onnxruntime", "openvino" or "compile"; see
+        engine: the library that runs the network: "auto", "torch", "onnxruntime" or "openvino"; see
             `inference.engines.open_engine`. Engines other than "torch" are built once, at their first use.
         device: where to run the network; by default the GPU if there is one.
         progress: show a bar while the weights are downloaded.

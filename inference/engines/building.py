@@ -1,14 +1,12 @@
-"""Engines: what takes a batch of pixels to logits, as fast as this machine allows.
+"""Built engines: built once per checkpoint, kept beside the checkpoints, and opened from there ever after.
 
-`open_engine` builds an engine for a checkpoint once, keeps it beside the checkpoints
-(``.resnext-hub/engines/<checkpoint>-<key>``), and opens it from there ever after, without torch where the engine needs
-none. The key is made of what the built form depends on: the checkpoint's sha256, architecture and preprocessing, the
-engine's library and its version, the code that rewrites the network, and the processor's instruction sets.
+An engine is the folder ``.resnext-hub/engines/<checkpoint>-<key>``. The key is made of what the built form depends on:
+the checkpoint's sha256, architecture and preprocessing, the engine's library and its version, the code that rewrites
+the network, and the processor's instruction sets.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -16,91 +14,35 @@ import logging
 import os
 import shutil
 import stat
-import sys
 import time
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import EngineError
-from ..models.cache import lock, note_use, own_file, sha256
-from ..models.download import local_file
-from ..models.manifest import ROOT, Checkpoint
-from ..packages import install, library_version, missing
-from .built_engines import KINDS, BuiltEngine, OnnxRuntimeEngine, instruction_sets
-from .torch_engine import Engine, TorchEngine
+from ...errors import EngineError
+from ...models.cache import lock, note_use, own_file, sha256
+from ...models.download import local_file
+from ...models.manifest import ROOT, Checkpoint
+from ...packages import install, library_version, missing
+from .built import BuiltEngine
+from .export import float32_by_default, instruction_sets
 
-if TYPE_CHECKING:
-    import torch
-
-__all__ = ["ENGINES", "Engine", "TorchEngine", "open_engine"]
+__all__ = ["open_built"]
 
 log = logging.getLogger("resnext_hub")
 
-ENGINES = ("auto", TorchEngine.name, *KINDS)
 TOLERANCE = 1e-3  # of the logits' range: what a built engine may be off by; 1e-6 is usual
 
 
-def open_engine(
-    checkpoint: Checkpoint,
-    engine: str = "auto",
-    *,
-    device: str | torch.device | None = None,
-    threads: int | None = None,
-    progress: bool = True,
-    build: bool = True,
-) -> Engine:
-    """The engine of a checkpoint, built if it has not been built on this machine.
-
-    Args:
-        engine: one of `ENGINES`; "auto" takes PyTorch on a GPU, on a CPU ONNX Runtime where it is installed.
-        device: where to run; the GPU if there is one. Engines other than "torch" run on the CPU.
-        threads: processor cores for one call; all by default. With 1 the engine is to be called by several threads.
-        progress: show a bar while weights are fetched.
-        build: False has "auto" take what has been built before, else PyTorch: for a few images, building takes longer
-            than it saves.
-
-    Raises:
-        ValueError: no such engine.
-        EngineError: a package or a compiler that it needs is missing.
-        CheckpointError: the weights cannot be fetched or verified.
-    """
-    if engine not in ENGINES:
-        raise ValueError(f"Unknown engine {engine!r}; choose from {', '.join(ENGINES)}.")
-    on_cpu = not _has_gpu() if device is None else str(device).partition(":")[0] == "cpu"
-    if engine not in ("auto", "torch") and not on_cpu and device is not None:
-        raise EngineError(f"The engine {engine} runs on the CPU only: for {device} pass engine='torch'.")
-    kind = KINDS.get(engine) or (OnnxRuntimeEngine if engine == "auto" and on_cpu else None)
-    if kind is not None:
-        try:
-            if opened := _open_built(checkpoint, kind, threads, progress, build or engine != "auto"):
-                return opened
-        except EngineError as error:
-            if engine != "auto":
-                raise
-            log.info("%s", error)
-    from ..models.entrypoints import load
-
-    return TorchEngine(load(checkpoint, progress=progress), checkpoint.preprocessing, device, threads)
-
-
-def _has_gpu() -> bool:
-    """Whether PyTorch has a GPU; on Linux torch is only imported to find out where there is a driver at all."""
-    drivers = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA's, AMD's, WSL's
-    if sys.modules.get("torch") is None and sys.platform == "linux" and not any(map(os.path.exists, drivers)):
-        return False
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _open_built(
+def open_built(
     checkpoint: Checkpoint, kind: type[BuiltEngine], threads: int | None, progress: bool, build: bool
 ) -> BuiltEngine | None:
-    """The engine, built if need be; None where it has not been built and is not to be."""
+    """Open an engine, and build it first if needed; return None if it is not built and ``build`` is False.
+
+    Raises:
+        EngineError: a package is missing, the engine cannot be built, or another user may write to it.
+        CheckpointError: the weights cannot be downloaded or verified.
+    """
     advice = install(kind.extra)
     if lacking := missing(kind.needs):
         raise EngineError(f"The engine {kind.name} needs {', '.join(lacking)}: {advice}")
@@ -143,27 +85,26 @@ def _expect_own(folder: Path) -> None:
 
 def _key(checkpoint: Checkpoint, digest: str, kind: type[BuiltEngine]) -> str:
     preset = dataclasses.replace(checkpoint.preprocessing, source="")  # where it is from changes nothing
-    version = library_version(kind.library)
+    version, code = library_version(kind.library), _code(kind)
     network = (dataclasses.astuple(checkpoint.architecture), checkpoint.num_classes)
-    depends_on = [digest, network, dataclasses.astuple(preset), kind.name, version, _code(), instruction_sets()]
+    depends_on = [digest, network, dataclasses.astuple(preset), kind.name, version, code, instruction_sets()]
     return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]
 
 
-@cache
-def _code() -> str:
-    """A digest of the code that makes a network into what is built."""
+def _code(kind: type[BuiltEngine]) -> str:
+    """Return a digest of the code that turns a network into an engine."""
     here = Path(__file__).parent
-    files = (ROOT / "models" / "resnext.py", here / "graph.py", here / "built_engines.py")
+    files = (ROOT / "models" / "resnext.py", here / "graph.py", here / "export.py", here / f"{kind.name}.py")
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _build(
     checkpoint: Checkpoint, kind: type[BuiltEngine], folder: Path, about: dict[str, str], broken: int | None
 ) -> None:
-    """Build an engine, hold its logits against the network's, and only then give the folder its name."""
+    """Build an engine, compare its logits with the network's, and only then give the folder its name."""
     import torch
 
-    from ..models.entrypoints import load
+    from ...models.entrypoints import load
     from .graph import PixelNetwork
 
     with lock(folder):
@@ -182,7 +123,7 @@ def _build(
             start = time.perf_counter()
             crop = checkpoint.preprocessing.crop_size
             pixels = np.random.default_rng(0).integers(0, 256, (2, crop, crop, 3), dtype=np.uint8)
-            with torch.device("cpu"), float32():
+            with torch.device("cpu"), float32_by_default():
                 network = load(checkpoint).eval().requires_grad_(False)
                 expected = PixelNetwork(network, checkpoint.preprocessing)(torch.from_numpy(pixels))[0].numpy()
                 kind.build(network, checkpoint.preprocessing, part)
@@ -212,16 +153,3 @@ def _build(
         finally:
             shutil.rmtree(part, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def float32() -> Iterator[None]:
-    """Whatever the user's default is, an engine that says fp32 is built in it."""
-    import torch
-
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

@@ -1,4 +1,4 @@
-"""A network rewritten for inference: the same function of its pixels, in fewer and better shaped operations."""
+"""Rewrite a network for inference: the same outputs from fewer operations, of shapes that processors run faster."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..models.manifest import Preprocessing
-from ..models.resnext import Bottleneck, ResNeXt
+from ...models.manifest import Preprocessing
+from ...models.resnext import Bottleneck, ResNeXt
 
-__all__ = ["PixelNetwork", "folded", "rewritten"]
+__all__ = ["PixelNetwork", "fold", "rewrite"]
 
 
 def _per_channel(values: Sequence[float]) -> Tensor:
@@ -21,11 +21,13 @@ def _per_channel(values: Sequence[float]) -> Tensor:
 
 
 class PixelNetwork(nn.Module):
-    """uint8 pixels (N, H, W, 3), 0..255 -> logits (N, classes) and pooled features (N, num_features; none of a
-    network that is not a `ResNeXt`).
+    """uint8 pixels (N, H, W, 3), 0..255 -> logits (N, classes) and pooled features (N, num_features).
 
-    With ``folded`` the network's first convolution already divides by 255 and by the preset's std; the mean is always
-    subtracted here, because the convolution pads with zeros and zero is the mean's place.
+    A network that is not a `ResNeXt` has no features: (N, 0).
+
+    Args:
+        folded: the network's first convolution already divides by 255 and by the preset's std. The mean is always
+            subtracted here, because the convolution pads with zeros, which stand for the mean.
     """
 
     mean: Tensor
@@ -50,16 +52,17 @@ class PixelNetwork(nn.Module):
         return network.fc(features), features
 
 
-def folded(network: ResNeXt, lanes: int = 1) -> ResNeXt:
-    """The network with BatchNorm folded into the convolutions, and groups narrower than ``lanes`` merged.
+def fold(network: ResNeXt, lanes: int = 1) -> ResNeXt:
+    """Fold BatchNorm into the convolutions, and merge groups narrower than ``lanes``.
 
-    ``network`` is used up. Exact in real arithmetic; in float32 the logits move by about 1e-6 of their range.
+    Changes the network itself, and returns it. Exact in real arithmetic; in float32 the logits change by about 1e-6 of
+    their range.
 
     Args:
-        lanes: numbers in a vector register (of float32: 8 with AVX2, 16 with AVX-512). Kernels that keep channels in
-            blocks of that many cannot run a grouped convolution whose groups are narrower (4 channels in ResNeXt-50
-            32x4d's first stage) and fall back to a slow form. Such groups are merged into one of ``lanes`` channels,
-            with zeros where they do not touch each other: more multiplications, in less time.
+        lanes: float32 values in a vector register: 8 with AVX2, 16 with AVX-512. Kernels that store channels in blocks
+            of that many cannot run a grouped convolution with narrower groups (4 channels in ResNeXt-50 32x4d's first
+            stage) and fall back to a slow form. Such groups are merged into one of ``lanes`` channels, padded with
+            zeros: more multiplications in less time.
     """
     network.eval().requires_grad_(False)
     for module in list(network.modules()):
@@ -79,9 +82,9 @@ def folded(network: ResNeXt, lanes: int = 1) -> ResNeXt:
     return network
 
 
-def rewritten(network: ResNeXt, preset: Preprocessing, lanes: int) -> PixelNetwork:
-    """A `PixelNetwork` of the `folded` network, the pixels' scale folded into its first convolution too."""
-    folded(network, lanes)
+def rewrite(network: ResNeXt, preset: Preprocessing, lanes: int) -> PixelNetwork:
+    """`fold` a network, and the scale of its pixels into the first convolution too. Changes the network itself."""
+    fold(network, lanes)
     network.conv1.weight = nn.Parameter(network.conv1.weight / (255 * _per_channel(preset.std)), requires_grad=False)
     return PixelNetwork(network, preset, folded=True).eval()
 

@@ -1,0 +1,92 @@
+"""PyTorch's eager mode: the engine that is always available."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...models.manifest import Preprocessing
+from ...mount import register
+from .base import Engine, Outputs, reopened_after_fork
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["TorchEngine"]
+
+
+class TorchEngine(Engine):
+    """PyTorch's eager mode in channels last; on a GPU with float16 autocast.
+
+    In a process that was forked after the engine was made, PyTorch is set to one thread: its OpenMP threads do not
+    exist there, and to wait for them would never end.
+
+    Args:
+        network: a `ResNeXt`, or any module from normalised images (N, 3, H, W) to logits, which has no features. Its
+            weights are used where they are; a memory-mapped file stays mapped.
+        preset: the preprocessing that the network was trained with.
+        device: where to run; by default the GPU if there is one.
+        threads: with 1, every calling thread uses one core, and several may call at once. It is PyTorch's setting for
+            the whole process (`torch.set_num_threads`). None leaves that as it is.
+    """
+
+    name = library = "torch"
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        preset: Preprocessing,
+        device: str | torch.device | None = None,
+        threads: int | None = None,
+    ) -> None:
+        import torch
+
+        from .graph import PixelNetwork
+
+        _keep_freed_memory()
+        if threads is not None:
+            torch.set_num_threads(threads)
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = str(where)
+        self.threads = threads
+        self.concurrent = threads == 1 and where.type == "cpu"
+        # NHWC is the layout of GPU tensor cores and of oneDNN's grouped convolutions.
+        network = network.eval().requires_grad_(False).to(where)
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.network = network
+        self._pixels = PixelNetwork(network, preset).eval().to(where)
+        dtype = next((p.dtype for p in network.parameters()), torch.float32)
+        self.autocast = where.type == "cuda" and dtype == torch.float32
+        name = str(dtype).removeprefix("torch.")
+        self.precision = "fp16" if self.autocast else {"float32": "fp32", "float64": "fp64"}.get(name, name)
+        reopened_after_fork(self)
+
+    def __call__(self, pixels: np.ndarray) -> Outputs:
+        import torch
+
+        where = torch.device(self.device)
+        with torch.inference_mode(), torch.autocast(where.type, torch.float16, enabled=self.autocast):
+            logits, features = self._pixels(torch.from_numpy(pixels).to(where))
+        return logits.float().cpu().numpy(), features.float().cpu().numpy()
+
+    def after_fork(self) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Have glibc keep freed feature maps for the next call instead of returning them to the system."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc: macOS, musl, Windows
+        import ctypes
+
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, its largest value: smaller blocks come from the heap
+        mallopt(-1, 512 << 20)  # M_TRIM_THRESHOLD: free bytes to keep at the heap's end
+
+
+register(TorchEngine)
