@@ -3,7 +3,7 @@ PYTHON ?= $(or $(shell for p in python3.11 python3.12 python3.13 python3; do com
 BIN := .venv/bin
 
 .PHONY: setup triton tools demo quick slow test test-oldest coverage soak fuzz lint types docs notebooks notebooks-write demo-page page package check \
-  lock audit rename verify-weights clean
+  lock audit audit-online rename verify-weights clean
 
 # The environments hold exactly the files that locks/ names, each checked by its sha256. --no-deps: a lock is complete, so
 # pip must not resolve it again. Resolving is what broke: for a requirement with an extra (coverage[toml]) pip 23.2 ignores
@@ -167,12 +167,15 @@ lock: tools
 	$(LOCK) locks/triton.in --output-file locks/triton.txt
 	$(LOCK) locks/tools.in --output-file locks/tools.txt
 
-# Known vulnerabilities of what is locked; asks PyPI. --strict: a package that could not be looked up is a failure.
-# One that does not concern this project is named in AUDIT_IGNORED (--ignore-vuln ID), with the reason beside it here.
-AUDIT_IGNORED :=
-audit: tools
-	for lock in dev core demo triton tools; do \
-	  .venv-tools/bin/pip-audit --strict --disable-pip --require-hashes --requirement locks/$$lock.txt $(AUDIT_IGNORED) || exit; \
+# Known vulnerabilities of the locked versions: of those in locks/advisories.tsv, without a network. audit-online asks PyPI;
+# --strict: a package that could not be looked up is a failure. --ignore-vuln: accepted, see locks/advisories.tsv.
+audit: setup
+	$(BIN)/python maintenance/audit.py
+
+audit-online: tools
+	for lock in dev core demo triton tools oldest; do \
+	  .venv-tools/bin/pip-audit --strict --disable-pip --require-hashes --requirement locks/$$lock.txt \
+	    $$(awk -F '\t' '$$3 && !/^#/ { print "--ignore-vuln " $$2 }' locks/advisories.tsv) || exit; \
 	done
 
 # Write OWNER, a user or an organisation on GitHub, wherever the present owner of this repository is named.

@@ -10,6 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from resnext_hub.maintenance.audit import findings
 
 from .support.locks import entries, pinned
 
@@ -55,6 +56,14 @@ def test_the_oldest_lock_is_at_the_floors(requirement: Requirement) -> None:
         if canonicalize_name(r.name) == name and s.operator == ">="
     ]  # fmt: skip
     assert pinned("oldest.txt")[name] == max(floors)
+
+
+def test_no_locked_version_has_a_known_vulnerability(tmp_path: Path) -> None:
+    assert list(findings()) == []
+    (tmp_path / "a.txt").write_text("ray==2.55.0 ; python_version < '4' \\\n    --hash=sha256:0\npip==26.3\n")
+    (found,) = findings(tmp_path)
+    assert "CVE-2026-57516" in found
+    assert "a.txt" in found
 
 
 def test_security_names_tests_that_are_there() -> None:
