@@ -144,8 +144,7 @@ class _ClassReference:
 
 
 class _New:
-    """``object.__new__(cls)`` when it is called (copy.copy does), and something that finds the class when it is
-    pickled.
+    """``cls.__new__(cls)`` when it is called (copy.copy does), and something that finds the class when it is pickled.
 
     One for each class, so that a pickle holds the expression once, however many blocks a network has.
     """
@@ -154,10 +153,10 @@ class _New:
         self.cls = cls
 
     def __call__(self) -> object:
-        return object.__new__(self.cls)
+        return self.cls.__new__(self.cls)  # pyright: ignore[reportCallIssue]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial, (object.__new__, _ClassReference(self.cls))
+        return functools.partial, (self.cls.__new__, _ClassReference(self.cls))
 
 
 def _reduce(new: _New, instance: object) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ coarse as the last feature map (7 x 7 for 224 pixels), and it tells where the ev
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ __all__ = ["Explanation", "explain"]
 STRENGTH = 0.55  # of the colours over the image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """A class and where it was seen.
 
@@ -61,7 +62,7 @@ class Explanation:
         return np.rint((1 - STRENGTH) * self.pixels + STRENGTH * colours).astype(np.uint8)
 
     def plot(self) -> Figure:
-        """A figure: what the network has seen, and the same under the heat."""
+        """Return a figure: what the network has seen, without and with the heat over it."""
         with needed("A picture", "pictures"):
             from matplotlib.figure import Figure
 
@@ -72,6 +73,15 @@ class Explanation:
         name = self.label.split(",")[0] or f"class {self.index}"
         figure.suptitle(f"{name}, {self.probability:.1%}", fontsize=11, color="#1f2933")
         return figure
+
+    def __repr__(self) -> str:
+        return f"Explanation({self.label or self.index!r}, {self.probability:.1%})"
+
+    def _repr_png_(self) -> bytes:
+        """Notebooks show the picture."""
+        file = io.BytesIO()
+        self.plot().savefig(file)
+        return file.getvalue()
 
 
 def explain(

@@ -13,7 +13,7 @@ from ..mount import register
 from ..processing_utils.images import ImageSource, Pixels, SingleImage, is_tensor
 from ..processing_utils.inputs import prepare_pixels
 from ..processing_utils.labels import Label, read_labels
-from ..processing_utils.predictions import Prediction, top_predictions
+from ..processing_utils.predictions import Prediction, check_count, top_predictions
 from .engines import Engine, TorchEngine, open_engine
 
 if TYPE_CHECKING:
@@ -99,9 +99,7 @@ class Classifier:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
-        top = min(5, len(self.labels)) if top is None else top
-        if not 1 <= top <= len(self.labels):
-            raise ValueError(f"top must be from 1 to {len(self.labels)}, got {top}.")
+        top = min(5, len(self.labels)) if top is None else check_count("top", top, len(self.labels))
         if not _is_many(images):
             return self._classify([images], top, first=None)[0]
         results: list[list[Prediction]] = []

@@ -425,6 +425,8 @@ def find_checkpoint(variant: str | Path) -> Checkpoint:
         UnknownVariantError: no such name, or a folder without a manifest.
         ManifestError: the folder's manifest cannot be used, or names something outside the folder.
     """
+    if not isinstance(variant, (str, os.PathLike)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"The variant must be a name or a folder, got {variant!r}.")
     separators = [separator for separator in (os.sep, os.altsep) if separator]
     if isinstance(variant, str) and not any(separator in variant for separator in separators):
         try:

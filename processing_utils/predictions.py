@@ -1,9 +1,11 @@
-"""Scores -> named predictions."""
+"""Turn the scores of a model into named predictions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import html
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -11,20 +13,62 @@ import numpy as np
 from ..mount import register
 from .labels import Label, read_labels
 
-__all__ = ["Prediction", "pick_n_best", "top_predictions"]
+__all__ = ["Prediction", "Predictions", "check_count", "pick_n_best", "top_predictions"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
-    """One class and its probability (0..1). ``synset`` is None for a label set that has none."""
+    """One class and its probability (0..1): ``label, probability = prediction``.
+
+    ``synset`` is None for a label set that has none.
+    """
 
     index: int
     synset: str | None
     label: str
     probability: float
 
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.label, self.probability))
 
-register(Prediction)
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __repr__(self) -> str:
+        return f"Prediction({self.label!r}, {self.probability:.1%})"
+
+    def _repr_html_(self) -> str:
+        return Predictions([self])._repr_html_()  # pyright: ignore[reportPrivateUsage]
+
+
+class Predictions(list[Prediction]):
+    """The predictions for one image, the most probable first: a list that notebooks show as bars."""
+
+    def _repr_html_(self) -> str:
+        rows = (
+            f"<tr><td>{html.escape(label)}</td><td>{probability:.1%}</td><td style='width: 12em'>"
+            f"<div style='width: {probability:.1%}; height: 1em; background: #4c78a8'></div></td></tr>"
+            for label, probability in self
+        )
+        return f"<table>{''.join(rows)}</table>"
+
+
+register(Prediction, Predictions)
+
+
+def check_count(name: str, value: Any, most: int) -> int:
+    """Return an integer from 1 to ``most``, such as a number of classes.
+
+    Raises:
+        TypeError, ValueError: it is not; the message starts with ``name``.
+    """
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer from 1 to {most}, got {value!r}.") from None
+    if not 1 <= count <= most:
+        raise ValueError(f"{name} must be from 1 to {most}, got {value}.")
+    return count
 
 
 def _as_array(scores: Any) -> np.ndarray:
@@ -44,7 +88,9 @@ def _probabilities(values: np.ndarray, from_logits: bool) -> np.ndarray:
         exp = np.exp(values - values.max(axis=1, keepdims=True))
         return exp / exp.sum(axis=1, keepdims=True)
     # bfloat16 keeps 3 digits: the sum of a thousand rounded probabilities may be off by about a hundredth.
-    if values.min() < 0 or values.max() > 1.01 or np.abs(values.sum(axis=1) - 1).max() > 0.02:
+    # Rows of independent scores (sigmoid) have any sum. Columns with a sum of 1 come from softmax over the wrong axis.
+    off = [np.abs(values.sum(axis=axis) - 1).max() > 0.02 for axis in (0, 1)]
+    if values.min() < 0 or values.max() > 1.01 or off == [False, True]:
         raise ValueError(
             "These are not probabilities (from 0 to 1, with a sum of 1 per row). If they are logits, pass "
             "from_logits=True, or torch.nn.functional.softmax(output, dim=1)."
@@ -59,14 +105,15 @@ def top_predictions(
     from_logits: bool = False,
     labels: str | Sequence[str] | Sequence[Label] = "imagenet-1k",
 ) -> list[list[Prediction]]:
-    """For each of N samples its ``n`` most probable classes, best first; of equals the lower index first.
+    """Return the ``n`` most probable classes of each of N samples, the best first; of equals the lower index first.
 
     Args:
         scores: probabilities, or with ``from_logits`` logits: (N, classes).
         labels: a label set's name, or a name for every class.
 
     Raises:
-        ValueError: not probabilities, not one label a class, or n not in 1..classes.
+        ValueError: not probabilities, not one label per class, or n not in 1..classes.
+        TypeError: n is not an integer.
     """
     values = _as_array(scores)
     classes = values.shape[1]
@@ -76,8 +123,7 @@ def top_predictions(
             f"labels must have one entry per score: expected {classes}, got {len(named)}"
             f"{f' in {labels!r}' if isinstance(labels, str) else ''}."
         )
-    if not 1 <= n <= classes:
-        raise ValueError(f"n must be from 1 to {classes}, got {n}.")
+    n = check_count("n", n, classes)
     if len(values) == 0:
         return []
     values = _probabilities(values, from_logits)
@@ -89,7 +135,9 @@ def top_predictions(
         return Prediction(i, None, label, probability)
 
     best = np.argsort(-values, axis=1, kind="stable")[:, :n]
-    return [[prediction(int(i), float(row[i])) for i in order] for row, order in zip(values, best, strict=True)]
+    return [
+        Predictions(prediction(int(i), float(row[i])) for i in order) for row, order in zip(values, best, strict=True)
+    ]
 
 
 def pick_n_best(
@@ -99,7 +147,13 @@ def pick_n_best(
     from_logits: bool = False,
     labels: str | Sequence[str] = "imagenet-1k",
 ) -> list[list[tuple[str, str]]]:
-    """NVIDIA's form of `top_predictions`: for each sample a list of (label, "97.1%"). Prints nothing."""
+    """Return `top_predictions` as NVIDIA's function of this name does: for each sample a list of (label, "97.1%").
+
+    Prints nothing. As in NVIDIA's, ``n`` may be 0 or more than there are classes.
+    """
+    if n == 0:
+        return [[] for _ in predictions]
+    n = min(n, len(read_labels(labels) if isinstance(labels, str) else labels))
     return [
         [(p.label, f"{100 * p.probability:.1f}%") for p in sample]
         for sample in top_predictions(predictions, n, from_logits=from_logits, labels=labels)

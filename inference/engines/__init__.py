@@ -14,7 +14,7 @@ from .building import open_built
 from .built import BuiltEngine
 from .onnxruntime import OnnxRuntimeEngine
 from .openvino import OpenVINOEngine
-from .torch import TorchEngine
+from .torch import TorchEngine, device_of
 
 if TYPE_CHECKING:
     from torch import device as TorchDevice
@@ -53,10 +53,12 @@ def open_engine(
             takes longer than it saves.
 
     Raises:
-        EngineError: no such engine; a package that it needs is missing, or it cannot be built.
+        EngineError: no such engine or device; a package that it needs is missing, or it cannot be built.
         CheckpointError: the weights cannot be downloaded or verified.
     """
     check_engine(engine)
+    if device is not None:
+        device_of(device)
     on_cpu = not _has_gpu() if device is None else str(device).partition(":")[0] == "cpu"
     if engine not in ("auto", "torch") and not on_cpu and device is not None:
         raise EngineError(f"The engine {engine} runs on the CPU only: for {device} pass engine='torch'.")

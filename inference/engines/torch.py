@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...errors import EngineError
 from ...models.manifest import Preprocessing
 from ...mount import register
 from .base import Engine, Outputs, reopened_after_fork
@@ -15,7 +16,7 @@ from .base import Engine, Outputs, reopened_after_fork
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["TorchEngine"]
+__all__ = ["TorchEngine", "device_of"]
 
 
 class TorchEngine(Engine):
@@ -49,7 +50,7 @@ class TorchEngine(Engine):
         _keep_freed_memory()
         if threads is not None:
             torch.set_num_threads(threads)
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        where = device_of(device)
         self.device = str(where)
         self.threads = threads
         self.concurrent = threads == 1 and where.type == "cpu"
@@ -76,6 +77,23 @@ class TorchEngine(Engine):
         import torch
 
         torch.set_num_threads(1)
+
+
+def device_of(device: str | torch.device | None) -> torch.device:
+    """Return a device of PyTorch; for None the GPU if there is one.
+
+    Raises:
+        EngineError: no such device, or no such GPU.
+    """
+    import torch
+
+    try:
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (RuntimeError, TypeError) as error:
+        raise EngineError(f"No such device: {device!r}. Pass 'cpu', 'cuda' or 'cuda:1', for example.") from error
+    if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
+        raise EngineError(f"The device {where} is not available. GPUs that PyTorch finds: {torch.cuda.device_count()}.")
+    return where
 
 
 @cache

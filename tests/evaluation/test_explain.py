@@ -76,6 +76,8 @@ def test_the_heat_lies_on_the_object(scene: Image.Image) -> None:
         assert found.heat.shape == (64, 64)
         assert found.heat.dtype == np.float32
         assert (found.heat.min(), found.heat.max()) == (0, 1)
+    assert first._repr_png_().startswith(b"\x89PNG")
+    assert len(repr(second)) < 60
     # Nothing is blue, and nothing is made of nothing.
     assert explain(network, scene, 2, preset=PRESET).heat.max() == 0
     assert first.probability > second.probability

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from resnext_hub import hubconf
-from resnext_hub.errors import ImageError, UnknownVariantError
+from resnext_hub.errors import EngineError, ImageError, UnknownVariantError
 from resnext_hub.evaluation.metrics import expected_calibration_error
 from resnext_hub.inference.classifier import Classifier, classifier
 from resnext_hub.inference.engines import TorchEngine
@@ -65,6 +66,21 @@ def test_one_or_many(classify: Classifier, image: Image.Image, tmp_path: Path) -
         results = classify(source, 2, batch_size=2)
         assert [[p.index for p in r] for r in results] == [[p.index for p in one[:2]]] * 3, type(source)
     assert classify([]) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "named"),
+    [
+        (lambda classify: classify("x.jpg", top="3"), TypeError, "'3'"),
+        (lambda classify: classify("x.jpg", top=0), ValueError, "from 1 to 200"),
+        (lambda _: classifier(None), TypeError, "None"),
+        (lambda _: classifier("resnext_tiny", device="gpu"), EngineError, "'gpu'"),
+        (lambda _: classifier("resnext_tiny", device="cuda:99"), EngineError, "cuda:99"),
+    ],
+)
+def test_wrong_arguments_are_named(classify: Classifier, call: Any, error: type[Exception], named: str) -> None:
+    with pytest.raises(error, match=named):
+        call(classify)
 
 
 def test_it_is_ready_to_infer() -> None:
