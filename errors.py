@@ -10,6 +10,7 @@ from pathlib import Path
 
 __all__ = [
     "EXIT_DIFFERENT",
+    "EXIT_DIVERGED",
     "EXIT_IMAGE",
     "EXIT_OK",
     "EXIT_STOPPED",
@@ -29,6 +30,7 @@ __all__ = [
     "RecipeError",
     "ResNeXtHubError",
     "SourceError",
+    "StoppedError",
     "UnknownOptionError",
     "UnknownVariantError",
     "UnreachableError",
@@ -36,7 +38,7 @@ __all__ = [
 ]
 
 # Exit statuses of the command line; README has the table.
-EXIT_OK, EXIT_IMAGE, EXIT_USAGE, EXIT_WEIGHTS, EXIT_DIFFERENT, EXIT_STOPPED = 0, 1, 2, 3, 4, 130
+EXIT_OK, EXIT_IMAGE, EXIT_USAGE, EXIT_WEIGHTS, EXIT_DIFFERENT, EXIT_DIVERGED, EXIT_STOPPED = 0, 1, 2, 3, 4, 5, 130
 
 
 class ResNeXtHubError(Exception):
@@ -116,6 +118,19 @@ class UnknownOptionError(ResNeXtHubError, TypeError):
 
 class DivergedError(ResNeXtHubError, FloatingPointError):
     """The loss of a training run is not finite."""
+
+    exit_code = EXIT_DIVERGED
+
+
+class StoppedError(KeyboardInterrupt):
+    """A training run was stopped by SIGINT (Ctrl-C) or SIGTERM, after writing a checkpoint.
+
+    As a KeyboardInterrupt alone, it passes every ``except Exception``. The exit status is 128 + the signal's number.
+    """
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signum
 
 
 class ExportError(ResNeXtHubError, RuntimeError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import datetime
 import os
 import subprocess
 import sys
@@ -27,13 +28,13 @@ def child(data: Path, out: Path, seed: int, epochs: int) -> None:
     from resnext_hub.data.splits import open_images
     from resnext_hub.models.entrypoints import build
     from resnext_hub.models.manifest import Architecture
+    from resnext_hub.processes import Processes
     from resnext_hub.training.batches import FromFiles, validation_batches
-    from resnext_hub.training.loop import train
+    from resnext_hub.training.loop import Loop
     from resnext_hub.training.recipe import Phase, Recipe
-    from resnext_hub.training.watch import distributed
 
     torch.set_num_threads(1)
-    with distributed():
+    with Processes.here().joined(datetime.timedelta(minutes=30)):
         torch.manual_seed(seed)
         network = build(Architecture("Bottleneck", (1, 1, 1, 1), 8, 16, None, 16, False), CLASSES)
         recipe = Recipe(
@@ -45,13 +46,13 @@ def child(data: Path, out: Path, seed: int, epochs: int) -> None:
             rows = (images.labels < CLASSES).nonzero()[0]
             parts.append(images.subset(rows))
         images, held = parts
-        train(
+        Loop(
             network,
             recipe,
             FromFiles(recipe, images),
             lambda p: validation_batches(held, recipe, p.rank, p.world, 0),
             out,
-        )
+        ).run()
 
 
 def main() -> None:

@@ -98,7 +98,7 @@ def ours(folder: Path, steps: int, workers: int, amp: str) -> list[float]:
     from resnext_hub.models.entrypoints import build
     from resnext_hub.models.manifest import default_manifest
     from resnext_hub.training.batches import FromFiles
-    from resnext_hub.training.loop import train
+    from resnext_hub.training.loop import Loop
     from resnext_hub.training.recipe import load_recipe
 
     overrides = {"architecture": "resnext50_32x4d", "epochs": 1, "batch_size": BATCH, "lr": 0.1, "weight_decay": 1e-4}
@@ -129,7 +129,7 @@ def ours(folder: Path, steps: int, workers: int, amp: str) -> list[float]:
 
     with tempfile.TemporaryDirectory() as out:
         try:
-            train(network, recipe, FromFiles(recipe, images, workers), lambda place: iter(()), Path(out), watch=watch)
+            Loop(network, recipe, FromFiles(recipe, images, workers), lambda _: iter(()), Path(out), watch=watch).run()
         except EnoughError:
             pass
     return taken

@@ -31,9 +31,10 @@ from resnext_hub.data.splits import open_images, read_classes
 from resnext_hub.models.entrypoints import build
 from resnext_hub.models.manifest import Architecture
 from resnext_hub.models.resnext import ResNeXt
+from resnext_hub.processes import Processes
 from resnext_hub.processing_utils.labels import Label
 from resnext_hub.training.batches import InMemory
-from resnext_hub.training.loop import Place, train
+from resnext_hub.training.loop import Loop
 from resnext_hub.training.pixels import PixelTable, resized_crops
 from resnext_hub.training.recipe import Phase, Recipe
 from torch import Tensor, nn
@@ -89,17 +90,18 @@ class Experiment:
             mixup=0.2 * mixing, cutmix=1.0 * mixing,
         ).resolved(None, None)  # fmt: skip
 
-        def validation(place: Place) -> Iterator[tuple[Tensor, Tensor]]:
+        def validation(processes: Processes) -> Iterator[tuple[Tensor, Tensor]]:
             whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
             for images, labels in self.val.batches(250):
                 crops = resized_crops(images, whole.expand(len(images), 4), torch.zeros(len(images)) > 0, SIZE)
                 yield normalize(crops / 255, list(recipe.preset.mean), list(recipe.preset.std)), labels
 
-        weights, rows = train(
+        loop = Loop(
             network, recipe, InMemory(recipe, table), validation, self.work / name,
             checkpoint_seconds=60, validate_every=10,
-            log=lambda line: print(f"{self.seed} {name} {line}", flush=True),
+            say=lambda line: print(f"{self.seed} {name} {line}", flush=True),
         )  # fmt: skip
+        weights, rows = loop.run()
         network.load_state_dict(torch.load(weights, weights_only=True))
         return network, 100 * rows[-1]["val_top1"]
 

@@ -25,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="resnext-hub",
         description="Classify images with ResNeXt networks; evaluate, fine-tune and export the networks.",
         epilog="Exit status: 0 success; 1 an image could not be used; 2 wrong arguments; 3 weights not available; 4 an "
-        "export or accuracy differs from what was expected; 130 stopped.",
+        "export or accuracy differs from what was expected; 5 a training diverged; 130 stopped; 143 terminated.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import EXIT_OK, EXIT_STOPPED, EXIT_USAGE, ResNeXtHubError
+from ..errors import EXIT_OK, EXIT_STOPPED, EXIT_USAGE, ResNeXtHubError, StoppedError
 
 __all__ = [
     "OPTIONS",
@@ -29,6 +29,7 @@ OPTIONS = {
                 "column",
                 "engine",
                 "label_column",
+                "label_table",
                 "labels",
                 "max_classes",
                 "memory",
@@ -82,5 +83,7 @@ def status_of(run: Callable[[], int | None], out: Path | None = None, *, resumab
         return fail(f"{where}: {error.strerror or error}" if where else str(error), EXIT_USAGE)
     except ValueError as error:  # a value that a function refuses
         return fail(str(error), EXIT_USAGE)
+    except StoppedError as stopped:
+        return fail(str(stopped), stopped.exit_code)
     except KeyboardInterrupt:
         return fail(f"Stopped.{' To continue, run the same command with --resume.' * resumable}", EXIT_STOPPED)

@@ -209,7 +209,7 @@ def train_and_val(
     data: str | Sequence[str],
     val: str | None = None,
     *,
-    labels: str | None = None,
+    label_table: str | None = None,
     classes: str | None = None,
     seed: int = 0,
     share: float = 0.1,
@@ -221,7 +221,7 @@ def train_and_val(
     Args:
         data: one or several sources, see `docs/data.md`; its splits train and val are used if it has them.
         val: the validation images; None: the split val of ``data``, or ``share`` of each class of it, held out.
-        labels: a table of classes for the images of ``data`` by number (`relabelled`); takes ``val``.
+        label_table: classes for the images of ``data`` by number (`relabelled`); needs ``val``.
         classes: a file of (index, class, name) as a trained folder's labels.tsv, for order and names. Without it
             ``data``'s ``classes.tsv`` has them (class, name); else they are sorted, and synsets of ImageNet are named.
         say: gets a line about what was left out and what was held out.
@@ -233,7 +233,8 @@ def train_and_val(
     specs = [data] if isinstance(data, str) else list(data)
     data = ", ".join(specs)
     access = Access(options.get("private", False), options.get("anonymous", False))
-    listing = list_images(specs, labelled=labels is None, **(options if labels is None else _unsplit(options)))
+    by_table = label_table is not None
+    listing = list_images(specs, labelled=not by_table, **(_unsplit(options) if by_table else options))
     if classes is not None:
         lines = Path(classes).read_text(encoding="utf-8").splitlines()
         names = {name: text for _, name, text in (line.split("\t") for line in lines)}
@@ -241,8 +242,8 @@ def train_and_val(
         names = _own_names(specs[0], access) if len(specs) == 1 else {}
     order = tuple(names) or None
     present = listing.present()
-    if labels is not None:
-        train = relabelled(listing, labels, order)
+    if label_table is not None:
+        train = relabelled(listing, label_table, order)
     elif options.get("split") not in (None, "none") or not present:
         train = _labelled(listing, order)
     elif "train" in present:
@@ -258,9 +259,9 @@ def train_and_val(
         if found.passed:
             say(f"{val}: {found.passed}")
         held = _labelled(found, train.classes)
-    elif labels is None and "val" in present and options.get("split") is None:
+    elif label_table is None and "val" in present and options.get("split") is None:
         held = _labelled(listing.of("val"), train.classes)
-    elif labels is not None or train.labels.ndim > 1:
+    elif label_table is not None or train.labels.ndim > 1:
         raise SourceError(f"{data} has no validation images with known classes: pass val=DIR.")
     else:
         taken = hold_out(train, seed, share=share)

@@ -55,7 +55,9 @@ def card(checkpoint: Checkpoint, answer: Answer, language: str) -> str:
         return escape(say(language, key, **values))
 
     published, license_ = checkpoint.published, checkpoint.license
-    accuracy = [words("accuracy_value", top1=published.top1, top5=published.top5, dataset=published.dataset)]
+    accuracy: list[str] = []
+    if published.top1 is not None:
+        accuracy.append(words("accuracy_value", top1=published.top1, top5=published.top5, dataset=published.dataset))
     if measured := checkpoint.measured_on(published.dataset):
         accuracy.append(words("measured_value", top1=f"{measured.top1:.2f}", top5=f"{measured.top5:.2f}"))
     terms = words("license_none")
@@ -72,7 +74,7 @@ def card(checkpoint: Checkpoint, answer: Answer, language: str) -> str:
     }
     rows = {
         "latency": words("latency_value", engine=answer.engine, **milliseconds),
-        "accuracy": "<br>".join(accuracy),
+        **({"accuracy": "<br>".join(accuracy)} if accuracy else {}),
         "license": terms,
         "size": words("size_value", params=f"{checkpoint.params / 1e6:.1f}", gmacs=checkpoint.gmacs, pixels=pixels),
         "trained": escape(checkpoint.system.training_data),

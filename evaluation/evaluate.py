@@ -196,7 +196,7 @@ def compare(metrics: Metrics, contender: Contender, dataset: str) -> tuple[Compa
     return tuple(
         judge(metrics, kind, figure)
         for kind, figure in figures
-        if figure.dataset == dataset and _is_made_so(figure, preset)
+        if figure.top1 is not None and figure.dataset == dataset and _is_made_so(figure, preset)
     )
 
 
@@ -207,7 +207,9 @@ def _is_made_so(figure: Accuracy, preset: Preprocessing) -> bool:
 
 
 def judge(metrics: Metrics, kind: str, figure: Accuracy) -> Comparison:
-    """Hold ours against one figure."""
+    """Compare our accuracy with one figure."""
+    assert figure.top1 is not None
+    assert figure.top5 is not None
     pairs = [(metrics.top1, figure.top1), (metrics.top5, figure.top5)]
     # A figure of two digits may be half a hundredth off: that alone is no difference.
     beyond = [max(0.0, round(ours.low - theirs, 6), round(theirs - ours.high, 6)) for ours, theirs in pairs]

@@ -125,11 +125,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 and top-5 in percent on the validation set of ``dataset``, and who says so."""
+    """Top-1 and top-5 in percent on the validation set of ``dataset`` (None: not measured), and who says so."""
 
     dataset: str
-    top1: float
-    top5: float
+    top1: float | None
+    top5: float | None
     image_size: int | None
     crop_pct: float | None
     source: str

@@ -1,7 +1,7 @@
-"""Labelled images -> batches for training and validation, the same on any number of processes and after any stop.
+"""Batches of labelled images for training and validation, the same on any number of processes and after any stop.
 
-What an epoch shows is a function of (seed, epoch, place in the epoch) alone: the order of the images, each one's crop
-and colours, each batch's mixing. So there is no random state to keep, and where a run stands is one number, its step.
+The order of the images, the crop and colours of each, and the mixing of each batch are functions of (seed, epoch,
+position in the epoch) alone. So there is no random state to save: one number, the step, says how far a run has come.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .recipe import Recipe
 with needed("Training", "augmentation"):
     from torchvision.transforms import v2
 
-__all__ = ["Batch", "Broken", "FromFiles", "InMemory", "TrainingSet", "epoch_order", "targets", "train_transform"]
+__all__ = ["Batch", "Broken", "FromFiles", "InMemory", "TrainingSet", "class_shares", "epoch_order", "train_transform"]
 
 log = logging.getLogger("resnext_hub")
 
@@ -48,32 +48,38 @@ class Broken:
 
 @dataclass(frozen=True)
 class Batch:
-    """images: (N, 3, H, W) float32, normalised. targets: (N,) classes or (N, classes) shares. teacher: (N, classes)
-    logits or None. broken: images that others of the batch stand in for."""
+    """The images of a step, or one process's share of them.
+
+    Attributes:
+        images: (N, 3, H, W) float32, normalised.
+        labels: (N,) classes, or (N, classes) shares of each.
+        teacher: (N, classes) logits, or None.
+        broken: images that were replaced by others of the batch.
+    """
 
     images: Tensor
-    targets: Tensor
+    labels: Tensor
     teacher: Tensor | None = None
     broken: tuple[Broken, ...] = ()
 
 
 class TrainingSet(Protocol):
-    """Where the training loop has its batches from."""
+    """The source of the training loop's batches."""
 
     classes: tuple[str, ...]
 
     def __len__(self) -> int: ...
 
     def batches(self, epoch: int, first: int, rank: int, world: int) -> Iterator[Batch]:
-        """An epoch from its batch ``first`` on: this process's share of each."""
+        """This process's share of the batches of an epoch, from the batch ``first`` on."""
         ...
 
 
 def epoch_order(length: int, seed: int, epoch: int, repeats: int = 1, blocks: Sequence[int] = ()) -> np.ndarray:
     """The images of an epoch, in order: a permutation that depends on (seed, epoch) alone.
 
-    With ``repeats`` an image comes so often in a row, and the epoch ends after ``length`` (Hoffer et al. 2019). Of
-    several ``blocks`` the order is drawn first, and images are mixed within eight blocks: as many as a table holds.
+    With ``repeats``, each image comes that often in a row, and the epoch ends after ``length`` (Hoffer et al. 2019).
+    Several ``blocks`` are shuffled first, then the images within every eight blocks: tables hold eight in memory.
     """
     rng = np.random.default_rng((seed, epoch))
     if len(blocks) > 1:
@@ -89,7 +95,7 @@ def epoch_order(length: int, seed: int, epoch: int, repeats: int = 1, blocks: Se
 
 
 def train_transform(recipe: Recipe, image_size: int) -> v2.Compose:
-    """What happens to one image: uint8 (3, H, W) -> uint8 (3, image_size, image_size)."""
+    """The augmentation of one image: uint8 (3, H, W) -> uint8 (3, image_size, image_size)."""
     lo, hi = recipe.crop_scale
     steps: list[torch.nn.Module] = []
     steps.append(v2.RandomResizedCrop(image_size, scale=(lo, hi), antialias=True))
@@ -103,7 +109,7 @@ def train_transform(recipe: Recipe, image_size: int) -> v2.Compose:
     return v2.Compose(steps)
 
 
-def targets(labels: Tensor, classes: int) -> Tensor:
+def class_shares(labels: Tensor, classes: int) -> Tensor:
     """Class indices (N, K), -1 where there are fewer, -> shares (N, classes): 1/k for each of an image's k classes.
 
     Mahajan et al. 2018 (arXiv 1805.00932), section 2: "k-hot" divided by k, for the softmax's cross-entropy.
@@ -130,7 +136,7 @@ def _step_seed(recipe: Recipe, epoch: int, step: int) -> int:
 
 
 class _Augmented(Dataset[Any]):
-    """(image number, place in the epoch) -> an augmented image and its label; or what was wrong with it."""
+    """(image number, position in the epoch) -> an augmented image and its label, or the reason why there is none."""
 
     def __init__(self, images: LabelledImages, transform: v2.Compose, recipe: Recipe, epoch: int) -> None:
         self.images, self.transform, self.recipe, self.epoch = images, transform, recipe, epoch
@@ -148,7 +154,7 @@ class _Augmented(Dataset[Any]):
 def _collate(
     samples: list[tuple[Tensor, Tensor] | Broken],
 ) -> tuple[Tensor, Tensor, tuple[Broken, ...]] | tuple[Broken, ...]:
-    """A batch of as many as were asked for: good images stand in for broken ones."""
+    """A batch of the requested size, with other images for broken ones; the broken ones alone if all of them are."""
     good = [sample for sample in samples if not isinstance(sample, Broken)]
     broken = tuple(sample for sample in samples if isinstance(sample, Broken))
     if not good:
@@ -157,13 +163,14 @@ def _collate(
     return torch.stack([image for image, _ in good]), torch.stack([label for _, label in good]), broken
 
 
-def _ignore_sigterm(worker: int) -> None:
-    """A scheduler signals the whole process group: the main process checkpoints, and only then may its workers go."""
+def _ignore_signals(worker: int) -> None:
+    """Leave signals, which reach the whole process group, to the main process: it writes a checkpoint first."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class FromFiles:
-    """Training batches of images that are read, decoded and augmented one by one, in ``workers`` processes."""
+    """Training batches whose images are read, decoded and augmented one by one, in ``workers`` processes."""
 
     def __init__(self, recipe: Recipe, images: LabelledImages, workers: int = 0) -> None:
         if recipe.distillation_weight:
@@ -202,7 +209,7 @@ class FromFiles:
             sampler=share,  # pyright: ignore[reportArgumentType]  # any sized iterable of keys
             num_workers=self.workers,
             collate_fn=_collate,
-            worker_init_fn=_ignore_sigterm,
+            worker_init_fn=_ignore_signals,
             pin_memory=torch.cuda.is_available(),
         )
         for step, found in enumerate(loader, first):
@@ -212,13 +219,13 @@ class FromFiles:
                 )
             images, labels, broken = found
             torch.manual_seed(_step_seed(recipe, epoch, -1 - step))
-            wanted = targets(labels, len(self.classes)) if labels.ndim > 1 else labels
+            wanted = class_shares(labels, len(self.classes)) if labels.ndim > 1 else labels
             images, wanted = self.mix(self.prepare(images), wanted)
             yield Batch(images, wanted, broken=tuple(broken))
 
 
 class InMemory:
-    """Training batches cut from a `PixelTable`, with the teacher's scores of each crop where there is a teacher.
+    """Training batches cut from a `PixelTable`, with the teacher's scores of each crop if there is a teacher.
 
     ``scores``: (N, rows, columns, classes), see `teacher`.
     """
@@ -244,7 +251,7 @@ class InMemory:
         recipe, size = self.recipe, self.recipe.batch_size
         order = torch.from_numpy(epoch_order(len(self), recipe.seed, epoch))
         for step in range(first, len(order) // size):
-            # Drawn for the whole batch and then shared out: the crops are the same on any number of processes.
+            # Drawn for the whole batch, then divided: the crops are the same on any number of processes.
             generator = torch.Generator().manual_seed(_step_seed(recipe, epoch, step))
             lo, hi = recipe.crop_scale
             boxes = random_boxes(size, (lo, hi), generator)[rank::world]
@@ -252,7 +259,7 @@ class InMemory:
             chosen = order[step * size : (step + 1) * size][rank::world]
             crops = resized_crops(self.table.images[chosen], boxes, mirrored, recipe.image_size(epoch))
             labels = self.table.labels[chosen]
-            wanted = targets(labels, len(self.classes)) if labels.ndim > 1 else labels
+            wanted = class_shares(labels, len(self.classes)) if labels.ndim > 1 else labels
             teacher = None if self.scores is None else box_means(self.scores[chosen], boxes)
             torch.manual_seed(_step_seed(recipe, epoch, -1 - step))
             images, wanted = self.mix(self.normalise(crops / 255), wanted)
@@ -260,7 +267,7 @@ class InMemory:
 
 
 class _Validation(Dataset[tuple[Tensor, Tensor]]):
-    """Images as the published network will get them: uint8 (crop, crop, 3), and their class."""
+    """Images as the published network will see them: uint8 (crop, crop, 3), and their class."""
 
     def __init__(self, images: LabelledImages, preset: Preprocessing) -> None:
         self.images, self.preset = images, preset
@@ -283,19 +290,19 @@ class _Validation(Dataset[tuple[Tensor, Tensor]]):
 def validation_batches(
     images: LabelledImages, recipe: Recipe, rank: int, world: int, workers: int, size: int = 100
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(input, labels) of this process's share of the validation images; a label of -1 is of a broken image."""
+    """(input, labels) of this process's share of the validation images; the label of a broken image is -1."""
     normalise = v2.Normalize(recipe.preset.mean, recipe.preset.std)
     loader = DataLoader(
         _Validation(images, recipe.preset),
         size,
         sampler=range(rank, len(images), world),
         num_workers=workers,
-        worker_init_fn=_ignore_sigterm,
+        worker_init_fn=_ignore_signals,
     )
     for pixels, labels in loader:
         yield normalise(pixels.permute(0, 3, 1, 2).float() / 255), labels
 
 
-def soft_cross_entropy(scores: Tensor, wanted: Tensor, label_smoothing: float) -> Tensor:
-    """torch's cross-entropy in float32, with classes (N,) or with shares (N, classes)."""
-    return F.cross_entropy(scores.float(), wanted, label_smoothing=label_smoothing)
+def soft_cross_entropy(scores: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """torch's cross-entropy in float32; ``labels`` are (N,) classes or (N, classes) shares."""
+    return F.cross_entropy(scores.float(), labels, label_smoothing=label_smoothing)

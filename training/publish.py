@@ -1,9 +1,10 @@
-"""Trained weights -> a checkpoint like the published ones: the weights, named by their hash, labels and a manifest."""
+"""Make the folder of a run a variant: weights named by their hash, labels, and a manifest."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -15,43 +16,52 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..files import temporary_name
 from ..models.entrypoints import build
 from ..models.manifest import CONTROL, MANIFEST, Checkpoint, default_manifest
 from ..processing_utils.labels import Label, labels_table
-from .loop import save_atomically, write_atomically
+from .checkpoint import contiguous, save, write_file
 from .recipe import Recipe
 
 __all__ = ["gmacs", "publish_half", "publish_run"]
 
-SCRATCH_PAPER = "1611.05431"  # the network's own, where there are no weights that it started from
+SCRATCH_PAPER = "1611.05431"  # of the network, for runs that start from no weights
 
 
 def _save(state_dict: Mapping[str, Tensor], folder: Path, name: str) -> tuple[Path, str]:
-    """``folder/name-<first 8 hex digits of its sha256>.pth``, torch.hub's way of naming files, and the sha256."""
+    """Write ``folder/name-<first 8 hex digits of its sha256>.pth``, torch.hub's way of naming files.
+
+    Returns:
+        The path and the sha256. A file that is there already, with this content, is not written again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{name}.{os.getpid()}"
+    temporary = temporary_name(folder / name)
     try:
-        # Contiguous: safetensors, pruning and FSDP refuse the channels-last strides that training may leave.
-        save_atomically({name: tensor.contiguous() for name, tensor in state_dict.items()}, temporary)
-        with open(temporary, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        save(temporary, contiguous(state_dict))
+        digest = _sha256(temporary)
         path = folder / f"{name}-{digest[:8]}.pth"
-        os.replace(temporary, path)
+        if not path.exists() or _sha256(path) != digest:
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return path, digest
 
 
-def publish_half(state_dict: Mapping[str, Tensor], folder: Path, name: str) -> Path:
-    """Write a state_dict in float16, the small file that a repository can carry; return its path.
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
-    Loading copies into a float32 network, so float16 costs a rounding and no speed.
+
+def publish_half(state_dict: Mapping[str, Tensor], folder: Path, name: str) -> Path:
+    """Write a state_dict in float16, small enough for a repository; return its path.
+
+    Loading copies into a float32 network, so float16 costs a rounding but no speed.
     """
     return _save({k: v.half() if v.is_floating_point() else v for k, v in state_dict.items()}, folder, name)[0]
 
 
 def gmacs(architecture: str, num_classes: int, image_size: int) -> float:
-    """Multiply-accumulates of one image (1, 3, image_size, image_size), in 10^9, as torch counts them."""
+    """The multiply-accumulates for one image (1, 3, image_size, image_size), in 10^9, as torch counts them."""
     with torch.device("meta"):
         network = build(default_manifest().architectures[architecture], num_classes).eval()
         with FlopCounterMode(display=False) as counter:
@@ -74,16 +84,16 @@ def publish_run(
     Args:
         recipe: resolved; it gives architecture and preprocessing.
         labels: in the order of the logits.
-        row: the curve's last, for the accuracy.
+        row: the last one of the curve, for the accuracy; NaN: none is claimed.
         data: what the network was trained on, in words.
-        base: the checkpoint that training started from; its licence goes on.
+        base: the checkpoint that training started from; its licence applies to the result.
     """
     assert recipe.architecture is not None
     name = re.sub(r"\W", "_", out.resolve().name)[:50]  # a file's name may have 255 bytes
     name = name if name[:1].isalpha() else f"run_{name}"
     data = CONTROL.sub("\N{REPLACEMENT CHARACTER}", data)[:2000]
     weights, digest = _save(state_dict, out, name)
-    write_atomically(labels_table(labels), out / "labels.tsv")
+    write_file(out / "labels.tsv", labels_table(labels))
     published = json.loads((default_manifest().path).read_text(encoding="utf-8"))
     license_id = base.license_id if base else None
     papers = {
@@ -114,11 +124,11 @@ def publish_run(
         ],
         "published": {
             "dataset": data,
-            "top1": round(100 * row["val_top1"], 2),
-            "top5": round(100 * row["val_top5"], 2),
+            "top1": None if math.isnan(row["val_top1"]) else round(100 * row["val_top1"], 2),
+            "top5": None if math.isnan(row["val_top5"]) else round(100 * row["val_top5"], 2),
             "image_size": preset["crop_size"],
             "crop_pct": round(preset["crop_size"] / preset["resize_size"], 3),
-            "source": "measured at the end of training (log.csv)",
+            "source": "not measured" if math.isnan(row["val_top1"]) else "measured at the end of training (log.csv)",
         },
         "measured": [],
         "preprocessing": preset | {"source": "run.json"},
@@ -138,7 +148,7 @@ def publish_run(
         "checkpoints": {name: checkpoint},
     }
     # Last: a folder with a manifest is complete.
-    write_atomically(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", out / MANIFEST)
+    write_file(out / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     for old in out.glob(f"{name}-????????.pth"):
         if old != weights:  # of an earlier end of this run
             old.unlink()

@@ -149,7 +149,7 @@ def test_the_loss_is_the_mean_over_an_images_hashtags() -> None:
     """Softmax cross-entropy by hand: -(log p_a + log p_b) / 2."""
     logits = torch.tensor([[1.0, 2.0, 3.0]])
     log_probabilities = [value - math.log(sum(map(math.exp, (1, 2, 3)))) for value in (1, 2, 3)]
-    loss = F.cross_entropy(logits, batches.targets(torch.tensor([[0, 2]]), 3))
+    loss = F.cross_entropy(logits, batches.class_shares(torch.tensor([[0, 2]]), 3))
     assert loss.item() == pytest.approx(-(log_probabilities[0] + log_probabilities[2]) / 2, abs=1e-6)
 
 

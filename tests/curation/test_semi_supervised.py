@@ -102,7 +102,7 @@ def test_a_student_learns_from_what_its_teacher_chose(tmp_path: Path, capsys: py
         "--data",
         source,
     ]
-    run += ["--labels", chosen, "--classes", str(teacher / "labels.tsv"), "--val", str(labelled / "val")]
+    run += ["--label-table", chosen, "--classes", str(teacher / "labels.tsv"), "--val", str(labelled / "val")]
     assert main([*run, "--out", str(student), "--epochs", "2", *common, "--set", "eval_size=64"]) == 0
     run = ["train", "--variant", str(student), "--recipe", "wsl_finetune", "--data", str(labelled), "--out", str(final)]
     assert main([*run, "--epochs", "2", "--set", "amp=none", *common]) == 0
@@ -122,5 +122,5 @@ def test_hashtags_are_trained_on(tmp_path: Path) -> None:
     recipe = Recipe((Phase(2, 16),), batch_size=4).resolved(None, None)
     train_set = FromFiles(recipe, images)
     assert len(train_set) == int(images.repeat_factors.sum()) >= 16
-    found = np.concatenate([batch.targets.numpy() for batch in train_set.batches(0, 0, 0, 1)])
+    found = np.concatenate([batch.labels.numpy() for batch in train_set.batches(0, 0, 0, 1)])
     assert {tuple(row) for row in found.tolist()} == {(1.0, 0.0), (0.5, 0.5)}

@@ -16,7 +16,7 @@ from resnext_hub.models.manifest import Architecture
 from resnext_hub.training.batches import FromFiles, InMemory
 from resnext_hub.training.calibrate import fit_temperature, fold_temperature
 from resnext_hub.training.grow import grow_into
-from resnext_hub.training.loop import distillation_loss
+from resnext_hub.training.optimisation import distillation_loss
 from resnext_hub.training.pixels import PixelTable, box_means, random_boxes, resized_crops
 from resnext_hub.training.recipe import Phase, Recipe
 from resnext_hub.training.teacher import fit_head, load_teacher, read_scores, write_features, write_scores

@@ -9,7 +9,7 @@ from resnext_hub.data.splits import open_images
 from resnext_hub.models.entrypoints import build
 from resnext_hub.models.manifest import Architecture
 from resnext_hub.training.batches import FromFiles, validation_batches
-from resnext_hub.training.loop import train
+from resnext_hub.training.loop import Loop
 from resnext_hub.training.recipe import Phase, Recipe
 
 SMALL = Architecture("Bottleneck", (1, 1, 1, 1), 2, 16, None, 16, False)
@@ -19,6 +19,6 @@ RECIPE = Recipe((Phase(1, 16),), "resnext_tiny", batch_size=16, lr=0.05, ema_dec
 def run(data: Path, out: Path) -> list[dict[str, float]]:
     torch.manual_seed(0)
     images, held = (open_images(data / f"{part}.parquet") for part in ("train", "val"))
-    return train(
+    return Loop(
         build(SMALL, 3), RECIPE, FromFiles(RECIPE, images), lambda p: validation_batches(held, RECIPE, 0, 1, 0), out
-    )[1]
+    ).run()[1]

@@ -20,11 +20,15 @@ from typing import Any
 import pytest
 import torch
 from resnext_hub.data.splits import open_images
+from resnext_hub.errors import OutputError
 from resnext_hub.models.checkpoints import load_into, read_state_dict
 from resnext_hub.models.entrypoints import build
 from resnext_hub.models.manifest import Architecture
+from resnext_hub.processes import Processes
 from resnext_hub.training.batches import Batch, FromFiles, InMemory, validation_batches
-from resnext_hub.training.loop import Place, _Steps, freeze, parameter_groups, save_atomically, train
+from resnext_hub.training.checkpoint import save
+from resnext_hub.training.loop import Loop
+from resnext_hub.training.optimisation import Optimisation, parameter_groups
 from resnext_hub.training.pixels import PixelTable
 from resnext_hub.training.publish import publish_half
 from resnext_hub.training.recipe import Phase, Recipe
@@ -44,7 +48,8 @@ def run(data: Path, out: Path, recipe: Recipe = RECIPE, scores: Any = None, **op
     network = build(SMALL, 3)
     images, held = (open_images(data / f"{part}.parquet") for part in ("train", "val"))
     train_set = InMemory(recipe, PixelTable.read(images), scores) if recipe.in_memory else FromFiles(recipe, images)
-    weights, _ = train(network, recipe, train_set, lambda p: validation_batches(held, recipe, 0, 1, 0), out, **options)
+    loop = Loop(network, recipe, train_set, lambda p: validation_batches(held, recipe, 0, 1, 0), out, **options)
+    weights, _ = loop.run()
     return torch.load(weights, weights_only=True)
 
 
@@ -62,7 +67,7 @@ def test_it_learns_and_keeps_a_record(colours: Path, tmp_path: Path) -> None:
     recorded = json.loads((tmp_path / "out" / "run.json").read_text())
     assert recorded["recipe"]["lr"] == 0.05
     assert recorded["torch"] == torch.__version__
-    assert not list((tmp_path / "out").glob("*.part"))
+    assert not list((tmp_path / "out").glob("*.tmp"))
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, EVERYTHING, DISTILLED], ids=["plain", "everything", "with a teacher"])
@@ -76,12 +81,12 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
     class Unplugged(BaseException):
         pass
 
-    def save_then_die(state: object, path: Path) -> None:
-        save_atomically(state, path)
+    def save_then_die(path: Path, state: object) -> None:
+        save(path, state)
         if path.name == "last.pt":
             raise Unplugged
 
-    monkeypatch.setattr(f"{train.__module__}.save_atomically", save_then_die)
+    monkeypatch.setattr(f"{save.__module__}.save", save_then_die)
     broken = 0
     while True:
         try:
@@ -136,24 +141,6 @@ def test_killed_anywhere_it_goes_on_to_the_same_weights(colours: Path, tmp_path:
     assert curve(tmp_path / "whole") == curve(tmp_path / "killed")
 
 
-def test_sigterm_checkpoints_and_exits_cleanly(colours: Path, tmp_path: Path) -> None:
-    """In a fresh process, with a worker, the signal going to the whole process group, as a scheduler sends it."""
-    out, recipe = tmp_path / "out", _recipe(tmp_path / "recipe.toml")
-    process = subprocess.Popen(
-        [*COMMAND, str(recipe), "--data", str(colours), "--out", str(out), "--threads", "1", "--workers", "1"],
-        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not (out / "log.csv").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
-    state = torch.load(out / "last.pt", weights_only=True)
-    assert state["progress"]["step"] >= 9
-    assert not list(out.glob("*.part"))
-
-
 def test_a_loss_that_is_not_finite_stops_the_run(colours: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, lr=1e30, warmup_epochs=0.1)
     with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) at step \d+ .epoch \d+ of \d+.: .* lr"):
@@ -164,7 +151,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(colours: Path, tmp_path: Path) 
 
 def test_another_recipe_does_not_go_on_with_this_run(colours: Path, tmp_path: Path) -> None:
     run(colours, tmp_path / "out")
-    with pytest.raises(ValueError, match="made with another recipe"):
+    with pytest.raises(OutputError, match=r"recipe.lr 0.05, now 5.0"):
         run(colours, tmp_path / "out", dataclasses.replace(RECIPE, lr=5.0))
     assert json.loads((tmp_path / "out" / "run.json").read_text())["recipe"]["lr"] == 0.05
     with pytest.raises(ValueError, match=r"\(144\) do not fill one batch of 1000"):
@@ -172,14 +159,14 @@ def test_another_recipe_does_not_go_on_with_this_run(colours: Path, tmp_path: Pa
 
 
 def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path) -> None:
-    save_atomically({"a": torch.ones(1)}, tmp_path / "x.pt")
+    save(tmp_path / "x.pt", {"a": torch.ones(1)})
 
     class Unpicklable:
         def __reduce__(self) -> str:
             raise RuntimeError("interrupted")
 
     with pytest.raises(RuntimeError, match="interrupted"):
-        save_atomically({"a": Unpicklable()}, tmp_path / "x.pt")
+        save(tmp_path / "x.pt", {"a": Unpicklable()})
     assert torch.load(tmp_path / "x.pt", weights_only=True)["a"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
 
@@ -199,8 +186,8 @@ def test_a_broken_image_costs_a_row(colours: Path, tmp_path: Path) -> None:
 
     def once() -> dict[str, Any]:
         torch.manual_seed(0)
-        validation: Callable[[Place], Any] = lambda p: validation_batches(held, recipe, 0, 1, 0)  # noqa: E731
-        weights, rows = train(build(SMALL, 3), recipe, train_set, validation, tmp_path / "out")
+        validation: Callable[[Processes], Any] = lambda p: validation_batches(held, recipe, 0, 1, 0)  # noqa: E731
+        weights, rows = Loop(build(SMALL, 3), recipe, train_set, validation, tmp_path / "out").run()
         assert rows[-1]["broken"] == 4
         return torch.load(weights, weights_only=True)
 
@@ -210,7 +197,7 @@ def test_a_broken_image_costs_a_row(colours: Path, tmp_path: Path) -> None:
     with open(tmp_path / "out" / "broken.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert sorted(row["error"][:12] for row in rows) == ["Not an image"] * 2 + ["the disk is "] * 2
-    assert {row["epoch"] for row in rows} == {"0", "1"}
+    assert {row["epoch"] for row in rows} == {"1", "2"}
     assert "train.parquet[7]" in {row["image"].rpartition("/")[2] for row in rows}
 
 
@@ -224,7 +211,7 @@ def test_micro_batches_add_up_to_a_step(amp: str) -> None:
     recipe = dataclasses.replace(RECIPE, amp=amp, lr=0.1, warmup_epochs=0.0, ema_decay=0.0)
     batch = Batch(images, torch.arange(16) % 3)
     losses = [
-        _Steps(network, recipe, Place(torch.device("cpu")), size, 9).take(batch, 0)
+        Optimisation(network, recipe, Processes(), size, 9).take(batch, 0)
         for network, size in ((whole, None), (parts, 5))
     ]
     tolerance = {"none": 1e-5, "bf16": 2e-2, "fp16": 2e-3}[amp]
@@ -237,7 +224,7 @@ def test_a_scaler_leaves_out_a_step_that_overflows() -> None:
     recipe = dataclasses.replace(RECIPE, amp="fp16", lr=0.1, warmup_epochs=0.0)
     network = build(SMALL, 3)
     before = copy.deepcopy(network.state_dict())
-    steps = _Steps(network, recipe, Place(torch.device("cpu")), None, 9)
+    steps = Optimisation(network, recipe, Processes(), None, 9)
     assert "scaler" in steps.parts()
     network.fc.weight.register_hook(lambda gradient: gradient * torch.inf)
     steps.take(Batch(torch.randn(4, 3, 32, 32), torch.arange(4) % 3), 0)
@@ -254,7 +241,7 @@ def test_options_that_change_no_result(option: str) -> None:
         other.set_grad_checkpointing()
     recipe = dataclasses.replace(RECIPE, warmup_epochs=0.0, ema_decay=0.0, channels_last=False)
     for which, chosen in ((network, recipe), (other, dataclasses.replace(recipe, channels_last=option[0] == "c"))):
-        _Steps(which, chosen, Place(torch.device("cpu")), None, 9).take(Batch(images, torch.arange(16) % 3), 0)
+        Optimisation(which, chosen, Processes(), None, 9).take(Batch(images, torch.arange(16) % 3), 0)
     for a, b in zip(network.state_dict().values(), other.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
@@ -286,7 +273,7 @@ def test_what_is_frozen_does_not_move(colours: Path, tmp_path: Path) -> None:
     moved = {key for key, value in frozen.items() if not torch.equal(value, start[key])}
     assert moved == {key for key in start if "conv" in key or "downsample.0" in key or key.startswith("fc")}
     network = build(SMALL, 3)
-    freeze(network, short)()
+    Optimisation(network, short, Processes(), None, 9).training_mode()
     assert all(module.training for module in network.modules())
 
 
@@ -303,7 +290,7 @@ def test_two_processes_share_the_work(colours: Path, tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert [row["epoch"] for row in curve(out)] == ["0", "1"]
+    assert [row["epoch"] for row in curve(out)] == ["1", "2"]
     assert torch.load(out / "last.pt", weights_only=True)["progress"]["step"] == 16  # 128 images, 8 batches an epoch
     assert done.stderr.count("epoch 2 of 2: loss") == 1
     assert len(list(out.glob("out-*.pth"))) == 1
@@ -312,6 +299,7 @@ def test_two_processes_share_the_work(colours: Path, tmp_path: Path) -> None:
 def test_two_processes_train_as_one_does(colours: Path, tmp_path: Path) -> None:
     """The same images in the same steps; with GroupNorm the gradients, and so the weights, are the same to rounding."""
     script = f"""
+import datetime
 import torch
 import torch.distributed as dist
 from pathlib import Path
@@ -320,10 +308,10 @@ from resnext_hub.models.entrypoints import build
 from resnext_hub.models.manifest import Architecture
 from resnext_hub.training.batches import FromFiles, validation_batches
 from resnext_hub.data.splits import open_images
-from resnext_hub.training.loop import train
+from resnext_hub.training.loop import Loop
 from resnext_hub.training.recipe import Phase, Recipe
-from resnext_hub.training.watch import distributed
-with distributed():
+from resnext_hub.processes import Processes
+with Processes.here().joined(datetime.timedelta(minutes=5)):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network = build(Architecture("Bottleneck", (1, 1, 1, 1), 2, 16, None, 16, False), 3,
@@ -331,8 +319,8 @@ with distributed():
     recipe = Recipe((Phase(2, 16),), "resnext_tiny", batch_size=16, lr=0.002).resolved(None, None)
     images, held = (open_images(Path({str(colours)!r}) / (part + ".parquet")) for part in ("train", "val"))
     world = dist.get_world_size() if dist.is_initialized() else 1
-    train(network, recipe, FromFiles(recipe, images),
-          lambda p: validation_batches(held, recipe, p.rank, p.world, 0), Path({str(tmp_path)!r}) / str(world))
+    Loop(network, recipe, FromFiles(recipe, images),
+         lambda p: validation_batches(held, recipe, p.rank, p.world, 0), Path({str(tmp_path)!r}) / str(world)).run()
 """
     (tmp_path / "run.py").write_text(script)
     for command in (
@@ -366,6 +354,6 @@ def test_equal_weights_give_equal_files(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "getpid", lambda: 1)
     second = publish_half({name: value.clone() for name, value in state.items()}, tmp_path / "b", "flowers")
     assert (first.name, first.read_bytes()) == (second.name, second.read_bytes())
-    save_atomically(state, tmp_path / "c.pt")
-    save_atomically(state, tmp_path / "other.pt")
+    save(tmp_path / "c.pt", state)
+    save(tmp_path / "other.pt", state)
     assert (tmp_path / "c.pt").read_bytes() == (tmp_path / "other.pt").read_bytes()

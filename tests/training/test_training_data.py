@@ -15,7 +15,14 @@ from resnext_hub.data import tables
 from resnext_hub.data.labels import list_images
 from resnext_hub.data.splits import LabelledImages, hold_out, open_images, relabelled, train_and_val
 from resnext_hub.errors import SourceError
-from resnext_hub.training.batches import FromFiles, InMemory, epoch_order, targets, train_transform, validation_batches
+from resnext_hub.training.batches import (
+    FromFiles,
+    InMemory,
+    class_shares,
+    epoch_order,
+    train_transform,
+    validation_batches,
+)
 from resnext_hub.training.pixels import PixelTable
 from resnext_hub.training.recipe import Phase, Recipe
 
@@ -182,7 +189,7 @@ def test_repeated_images_are_augmented_anew(colours: Path) -> None:
     import dataclasses
 
     batch = next(FromFiles(dataclasses.replace(RECIPE, repeats=4), images).batches(0, 0, 0, 1))
-    assert (batch.targets[:4] == batch.targets[0]).all()
+    assert (batch.labels[:4] == batch.labels[0]).all()
     assert not torch.equal(batch.images[0], batch.images[1])
 
 
@@ -208,14 +215,14 @@ def test_mixing_shares_the_targets(mixup: float, cutmix: float, in_memory: bool,
     recipe = dataclasses.replace(RECIPE, mixup=mixup, cutmix=cutmix)
     train_set = InMemory(recipe, PixelTable.read(images)) if in_memory else FromFiles(recipe, images)
     batch = next(iter(train_set.batches(0, 0, 0, 1)))
-    assert batch.targets.shape == (8, 3)
-    torch.testing.assert_close(batch.targets.sum(1), torch.ones(8))
+    assert batch.labels.shape == (8, 3)
+    torch.testing.assert_close(batch.labels.sum(1), torch.ones(8))
     again = next(iter(train_set.batches(0, 0, 0, 1)))
     assert torch.equal(batch.images, again.images)
 
 
 def test_several_classes_share_a_target(tmp_path: Path) -> None:
-    shares = targets(torch.tensor([[0, 2, -1], [1, -1, -1], [0, 1, 2]]), 4)
+    shares = class_shares(torch.tensor([[0, 2, -1], [1, -1, -1], [0, 1, 2]]), 4)
     expected = torch.tensor([[0.5, 0, 0.5, 0], [0, 1, 0, 0], [1 / 3, 1 / 3, 1 / 3, 0]])
     torch.testing.assert_close(shares, expected)
     images = open_images(table(tmp_path / "x.parquet", label=[[0, 2], [1], [0], [2], [1, 2], [0]]))

@@ -17,6 +17,7 @@ import pytest
 import torch
 from resnext_hub.errors import CheckpointError, OutputError
 from resnext_hub.models.checkpoints import read_training_state
+from resnext_hub.training.checkpoint import digest
 
 from ..support import hostile
 from ..support.training_runs import run
@@ -118,7 +119,8 @@ STATES: dict[str, Callable[[dict[str, Any]], object]] = {
     "a row without columns": lambda s: s["progress"].update(rows=[{}]),
     "more progress": lambda s: s["progress"].update(more=1),
     "no progress": lambda s: s.pop("progress"),
-    "a number as its recipe": lambda s: s.update(recipe=1),
+    "a number as its identity": lambda s: s.update(identity=1),
+    "an identity nested too deep": lambda s: s.update(identity="[" * 100_000),
     "a schedule elsewhere": lambda s: s["scheduler"].update(last_epoch=10**9),
     "a schedule of text": lambda s: s["scheduler"].update(base_lrs="x"),
     "no average": lambda s: s.update(average={}),
@@ -129,14 +131,16 @@ def test_a_checkpoint_of_another_form_is_a_sentence(done: Path, colours: Path) -
     good = (done / "last.pt").read_bytes()
     for case, change in STATES.items():
         state = torch.load(io.BytesIO(good), weights_only=True)
+        del state["sha256"]
         change(state)
+        state["sha256"] = digest(state)
         torch.save(state, done / "last.pt")
         with pytest.raises(CheckpointError) as error:
             run(colours, done)
         assert len(str(error.value)) < 1000, case
         assert "last.pt" in str(error.value), case
     (done / "last.pt").write_bytes(good)
-    assert run(colours, done)[0]["epoch"] == 0
+    assert run(colours, done)[0]["epoch"] == 1
     flipped = bytearray(good)
     flipped[len(good) // 2] ^= 1
     (done / "last.pt").write_bytes(flipped)
@@ -144,8 +148,8 @@ def test_a_checkpoint_of_another_form_is_a_sentence(done: Path, colours: Path) -
         run(colours, done)
 
 
-WRITTEN = ["last.pt", "weights.pt", "run.json", "log.csv", "broken.csv", "last.pt.part", "run.json.part", "labels.tsv",
-           "weights_manifest.json", "curves.png.part", "tensorboard"]  # fmt: skip
+WRITTEN = ["last.pt", "weights.pt", "run.json", "log.csv", "broken.csv", "previous.pt", ".lock", "labels.tsv",
+           "weights_manifest.json", "curves.png", "tensorboard"]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["link", "link to nothing", "pipe"])

@@ -1,45 +1,23 @@
-"""What a person sees of a run: a bar, a curve, TensorBoard; and the processes it runs in."""
+"""Show a run while it trains: a progress bar, learning curves and TensorBoard."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import datetime
 import importlib.util
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import torch
-import torch.distributed as dist
+from ..files import write_atomically
 
-from .loop import Place
-
-__all__ = ["Watch", "distributed", "plot_curves"]
-
-
-@contextlib.contextmanager
-def distributed() -> Iterator[None]:
-    """The process group of torchrun, where torchrun started this process."""
-    if "WORLD_SIZE" not in os.environ:
-        yield
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    # Generous: one process may be held up by a slow store, and the others wait for it.
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=datetime.timedelta(hours=2))
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+__all__ = ["Display", "plot_curves"]
 
 
 def plot_curves(rows: list[dict[str, float]], path: Path) -> None:
-    """Loss and accuracy by epoch, as a picture."""
+    """Draw loss and accuracy by epoch."""
     from matplotlib.figure import Figure
 
-    epochs = [row["epoch"] + 1 for row in rows]
+    epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     losses, accuracies = figure.subplots(1, 2)
     for key, label in (("loss", "training"), ("val_loss", "validation")):
@@ -52,20 +30,27 @@ def plot_curves(rows: list[dict[str, float]], path: Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
-    temporary = path.with_name(f"{path.name}.part")
-    figure.savefig(temporary, dpi=110, format="png")
-    os.replace(temporary, path)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
 
 
-class Watch:
-    """Shows the first process's run: tqdm where stderr is a terminal, TensorBoard where it is installed, curves.png."""
+class Display:
+    """Shows a `Loop`: a progress bar on a terminal, TensorBoard if it is installed, and curves.png."""
 
-    def __init__(self, out: Path, place: Place) -> None:
-        self.out, self.bar, self.board = out, None, None
-        self.shown = place.rank == 0
+    def __init__(self, out: Path, *, shown: bool) -> None:
+        self.out, self.shown = out, shown
+        self.bar: Any = None
+        self.board: Any = None
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for opened in (self.bar, self.board):
+            if opened is not None:
+                opened.close()
 
     def __call__(self, event: str, values: dict[str, float]) -> None:
-        """What `engine.train` tells."""
+        """Show a step or an epoch."""
         if self.shown:
             (self._step if event == "step" else self._epoch)(values)
 
@@ -76,7 +61,7 @@ class Watch:
             from tqdm import tqdm
 
             first = int(values["done"]) - 1
-            title = f"epoch {values['epoch'] + 1:.0f}"
+            title = f"epoch {values['epoch']:.0f}"
             self.bar = tqdm(total=int(values["length"]), initial=first, desc=title, unit=" steps", dynamic_ncols=True)
         self.bar.update()
 
@@ -90,16 +75,11 @@ class Watch:
         if self.board is None and importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(str(self.out / "tensorboard"))  # now: a run that cannot start leaves nothing
+            self.board = SummaryWriter(
+                str(self.out / "tensorboard")
+            )  # only now: a run that cannot start leaves nothing
         if self.board is not None:
             for key, value in row.items():
                 if key != "epoch":
                     self.board.add_scalar(key, value, int(row["epoch"]))
             self.board.flush()
-
-    def close(self) -> None:
-        """End the bar and TensorBoard's file."""
-        if self.bar is not None:
-            self.bar.close()
-        if self.board is not None:
-            self.board.close()

@@ -1,0 +1,346 @@
+"""Runs from the command line: what they refuse, how they stop and resume, and what they leave in their folder."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from resnext_hub.cli import main
+from resnext_hub.data.held_out import held_out_rows
+from resnext_hub.data.labels import list_images
+from resnext_hub.models.manifest import find_checkpoint
+
+RECIPE = """
+architecture = "resnext_tiny"
+batch_size = 8
+lr = 0.01
+warmup_epochs = 0.0
+weight_decay = 0.0
+eval_size = 32
+eval_resize = 32
+[[phases]]
+epochs = 2
+image_size = 16
+"""
+
+
+def pictures(folder: Path, colour: tuple[int, int, int], count: int, first: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(first, first + count):
+        noise = np.random.default_rng(i).integers(-40, 40, (32, 32, 3))
+        Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(folder / f"{i:03}.png")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two classes that colour tells apart, 20 images each."""
+    pictures(tmp_path / "data" / "green", (60, 200, 60), 20)
+    pictures(tmp_path / "data" / "red", (200, 60, 60), 20)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    return tmp_path / "data"
+
+
+def arguments(data: Path, out: Path, *more: str) -> list[str]:
+    start = [] if "--variant" in more else ["--recipe", str(data.parent / "recipe.toml")]
+    return ["train", *start, "--data", str(data), "--out", str(out), "--workers", "0", "--threads", "1", *more]
+
+
+def train(data: Path, out: Path, *more: str) -> int:
+    return main(arguments(data, out, *more))
+
+
+def curve(out: Path) -> list[dict[str, str]]:
+    with open(out / "log.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return torch.load(out / "weights.pt", weights_only=True)
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, checkpoints: int) -> None:
+    """Raise KeyboardInterrupt, as a second Ctrl-C does, after that many checkpoints."""
+    from resnext_hub.training import checkpoint
+
+    write, count = checkpoint.write, 0
+
+    def counted(*args: object) -> None:
+        nonlocal count
+        write(*args)  # type: ignore[arg-type]
+        count += 1
+        if count == checkpoints:
+            monkeypatch.setattr(checkpoint, "write", write)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "write", counted)
+
+
+def _rename_a_class(data: Path) -> None:
+    (data / "red").rename(data / "crimson")
+
+
+CHANGES: dict[str, tuple[Callable[[Path], object] | None, list[str], str]] = {
+    "a renamed class": (_rename_a_class, [], "classes"),
+    "a class more": (lambda data: pictures(data / "zinc", (90, 90, 90), 20), [], "classes"),
+    "more photos": (lambda data: pictures(data / "red", (200, 60, 60), 30, 20), [], "training_images"),
+    "other labels": (lambda data: (data / "red" / "000.png").rename(data / "green" / "100.png"), [], "_images"),
+    "another recipe": (None, ["--set", "lr=0.5"], "recipe.lr 0.01, now 0.5"),
+    "weights": (None, ["--variant", "resnext_tiny", "--recipe", "recipe.toml"], "start"),
+    "micro-batches": (None, ["--micro-batch", "4"], "micro_batch"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_run_resumes_only_with_its_own_identity(
+    change: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out"
+    assert train(data, out) == 0
+    shutil.move(data, tmp_path / "moved")  # the same data elsewhere is the same
+    capsys.readouterr()
+    assert train(tmp_path / "moved", out) == 0
+    assert "complete" in capsys.readouterr().err
+    before = contents(out)
+    do, more, named = CHANGES[change]
+    if do is not None:
+        do(tmp_path / "moved")
+    assert train(tmp_path / "moved", out, *more) == 2
+    said = capsys.readouterr().err
+    assert named in said
+    assert "--out" in said
+    assert contents(out) == before
+
+
+def test_a_finished_run_gets_more_epochs(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, broken = tmp_path / "out", tmp_path / "broken"
+    assert train(data, out) == 0
+    assert train(data, broken) == 0
+    assert train(data, out, "--epochs", "4") == 0
+    said = capsys.readouterr().err
+    assert "epochs 3 to 4" in said
+    assert "0.005" in said  # half of the peak, where a cosine of four epochs is after two
+    rows = curve(out)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert rows[:2] == curve(broken)
+    assert len(list(out.glob("out-*.pth"))) == 1
+
+    stop_after(monkeypatch, 2)
+    assert train(data, broken, "--epochs", "4", "--checkpoint-seconds", "0") == 130
+    assert train(data, broken, "--epochs", "4") == 0
+    assert same(weights(out), weights(broken))
+    assert train(data, out) == 2
+    assert "epochs" in capsys.readouterr().err
+
+
+def test_an_unfinished_run_does_not_get_more_epochs(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(monkeypatch, 1)
+    assert train(data, tmp_path / "out") == 130
+    assert train(data, tmp_path / "out", "--epochs", "4") == 2
+    assert "finished" in capsys.readouterr().err
+
+
+def test_one_trainer_at_a_time(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert train(data, out) == 0
+    before = contents(out)
+    with filelock.FileLock(out / ".lock"):
+        assert train(data, out, "--epochs", "3") == 2
+    assert "Another process" in capsys.readouterr().err
+    assert contents(out) == before
+
+
+def _flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def _end(pattern: bytes, content: bytes) -> int:
+    found = re.search(pattern, content, re.DOTALL)
+    assert found is not None
+    return found.end()
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1000]),
+    "empty": lambda path: path.write_bytes(b""),
+    "a bit of a weight": lambda path: _flip(path, path.stat().st_size // 2),
+    # The pickle has no CRC that is checked: only the digest notices.
+    "a bit of the step": lambda path: _flip(path, _end(rb"\x04\x00\x00\x00step(q.|r....)K", path.read_bytes())),
+    "a digit of the identity": lambda path: path.write_bytes(path.read_bytes().replace(b'"lr": 0.01', b'"lr": 0.02')),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_kept_and_the_one_before_it_used(
+    damage: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert train(data, tmp_path / "whole") == 0
+    stop_after(monkeypatch, 3)
+    assert train(data, out, "--checkpoint-seconds", "0") == 130
+    DAMAGE[damage](out / "last.pt")
+    damaged = (out / "last.pt").read_bytes()
+    capsys.readouterr()
+    assert train(data, out) == 0
+    said = capsys.readouterr().err
+    assert "last.pt" in said
+    assert "previous.pt" in said
+    assert "step 2 of 8" in said
+    assert (out / "damaged.pt").read_bytes() == damaged
+    assert same(weights(tmp_path / "whole"), weights(out))
+    assert curve(tmp_path / "whole") == curve(out)
+
+
+def test_two_damaged_checkpoints_are_an_error(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(data, tmp_path / "out") == 0
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / "out" / name).write_bytes(b"damaged")
+    assert train(data, tmp_path / "out") == 3
+    said = capsys.readouterr().err
+    assert "last.pt" in said
+    assert "Traceback" not in said
+
+
+def test_a_full_disk(
+    data: Path, tmp_path: Path, small_disk: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = small_disk(24_000_000)  # one checkpoint of 15 MB
+    assert train(data, disk / "out", "--checkpoint-seconds", "0") == 2
+    said = capsys.readouterr().err
+    assert "No space left" in said
+    assert "last.pt" in said
+    assert not list((disk / "out").glob("*.tmp"))
+    subprocess.run(["mount", "-o", "remount,size=200000000", str(disk)], check=True)
+    assert train(data, disk / "out") == 0
+    assert "Resuming at step" in capsys.readouterr().err
+    assert train(data, tmp_path / "whole") == 0
+    assert same(weights(tmp_path / "whole"), weights(disk / "out"))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_checkpoint_and_a_status(number: int, status: int, data: Path, tmp_path: Path) -> None:
+    """To the whole process group, with a worker, as a terminal or a scheduler sends it."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "resnext_hub", *arguments(data, out, "--epochs", "2000"), "--workers", "1"]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "log.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == status, said
+    step = torch.load(out / "last.pt", weights_only=True)["progress"]["step"]
+    assert f"step {step} of 8000" in said
+    assert "Traceback" not in said
+    assert not list(out.glob("*.pth"))
+
+
+def test_a_loss_that_is_not_finite_has_a_status_of_its_own(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(data, tmp_path / "out", "--set", "lr=1e30") == 5
+    assert "step" in capsys.readouterr().err
+
+
+def test_a_single_class_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(data / "red")
+    assert train(data, tmp_path / "out") == 2
+    assert "1 class" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_validation_images_no_accuracy_is_claimed(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    for path in data.glob("*/*.png"):
+        if path.name != "000.png":
+            path.unlink()
+    assert train(data, out) == 0
+    assert "0.00%" not in capsys.readouterr().err
+    checkpoint = find_checkpoint(out)
+    assert checkpoint.published.top1 is checkpoint.published.top5 is None
+    assert [row["val_top1"] for row in curve(out)] == ["nan", "nan"]
+    assert not (out / "held_out.tsv").exists()
+    picture = str(data / "red" / "000.png")
+    assert main(["classify", picture, "--variant", str(out)]) == 0
+    assert main(["evaluate", "--variant", str(out), "--data", str(data)]) == 0
+
+
+def test_several_sources_are_all_used(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures(tmp_path / "more" / "red", (200, 60, 60), 10)
+    pictures(tmp_path / "more" / "grey", (90, 90, 90), 10)
+    assert train(data, tmp_path / "out", "--data", str(tmp_path / "more")) == 0
+    assert "3 classes, 54 images for training, 6 for validation" in capsys.readouterr().err
+
+
+def test_the_images_held_out_are_recorded(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert train(data, out) == 0
+    with open(out / "held_out.tsv", newline="") as file:
+        held = list(csv.DictReader(file, dialect="excel-tab"))
+    assert sorted(row["class"] for row in held) == ["green", "green", "red", "red"]
+
+    def names(source: Path) -> set[str] | None:
+        listing = list_images([str(source)])
+        rows = held_out_rows(listing, out)
+        return None if rows is None else {listing.images.key(int(listing.numbers[i])) for i in rows}
+
+    expected = {row["image"] for row in held}
+    assert names(data) == expected
+    pictures(data / "red", (200, 60, 60), 30, 20)
+    assert names(data) == expected
+    shutil.rmtree(data / "green")  # a part of the data
+    assert names(data) == {name for name in expected if name.startswith("red")}
+    pictures(tmp_path / "other" / "red", (10, 60, 60), 20)  # the same names
+    assert names(tmp_path / "other") is None
+    (out / "held_out.tsv").unlink()
+    assert names(data) is None
+
+
+def test_a_call_from_python(data: Path, tmp_path: Path) -> None:
+    from resnext_hub.training import finetune
+
+    said: list[str] = []
+    recipe = tmp_path / "recipe.toml"
+    changes = {"epochs": 1}
+    run = finetune("resnext_tiny", data, tmp_path / "out", recipe=recipe, changes=changes, workers=0, say=said.append)
+    assert run.folder == tmp_path / "out"
+    assert run.weights == find_checkpoint(run.folder).sources[0].path
+    assert [label.name for label in run.labels] == ["green", "red"]
+    assert [row["epoch"] for row in run.curve] == [1]
+    assert run.top1 == find_checkpoint(run.folder).published.top1 / 100  # type: ignore[operator]
+    assert "epoch 1 of 1" in "\n".join(said)
+
+
+def test_importing_the_package_is_cheap() -> None:
+    script = "import sys, resnext_hub.training; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"

@@ -1,0 +1,339 @@
+"""A training run in steps: open the data, build the network, train it, and make its folder a variant."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import math
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..data.held_out import write_held_out
+from ..data.outputs import check_folder
+from ..data.splits import LabelledImages, hold_out, train_and_val
+from ..errors import RecipeError, SourceError
+from ..identity import versions
+from ..models.checkpoints import read_state_dict
+from ..models.entrypoints import build, load
+from ..models.manifest import Checkpoint, default_manifest, find_checkpoint
+from ..processes import Processes
+from ..processing_utils.labels import Label, labels_table, read_labels
+from . import checkpoint
+from .batches import FromFiles, InMemory, TrainingSet, validation_batches
+from .calibrate import fit_temperature, fold_temperature, held_out_scores
+from .display import Display
+from .grow import grow_into
+from .loop import Loop, unreadable
+from .pixels import PixelTable
+from .publish import publish_run
+from .recipe import Recipe, load_recipe
+from .teacher import read_scores
+
+__all__ = ["FinishedRun", "RunOptions", "TrainingRun"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The options of a run, checked when they are made.
+
+    Attributes:
+        data: one or several sources of labelled images (docs/data.md).
+        out: the folder of the run.
+        variant: the weights to start from: a variant's name, or the folder of another run.
+        recipe: name of a recipe, or a TOML file; None: "finetune", which needs a variant.
+        changes: values of the recipe to change, such as ``{"epochs": 3}``.
+        val: the validation images; None: the split val of ``data``, or a tenth of each class.
+        label_table: a table of classes by image number, written by `curation`; needs ``val``.
+        classes: a file with the order and names of the classes, such as a run's labels.tsv.
+        reading: column, label_column, split, private and anonymous; see `data.labels.list_images`.
+        initial_weights: a state_dict of the recipe's network, or of a smaller one (`grow`), to start from.
+        teacher_scores: a folder of scores to distil from (`teacher`).
+        micro_batch: images per forward pass, to save memory.
+        workers: processes that read images; None: the number of cores, at most 8.
+        threads: CPU threads of PyTorch; None: PyTorch's default.
+        checkpoint_seconds: at most this much work is lost to SIGKILL.
+
+    Raises:
+        ValueError: an option makes no sense.
+    """
+
+    data: tuple[str, ...]
+    out: Path
+    variant: str | Path | None = None
+    recipe: str | Path | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    val: str | None = None
+    label_table: str | None = None
+    classes: str | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    initial_weights: Path | None = None
+    teacher_scores: Path | None = None
+    micro_batch: int | None = None
+    workers: int | None = None
+    threads: int | None = None
+    checkpoint_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        if self.recipe is None and self.variant is None:
+            raise ValueError("Pass a variant to start from its weights, or a recipe to train from scratch.")
+        if self.variant is not None and self.initial_weights is not None:
+            raise ValueError("Pass either a variant or initial_weights: a run starts from one of them.")
+        for name, least in (("micro_batch", 1), ("workers", 0), ("threads", 1), ("checkpoint_seconds", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be {least} or more, not {value}.")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run. Its folder is a variant for `classifier`, `evaluate` and `export`.
+
+    Attributes:
+        weights: the published file, named by its hash.
+        labels: in the order of the logits.
+        curve: a row for each epoch, as in log.csv.
+        top1: accuracy of the last epoch on the validation images, in 0..1; None without such images.
+    """
+
+    folder: Path
+    weights: Path
+    labels: tuple[Label, ...]
+    curve: tuple[dict[str, float], ...]
+
+    @property
+    def top1(self) -> float | None:
+        top1 = self.curve[-1]["val_top1"]
+        return None if math.isnan(top1) else top1
+
+
+class TrainingRun:
+    """A run in steps, each on the one before: `open_data`, `start_network`, `train`, `publish`. `run` takes them all.
+
+    Args:
+        say: called with each line of progress; in the first process only.
+
+    Raises:
+        RecipeError, UnknownVariantError, ManifestError: the recipe or the variant cannot be used.
+    """
+
+    train_images: LabelledImages
+    val_images: LabelledImages
+    labels: tuple[Label, ...]
+    network: nn.Module
+    resumed_complete = False  # the run in the folder was finished already
+
+    def __init__(self, options: RunOptions, say: Callable[[str], object] = lambda line: None) -> None:
+        self.options, self.processes = options, Processes.here()
+        self.say = say if self.processes.first else lambda line: None
+        self.base = None if options.variant is None else find_checkpoint(str(options.variant))
+        self.recipe = _recipe(options, self.base)
+        self.workers = min(os.cpu_count() or 1, 8) if options.workers is None else options.workers
+        #: What decides the result beside the recipe; the steps add to it.
+        self.identity: dict[str, Any] = {"versions": versions("torch", "torchvision", "numpy", "pillow")}
+
+    def run(self) -> FinishedRun:
+        """Take all steps. A folder with a run of the same identity is resumed.
+
+        Raises:
+            SourceError, ImageError, FetchError: the data cannot be used.
+            CheckpointError: the weights to start from, or those in the folder, cannot be used.
+            OutputError: the folder has another run or other files, or cannot be written.
+            DivergedError, StoppedError: see `Loop.run`.
+        """
+        if self.options.threads is not None:
+            torch.set_num_threads(self.options.threads)
+        if self.processes.first:
+            check_folder(self.options.out, ("run.json", "last.pt", "previous.pt"), "choose another folder")
+        # Generous: one process may be held up by a slow store, and the others wait for it.
+        with self.processes.joined(datetime.timedelta(hours=2), gpu=True):
+            self.open_data()
+            self.start_network()
+            with self.claimed():
+                return self.publish(*self.train())
+
+    def open_data(self) -> None:
+        """List the training and validation images, and fit the batch to their number.
+
+        Raises:
+            SourceError: they cannot be used; there are fewer than two classes.
+        """
+        options, recipe = self.options, self.recipe
+        train, self.val_images, self.labels = train_and_val(
+            options.data,
+            options.val,
+            label_table=options.label_table,
+            classes=options.classes,
+            seed=recipe.seed,
+            say=self.say,
+            **options.reading,
+        )
+        labels_table(self.labels)  # raises now, not at the end, for a class name that no file of labels can have
+        if len(self.labels) < 2:
+            raise SourceError(f"{', '.join(options.data)} has {len(self.labels)} class: training needs at least two.")
+        self.order = np.arange(len(train))
+        if recipe.held_out:  # the last ones
+            self.order = np.argsort(hold_out(train, recipe.seed, count=recipe.held_out), kind="stable")
+            train = train.subset(self.order)
+        self.train_images = train
+        world, available = self.processes.world, len(train) - recipe.held_out
+        if train.repeat_factors is not None:
+            available = int(train.repeat_factors.sum(dtype=np.float64))
+        if 0 < (largest := available // world * world) < recipe.batch_size:
+            self.say(
+                f"The batch size is {largest} instead of {recipe.batch_size}: "
+                f"only {_count(available, 'image')} for training."
+            )
+            self.recipe = dataclasses.replace(recipe, batch_size=largest)
+        self.identity |= {
+            "classes": [label.synset for label in self.labels],
+            "training_images": _describe(train),
+            "validation_images": _describe(self.val_images),
+        }
+
+    def start_network(self) -> None:
+        """Load or build the network, with a head for the classes of the data.
+
+        The head is the variant's own if the data has its classes, in its order; otherwise it is new.
+
+        Raises:
+            CheckpointError: the weights cannot be used.
+            ValueError: the initial weights do not fit the network.
+        """
+        torch.manual_seed(self.recipe.seed)
+        base, architecture = self.base, default_manifest().architectures[self.recipe.architecture or ""]
+        state: Mapping[str, Tensor] | None = None
+        if base is None:
+            self.network = build(architecture, len(self.labels))
+            if self.options.initial_weights is not None:
+                state = read_state_dict(self.options.initial_weights)
+                grow_into(self.network, state)
+        else:
+            self.network = load(base)
+            state = self.network.state_dict()
+        self.identity |= {
+            "architecture": dataclasses.asdict(architecture),
+            "start": base and base.name,
+            "start_sha256": None if state is None else checkpoint.digest(dict(state)),
+        }
+        classes = [label.synset for label in self.labels]
+        if base is not None and [label.synset for label in read_labels(base.labels)] != classes:
+            self.network.reset_classifier(len(self.labels))  # pyright: ignore[reportCallIssue]
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other trainers out of the folder while the block runs."""
+        self.options.out.mkdir(parents=True, exist_ok=True)
+        checkpoint.expect_plain_files(self.options.out)
+        with checkpoint.claimed(self.options.out) if self.processes.first else contextlib.nullcontext():
+            yield
+
+    def train(self) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+        """Train the network to the end of the recipe; return its weights and the curve.
+
+        Raises:
+            DivergedError, StoppedError, OutputError, CheckpointError: see `Loop.run`.
+        """
+        out, recipe = self.options.out, self.recipe
+        train_set = self._train_set()
+        sizes = f"{_count(len(train_set), 'image')} for training, {len(self.val_images):,} for validation"
+        where = f"{_count(recipe.epochs, 'epoch')} on {self.processes.world} x {self.processes.device.type}"
+        self.say(f"{len(self.labels)} classes, {sizes}; {where}")
+        with Display(out, shown=self.processes.first) as display:
+            loop = Loop(
+                self.network,
+                recipe,
+                train_set,
+                lambda here: validation_batches(self.val_images, recipe, here.rank, here.world, self.workers),
+                out,
+                identity=self.identity,
+                about={
+                    "data": list(self.options.data),
+                    "val": self.options.val,
+                    "command": sys.argv,
+                    "python": platform.python_version(),
+                },
+                micro_batch=self.options.micro_batch,
+                checkpoint_seconds=self.options.checkpoint_seconds,
+                watch=display,
+                say=self.say,
+            )
+            weights, curve = loop.run()
+        if broken := len(unreadable(out)):
+            self.say(f"{_count(broken, 'training image')} could not be read: see {out / 'broken.csv'}")
+        self.resumed_complete = loop.first_step == loop.steps
+        return read_state_dict(weights), curve
+
+    def _train_set(self) -> TrainingSet:
+        if not self.recipe.in_memory:
+            return FromFiles(self.recipe, self.train_images, self.workers)
+        scores = None
+        if self.options.teacher_scores is not None:
+            scores = read_scores(self.options.teacher_scores)
+            self.identity["teacher_scores_sha256"] = checkpoint.digest(scores)
+            scores = scores[self.order]
+        return InMemory(self.recipe, PixelTable.read(self.train_images), scores)
+
+    def publish(self, state: dict[str, Tensor], curve: list[dict[str, float]]) -> FinishedRun:
+        """Make the folder a variant with these weights. What is there already stays as it is."""
+        options, weights = self.options, None
+        if self.processes.first:
+            if self.recipe.held_out:
+                self.network.load_state_dict(state)
+                scores, labels = held_out_scores(self.network.cpu(), self.recipe, self.train_images)
+                fold_temperature(self.network.get_submodule("fc"), fit_temperature(scores, labels))
+                state = self.network.state_dict()
+            if self.val_images.images is self.train_images.images and len(
+                self.val_images
+            ):  # a part of the training set
+                write_held_out(self.val_images, options.out)
+            data = " ".join(options.data)
+            weights = publish_run(state, self.recipe, self.labels, curve[-1], options.out, data=data, base=self.base)
+        finished = FinishedRun(options.out, self.processes.gather(weights)[0], self.labels, tuple(curve))
+        accuracy = "there were no validation images, so no accuracy is known"
+        if finished.top1 is not None:
+            accuracy = f"{100 * finished.top1:.2f}% top-1 on {_count(len(self.val_images), 'image')}"
+        complete = self.resumed_complete
+        self.say(f"This run is complete: {finished.weights}" if complete else f"Saved {finished.weights}: {accuracy}")
+        self.say(f"To use it: resnext-hub classify PHOTO --variant {options.out}")
+        return finished
+
+
+def _recipe(options: RunOptions, base: Checkpoint | None) -> Recipe:
+    """The recipe with the options' changes, and with the rest from the weights to start from."""
+    recipe = load_recipe(options.recipe or "finetune", options.changes)
+    recipe = recipe.resolved(base and base.preprocessing, base and base.architecture_name)
+    known = default_manifest().architectures
+    if recipe.architecture is None or recipe.architecture not in known:
+        raise RecipeError(
+            f"Unknown architecture {recipe.architecture!r} in the recipe: pass a variant, or set the architecture."
+        )
+    if base is not None and recipe.architecture != base.architecture_name:
+        raise RecipeError(f"{base.name} is a {base.architecture_name}, but the recipe is for {recipe.architecture}.")
+    if base is not None and base.architecture != known[recipe.architecture]:
+        raise RecipeError(f"{base.variant} describes another {recipe.architecture} than this version's.")
+    return recipe
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _describe(images: LabelledImages) -> str:
+    """The number of images, and a digest of their names below the data's root and of their classes."""
+    found = hashlib.sha256()
+    for row, label in zip(images.rows.tolist(), images.labels.tolist(), strict=True):
+        found.update(f"{images.images.key(row)}\0{label}\n".encode("utf-8", "surrogateescape"))
+    if images.repeat_factors is not None:
+        found.update(images.repeat_factors.tobytes())
+    return f"{len(images)}, sha256 {found.hexdigest()[:16]}"
