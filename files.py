@@ -6,6 +6,7 @@ Imports nothing else of this package.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -14,10 +15,16 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["SUFFIX", "publish", "remove_temporary", "sync", "temporary_name", "write_atomically"]
+__all__ = ["SUFFIX", "publish", "remove_temporary", "sha256", "sync", "temporary_name", "write_atomically"]
 
 SUFFIX = ".tmp"
 _TEMPORARY = re.compile(rf".+\.[0-9a-f]{{32}}{re.escape(SUFFIX)}", re.DOTALL)
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file's content, in hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def temporary_name(path: Path, folder: Path | None = None) -> Path:

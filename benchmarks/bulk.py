@@ -33,9 +33,9 @@ import torch
 import torchvision
 from PIL import Image
 from resnext_hub.data.source import shards
+from resnext_hub.files import sha256
 from resnext_hub.inference.bulk import SHARD_ROWS, commit_shards, prepare, run
 from resnext_hub.inference.engines.base import available_cores
-from resnext_hub.models.cache import sha256
 from resnext_hub.models.manifest import ROOT, Hash, Source, default_manifest
 from resnext_hub.processing_utils.preprocessing import load_pixels
 from torchvision import transforms

@@ -42,10 +42,10 @@ SLOW = 8  # times eager's: timed once
 def network_of(checkpoint: Any) -> tuple[Any, bool]:
     """The network, and whether its weights are the checkpoint's."""
     import torch
-    from resnext_hub.models.cache import find
     from resnext_hub.models.entrypoints import build, load
+    from resnext_hub.models.store import Store
 
-    if find(checkpoint):
+    if Store().find(checkpoint):
         return load(checkpoint).eval(), True
     torch.manual_seed(0)
     network = build(checkpoint.architecture, checkpoint.num_classes).eval()

@@ -26,7 +26,6 @@ import time
 from pathlib import Path
 
 import torch
-from resnext_hub.models.cache import own_file
 from resnext_hub.models.entrypoints import build
 from resnext_hub.models.manifest import ROOT, default_manifest, write_digest
 
@@ -137,7 +136,7 @@ def ready(name: str, folder: Path, ours: Path, runs: int) -> None:
     results: dict[str, list[dict[str, float]]] = {"original": [], "ours": [], "first load": []}
     os.environ["TORCH_HOME"] = str(folder)
     for _ in range(runs):
-        shutil.rmtree(own_file(path, "").parent, ignore_errors=True)
+        shutil.rmtree(path.parent / ".resnext-hub", ignore_errors=True)
         results["first load"].append(json.loads(run(scripts["ours"], folder)[1]))
         for who, script in scripts.items():
             results[who].append(json.loads(run(script, folder)[1]))

@@ -3,108 +3,136 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import EXIT_OK, EXIT_WEIGHTS, CheckpointError
 from ..models.manifest import Manifest
+from ..models.store import Store, StoredFile
 from .console import fail
+
+if TYPE_CHECKING:
+    from ..inference.engines.folders import EngineFolder
 
 __all__ = ["add_to"]
 
 
 def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""
-    cache: argparse.ArgumentParser = commands.add_parser("cache", help="list, verify or remove downloaded weights")
+    cache: argparse.ArgumentParser = commands.add_parser(
+        "cache", help="list, verify or remove downloaded weights and built engines"
+    )
     actions = cache.add_subparsers(dest="action", required=True, title="actions", metavar="ACTION")
     for name, run, text in (
         ("list", _list, "list files, sizes, dates, sources, and what can be removed"),
         ("verify", _verify, "check the hash of every file again"),
+        ("remove", _remove, "remove the weights of a variant, with their copies and engines"),
         ("prune", _prune, "remove what is no longer needed"),
     ):
-        actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.").set_defaults(run=run)
+        parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        parser.set_defaults(run=run)
+        if name == "remove":
+            parser.add_argument("variants", nargs="+", metavar="VARIANT", help="a name as resnext-hub list prints it")
 
 
 def _size(count: int) -> str:
     return f"{count / 2**20:,.1f} MiB"
 
 
-def _list(arguments: argparse.Namespace, manifest: Manifest) -> int:
-    from ..models.cache import checkpoints_folder, inventory
+def _entries(manifest: Manifest) -> list[StoredFile | EngineFolder]:
+    """All files and engines; originals come before their copies."""
+    from ..inference.engines.folders import engine_folders
 
-    items = inventory(manifest)
-    print(checkpoints_folder())
-    for item in items:
-        print(f"{_size(item.bytes):>13}  {item.path.name}")
-        if item.removable:
-            print(f"{'':15}can be removed: {item.removable}")
-        elif item.kept:
-            print(f"{'':15}kept: {item.kept}")
-        elif item.engine:
-            print(
-                f"{'':15}{item.engine} engine of {item.checkpoint.name if item.checkpoint else 'an unknown checkpoint'}"
-            )
-        elif item.source is None:
-            print(f"{'':15}{f'mapped copy of {item.checkpoint.name}' if item.checkpoint else 'download in progress'}")
-        elif item.record is None:
-            print(f"{'':15}{item.checkpoint.name if item.checkpoint else ''}, not verified yet")
-        else:
-            known = "verified" if item.source.hash else "unverified: no hash is published"
-            print(f"{'':15}{item.checkpoint.name if item.checkpoint else ''}, {known}, {item.record.date[:10]}")
-            print(f"{'':15}sha256 {item.record.sha256[:16]}…  {item.record.source}")
-    removable = sum(item.bytes for item in items if item.removable)
+    store = Store()
+    return [*store.files(manifest), *engine_folders(store, manifest)]
+
+
+def _described(entry: StoredFile | EngineFolder) -> list[str]:
+    """What ``cache list`` prints below a name."""
+    of = entry.checkpoint.name if entry.checkpoint else "an unknown checkpoint"
+    if entry.removable:
+        return [f"can be removed: {entry.removable}"]
+    if not isinstance(entry, StoredFile):
+        if entry.kept:
+            return [f"kept: {entry.kept}"]
+        return [f"{entry.engine} engine of {of}" if entry.engine else "an engine that is being built"]
+    if entry.source is None:
+        return [f"mapped copy of {of}" if entry.copy_of else "download in progress"]
+    if entry.record is None:
+        return [f"{of}, not verified yet"]
+    known = "verified" if entry.source.hash else "unverified: no hash is published"
+    return [
+        f"{of}, {known}, {entry.record.date[:10]}",
+        f"sha256 {entry.record.sha256[:16]}…  {entry.record.source}",
+    ]
+
+
+def _list(arguments: argparse.Namespace, manifest: Manifest) -> int:
+    entries = _entries(manifest)
+    print(Store().folder)
+    for entry in entries:
+        print(f"{_size(entry.bytes):>13}  {entry.path.name}")
+        for line in _described(entry):
+            print(f"{'':15}{line}")
+    removable = sum(entry.bytes for entry in entries if entry.removable)
     print(
-        f"{_size(sum(item.bytes for item in items)):>13}  in total; {_size(removable)} can be removed (resnext-hub "
+        f"{_size(sum(entry.bytes for entry in entries)):>13}  in total; {_size(removable)} can be removed (resnext-hub "
         "cache prune)"
     )
     return EXIT_OK
 
 
 def _verify(arguments: argparse.Namespace, manifest: Manifest) -> int:
-    from ..models.cache import inventory, is_whole, verify
+    from ..inference.engines.folders import is_unchanged
     from ..models.checkpoints import examine, is_faithful
 
-    status, broken = EXIT_OK, set()
-    items = inventory(manifest)  # originals come before their copies
-    vouched = {item.path for item in items if item.source is not None and item.source.hash is not None}
-    for item in items:
-        if item.source is not None:
-            try:
-                print(f"{item.path.name}: sha256 {verify(item.path, item.source, again=True)}", flush=True)
-                examine(item.path, vouched=item.path in vouched)
-            except CheckpointError as error:
-                broken.add(item.path)
-                status = fail(str(error), EXIT_WEIGHTS)
-        elif item.engine and not item.removable:
-            if is_whole(item.path):
-                print(f"{item.path.name}: unchanged since it was built")
-            else:
-                shutil.rmtree(item.path, ignore_errors=True)
-                status = fail(
-                    f"{item.path.name} was corrupt and has been removed. It is built again when needed.", EXIT_WEIGHTS
-                )
-        elif item.copy_of is not None and not item.removable and item.copy_of not in broken:
-            if is_faithful(item.path, item.copy_of, vouched=item.copy_of in vouched):
-                print(f"{item.path.name}: identical to its original", flush=True)
-            else:
-                item.path.unlink(missing_ok=True)
-                status = fail(
-                    f"{item.path.name} differed from its original and has been removed. It is made again when needed.",
-                    EXIT_WEIGHTS,
-                )
+    status, store = EXIT_OK, Store()
+    entries = _entries(manifest)
+    published = {entry.path: entry.source for entry in entries if isinstance(entry, StoredFile) and entry.source}
+    vouched = {path for path, source in published.items() if source.hash is not None}
+    broken = set()
+    for path, source in published.items():
+        try:
+            print(f"{path.name}: sha256 {store.verify(path, source, again=True)}", flush=True)
+            examine(path, vouched=path in vouched)
+        except CheckpointError as error:
+            broken.add(path)
+            status = fail(str(error), EXIT_WEIGHTS)
+    for entry in entries:
+        if entry.removable:
+            continue
+        if not isinstance(entry, StoredFile):
+            if not entry.engine:
+                continue
+            good, unchanged, damaged = is_unchanged(entry.path), "unchanged since it was built", "was corrupt"
+        elif entry.copy_of is not None and entry.copy_of not in broken:
+            good = is_faithful(entry.path, entry.copy_of, vouched=entry.copy_of in vouched)
+            unchanged, damaged = "identical to its original", "differed from its original"
+        else:
+            continue
+        if good:
+            print(f"{entry.path.name}: {unchanged}", flush=True)
+        else:
+            entry.remove()
+            message = f"{entry.path.name} {damaged} and has been removed. It is made again when needed."
+            status = fail(message, EXIT_WEIGHTS)
     return status
 
 
-def _prune(arguments: argparse.Namespace, manifest: Manifest) -> int:
-    from ..models.cache import inventory
+def _remove(arguments: argparse.Namespace, manifest: Manifest) -> int:
+    """Remove what was made for a variant; what is part of this repository stays."""
+    checkpoints = [manifest.resolve(variant) for variant in arguments.variants]
+    for entry in _entries(manifest):
+        if entry.checkpoint in checkpoints:
+            entry.remove()
+            print(f"Removed {entry.path.name} ({_size(entry.bytes)})")
+    return EXIT_OK
 
-    for item in inventory(manifest):
-        if item.removable:
-            if item.path.is_dir():
-                shutil.rmtree(item.path, ignore_errors=True)
-            else:
-                item.path.unlink(missing_ok=True)
-            print(f"Removed {item.path.name} ({_size(item.bytes)}): {item.removable}")
-        elif item.kept:
-            print(f"Kept {item.path.name} ({_size(item.bytes)}): {item.kept}")
+
+def _prune(arguments: argparse.Namespace, manifest: Manifest) -> int:
+    for entry in _entries(manifest):
+        if entry.removable:
+            entry.remove()
+            print(f"Removed {entry.path.name} ({_size(entry.bytes)}): {entry.removable}")
+        elif not isinstance(entry, StoredFile) and entry.kept:
+            print(f"Kept {entry.path.name} ({_size(entry.bytes)}): {entry.kept}")
     return EXIT_OK

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ExportError, InexactError, UnknownOptionError
+from ..files import publish, sha256, temporary_name
 from ..inference.engines.export import float32_by_default
-from ..models.cache import sha256
 from ..models.manifest import Checkpoint, find_checkpoint
 from ..mount import register
 from ..packages import install, missing
@@ -179,8 +179,7 @@ def export_network(
     target, signature, options = _check(checkpoint, to, out, calibration is not None, overwrite, how, options)
     start = time.perf_counter()
     photos, photos_name, calibration = _photos(checkpoint, photos, photos_name, calibration)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    part = temporary_name(out)
     part.mkdir(parents=True)
     try:
         with torch.device("cpu"), float32_by_default():
@@ -214,7 +213,7 @@ def export_network(
         )
         del runner  # has files in the folder open
         _write_json(part / "report.json", {k: v for k, v in dataclasses.asdict(report).items() if k != "folder"})
-        _give_name(part, out, overwrite)
+        publish(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return report
@@ -297,20 +296,3 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _give_name(part: Path, out: Path, overwrite: bool) -> None:
-    for file in part.rglob("*"):
-        if file.is_file():
-            with open(file, "rb") as content:
-                os.fsync(content.fileno())
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
-    if overwrite and out.exists():
-        out.rename(old)
-    try:
-        os.replace(part, out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnext_hub.errors import CheckpointError
-from resnext_hub.models.cache import own_file, target, verify
+from resnext_hub.files import write_atomically
 from resnext_hub.models.download import fetch
 from resnext_hub.models.manifest import MANIFEST, ROOT, Checkpoint, Manifest, Source, load_manifest, write_digest
+from resnext_hub.models.store import Store
 from resnext_hub.net.client import GetError
 
 VERIFIED = "verified"
@@ -49,15 +50,15 @@ class Result:
         return source.bytes in (None, self.bytes) and (source.hash is None or self.sha256.startswith(source.hash.value))
 
 
-def check(checkpoint: Checkpoint, source: Source, keep: bool, progress: bool) -> Result:
-    """Fetch one source as users' machines do, and see what it is."""
-    path = target(checkpoint, source)
+def check(checkpoint: Checkpoint, source: Source, store: Store, keep: bool, progress: bool) -> Result:
+    """Download one source as users' machines do, and verify it."""
+    path = store.path_of(checkpoint, source)
     place = source.url or str(source.path)
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     try:
         if source.url is not None and not path.is_file():
-            fetch(source, path, progress)
-        digest = verify(path, source, again=True)
+            fetch(source, path, store, progress)
+        digest = store.verify(path, source, again=True)
         state = VERIFIED if source.hash else FIRST_SEEN
         return Result(checkpoint.name, place, state, path.stat().st_size, digest, date=date)
     except CheckpointError as error:
@@ -67,7 +68,7 @@ def check(checkpoint: Checkpoint, source: Source, keep: bool, progress: bool) ->
     finally:
         if source.url is not None and not keep:
             path.unlink(missing_ok=True)
-            own_file(path, ".json").unlink(missing_ok=True)
+            store.own_file(path, ".json").unlink(missing_ok=True)
 
 
 def read_results(path: Path) -> dict[str, Result]:
@@ -77,26 +78,22 @@ def read_results(path: Path) -> dict[str, Result]:
 
 
 def write_results(path: Path, results: list[Result]) -> None:
-    temporary = path.with_suffix(".part")
     rows = [dataclasses.asdict(result) for result in results]
-    temporary.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
 
 
 def check_all(manifest: Manifest, folder: Path, *, keep: bool, again: bool, progress: bool) -> list[Result]:
     """One result for each source, kept in ``folder``/results.json as they come."""
-    os.environ["TORCH_HOME"] = str(folder / "torch_home")
     os.environ.pop("RESNEXT_HUB_MIRROR", None)
-    target(*next((c, s) for c in manifest.checkpoints.values() for s in c.sources if s.url)).parent.mkdir(
-        parents=True, exist_ok=True
-    )
+    store = Store(folder / "torch_home" / "hub" / "checkpoints")
+    store.folder.mkdir(parents=True, exist_ok=True)
     known = read_results(folder / "results.json")
     results: list[Result] = []
     for checkpoint in manifest.checkpoints.values():
         for source in checkpoint.sources:
             result = known.get(source.url or str(source.path))
             if result is None or again or not result.settles(source):
-                result = check(checkpoint, source, keep, progress)
+                result = check(checkpoint, source, store, keep, progress)
             elif result.state == FIRST_SEEN and source.hash is not None:
                 result = dataclasses.replace(result, state=VERIFIED)
             results.append(result)
@@ -168,9 +165,7 @@ def main(argv: list[str] | None = None) -> int:
         before = path.read_text(encoding="utf-8")
         after = filled_in(before, results)
         if after != before:
-            temporary = path.with_name(path.name + ".part")
-            temporary.write_text(after, encoding="utf-8", newline="\n")
-            os.replace(temporary, path)
+            write_atomically(path, after)
             write_digest(arguments.checkout)
     return 0 if all(result.state == VERIFIED for result in results) else 1
 

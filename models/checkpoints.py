@@ -19,6 +19,7 @@ import math
 import os
 import re
 import struct
+import types
 import warnings
 import zipfile
 import zlib
@@ -31,8 +32,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, UnwritableError
-from .cache import lock, mapped_copy
+from ..files import publish, write_atomically
 from .pickles import LIMIT, ForeignError, PickleError, Storage, Stored, unpickle
+from .store import Store
 
 __all__ = [
     "examine",
@@ -42,6 +44,7 @@ __all__ = [
     "normalise_keys",
     "read_state_dict",
     "read_training_state",
+    "save_atomically",
 ]
 
 log = logging.getLogger("resnext_hub")
@@ -61,7 +64,7 @@ def read_state_dict(path: str | Path, *, mmap: bool = False, vouched: bool = Fal
     not examined.
 
     Args:
-        vouched: the file was verified by a hash in our manifest (`cache.is_vouched`). If `pickles` does not know its
+        vouched: the file was verified by a hash in our manifest (`Store.is_vouched`). If `pickles` does not know its
             format, torch's own reader reads it, with a warning.
 
     Raises:
@@ -93,7 +96,8 @@ def read_state_dict(path: str | Path, *, mmap: bool = False, vouched: bool = Fal
 
 
 def _is_safetensors(path: Path) -> bool:
-    return path.name.removesuffix(".part").endswith(".safetensors")  # a download under way, too
+    name = path.with_suffix("").stem if path.suffix == ".part" else path.name  # see `Store.part`
+    return name.endswith(".safetensors")
 
 
 def _explained(path: Path, error: Exception) -> CheckpointError:
@@ -347,7 +351,7 @@ def _legacy(file: BinaryIO, find: Callable[[object], dict[str, Stored]]) -> tupl
     return described, {key: place for key, place in places.items() if key in used}
 
 
-def mapped_state_dict(path: Path, digest: str, *, vouched: bool = False) -> dict[str, Tensor]:
+def mapped_state_dict(path: Path, digest: str, store: Store, *, vouched: bool = False) -> dict[str, Tensor]:
     """The state_dict in a verified file, its tensors mapped; ``digest`` names the copy that some files need.
 
     Args:
@@ -367,7 +371,7 @@ def mapped_state_dict(path: Path, digest: str, *, vouched: bool = False) -> dict
                 raise
     if state is not None and all(tensor.data_ptr() % ALIGNMENT == 0 for tensor in state.values()):
         return state
-    copy = mapped_copy(path, digest)
+    copy = store.mapped_copy(path, digest)
     if copy.exists():
         try:
             return read_state_dict(copy, mmap=True)
@@ -375,8 +379,8 @@ def mapped_state_dict(path: Path, digest: str, *, vouched: bool = False) -> dict
             log.warning("%s cannot be used and will be converted again: %s", copy.name, error)
             copy.unlink(missing_ok=True)
     try:
-        with lock(path):
-            if not copy.exists() and not _convert(path, copy, vouched):
+        with store.lock(path):
+            if not copy.exists() and not _convert(path, copy, store, vouched):
                 return read_state_dict(path, vouched=vouched)
     except UnwritableError as error:  # an image with the weights in it, say, mounted read-only
         log.warning("%s could not be converted; reading it without memory mapping: %s", path.name, error)
@@ -407,21 +411,21 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*bits)
 
 
-def _convert(path: Path, copy: Path, vouched: bool) -> bool:
-    """Write a file's tensors anew as an aligned zip archive; False where the cache has no room or cannot be written."""
+def _convert(path: Path, copy: Path, store: Store, vouched: bool) -> bool:
+    """Write a file's tensors to an aligned zip archive; False if there is no room or the folder cannot be written."""
     log.info("Converting %s so that it can be mapped (only once)", path.name)
-    part = copy.with_name(copy.name + ".part")
     crc = torch.serialization.get_crc32_options()
+    state = read_state_dict(path, mmap=True, vouched=vouched)
+    _expect_finite(state, path)
+    part = store.part(copy)
     try:
-        state = read_state_dict(path, mmap=True, vouched=vouched)
-        _expect_finite(state, path)
-        torch.serialization.set_crc32_options(False)  # a third of the time; the original's sha256 is what is held
-        torch.save(state, part)
-        os.replace(part, copy)
+        for left in store.abandoned_parts(copy):
+            left.unlink(missing_ok=True)
+        torch.serialization.set_crc32_options(False)  # a third of the time; the original's sha256 is what counts
+        _save(state, part)
+        publish(part, copy)
     except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError on a full disk
         if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
-        if isinstance(error, CheckpointError):
             raise
         log.warning("%s could not be converted; reading it without memory mapping: %s", path.name, error)
         return False
@@ -429,6 +433,18 @@ def _convert(path: Path, copy: Path, vouched: bool) -> bool:
         torch.serialization.set_crc32_options(crc)
         part.unlink(missing_ok=True)
     return True
+
+
+def _save(state: Any, path: Path) -> None:
+    """``torch.save`` whose bytes depend on the state alone: torch writes the name of a named file into the archive."""
+    with open(path, "wb") as file:
+        nameless = types.SimpleNamespace(write=file.write, flush=file.flush)
+        torch.save(state, nameless)  # pyright: ignore[reportArgumentType]
+
+
+def save_atomically(state: Any, path: Path) -> None:
+    """``torch.save`` that leaves the old file or all of the new one; equal states give equal bytes."""
+    write_atomically(path, lambda temporary: _save(state, temporary))
 
 
 def normalise_keys(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

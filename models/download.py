@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, UnreachableError, UnwritableError
+from ..files import publish
 from ..net.client import Answer, BrokenOffError, GetError, Policy, RefusedError, get
-from .cache import checkpoints_folder, find, lock, own_file, target, verify
 from .manifest import Checkpoint, License, Source
+from .store import Store
 
 __all__ = ["fetch", "local_file"]
 
@@ -46,24 +47,31 @@ POLICY = Policy(
 )
 
 
-def local_file(checkpoint: Checkpoint, progress: bool = True, *, again: bool = False) -> tuple[Path, str]:
+def local_file(
+    checkpoint: Checkpoint, progress: bool = True, *, again: bool = False, store: Store | None = None
+) -> tuple[Path, str]:
     """The verified file of a checkpoint and its sha256; downloaded if it is not on this machine.
 
-    A file that the original repositories left in torch.hub's folder has the same name and is used. ``progress`` shows a
-    bar on stderr; ``again`` also hashes a file that has not changed since it was last hashed.
+    A file that the original repositories left in torch.hub's folder has the same name and is used.
+
+    Args:
+        progress: show a bar on stderr.
+        again: hash the file even if it has not changed since it was last hashed.
+        store: where files are kept; torch.hub's folder by default.
 
     Raises:
         CheckpointError: a file is not the published one.
         UnreachableError: it is not on this machine and could not be downloaded.
     """
-    present = find(checkpoint)
+    store = store or Store()
+    present = store.find(checkpoint)
     if present is None:
         # Sources of other formats have other names: the first one's name stands for all of them.
-        with lock(target(checkpoint, checkpoint.sources[0])):
-            present = find(checkpoint) or _fetch_first(checkpoint, progress)
+        with store.lock(store.path_of(checkpoint, checkpoint.sources[0])):
+            present = store.find(checkpoint) or _fetch_first(checkpoint, store, progress)
     path, source = present
     try:
-        digest = verify(path, source, again=again)
+        digest = store.verify(path, source, again=again)
     except CheckpointError as error:
         raise CheckpointError(f"{error} Delete it and load again.") from error
     if checkpoint.license is not None and not checkpoint.license.commercial_use:
@@ -76,7 +84,7 @@ def _log_license(variant: str, name: str | None, license: License) -> None:
     log.warning("Licence of the weights of %s: %s, no commercial use. See %s", variant, name, license.url)
 
 
-def _candidates(checkpoint: Checkpoint) -> Iterator[Source]:
+def _candidates(checkpoint: Checkpoint, store: Store) -> Iterator[Source]:
     mirror = os.environ.get("RESNEXT_HUB_MIRROR", "").rstrip("/")
     if "@" in mirror:  # refused here and not by the client, so that no message repeats a password
         log.warning("RESNEXT_HUB_MIRROR is ignored: it must not contain a user name or a password.")
@@ -88,18 +96,18 @@ def _candidates(checkpoint: Checkpoint) -> Iterator[Source]:
             log.debug("Skipping %s: it needs the package safetensors", source.url)
             continue
         if mirror:
-            name = target(checkpoint, source).name
+            name = store.path_of(checkpoint, source).name
             yield dataclasses.replace(source, url=f"{mirror}/{name}")
         yield source
 
 
-def _fetch_first(checkpoint: Checkpoint, progress: bool) -> tuple[Path, Source]:
+def _fetch_first(checkpoint: Checkpoint, store: Store, progress: bool) -> tuple[Path, Source]:
     tried: list[str] = []
     offline = os.environ.get("RESNEXT_HUB_OFFLINE", "").lower() not in ("", "0", "false")
-    for source in () if offline else _candidates(checkpoint):
-        path = target(checkpoint, source)
+    for source in () if offline else _candidates(checkpoint, store):
+        path = store.path_of(checkpoint, source)
         try:
-            fetch(source, path, progress)
+            fetch(source, path, store, progress)
             return path, source
         except (GetError, CheckpointError) as error:
             mirror = "" if source in checkpoint.sources else "RESNEXT_HUB_MIRROR "
@@ -108,16 +116,16 @@ def _fetch_first(checkpoint: Checkpoint, progress: bool) -> tuple[Path, Source]:
     raise UnreachableError(
         f"The weights of {checkpoint.name} are not on this "
         f"machine{', and RESNEXT_HUB_OFFLINE is set' if offline else why}. Put the file "
-        f"{target(checkpoint, checkpoint.sources[0]).name} into {checkpoints_folder()}, set RESNEXT_HUB_MIRROR to the "
+        f"{store.path_of(checkpoint, checkpoint.sources[0]).name} into {store.folder}, set RESNEXT_HUB_MIRROR to the "
         "URL of a mirror, or use resnext_tiny, whose weights are in the repository."
     )
 
 
-def fetch(source: Source, path: Path, progress: bool = True) -> None:
+def fetch(source: Source, path: Path, store: Store, progress: bool = True) -> None:
     """Download a source to ``path``, which appears when the content is complete and verified.
 
-    The caller holds the lock. What a broken connection or a killed process leaves is kept beside the records, and is
-    resumed.
+    The caller holds the lock. The bytes that a broken connection or a killed process leaves are kept, and the next
+    download resumes after them.
 
     Raises:
         GetError: no file could be downloaded.
@@ -126,14 +134,14 @@ def fetch(source: Source, path: Path, progress: bool = True) -> None:
     # Only here: torch takes seconds to import. tqdm where it is installed, else a plain bar of torch's.
     from torch.hub import tqdm  # pyright: ignore[reportPrivateImportUsage]
 
-    part = _Part(path)
+    part = _Part(path, store)
     log.info("Downloading %s", source.url)
     bar = tqdm(total=source.bytes, disable=not progress, unit="B", unit_scale=True, unit_divisor=1024, desc=path.name)
     try:
         part.file.parent.mkdir(parents=True, exist_ok=True)
-        _fetch_verified(source, path, part, bar)
-        part.settle()
-        os.replace(part.file, path)
+        part.take_over()
+        _fetch_verified(source, path, part, store, bar)
+        publish(part.file, path)
     except CheckpointError:
         part.discard()
         raise
@@ -151,14 +159,14 @@ def fetch(source: Source, path: Path, progress: bool = True) -> None:
             part.discard()
 
 
-def _fetch_verified(source: Source, path: Path, part: _Part, bar: Any) -> None:
+def _fetch_verified(source: Source, path: Path, part: _Part, store: Store, bar: Any) -> None:
     for last in (False, True):
         in_one_piece = _fetch_with_retries(source, part, bar)
         try:
             if part.is_web_page():
                 raise CheckpointError("the server sent a web page labelled as a file: does it ask for a login?")
-            verify(part.file, source, inside=path)
-            _expect_weights(part.file, source, path)
+            store.verify(part.file, source, final=path)
+            _expect_weights(part.file, source, path, store)
             return
         except CheckpointError as error:
             if in_one_piece or last:
@@ -168,7 +176,7 @@ def _fetch_verified(source: Source, path: Path, part: _Part, bar: Any) -> None:
             part.discard()
 
 
-def _expect_weights(file: Path, source: Source, path: Path) -> None:
+def _expect_weights(file: Path, source: Source, path: Path, store: Store) -> None:
     """Read a downloaded file as a load would, before it gets its name.
 
     Other programs unpickle the files in torch.hub's folder by their names, and would run the code in one of them.
@@ -178,7 +186,7 @@ def _expect_weights(file: Path, source: Source, path: Path) -> None:
     try:
         read_state_dict(file, mmap=True, vouched=source.hash is not None)
     except CheckpointError:
-        own_file(path, ".json").unlink(missing_ok=True)  # or the next download would be compared with this one
+        store.own_file(path, ".json").unlink(missing_ok=True)  # or the next download would be compared with this one
         raise
 
 
@@ -209,12 +217,28 @@ class _Noted:
     total: int | None
 
 
-class _Part:
-    """An unfinished download: its bytes, and beside them what they are part of."""
+def _note(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
 
-    def __init__(self, path: Path) -> None:
-        self.file = own_file(path, ".part")
-        self.note = self.file.with_name(self.file.name + ".json")
+
+class _Part:
+    """An unfinished download of ``path``: its bytes, and next to them a note that says what they are part of."""
+
+    def __init__(self, path: Path, store: Store) -> None:
+        self.path, self.store = path, store
+        self.file = store.part(path)
+        self.note = _note(self.file)
+
+    def take_over(self) -> None:
+        """Resume an abandoned download, the longest if there are several; remove the others."""
+        for other in self.store.abandoned_parts(self.path):
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                if self.file.exists():
+                    _note(other).unlink()
+                    other.unlink()
+                else:
+                    os.rename(_note(other), self.note)
+                    os.rename(other, self.file)
 
     def size(self) -> int:
         return self.file.stat().st_size if self.file.exists() else 0
@@ -239,11 +263,6 @@ class _Part:
     def is_web_page(self) -> bool:
         with open(self.file, "rb") as file:
             return file.read(256).lstrip().lower().startswith((b"<!doctype html", b"<html"))
-
-    def settle(self) -> None:
-        """Write to the disk, so that a crash of the machine cannot leave the name without the content."""
-        with open(self.file, "rb") as file:
-            os.fsync(file.fileno())
 
     def discard(self) -> None:
         for file in (self.file, self.note):

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from ..mount import register
-from .cache import is_vouched
 from .checkpoints import load_into, mapped_state_dict, read_state_dict
 from .download import local_file
 from .manifest import Architecture, Checkpoint, Manifest, default_manifest
 from .resnext import BasicBlock, Bottleneck, ResNeXt, SqueezeExcite, Stage
+from .store import Store
 
 __all__ = ["build", "facebook", "load", "nvidia", "require", "torchvision"]
 
@@ -124,8 +124,9 @@ def load(
     # First: a wrong argument is found before a download of up to 3.3 GB.
     network = _build_to_fill(checkpoint.architecture, num_classes, network_options, head)
     if file is None:
-        path, digest = local_file(checkpoint, progress, again=verify)
-        state = mapped_state_dict(path, digest, vouched=is_vouched(checkpoint, path))
+        store = Store()
+        path, digest = local_file(checkpoint, progress, again=verify, store=store)
+        state = mapped_state_dict(path, digest, store, vouched=store.is_vouched(checkpoint, path))
     else:
         path, state = file, read_state_dict(file)
     load_into(network, state, head=head, key_map=key_map, origin=str(path))

@@ -76,8 +76,8 @@ def shared() -> Path:
 def built_engines() -> Path:
     """The folder of this suite's engines, resnext_tiny's among them, so that not every fresh process builds its own."""
     from resnext_hub.inference.engines import open_engine
-    from resnext_hub.models.cache import checkpoints_folder
     from resnext_hub.models.manifest import default_manifest
+    from resnext_hub.models.store import checkpoints_folder
 
     open_engine(default_manifest().resolve("resnext_tiny"))
     folder = checkpoints_folder() / ".resnext-hub" / "engines"

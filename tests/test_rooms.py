@@ -38,7 +38,7 @@ CALLS_OUT = {"create_connection", "download_url_to_file", "load_state_dict_from_
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
-    """Every module of the package with its syntax tree: "models.cache"."""
+    """Every module of the package with its syntax tree: "models.store"."""
     for name in tracked_files():
         path = Path(name)
         if path.suffix == ".py" and path.parts[0] not in OUTSIDE and not name.startswith("."):
@@ -52,7 +52,7 @@ def room_of(module: str) -> str:
 
 
 def imported(module: str, tree: ast.Module) -> Iterator[str]:
-    """What a module imports of this package, inside functions too: "models.cache"."""
+    """What a module imports of this package, inside functions too: "models.store"."""
     folder = module.split(".")[:-1]
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):

@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import shutil
 import stat
 import time
@@ -20,12 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import EngineError
-from ...models.cache import lock, note_use, own_file, sha256
+from ...files import publish, sha256, temporary_name
 from ...models.download import local_file
 from ...models.manifest import ROOT, Checkpoint
+from ...models.store import Store
 from ...packages import install, library_version, missing
 from .built import BuiltEngine
 from .export import float32_by_default, instruction_sets
+from .folders import RECORD, expect_own, folder_of_engines, note_use, remove_interrupted
 
 __all__ = ["open_built"]
 
@@ -46,11 +47,12 @@ def open_built(
     advice = install(kind.extra)
     if lacking := missing(kind.needs):
         raise EngineError(f"The engine {kind.name} needs {', '.join(lacking)}: {advice}")
-    path, digest = local_file(checkpoint, progress)
-    folder = own_file(path, "").parent / "engines" / f"{path.name}-{kind.name}-{_key(checkpoint, digest, kind)}"
+    store = Store()
+    path, digest = local_file(checkpoint, progress, store=store)
+    folder = folder_of_engines(store) / f"{path.name}-{kind.name}-{_key(checkpoint, digest, kind)}"
     broken = None
     if folder.exists():
-        _expect_own(folder)
+        expect_own(folder)
         try:
             opened = kind(folder, threads)
             note_use(folder)
@@ -64,23 +66,10 @@ def open_built(
         raise EngineError(f"Building the engine {kind.name} needs {', '.join(lacking)}: {advice}")
     about = {"checkpoint": checkpoint.name, "file": path.name, "path": str(path), "sha256": digest}
     try:
-        _build(checkpoint, kind, folder, about, broken)
+        _build(checkpoint, kind, folder, store, about, broken)
         return kind(folder, threads)
     except Exception as error:  # no room, no compiler, a library that is broken itself: "auto" has another way
         raise EngineError(f"The engine {kind.name} could not be built in {folder.parent}: {error}") from error
-
-
-def _expect_own(folder: Path) -> None:
-    """Raise EngineError if another user, who is not root, owns a built engine or may write to it: it is native code."""
-    if not hasattr(os, "getuid"):
-        return
-    for path in (folder, *folder.iterdir()):
-        status = path.lstat()
-        if status.st_uid not in (0, os.getuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise EngineError(
-                f"Another user owns or may write to {path}, which is run as code: delete it, or set TORCH_HOME to a "
-                "folder of your own."
-            )
 
 
 def _key(checkpoint: Checkpoint, digest: str, kind: type[BuiltEngine]) -> str:
@@ -99,7 +88,12 @@ def _code(kind: type[BuiltEngine]) -> str:
 
 
 def _build(
-    checkpoint: Checkpoint, kind: type[BuiltEngine], folder: Path, about: dict[str, str], broken: int | None
+    checkpoint: Checkpoint,
+    kind: type[BuiltEngine],
+    folder: Path,
+    store: Store,
+    about: dict[str, str],
+    broken: int | None,
 ) -> None:
     """Build an engine, compare its logits with the network's, and only then give the folder its name."""
     import torch
@@ -107,7 +101,7 @@ def _build(
     from ...models.entrypoints import load
     from .graph import PixelNetwork
 
-    with lock(folder):
+    with store.lock(folder):
         if folder.exists() and folder.stat().st_ino != broken:  # another process was faster
             return
         log.warning(
@@ -115,10 +109,9 @@ def _build(
             kind.name,
             checkpoint.name,
         )
-        part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
-        for left in (part, old):  # by one that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        part = temporary_name(folder)
         part.mkdir(parents=True)
+        remove_interrupted(folder)
         try:
             start = time.perf_counter()
             crop = checkpoint.preprocessing.crop_size
@@ -136,20 +129,14 @@ def _build(
                 "build_seconds": round(time.perf_counter() - start, 2),
                 "files": {file.name: sha256(file) for file in sorted(part.iterdir())},
             }
-            (part / "engine.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            (part / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             off = float(np.abs(kind(part)(pixels)[0] - expected).max() / np.ptp(expected))
             if not off <= TOLERANCE:
                 raise EngineError(
                     f"its logits differ from PyTorch's by {off:.1e} of their range, more than {TOLERANCE:.0e}"
                 )
-            for file in (part, *part.iterdir()):  # whatever the umask is: see `_expect_own`
+            for file in (part, *part.iterdir()):  # whatever the umask is: see `expect_own`
                 file.chmod(file.stat().st_mode & ~(stat.S_IWGRP | stat.S_IWOTH))
-            for file in part.iterdir():
-                with open(file, "rb") as content:
-                    os.fsync(content.fileno())
-            if folder.exists():
-                folder.rename(old)
-            os.replace(part, folder)
+            publish(part, folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)

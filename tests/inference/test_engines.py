@@ -20,13 +20,15 @@ import pytest
 import torch
 from resnext_hub import cli
 from resnext_hub.errors import EngineError
+from resnext_hub.files import SUFFIX, temporary_name
 from resnext_hub.inference.engines import ENGINES, TorchEngine, building, open_engine
+from resnext_hub.inference.engines.folders import engine_folders, note_use
 from resnext_hub.inference.engines.graph import PixelNetwork, rewrite
 from resnext_hub.inference.engines.onnxruntime import OnnxRuntimeEngine
 from resnext_hub.inference.engines.openvino import OpenVINOEngine
-from resnext_hub.models.cache import inventory, lock, note_use
 from resnext_hub.models.entrypoints import build, load
 from resnext_hub.models.manifest import Architecture, default_manifest
+from resnext_hub.models.store import Store
 from resnext_hub.packages import missing
 from resnext_hub.processing_utils.preprocessing import normalise
 
@@ -220,9 +222,11 @@ def test_a_build_that_fails_or_is_killed_leaves_nothing_in_the_way(home: Path, m
     assert list(home.iterdir()) == []
     path, digest = local()
     name = home / f"{path.name}-onnxruntime-{building._key(TINY, digest, OnnxRuntimeEngine)}"
-    part = name.with_name(name.name + ".part")
+    part = temporary_name(name)
     part.mkdir(parents=True)
     (part / "model.onnx").write_bytes(b"half")
+    for path in (part / "model.onnx", part):
+        os.utime(path, (0, 0))
     assert off(open_engine(TINY, "onnxruntime")(pixels_of(1))[0], expected_of(pixels_of(1))[0]) < 1e-5
     assert [path.name for path in home.iterdir()] == [name.name]
 
@@ -257,35 +261,38 @@ def test_the_cache_knows_its_engines(home: Path) -> None:
     put("other-file", file="resnet50-00000000.pth")
     put("other-library", library="no_such_library")
     (home / "broken").mkdir()
-    (home / "new.part").mkdir()
-    items = {item.path.name: item for item in inventory(default_manifest())}
+    for name in ("new", "killed"):
+        temporary_name(home / name).mkdir()
+    new, killed = sorted((path for path in home.iterdir() if path.suffix == SUFFIX), reverse=True)
+    os.utime(killed, (0, 0))
+    items = {item.path.name: item for item in engine_folders(Store(), default_manifest())}
     assert [name for name, item in items.items() if item.kept] == ["broken", "other-library", "other-version"]
-    assert [name for name, item in items.items() if item.removable] == ["other-file"]
+    assert [name for name, item in items.items() if item.removable] == [killed.name, "other-file"]
     long_ago = time.time() - 31 * 86400
     for name in ("good", "other-version", "other-library", "broken"):
         for path in (*(home / name).iterdir(), home / name):
             os.utime(path, (long_ago, long_ago))
-    found = {item.path.name: item.removable for item in inventory(default_manifest())}
+    found = {item.path.name: item.removable for item in engine_folders(Store(), default_manifest())}
     assert found["good"] is None
-    assert found["new.part"] is None
+    assert found[new.name] is None
     assert "another version" in str(found["other-version"])
     assert "no longer exists" in str(found["other-file"])
     assert "another version" in str(found["other-library"])
     assert "cannot open" in str(found["broken"])
     note_use(home / "other-version")
     assert cli.main(["cache", "prune"]) == 0
-    assert {path.name for path in home.iterdir()} == {"good", "new.part", "other-version"}
+    assert {path.name for path in home.iterdir()} == {"good", new.name, "other-version"}
 
 
-def test_an_engine_under_construction_is_not_pruned(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnext_hub.models.cache.BROKEN_OFF_AFTER", -1)
-    part = home / "resnext_tiny.pth-onnxruntime-0.part"
+def test_an_engine_under_construction_is_not_pruned(home: Path) -> None:
+    folder = home / "resnext_tiny.pth-onnxruntime-0"
+    part = temporary_name(folder)
     part.mkdir(parents=True)
-    with lock(part.with_suffix("")):
-        found = {item.path: item.removable for item in inventory(default_manifest())}
-        assert found[part] is None
-    found = {item.path: item.removable for item in inventory(default_manifest())}
-    assert "interrupted" in str(found[part])
+    os.utime(part, (0, 0))
+    with Store().lock(folder):
+        assert [item.removable for item in engine_folders(Store(), default_manifest())] == [None]
+    (item,) = engine_folders(Store(), default_manifest())
+    assert "interrupted" in str(item.removable)
 
 
 def test_auto_falls_back_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:

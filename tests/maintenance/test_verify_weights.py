@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from resnext_hub.models import download
-from resnext_hub.models.cache import checkpoints_folder
 
 from ..support.faulty_server import weights_file
 
@@ -101,7 +100,7 @@ def test_whole_hashes_are_filled_in_and_nothing_else_changes(
     for written, was in zip(after.splitlines(), before.splitlines(), strict=True):
         assert written == was or re.match(r' +"(bytes": \d+,|hash": \{.*\})$', written)
     assert (checkout / "weights_manifest.sha256").read_text().startswith(hashlib.sha256(after.encode()).hexdigest())
-    assert not any(path.is_file() for path in checkpoints_folder().glob("*"))  # none is kept
+    assert not any(path.is_file() for path in (tmp_path / "work" / "torch_home").rglob("*.pth"))  # none is kept
     asked = len(served.log)
     assert run("--write") == 0  # what was seen once is now what is expected
     assert len(served.log) == asked
@@ -136,7 +135,7 @@ def test_what_is_wrong_is_reported_and_not_written(
     report = (tmp_path / "work" / "report.md").read_text()
     assert report.count("**not fetched**") == 2
     assert report.count("**not the published file**") == 2
-    kept = {path.name for path in checkpoints_folder().glob("*.pth")}
+    kept = {path.name for path in (tmp_path / "work" / "torch_home").rglob("*.pth")}
     assert "3.pth" in kept
     assert not kept & {"0.pth", "1.pth", "2.pth"}
     assert len(sources(text)) == len(found) - 1  # and the file in the repository

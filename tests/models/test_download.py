@@ -20,10 +20,12 @@ import pytest
 import torch
 import trustme
 from resnext_hub.errors import CheckpointError, UnreachableError
-from resnext_hub.models import cache, checkpoints, download
+from resnext_hub.files import sha256
+from resnext_hub.models import checkpoints, download, store
 from resnext_hub.models.download import local_file
 from resnext_hub.models.entrypoints import load
 from resnext_hub.models.manifest import Hash, Source, default_manifest
+from resnext_hub.models.store import Store
 
 from ..conftest import ROOT
 from ..support.downloads import NAME, described, left, publish_small, source_at
@@ -137,7 +139,7 @@ def test_without_hash_and_length_a_cut_must_be_noticeable(server: FaultyServer, 
 def test_a_part_that_was_whole_is_verified_and_not_fetched_again(server: FaultyServer, home: Path) -> None:
     """Killed while it was hashed: seconds, for the largest."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(download, "verify", lambda *_, **__: sys.exit("killed"))
+        patch.setattr(Store, "verify", lambda *_, **__: sys.exit("killed"))
         with pytest.raises(SystemExit):
             local_file(described(source_at(server)), progress=False)
     assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
@@ -151,7 +153,7 @@ def test_a_part_spoilt_by_a_crash_of_the_machine_is_fetched_anew(server: FaultyS
         patch.setattr(download, "ATTEMPTS", 1)
         with pytest.raises(UnreachableError):
             local_file(described(source_at(server)), progress=False)
-    part = home / ".resnext-hub" / f"{NAME}.part"
+    part = Store().part(home / NAME)
     part.write_bytes(bytes(part.stat().st_size))
     assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
     assert [r.get("Range") for r in server.seen] == [None, "bytes=100000-", None]
@@ -163,7 +165,7 @@ def test_what_gets_its_name_is_on_the_disk(server: FaultyServer, monkeypatch: py
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))[1])
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append(f"{b}"), replace(a, b))[1])
     path, _ = local_file(described(source_at(server)), progress=False)
-    assert calls[-2:] == [str(cache.own_file(path, ".part")), str(path)]
+    assert calls[-3:] == [str(Store().part(path)), str(path), str(path.parent)]
 
 
 def test_a_few_bytes_between_cuts_are_no_progress(server: FaultyServer) -> None:
@@ -274,8 +276,8 @@ def test_a_proxy_is_used(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     seen: list[Path] = []
-    original = cache.sha256
-    monkeypatch.setattr(cache, "sha256", lambda path: (seen.append(path), original(path))[1])
+    original = store.sha256
+    monkeypatch.setattr(store, "sha256", lambda path: (seen.append(path), original(path))[1])
     return seen
 
 
@@ -290,7 +292,7 @@ def test_a_file_state_is_hashed_once(server: FaultyServer, hashed: list[Path]) -
     os.utime(path, ns=(1, 1))
     local_file(checkpoint, progress=False)
     assert len(hashed) == 3
-    cache.own_file(path, ".json").write_text('{"version": 99}')  # a later version's record
+    Store().own_file(path, ".json").write_text('{"version": 99}')  # a later version's record
     local_file(checkpoint, progress=False)
     assert len(hashed) == 4
 
@@ -346,13 +348,13 @@ def test_networks_are_mapped_and_only_old_files_converted(server: FaultyServer, 
 def test_training_a_mapped_network_leaves_the_file_alone(server: FaultyServer, home: Path, legacy: bool) -> None:
     checkpoint, expected = publish_small(server, legacy)
     network = load(checkpoint, progress=False)
-    digests = {p: cache.sha256(p) for p in home.rglob("*") if p.is_file()}
+    digests = {p: sha256(p) for p in home.rglob("*") if p.is_file()}
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     network(torch.randn(2, 3, 64, 64)).square().sum().backward()
     optimizer.step()
     assert not torch.equal(network.fc.weight, expected["fc.weight"])
     assert network.bn1.num_batches_tracked == 8
-    assert {p: cache.sha256(p) for p in home.rglob("*") if p.is_file()} == digests
+    assert {p: sha256(p) for p in home.rglob("*") if p.is_file()} == digests
     again = load(checkpoint, progress=False, verify=True)
     assert torch.equal(again.fc.weight, expected["fc.weight"])
 
@@ -379,7 +381,7 @@ def test_an_unaligned_archive_is_converted(server: FaultyServer, tmp_path: Path)
             new.writestr(zipfile.ZipInfo(info.filename), old.read(info))
     path = tmp_path / "w2.pth"
     shutil.copy(moved, path)
-    state = checkpoints.mapped_state_dict(path, "0" * 64)
+    state = checkpoints.mapped_state_dict(path, "0" * 64, Store())
     assert all(torch.equal(state[k], v) for k, v in expected.items())
     assert all(v.data_ptr() % 64 == 0 for v in state.values())
 
@@ -407,8 +409,9 @@ def test_legacy_tensors_that_share_memory_and_those_that_are_views(tmp_path: Pat
     base = torch.arange(12.0).reshape(3, 4)
     state = {"whole": base, "row": base[1], "turned": base.T, "half": base[0].half(), "empty": torch.empty(0)}
     path = legacy_file(tmp_path / "w.pth", {"epoch": 3, "state_dict": state})
-    copy = tmp_path / "copy"
-    assert checkpoints._convert(path, copy, vouched=False)
+    store, copy = Store(tmp_path), tmp_path / "copy"
+    store.own.mkdir()
+    assert checkpoints._convert(path, copy, store, vouched=False)
     found = checkpoints.read_state_dict(copy, mmap=True)
     assert found.keys() == state.keys()
     assert all(torch.equal(found[k], v) and found[k].dtype == v.dtype for k, v in state.items())
@@ -420,7 +423,7 @@ def test_a_legacy_file_cut_short_is_refused(share: float, tmp_path: Path) -> Non
     with open(path, "r+b") as file:
         file.truncate(int(path.stat().st_size * share))
     with pytest.raises(CheckpointError, match="not a complete torch.save file"):
-        checkpoints._convert(path, tmp_path / "copy", vouched=False)
+        checkpoints._convert(path, tmp_path / "copy", Store(), vouched=False)
     assert not (tmp_path / "copy").exists()
 
 
@@ -456,9 +459,9 @@ def test_the_cache_on_the_command_line(
     monkeypatch.setattr(cli, "default_manifest", lambda: manifest)
     load(checkpoint, progress=False)
     own = home / ".resnext-hub"
-    (own / "other.pth.part").write_bytes(b"1" * 1000)
-    os.utime(own / "other.pth.part", (1, 1))
-    (own / "running.pth.part").write_bytes(b"1" * 1000)
+    (own / "other.pth.0123abcd-7.part").write_bytes(b"1" * 1000)
+    os.utime(own / "other.pth.0123abcd-7.part", (1, 1))
+    (own / "running.pth.0123abcd-7.part").write_bytes(b"1" * 1000)
     (own / "gone.pth.0123456789abcdef.mapped").write_bytes(b"1" * 1000)
     (home / "somebody_elses.pth").write_bytes(b"1")
 
@@ -489,11 +492,11 @@ def test_the_cache_on_the_command_line(
     (home / "w.pth").write_bytes(server.content)
 
     assert cli.main(["cache", "prune"]) == 0
-    assert "Removed other.pth.part" in capsys.readouterr().out
+    assert "Removed other.pth.0123abcd-7.part" in capsys.readouterr().out
     assert (home / "somebody_elses.pth").exists()
     assert [name for name in left(home) if "resnext-hub" in name and name.endswith(".mapped")]
-    assert [p.name for p in own.glob("*.part")] == ["running.pth.part"]
-    (own / "running.pth.part").unlink()
+    assert [p.name for p in own.glob("*.part")] == ["running.pth.0123abcd-7.part"]
+    (own / "running.pth.0123abcd-7.part").unlink()
     (home / "w.pth").unlink()
     assert cli.main(["cache", "prune"]) == 0
     assert left(home) == ["somebody_elses.pth"]

@@ -20,9 +20,10 @@ from typing import Any
 import pytest
 import trustme
 from resnext_hub.errors import CheckpointError, UnreachableError
-from resnext_hub.models import cache, download
+from resnext_hub.models import download, store
 from resnext_hub.models.download import local_file
 from resnext_hub.models.manifest import Hash, Source
+from resnext_hub.models.store import Store
 from resnext_hub.net import client
 from resnext_hub.net.addresses import literal
 
@@ -439,7 +440,8 @@ def interrupted(server: FaultyServer, home: Path) -> Path:
         patch.setattr(download, "ATTEMPTS", 1)
         with pytest.raises(UnreachableError):
             local_file(described(source_at(server)), progress=False)
-    return home / ".resnext-hub" / f"{NAME}.part.json"
+    part = Store().part(home / NAME)
+    return part.with_name(f"{part.name}.json")
 
 
 def test_a_note_with_more_in_it_is_gone_on_from(server: FaultyServer, home: Path) -> None:
@@ -472,10 +474,10 @@ def test_a_record_with_more_in_it_holds(
 ) -> None:
     checkpoint = described(source_at(server) if published_hash else source_at(server, hash=None, bytes=None))
     path, _ = local_file(checkpoint, progress=False)
-    record = cache.own_file(path, ".json")
+    record = Store().own_file(path, ".json")
     record.write_text(json.dumps(json.loads(record.read_text()) | {"version": 9, "signature": "…"}))
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "sha256", lambda path: pytest.fail("hashed again"))
+        patch.setattr(store, "sha256", lambda path: pytest.fail("hashed again"))
         assert local_file(checkpoint, progress=False)[1] == DIGEST
     path.write_bytes(CONTENT[::-1])
     with pytest.raises(CheckpointError, match="is not the published file" if published_hash else "has changed"):

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 import torch
 from resnext_hub.errors import CheckpointError, UnreachableError
-from resnext_hub.models import cache
+from resnext_hub.files import sha256
 from resnext_hub.models.entrypoints import load
 from resnext_hub.models.manifest import Architecture
+from resnext_hub.models.store import Store
 
 from ..support.downloads import left, publish_small
 from ..support.faulty_server import FaultyServer, serving
@@ -137,7 +138,7 @@ def files(folder: Path) -> dict[str, Path]:
     own = checkpoints / ".resnext-hub"
     copies = list(own.glob("w.pth.*.mapped*"))
     found = {
-        "part": own / "w.pth.part",
+        "part": next((p for p in own.glob("w.pth.*.part") if "mapped" not in p.name), own / "none"),
         "file": checkpoints / "w.pth",
         "copy part": next((p for p in copies if p.suffix == ".part"), own / "none"),
         "copy": next((p for p in copies if p.suffix == ".mapped"), own / "none"),
@@ -170,7 +171,7 @@ def test_killed_at_random_the_next_run_succeeds(forks: Forks, tmp_path: Path, tr
     start = time.monotonic()
     assert forks.run(good) == [0]
     seconds = time.monotonic() - start
-    digests = {name: cache.sha256(path) for name, path in files(good).items()}
+    digests = {name: sha256(path) for name, path in files(good).items()}
     assert digests.keys() == {"file", "copy"}
     stages: collections.Counter[str] = collections.Counter()
     requests = 0
@@ -192,11 +193,11 @@ def test_killed_at_random_the_next_run_succeeds(forks: Forks, tmp_path: Path, tr
             assert statuses[1:] == [0] * waiting
             stages["another took over"] += waiting
             for name, path in files(folder).items():
-                assert "part" in name or cache.sha256(path) == digests[name], f"a wrong {name} under its final name"
+                assert "part" in name or sha256(path) == digests[name], f"a wrong {name} under its final name"
         before = len(forks.server.seen)
         assert forks.run(folder) == [0]
         requests += len(forks.server.seen) - before
-        assert {name: cache.sha256(path) for name, path in files(folder).items()} == digests
+        assert {name: sha256(path) for name, path in files(folder).items()} == digests
         for path in folder.rglob("w.pth*"):
             path.unlink()
         print(f"{trial + 1} trials, {requests} requests by the next runs; killed while: {dict(stages)}", flush=True)
@@ -295,7 +296,7 @@ def test_a_read_only_cache_that_has_not(
     disk = small_disk(4 * len(server.content))
     monkeypatch.setenv("TORCH_HOME", str(disk))
     remount(disk, "ro")
-    for prepare in (lambda: None, lambda: cache.own_file(disk, "").parent.mkdir(parents=True)):
+    for prepare in (lambda: None, lambda: Store().own.mkdir(parents=True)):
         remount(disk, "rw")
         prepare()
         remount(disk, "ro")

@@ -23,9 +23,10 @@ import filelock
 import pytest
 import torch.hub
 from resnext_hub.errors import CheckpointError, UnreachableError, UnwritableError
-from resnext_hub.models import cache, download
-from resnext_hub.models.download import fetch, local_file
+from resnext_hub.models import download, store
+from resnext_hub.models.download import local_file
 from resnext_hub.models.manifest import Hash, Source
+from resnext_hub.models.store import Store
 from resnext_hub.net.client import Answer, BrokenOffError, GetError, Policy, RefusedError
 
 from ..support.downloads import described, left
@@ -113,7 +114,15 @@ def part(path: Path) -> Path:
     """Where the bytes of a download lie before it is whole."""
     folder = path.parent / ".resnext-hub"
     folder.mkdir(parents=True)
-    return folder / "w.pth.part"
+    return Store().part(path)
+
+
+def note_of(part: Path) -> Path:
+    return part.with_name(f"{part.name}.json")
+
+
+def fetch(source: Source, path: Path, progress: bool = True) -> None:
+    download.fetch(source, path, Store(), progress)
 
 
 ASKED: dict[str, str] = {}  # the client adds what every request has
@@ -158,7 +167,7 @@ def test_what_is_noted_beside_a_part(
 
         def read(self) -> bytes:
             if not self.begun:
-                seen.append((json.loads(part.with_name("w.pth.part.json").read_text()), part.stat().st_size))
+                seen.append((json.loads(note_of(part).read_text()), part.stat().st_size))
             self.begun = True
             return super().read()
 
@@ -216,7 +225,7 @@ def test_what_is_not_the_file(network: Network, path: Path, part: Path, answer: 
     if answer.status == 206:
         answer.headers.replace_header("Content-Range", "bytes 3-1899/1901")
         part.write_bytes(CONTENT[:3])
-        part.with_name("w.pth.part.json").write_text(json.dumps({"url": URL, "etag": "", "total": None}))
+        note_of(part).write_text(json.dumps({"url": URL, "etag": "", "total": None}))
     network.answers = [answer]
     with pytest.raises(GetError, match=message):
         fetch(SOURCE, path)
@@ -308,7 +317,7 @@ def test_another_range_than_asked_for(
 ) -> None:
     caplog.set_level("DEBUG", "resnext_hub")
     part.write_bytes(CONTENT[:10])
-    part.with_name("w.pth.part.json").write_text(json.dumps({"url": URL, "etag": '"one"', "total": 1900}))
+    note_of(part).write_text(json.dumps({"url": URL, "etag": '"one"', "total": 1900}))
     network.answers = [Made(status, [b"x"], **headers), Made()]
     fetch(SOURCE, path)
     assert [asked.get("Range") for _, asked in network.asked] == ["bytes=10-", None]
@@ -349,7 +358,7 @@ def test_what_is_gone_on_from(
     network: Network, path: Path, part: Path, note: Any, bytes_at_hand: int, asked: dict[str, str]
 ) -> None:
     part.write_bytes(CONTENT[:bytes_at_hand])
-    part.with_name("w.pth.part.json").write_text(json.dumps(note))
+    note_of(part).write_text(json.dumps(note))
     rest = Made(206, [CONTENT[bytes_at_hand:]], Content_Range=f"bytes {bytes_at_hand}-1899/1900")
     network.answers = [rest if asked else Made()]
     fetch(SOURCE, path)
@@ -360,7 +369,7 @@ def test_what_is_gone_on_from(
 def test_without_a_hash_only_a_strong_etag_is_gone_on_from(network: Network, path: Path, part: Path) -> None:
     for etag, goes_on in (('"one"', True), ('W/"one"', False), ("", False)):
         part.write_bytes(CONTENT[:10])
-        part.with_name("w.pth.part.json").write_text(json.dumps({"url": URL, "etag": etag, "total": 1900}))
+        note_of(part).write_text(json.dumps({"url": URL, "etag": etag, "total": 1900}))
         network.answers = [Made(206, [CONTENT[10:]], Content_Range="bytes 10-1899/1900") if goes_on else Made()]
         fetch(Source(URL, None, None, 1900, None), path)
         assert ("Range" in network.asked[-1][1]) == goes_on
@@ -368,7 +377,7 @@ def test_without_a_hash_only_a_strong_etag_is_gone_on_from(network: Network, pat
 
 def test_a_part_that_is_whole_is_not_asked_for(network: Network, path: Path, part: Path) -> None:
     part.write_bytes(CONTENT)
-    part.with_name("w.pth.part.json").write_text(json.dumps({"url": URL, "etag": "", "total": 1900}))
+    note_of(part).write_text(json.dumps({"url": URL, "etag": "", "total": 1900}))
     fetch(SOURCE, path)
     assert network.asked == []
     assert path.read_bytes() == CONTENT
@@ -380,7 +389,7 @@ def test_pieces_that_do_not_fit_are_fetched_anew_once(
     caplog.set_level("DEBUG", "resnext_hub")
     note = json.dumps({"url": URL, "etag": "", "total": 1900})
     part.write_bytes(b"x" * 1900)
-    part.with_name("w.pth.part.json").write_text(note)
+    note_of(part).write_text(note)
     network.answers = [Made()]
     fetch(SOURCE, path)
     assert path.read_bytes() == CONTENT
@@ -388,7 +397,7 @@ def test_pieces_that_do_not_fit_are_fetched_anew_once(
 
     path.unlink()
     part.write_bytes(b"x" * 1900)
-    part.with_name("w.pth.part.json").write_text(note)
+    note_of(part).write_text(note)
     network.answers = [Made(chunks=[b"y" * 1900])]
     with pytest.raises(CheckpointError, match="is not the published file"):
         fetch(SOURCE, path)
@@ -441,7 +450,7 @@ def test_a_disk_that_is_too_small(network: Network, path: Path, part: Path, monk
     note = json.dumps({"url": URL, "etag": "", "total": 1900})
     for free in (399, 400):
         part.write_bytes(CONTENT[:1500])
-        part.with_name("w.pth.part.json").write_text(note)
+        note_of(part).write_text(note)
         network.answers = [Made(206, [CONTENT[1500:]], Content_Range="bytes 1500-1899/1900")]
         if free < 400:
             with pytest.raises(CheckpointError, match=r" has 399 bytes.* 400 bytes"):
@@ -570,7 +579,7 @@ def test_the_folder_is_torch_hubs_without_torch(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert cache.checkpoints_folder() == Path(expected).expanduser() / "hub" / "checkpoints"
+    assert store.checkpoints_folder() == Path(expected).expanduser() / "hub" / "checkpoints"
 
 
 def test_another_process_is_waited_for(path: Path, part: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -587,7 +596,7 @@ def test_another_process_is_waited_for(path: Path, part: Path, caplog: pytest.Lo
     other = threading.Thread(target=hold)
     other.start()
     held.wait()
-    with cache.lock(path):
+    with Store().lock(path):
         (said,) = caplog.messages
         assert "w.pth" in said
     other.join()
@@ -596,6 +605,6 @@ def test_another_process_is_waited_for(path: Path, part: Path, caplog: pytest.Lo
 def test_a_file_of_another_length_is_not_hashed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT[:-1])
-    monkeypatch.setattr(cache, "sha256", lambda path: pytest.fail("read for nothing"))
+    monkeypatch.setattr(store, "sha256", lambda path: pytest.fail("read for nothing"))
     with pytest.raises(CheckpointError, match=rf"^{path} has 1,899 bytes, expected 1,900"):
-        cache.verify(path, SOURCE)
+        Store().verify(path, SOURCE)

@@ -38,6 +38,7 @@ from resnext_hub.models.manifest import (
     find_checkpoint,
     load_manifest,
 )
+from resnext_hub.models.store import Store
 
 from ..support import hostile
 from ..support.hostile import (
@@ -113,7 +114,7 @@ def refused(outcomes: Any, tmp_path: Path, home: Path) -> Callable[..., dict[str
             assert found["memory"] < found["own"] + hostile.MEMORY // 2, (case, found)
             messages[case] = found["message"]
         assert not list(tmp_path.rglob("ran"))
-        assert not list(home.rglob("*.part"))
+        assert not list(home.rglob("*.tmp"))
         return messages
 
     return check
@@ -385,9 +386,9 @@ def test_cut_anywhere(kind: str, tmp_path: Path) -> None:
     for at in [*choice.sample(places, min(len(places), 200)), *choice.choices(range(len(content)), k=40)]:
         file.write_bytes(content[:at])
         with pytest.raises(CheckpointError, match=r"is not a complete (torch\.save|safetensors) file: "):
-            mapped_state_dict(file, "0" * 64)
+            mapped_state_dict(file, "0" * 64, Store())
     file.write_bytes(content)
-    assert mapped_state_dict(file, "0" * 64).keys() == STATE.keys()
+    assert mapped_state_dict(file, "0" * 64, Store()).keys() == STATE.keys()
 
 
 def published(home: Path, content: bytes, digits: int | None, kind: str) -> tuple[Checkpoint, Path]:
@@ -555,7 +556,7 @@ def test_tensors_that_are_more_than_numbers(special: str, legacy: bool, tmp_path
     with pytest.raises(
         CheckpointError, match=r"holds more than weights \([\w.]+ at byte|a tensor with its conjugate .* at byte"
     ):
-        load_into(build(SMALL, hostile.CLASSES), mapped_state_dict(file, "0" * 64))
+        load_into(build(SMALL, hostile.CLASSES), mapped_state_dict(file, "0" * 64, Store()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -17,7 +17,6 @@ from typing import Any
 import jsonschema
 import pytest
 from resnext_hub.errors import CheckpointError, ManifestError, UnknownVariantError
-from resnext_hub.models import cache
 from resnext_hub.models.entrypoints import load
 from resnext_hub.models.manifest import (
     ROOT,
@@ -25,6 +24,7 @@ from resnext_hub.models.manifest import (
     find_checkpoint,
     load_manifest,
 )
+from resnext_hub.models.store import Store
 from resnext_hub.processing_utils.labels import Label, labels_table, read_labels
 
 TINY = default_manifest().checkpoints["resnext_tiny"]
@@ -363,4 +363,4 @@ def test_the_names_of_files_in_the_shared_folder(tmp_path: Path) -> None:
                       ("http://127.0.0.1:9/model.safetensors", "../../run")):  # fmt: skip
         source = Source(url, None, "safetensors" if "safetensors" in url else None, None, Hash("sha256", digest))
         with pytest.raises(CheckpointError, match="name"):
-            cache.target(dataclasses.replace(TINY, name=name, sources=(source,)), source)
+            Store().path_of(dataclasses.replace(TINY, name=name, sources=(source,)), source)
