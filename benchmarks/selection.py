@@ -121,8 +121,8 @@ def main() -> None:
         folder = Path(name)
         limits = ["--memory", arguments.memory, "--threads", str(arguments.threads)]
 
-        def report(step: str, *arguments: str) -> None:
-            command = [sys.executable, "-m", "resnext_hub", *arguments, *limits]
+        def report(step: str, *options: str) -> None:
+            command = [sys.executable, "-m", "resnext_hub", *options, *limits]
             seconds, processor, memory, disk = measured(command, folder)
             rate = arguments.images / processor
             print(f"{step}: {seconds:.1f} s, {processor:.1f} s of CPU time ({rate:,.0f} images per second)", end=", ")
