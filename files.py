@@ -61,13 +61,16 @@ def write_atomically(
 def publish(temporary: Path, path: Path) -> None:
     """Give a complete file or folder its name, once its content is on the disk; whatever had the name is replaced.
 
-    A folder cannot replace another in one step. The old one is moved aside first, and back if the new one cannot be
-    moved, so a crash between the two leaves no folder of this name, but never an incomplete one.
+    A folder cannot replace another in one step, and on Windows no file replaces one that a process has mapped. The old
+    one is moved aside first, and back if the new one cannot be moved, so a crash between the two leaves nothing of this
+    name, but never a part. An old file that is still mapped keeps its temporary name; see `remove_temporary`.
     """
     sync(temporary)
-    if not temporary.is_dir() or not os.path.lexists(path):
+    try:
         os.replace(temporary, path)
-    else:
+    except OSError as error:
+        if not os.path.lexists(path) or not (temporary.is_dir() or isinstance(error, PermissionError)):
+            raise
         old = temporary_name(path)
         os.rename(path, old)
         try:
@@ -91,9 +94,10 @@ def sync(path: Path) -> None:
         if sys.platform == "darwin":
             import fcntl
 
-            fcntl.fcntl(file, fcntl.F_FULLFSYNC)  # fsync leaves the content in the drive's cache there
-        else:
-            os.fsync(file.fileno())
+            with contextlib.suppress(OSError):  # some network drives have no F_FULLFSYNC
+                fcntl.fcntl(file, fcntl.F_FULLFSYNC)  # fsync leaves the content in the drive's cache there
+                return
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

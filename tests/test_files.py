@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import re
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from resnext_hub.files import SUFFIX, publish, remove_temporary, temporary_name, write_atomically
 
+from .conftest import tracked_files
 from .support import dying
 
 
@@ -151,3 +157,83 @@ def test_only_temporary_names_are_removed(tmp_path: Path) -> None:
     temporary_name(tmp_path / "folder").mkdir()
     remove_temporary(tmp_path)
     assert sorted(os.listdir(tmp_path)) == sorted(names)
+
+
+# Doubles of other platforms, where nothing of this has ever run.
+
+
+@pytest.fixture
+def mapped(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Windows: the files in this set are mapped by a process. They can be renamed, but neither replaced nor removed.
+
+    A file that was opened for reading cannot be synced, and a folder cannot be opened.
+    """
+    found: set[str] = set()
+    fsync, replace, unlink, rename, open_ = os.fsync, os.replace, os.unlink, os.rename, os.open
+
+    def denied(path: object) -> None:
+        raise PermissionError(errno.EACCES, "The process cannot access the file", str(path))
+
+    def move(a: Path, b: Path) -> None:
+        rename(a, b)
+        found.symmetric_difference_update({str(a), str(b)} if str(a) in found else ())
+
+    monkeypatch.setattr(os, "replace", lambda a, b: denied(b) if str(b) in found or Path(b).is_dir() else replace(a, b))
+    monkeypatch.setattr(os, "unlink", lambda path: denied(path) if str(path) in found else unlink(path))
+    monkeypatch.setattr(os, "rename", move)
+    monkeypatch.setattr("shutil._use_fd_functions", False)
+    monkeypatch.setattr(os, "open", lambda path, *a, **k: denied(path) if Path(path).is_dir() else open_(path, *a, **k))
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: fsync(fd) if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE else denied(fd)
+    )
+    return found
+
+
+def test_a_file_that_is_mapped_is_replaced_on_windows(tmp_path: Path, mapped: set[str]) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+    mapped.add(str(path))
+    write_atomically(path, "new")
+    assert path.read_text() == "new"
+    (left,) = map(Path, mapped)
+    assert left.read_text() == "old"
+    mapped.clear()
+    remove_temporary(tmp_path)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("before", [None, "empty", "full"])
+def test_a_folder_is_published_on_windows(tmp_path: Path, mapped: set[str], before: str | None) -> None:
+    if before:
+        (tmp_path / "folder").mkdir()
+    if before == "full":
+        (tmp_path / "folder" / "old").touch()
+    temporary = temporary_name(tmp_path / "folder")
+    temporary.mkdir()
+    (temporary / "new").touch()
+    publish(temporary, tmp_path / "folder")
+    assert os.listdir(tmp_path / "folder") == ["new"]
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_macos_brings_the_content_to_the_disk_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[tuple[str, str]], supported: bool
+) -> None:
+    def full_sync(file: object, command: int) -> None:
+        if not supported:
+            raise OSError(errno.ENOTSUP, "Operation not supported")
+        steps.append(("full sync", str(command)))
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setitem(sys.modules, "fcntl", SimpleNamespace(fcntl=full_sync, F_FULLFSYNC=51))
+    write_atomically(tmp_path / "file", "content")
+    assert steps[0] == ("full sync", "51") if supported else steps[0][0] == "sync"
+
+
+def test_names_in_the_repository_are_allowed_everywhere() -> None:
+    names = tracked_files()
+    parts = {part for name in names for part in name.split("/")}
+    reserved = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+    assert not [part for part in parts if reserved.fullmatch(part) or re.search(r'[<>:"\\|?*]|[. ]$', part)]
+    assert len({name.lower() for name in names}) == len(names)
