@@ -7,17 +7,17 @@ public ones and reach a loopback server as their HTTP proxy.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from resnext_hub.models.manifest import default_manifest
+from resnext_hub.processing_utils import read_labels
 
 from ..conftest import UNINSTALLED
 from ..support.published import environment, published
 
-MANIFEST = default_manifest()
 HUB_PAGE = """
 import torch
 model = torch.hub.load('org/resnext-hub:main', {name!r}{arguments}, trust_repo=True)
@@ -96,64 +96,60 @@ torch.save((batch, resneXt(batch).detach(), results), "result.pt")
 
 
 FACEBOOK_AND_TORCHVISION = [
-    ("resnext101_32x8d_wsl", "resnext101_32x8d_wsl", ""),
-    ("resnet18_swsl", "resnet18_swsl", ""),
-    ("resnext50_32x4d_ssl", "resnext50_32x4d_ssl", ", progress=False"),
-    ("resnext50_32x4d.IMAGENET1K_V1", "resnext50_32x4d", ", pretrained=True"),
-    ("resnext50_32x4d.IMAGENET1K_V2", "resnext50_32x4d", ", weights='IMAGENET1K_V2'"),
+    ("resnext101_32x8d_wsl", HUB_PAGE.format(name="resnext101_32x8d_wsl", arguments="")),
+    ("resnet18_swsl", HUB_PAGE.format(name="resnet18_swsl", arguments="")),
+    ("resnext50_32x4d_ssl", HUB_PAGE.format(name="resnext50_32x4d_ssl", arguments=", progress=False")),
+    ("resnext50_32x4d.IMAGENET1K_V1", HUB_PAGE.format(name="resnext50_32x4d", arguments=", pretrained=True")),
+    ("resnext50_32x4d.IMAGENET1K_V2", HUB_PAGE.format(name="resnext50_32x4d", arguments=", weights='IMAGENET1K_V2'")),
 ]
+NVIDIA = [(name, NVIDIA_PAGE.format(name=name)) for name in ("nvidia_resneXt", "nvidia_se_resnext101_32x4d")]
+LARGEST = [("resnext101_32x48d_wsl", HUB_PAGE.format(name="resnext101_32x48d_wsl", arguments=""))]
 
 
-def test_facebooks_and_torchvisions_page(
+@pytest.fixture
+def follow(
     run_python: Any, put_where_hub_fetches: Any, publish: Any, manifest_json: Any, photo_proxy: str, tmp_path: Path
-) -> None:
-    """The snippets one after another, in one process, each with variables of its own."""
-    networks, script = [], UNINSTALLED
-    for i, (checkpoint, name, arguments) in enumerate(FACEBOOK_AND_TORCHVISION):
-        manifest_json, network = published(checkpoint, publish, manifest_json)
-        networks.append(network)
-        page = HUB_PAGE.format(name=name, arguments=arguments)
-        script += f"exec({page!r}, {{'__name__': '__main__'}})\nimport os; os.rename('result.pt', 'result{i}.pt')\n"
-    put_where_hub_fetches(manifest_json)
-    run_python(script, **environment(photo_proxy))
-    for i, network in enumerate(networks):
-        batch, output = torch.load(tmp_path / "cwd" / f"result{i}.pt", weights_only=True)
-        with torch.no_grad():
-            assert torch.equal(network(batch), output)
+) -> Callable[..., tuple[str, list[Any]]]:
+    """Run pages one after another in a fresh process, each with variables of its own, and check the logits.
+
+    The networks have one block per stage: test_resnext.py compares all of them at full depth.
+    """
+
+    def follow(pages: list[tuple[str, str]], one_block: bool = True) -> tuple[str, list[Any]]:
+        manifest, networks, script = manifest_json, [], UNINSTALLED
+        for i, (name, page) in enumerate(pages):
+            prefix = "module." if name.startswith("nvidia") else ""
+            manifest, network = published(name, publish, manifest, one_block, prefix=prefix)
+            networks.append(network)
+            script += f"exec({page!r}, {{'__name__': '__main__'}})\nimport os; os.rename('result.pt', 'result{i}.pt')\n"
+        put_where_hub_fetches(manifest)
+        printed = run_python(script, **environment(photo_proxy)).stdout
+        others: list[Any] = []
+        for i, network in enumerate(networks):
+            batch, output, *more = torch.load(tmp_path / "cwd" / f"result{i}.pt", weights_only=True)
+            with torch.no_grad():
+                assert torch.equal(network(batch), output)
+            others += more
+        return printed, others
+
+    return follow
 
 
-@pytest.mark.parametrize("name", ["nvidia_resneXt", "nvidia_se_resnext101_32x4d"])
-def test_nvidias_page(
-    name: str, run_python: Any, put_where_hub_fetches: Any, publish: Any, manifest_json: Any, photo_proxy: str,
-    tmp_path: Path,
-) -> None:  # fmt: skip
-    one_block = name == "nvidia_resneXt"  # the other one is this network, and squeeze-excite
-    manifest, network = published(name, publish, manifest_json, one_block, prefix="module.")
-    put_where_hub_fetches(manifest)
-    done = run_python(UNINSTALLED + NVIDIA_PAGE.format(name=name), **environment(photo_proxy))
-    batch, output, results = torch.load(tmp_path / "cwd" / "result.pt", weights_only=True)
-    with torch.no_grad():
-        assert torch.equal(network(batch), output)
-    assert len(results) == 4
-    labels = {line.split("\t")[2] for line in open_labels()}
-    assert all(label in labels and share.endswith("%") for label, share in results[0])
+def test_facebooks_and_torchvisions_page(follow: Callable[..., Any]) -> None:
+    follow(FACEBOOK_AND_TORCHVISION)
+
+
+def test_nvidias_page(follow: Callable[..., tuple[str, list[Any]]]) -> None:
+    printed, found = follow(NVIDIA)
+    labels = {label.name for label in read_labels()}
+    for results in found:
+        assert len(results) == 4
+        assert all(label in labels and share.endswith("%") for label, share in results[0])
     # The utilities print nothing: the page's own five lines are all there is.
-    assert len(done.stdout.splitlines()) == 5
-
-
-def open_labels() -> list[str]:
-    root = Path(__file__).parent.parent.parent
-    return (root / "processing_utils" / "label_sets" / "imagenet-1k.tsv").read_text().splitlines()
+    assert len(printed.splitlines()) == 5 * len(NVIDIA)
 
 
 @pytest.mark.soak
-def test_the_largest_variant(
-    run_python: Any, put_where_hub_fetches: Any, publish: Any, manifest_json: Any, photo_proxy: str, tmp_path: Path
-) -> None:
+def test_the_largest_variant(follow: Callable[..., Any]) -> None:
     """829M parameters, a legacy file of 3.3 GB: fetched, verified, loaded, run."""
-    manifest, network = published("resnext101_32x48d_wsl", publish, manifest_json)
-    put_where_hub_fetches(manifest)
-    run_python(UNINSTALLED + HUB_PAGE.format(name="resnext101_32x48d_wsl", arguments=""), **environment(photo_proxy))
-    batch, output = torch.load(tmp_path / "cwd" / "result.pt", weights_only=True)
-    with torch.no_grad():
-        assert torch.equal(network(batch), output)
+    follow(LARGEST, one_block=False)
