@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
+import math
 import os
 import shutil
 import statistics
@@ -26,16 +28,17 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torchvision
 from PIL import Image
+from resnext_hub.data.names import Passed
 from resnext_hub.data.source import shards
 from resnext_hub.files import sha256
-from resnext_hub.inference.bulk import SHARD_ROWS, commit_shards, prepare, run
+from resnext_hub.inference.bulk import SHARD_ROWS, Request
 from resnext_hub.inference.engines.base import available_cores
+from resnext_hub.inference.resumable import process_shards, run
 from resnext_hub.models.manifest import ROOT, Hash, Source, default_manifest
 from resnext_hub.processing_utils.preprocessing import load_pixels
 from torchvision import transforms
@@ -111,17 +114,16 @@ def compare(variant: str, files: list[Path], folder: Path, arguments: argparse.N
     network = getattr(torchvision.models, NETWORKS[variant])().eval()
     give_weights(variant, network, folder)
     source = str(files[0].parent)
-    job, work = prepare(source, variant, batch=arguments.batch, engine=arguments.engine, grade=arguments.grade)
-    workers = available_cores()
-
-    def do(numbered: Any, parts: Any, advance: Any) -> int:
-        return commit_shards(numbered, parts, work, batch=job.batch, workers=workers, advance=advance)
+    request = Request(source, variant, batch=arguments.batch, engine=arguments.engine, grade=arguments.grade)
+    predictor = request.predictor(request.open_engine())
+    settings = {"make_rows": predictor, "batch": arguments.batch, "workers": available_cores()}
+    process = functools.partial(process_shards, **settings, commit_seconds=math.inf)
 
     def ours() -> None:
-        done = run(job, folder / "out.parquet", do, overwrite=True)
+        done = run(folder / "out.parquet", {}, request.shards(Passed()), process, overwrite=True)
         assert (done.images, done.errors) == (len(files), 0)
 
-    checkpoint = default_manifest().checkpoints[job.checkpoint]
+    checkpoint = request.checkpoint
     preset, crop = checkpoint.preprocessing, checkpoint.preprocessing.crop_size
     pixels = np.random.default_rng(0).integers(0, 256, (arguments.batch, crop, crop, 3), np.uint8)
     contents = [file.read_bytes() for file in files[: arguments.sample]]
@@ -130,7 +132,7 @@ def compare(variant: str, files: list[Path], folder: Path, arguments: argparse.N
     def engine_alone() -> float:
         def compute(i: int) -> None:
             for _ in range(calls):
-                work.engine(pixels)
+                predictor.engine(pixels)
 
         return core_seconds(compute, calls * arguments.batch)
 
@@ -145,7 +147,7 @@ def compare(variant: str, files: list[Path], folder: Path, arguments: argparse.N
     decoding_alone()
 
     def limit() -> float:
-        return (engine_alone() + decoding_alone()) / workers
+        return (engine_alone() + decoding_alone()) / available_cores()
 
     ways = {"documented": lambda: documented(network, files), "DataLoader": lambda: with_loader(network, files)}
     seconds: dict[str, list[float]] = {who: [] for who in (*ways, "ours", "limit")}
@@ -153,11 +155,11 @@ def compare(variant: str, files: list[Path], folder: Path, arguments: argparse.N
         torch.set_num_threads(THREADS)  # theirs
         for who, call in ways.items():
             seconds[who].append(timed(call) / len(files))
-        torch.set_num_threads(work.engine.threads or THREADS)
+        torch.set_num_threads(predictor.engine.threads or THREADS)
         before = limit()  # on both sides of ours: a machine that is shared changes its speed within a minute
         seconds["ours"].append(timed(ours) / len(files))
         seconds["limit"].append((before + limit()) / 2)
-    print(f"\n| {variant}, {work.engine.name} | images/s | ours / this, median of the runs | of each run |")
+    print(f"\n| {variant}, {predictor.engine.name} | images/s | ours / this, median of the runs | of each run |")
     print("|---|--:|--:|---|")
     for who, values in seconds.items():
         ratios = [value / our for value, our in zip(values, seconds["ours"], strict=True)]

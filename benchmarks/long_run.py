@@ -17,21 +17,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import psutil
-from resnext_hub.benchmarks.scale import SHARD_ROWS, WORKERS, Shard, doubles
-from resnext_hub.inference.bulk import Job, Work, commit_shards, prepare, run
+from resnext_hub.benchmarks.scale import BATCH, WORKERS, doubles, shards_of
+from resnext_hub.data.names import Passed
+from resnext_hub.inference.bulk import Predictor, Request
+from resnext_hub.inference.resumable import process_shards, run
 
 SAMPLES = 100
 COLUMNS = ("run", "rows", "seconds", "rss_mib", "descriptors", "threads")
 LOOKS = (("rss_mib", "memory, MiB"), ("descriptors", "open descriptors"), ("threads", "threads"))
 
 
-def watched(name: str, total: int, job: Job, work: Work, found: Callable[[], Iterator[Any]] | None) -> list[list[Any]]:
-    """Run a job; a row of COLUMNS for every sample."""
+def watched(name: str, total: int, predictor: Predictor, shards: Iterable[Any]) -> list[list[Any]]:
+    """Make a table, and return a row of COLUMNS for every sample."""
     process, samples, seen = psutil.Process(), [], 0
     start = time.perf_counter()
 
@@ -46,29 +48,27 @@ def watched(name: str, total: int, job: Job, work: Work, found: Callable[[], Ite
         if seen * SAMPLES // total > (seen - rows) * SAMPLES // total:
             sample()
 
-    def do(numbered: Any, parts: Any, advance: Any) -> int:
-        return commit_shards(numbered, parts, work, batch=job.batch, workers=WORKERS, commit_seconds=30, advance=look)
+    def commit(numbered: Any, parts: Any, advance: Any) -> int:
+        return process_shards(numbered, parts, look, make_rows=predictor, batch=BATCH, workers=WORKERS)
 
     sample()
     with tempfile.TemporaryDirectory() as folder:
-        done = run(job, Path(folder) / "o.parquet", do, found=found)
+        done = run(Path(folder) / "o.parquet", {}, shards, commit)
         assert (done.images, done.errors) == (total, 0)
         sample()
     return samples
 
 
 def measure_doubles(total: int) -> list[list[Any]]:
-    job, work = doubles()
-    return watched(
-        "doubles", total, job, work, lambda: (Shard(i, min(SHARD_ROWS, total - i)) for i in range(0, total, SHARD_ROWS))
-    )
+    return watched("doubles", total, doubles(), shards_of(total))
 
 
 def measure_photos(table: str, times: int) -> list[list[Any]]:
     import pyarrow.parquet as pq
 
-    job, work = prepare([table] * times, "resnext_tiny")
-    return watched("resnext_tiny", pq.read_metadata(table).num_rows * times, job, work, None)
+    request = Request([table] * times, "resnext_tiny")
+    predictor = request.predictor(request.open_engine())
+    return watched("resnext_tiny", pq.read_metadata(table).num_rows * times, predictor, request.shards(Passed()))
 
 
 def plot(rows: list[dict[str, str]], path: Path) -> None:

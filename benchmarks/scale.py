@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import re
 import subprocess
@@ -19,12 +20,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from resnext_hub.data.shards import Item
-from resnext_hub.inference.bulk import SHARD_ROWS, Job, Work, commit_shards, run
+from resnext_hub.inference.bulk import SHARD_ROWS, Predictor
 from resnext_hub.inference.engines import Engine
+from resnext_hub.inference.resumable import process_shards, run
 from resnext_hub.processing_utils.labels import read_labels
 
 BATCH, WORKERS = 16, 2
@@ -65,37 +66,22 @@ def memory(key: str) -> float:
     return int(found[1]) / 1024
 
 
-def doubles() -> tuple[Job, Work]:
-    """A job whose images, decoding and network cost next to nothing."""
-    work = Work(Double(), lambda data: np.frombuffer(data, np.uint8).reshape(1, 1, 3), read_labels(), 5, None)
-    job = Job(
-        source=["doubles"],
-        checkpoint="resnext50_32x4d",
-        sha256="",
-        engine="double",
-        precision="fp32",
-        grade="close",
-        top=5,
-        features=False,
-        batch=BATCH,
-    )
-    return job, work
+def doubles() -> Predictor:
+    """Images, decoding and a network that cost next to nothing."""
+    return Predictor(Double(), lambda data: np.frombuffer(data, np.uint8).reshape(1, 1, 3), read_labels(), 5, None)
+
+
+def shards_of(total: int) -> Iterator[Shard]:
+    return (Shard(i, min(SHARD_ROWS, total - i)) for i in range(0, total, SHARD_ROWS))
 
 
 def measure(total: int) -> dict[str, float]:
-    job, work = doubles()
-
-    def found() -> Iterator[Shard]:
-        return (Shard(i, min(SHARD_ROWS, total - i)) for i in range(0, total, SHARD_ROWS))
-
-    def do(numbered: Any, parts: Any, advance: Any) -> int:
-        return commit_shards(numbered, parts, work, batch=BATCH, workers=WORKERS, commit_seconds=30, advance=advance)
-
+    process = functools.partial(process_shards, make_rows=doubles(), batch=BATCH, workers=WORKERS)
     before = memory("VmRSS")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "o.parquet"
         start = time.perf_counter()
-        done = run(job, out, do, found=found)
+        done = run(out, {}, shards_of(total), process)
         seconds = time.perf_counter() - start
         assert done.images == total
         return {

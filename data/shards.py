@@ -113,7 +113,8 @@ class PathShard:
         return self.paths[number][max(self.roots[number], 0) :]
 
     def fingerprint(self) -> str:
-        return hashlib.sha256("\n".join(self.paths).encode("utf-8", "surrogateescape")).hexdigest()
+        found = (path if is_remote(path) else f"{path} {version_of(path)}" for path in self.paths)
+        return hashlib.sha256("\n".join(found).encode("utf-8", "surrogateescape")).hexdigest()
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -14,15 +14,15 @@ from typing import Any
 
 from ..packages import needed
 
-with needed("An evaluation", "evaluate"):  # before the import of `bulk`, which asks for tables' packages only
+with needed("An evaluation", "evaluate"):  # before the import of `resumable`, which asks for tables' packages only
     from .predict import Contender, Predictions, predict
 
 from ..data.labels import Listing
 from ..data.outputs import check_folder
 from ..errors import EngineError, OutputError, SourceError
-from ..inference.bulk import printable
 from ..inference.engines import ENGINES, open_engine
-from ..inference.tables import Parts
+from ..inference.parts import Parts
+from ..inference.resumable import printable
 from ..models.download import local_file
 from ..models.manifest import Accuracy, Checkpoint, LabelSet, Preprocessing, find_checkpoint
 from ..processes import Processes

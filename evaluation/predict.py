@@ -1,14 +1,12 @@
-"""Labelled images, several networks -> one table of what each predicts.
+"""Labelled images and several networks -> one table of what each network predicts; resumable.
 
-One pass, one decoding; it can be stopped and go on; on one process or many.
-
-It is the bulk pipeline (`inference.bulk`) with another worker: an image is read and decoded once, made into pixels once
-for each distinct geometry, and passes every network. The table, ``predictions.parquet``, has the columns image, index,
-error, and for every contender ``NAME.classes`` (the five best of the classes that it may choose from) and
-``NAME.probabilities``. What is true is not in it: accuracy is a function of this table and of the targets.
+Each image is read and decoded once, made into pixels once for each distinct geometry, and passes every network. The
+table, ``predictions.parquet``, has the columns image, index, error, and for each contender ``NAME.classes`` (the five
+best of the classes that it may choose from) and ``NAME.probabilities``. The right answers are not in it: accuracy is
+computed from this table and the targets.
 
 Under torchrun every rank takes each n-th shard and commits its parts into the one folder, which all must see; rank 0
-makes the table of them. A part is there once, whoever wrote it, so an image is counted once.
+makes the table of them. A part exists once, whoever wrote it, so an image is counted once.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ import dataclasses
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,12 +26,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..data.labels import Listing
-from ..data.shards import Item, Shard
+from ..data.shards import Item
 from ..errors import ImageError, OutputError, SourceError
-from ..inference.bulk import COMMIT_SECONDS, SourceJob, commit_shards, printable, progress_bar, run, terminable
+from ..identity import differences
 from ..inference.engines import Engine
 from ..inference.engines.base import available_cores
-from ..inference.tables import Parts
+from ..inference.parts import Parts
+from ..inference.resumable import Numbered, identify, printable, process_shards, progress_bar, run, terminable
 from ..models.manifest import Checkpoint, LabelSet, Preprocessing
 from ..processes import Processes
 from ..processing_utils.images import open_image
@@ -64,26 +63,12 @@ class Contender:
 
     @property
     def geometry(self) -> tuple[Preprocessing, str]:
-        """What its pixels depend on: the networks normalise them themselves."""
+        """What its pixels depend on; the networks normalise them themselves."""
         return dataclasses.replace(self.preset, mean=(0, 0, 0), std=(1, 1, 1), source=""), self.views
 
-    def describe(self) -> dict[str, Any]:
-        preset = {k: v for k, v in dataclasses.asdict(self.preset).items() if k != "source"}
-        named = {"name": self.name, "checkpoint": self.checkpoint.variant, "sha256": self.sha256}
-        about = {"engine": self.engine.name, "precision": self.engine.precision, "views": self.views}
-        return json.loads(json.dumps(named | about | preset))  # lists where there were tuples: as it is read back
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictionJob(SourceJob):
-    """What decides the table's content.
-
-    ``classes``: from which each contender chooses, None for all of its own. ``images``: which of the source's they are.
-    """
-
-    contenders: list[dict[str, Any]]
-    classes: list[list[int] | None]
-    images: str
+    def identity(self) -> dict[str, Any]:
+        """Return everything that decides what it predicts."""
+        return {"views": self.views} | identify(self.checkpoint, self.sha256, self.engine, self.preset)
 
 
 @dataclass(frozen=True)
@@ -108,8 +93,8 @@ class Predictions:
 
 
 @dataclass
-class _Worker:
-    """From items to rows; see `bulk.Worker`."""
+class _Predictor:
+    """Makes rows of what every contender predicts; a `resumable.RowMaker`."""
 
     contenders: Sequence[Contender]
     classes: Sequence[Sequence[int] | None]
@@ -218,38 +203,31 @@ def predict(
     progress: bool = False,
     **source: Any,
 ) -> Predictions | None:
-    """Have every contender predict every image; None on ranks other than 0.
+    """Have every contender predict every image; return None on ranks other than 0.
 
     Args:
         out: the table, a .parquet file.
-        classes: what the network chooses from, by its label set; all of its classes by default.
+        classes: label set -> the classes to choose from; all of them by default.
         workers: threads, each with an engine of one thread; by default the cores, shared by the ranks of a machine.
-        resume: go on where an equal run was stopped; take its table if it was not.
-        source: how the images were found (column, label_column, allow_private, anonymous), for the record.
+        resume: continue a stopped run of the same identity; read its table if it has ended.
+        source: how the images were found (column, label_column, allow_private, anonymous), for the identity.
 
     Raises:
-        OutputError: ``out`` must not be replaced, or what is there is of another job.
+        OutputError: ``out`` must not be replaced, or is from a run of another identity.
         SourceError: the images are not those that the labels are for.
     """
     choices = [None if classes is None else list(classes[c.checkpoint.labels]) for c in contenders]
-    job = PredictionJob(
-        source=list(images.specs),
-        images=images.fingerprint(),
-        grade=grade,
-        batch=batch,
-        shard_rows=SHARD_ROWS,
-        **source,
-        contenders=[c.describe() for c in contenders],
-        classes=choices,
-    )
+    identity = {"source": list(images.specs), "images": images.fingerprint(), "grade": grade, "batch": batch}
+    identity |= {"shard_rows": SHARD_ROWS, "classes": choices, **source}
+    identity["contenders"] = {c.name: c.identity() for c in contenders}
     seconds = {c.name: 0.0 for c in contenders}
-    worker = _Worker(contenders, choices, grade, seconds)
+    predictor = _Predictor(contenders, choices, grade, seconds)
     many = workers or max(1, available_cores() // processes.local_world)
-    told: list[tuple[int, float]] = []
+    done: list[tuple[int, float]] = []  # of each process: images and seconds
 
-    def do(numbered: Iterator[tuple[int, Shard]], parts: Parts, _: Callable[[int], object]) -> int:
+    def process(numbered: Numbered, parts: Parts, _: Callable[[int], object]) -> int:
         gathered(processes, None)  # rank 0 has made the folder
-        parts.check_job()
+        parts.check_identity()
         parts.refresh()
         gathered(processes, None)  # nobody writes while another lists
         start = time.perf_counter()
@@ -257,35 +235,33 @@ def predict(
         before = sum(part.start + part.rows for number, part in parts.done.items() if processes.has(number))
         total = sum(size for number, size in enumerate(images.sizes()) if processes.has(number))
         with progress_bar(progress and processes.first, total, before) as advance:
-            computed = commit_shards(
-                own, parts, worker, batch=batch, workers=many, commit_seconds=COMMIT_SECONDS, advance=advance
-            )
-        told.extend(gathered(processes, (computed, time.perf_counter() - start)))
-        if processes.first:  # it alone looks on: soon it takes the folder away
+            computed = process_shards(own, parts, advance, make_rows=predictor, batch=batch, workers=many)
+        done.extend(gathered(processes, (computed, time.perf_counter() - start)))
+        if processes.first:  # it alone: soon it removes the folder
             parts.refresh()
         return computed
 
-    if not gathered(processes, processes.first and resume and _is_made(out, job))[0]:
+    if not gathered(processes, processes.first and resume and _is_made(out, identity))[0]:
         if processes.first:
-            run(job, out, do, resume=resume, overwrite=overwrite, found=images.kept)
+            run(out, identity, images.kept(), process, resume=resume, overwrite=overwrite)
         else:
             with terminable():
-                do(enumerate(images.kept()), Parts(out, dataclasses.asdict(job)), lambda rows: None)
+                process(enumerate(images.kept()), Parts(out, identity), lambda rows: None)
     if not processes.first:
         return None
     table = pq.read_table(out)
     _check_names(table, images)
-    return Predictions(table, sum(n for n, _ in told), max((s for _, s in told), default=0.0), seconds)
+    return Predictions(table, sum(n for n, _ in done), max((s for _, s in done), default=0.0), seconds)
 
 
-def _is_made(out: Path, job: PredictionJob) -> bool:
-    """Whether the table is there, and is this job's; what a run left that died cleaning up after it goes.
+def _is_made(out: Path, identity: dict[str, Any]) -> bool:
+    """Return whether a run of this identity has made the table; remove what it left if it was killed after that.
 
     Raises:
-        OutputError: it is another's.
+        OutputError: the table is another run's.
     """
     parts = Parts(out, {})
-    if not out.exists() or parts.is_kept():  # the run that was stopped is to replace it
+    if not out.exists() or parts.is_kept():  # the stopped run is to replace it
         return False
     parts.sweep()
     try:
@@ -294,11 +270,9 @@ def _is_made(out: Path, job: PredictionJob) -> bool:
         raise OutputError(
             f"{out} was not written by an evaluation. Choose another folder, or pass overwrite=True."
         ) from error
-    asked = json.loads(json.dumps(dataclasses.asdict(job)))
-    if different := [key for key in {**made, **asked} if made.get(key) != asked.get(key)]:
+    if different := differences(made, identity):
         raise OutputError(
-            f"{out} was made with other options ({', '.join(different)}). Choose another folder, or pass "
-            "overwrite=True."
+            f"{out} was made by a different run: {different}. Choose another folder, or pass overwrite=True."
         )
     return True
 

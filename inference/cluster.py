@@ -1,35 +1,35 @@
-"""Many images -> one table, on a Ray cluster: `bulk`'s job, its shards shared out over stateful actors by Ray Data.
+"""Classify many images on a Ray cluster: Ray Data distributes the shards among actors.
 
-An actor has one engine and a group of cores, or one GPU. It does one shard at a time and commits its parts itself, into
-the folder ``OUT.parts``, which every node must see (a network file system). So what is lost with a node is its shard
-under way, and Ray has another actor do that again; what a shard's parts hold does not depend on who does it, and the
-table is the one that a single machine makes.
+An actor has one engine and a number of cores, or one GPU. It processes one shard at a time and commits the parts itself
+into the folder ``OUT.parts``, which every node must see (a network file system). If a node is lost, only its unfinished
+shard is lost, and Ray has another actor process that again. What a shard's parts hold does not depend on who makes
+them, so the table is the same as on one machine.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import itertools
 import json
 import logging
+import math
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
 from ..data.names import Passed
-from ..data.shards import Shard
 from ..errors import EngineError, OutputError
-from ..models.manifest import find_checkpoint
+from ..identity import differences
 from ..packages import needed
 from ..telemetry import import_quietly
-from .bulk import Done, Job, Options, check, commit_shards, describe, run, work_of
-from .engines import open_engine
-from .tables import Parts
+from .bulk import Options, Request
+from .parts import Parts
+from .resumable import Numbered, Summary, process_shards, run
 
 __all__ = ["classify_on_ray"]
 
-# Shards that the driver hands to Ray at a time (a million images): their names lie in its memory.
+# Shards that are handed to Ray at a time (a million images): their names are in this process's memory.
 ROUND = 256
 
 
@@ -43,32 +43,38 @@ def _import_ray() -> Any:
 
 
 class _Actor:
-    """Does shards, with an engine of its own. Rows in and out are small: images and results do not pass through Ray."""
+    """Processes shards, with an engine of its own. Images and results do not pass through Ray."""
 
-    def __init__(self, job: Job, out: Path, engine: str, cores: int) -> None:
-        opened = open_engine(find_checkpoint(job.checkpoint), engine, threads=1)
-        if (opened.name, opened.precision) != (job.engine, job.precision):
+    def __init__(self, request: Request, identity: dict[str, Any], out: Path, cores: int) -> None:
+        engine = request.open_engine()
+        if different := differences(identity, request.identity(engine)):
             raise OutputError(
-                f"The job's engine is {job.engine} in {job.precision}, but this node has {opened.name} in "
-                f"{opened.precision}: pass engine=NAME of one that all nodes have."
+                f"This node would make another table: {different}. Install the same packages on all nodes, and pass "
+                "engine=NAME of an engine that all of them have."
             )
-        self._work, self._batch, self._cores = work_of(job, opened), job.batch, cores
-        self._parts = Parts(out, dataclasses.asdict(job))
-        self._parts.check_job()
+        self._parts = Parts(out, identity)
+        self._parts.check_identity()
+        # By numbers of rows alone, not by the clock: a node that was given up may still write, and writes the same.
+        self._process = functools.partial(
+            process_shards,
+            make_rows=request.predictor(engine),
+            batch=request.options["batch"],
+            workers=cores,
+            commit_seconds=math.inf,
+        )
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Do one shard: the one whose pickle is in ``row``."""
+        """Process one shard: the one whose pickle is in ``row``."""
         number, shard = int(row["number"]), pickle.loads(row["shard"])  # noqa: S301  # the driver's own
-        self._parts.refresh(number)  # a lost node may have come far with it
-        # By numbers of rows alone, not by the clock: should a node that was given up still write, it writes the same.
+        self._parts.refresh(number)  # a lost node may have committed some of it
         passed = getattr(shard, "passed", Passed())
         passed.clear()  # the driver's
-        rows = commit_shards([(number, shard)], self._parts, self._work, batch=self._batch, workers=self._cores)
+        rows = self._process([(number, shard)], self._parts)
         return {"number": number, "rows": rows, "passed": json.dumps(passed)}
 
 
-def _describe(source: str | Sequence[str], variant: str, options: Options) -> Job:
-    return describe(source, variant, **options)[0]
+def _identity_of(request: Request) -> dict[str, Any]:
+    return request.identity(request.open_engine())
 
 
 def classify_on_ray(
@@ -82,43 +88,43 @@ def classify_on_ray(
     overwrite: bool = False,
     progress: bool = True,
     **options: Unpack[Options],
-) -> Done:
+) -> Summary:
     """`bulk.classify_many` on the Ray cluster that this process is connected to (else `ray.init` finds or starts one).
 
-    Every node needs this package, the weights in reach, and the folder of ``out``, at the same path.
+    Every node needs this package, access to the weights, and the folder of ``out`` at the same path.
 
     Args:
-        cores: of an actor; it reads, decodes and computes in so many threads.
-        gpus: of an actor; 1 for an actor a GPU. A node that has both must be there when the run begins.
+        cores: of an actor, which reads, decodes and computes in as many threads.
+        gpus: of an actor; 1 for one GPU per actor. A node that has both must be there when the run begins.
 
     Raises:
         SourceError, OutputError, UnknownVariantError, CheckpointError: as `bulk.classify_many`.
         EngineError: no such engine, or not on all nodes; no node has the cores and GPUs of an actor.
-        ray.exceptions.RayError: the cluster cannot do it.
+        ray.exceptions.RayError: the cluster failed.
     """
-    check(source, out, variant, workers=cores, resume=resume, overwrite=overwrite, progress=progress, **options)
+    request, passed = Request(source, variant, **options), Passed()
+    request.check(out, workers=cores, resume=resume, overwrite=overwrite, progress=progress)
     ray = _import_ray()
     has = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(node.get("CPU", 0) >= cores and node.get("GPU", 0) >= gpus for node in has):  # Ray would wait for ever
         raise EngineError(f"No node of the cluster has enough for one actor (CPUs: {cores}, GPUs: {gpus:g}).")
     needs = {"num_cpus": cores, "num_gpus": gpus}
     # On a node: the driver's own machine may have another engine, or no GPU.
-    job: Job = ray.get(ray.remote(**needs)(_describe).remote(source, variant, options))
-    constructor = {"job": job, "out": Path(out).absolute(), "engine": options.get("engine", "auto"), "cores": cores}
+    identity: dict[str, Any] = ray.get(ray.remote(**needs)(_identity_of).remote(request))
+    constructor = {"request": request, "identity": identity, "out": Path(out).absolute(), "cores": cores}
     resources = ray.cluster_resources()
     most = int(resources["GPU"] / gpus if gpus else resources["CPU"] / cores)
 
-    def do(numbered: Iterator[tuple[int, Shard]], parts: Parts, advance: Callable[[int], object]) -> int:
+    def process(numbered: Numbered, parts: Parts, advance: Callable[[int], object]) -> int:
         computed = 0
-        todo = ((n, shard) for n, shard in numbered if not parts.check_shard(n, shard.fingerprint))
-        while some := list(itertools.islice(todo, ROUND)):
+        pending = ((n, shard) for n, shard in numbered if not parts.check_shard(n, shard.fingerprint))
+        while some := list(itertools.islice(pending, ROUND)):
             rows = [{"number": number, "shard": pickle.dumps(shard)} for number, shard in some]
-            data = ray.data.from_items(rows, override_num_blocks=len(rows))  # a block, so a task, a shard
+            data = ray.data.from_items(rows, override_num_blocks=len(rows))  # one block, so one task, per shard
             pool = ray.data.ActorPoolStrategy(size=max(1, min(most, len(rows))))
-            data = data.map(_Actor, fn_constructor_kwargs=constructor, compute=pool, **needs)
-            for row in data.iter_rows():
+            for row in data.map(_Actor, fn_constructor_kwargs=constructor, compute=pool, **needs).iter_rows():
                 computed += row["rows"]
-                getattr(some[0][1], "passed", Passed()).update(json.loads(row["passed"]))  # all shards share it
+                passed.update(json.loads(row["passed"]))
                 advance(row["rows"])
         parts.refresh()
         return computed
@@ -126,6 +132,16 @@ def classify_on_ray(
     context = ray.data.DataContext.get_current()
     shown, context.enable_progress_bars = context.enable_progress_bars, False
     try:
-        return run(job, out, do, resume=resume, overwrite=overwrite, progress=progress)
+        return run(
+            out,
+            identity,
+            request.shards(passed),
+            process,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+            total=request.count() if progress else None,
+            passed=passed,
+        )
     finally:
         context.enable_progress_bars = shown

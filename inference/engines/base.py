@@ -21,7 +21,7 @@ class Engine(ABC):
 
     Attributes:
         name: the engine's name in `ENGINES`.
-        library: the package that computes.
+        library: the package that computes, whose version decides the last bits of the results.
         device: the device it runs on.
         precision: the number format it computes in.
         threads: processor cores that one call uses; None if torch decides.
@@ -30,7 +30,7 @@ class Engine(ABC):
     """
 
     name: ClassVar[str]
-    library: ClassVar[str] = ""
+    library: ClassVar[str] = "numpy"
     device: str = "cpu"
     precision: str = "fp32"
     threads: int | None = None

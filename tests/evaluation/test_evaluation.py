@@ -33,6 +33,7 @@ from resnext_hub.evaluation.label_files import find_labelled, read_label_file
 from resnext_hub.evaluation.metrics import expected_calibration_error, measure, reliability, wilson_interval
 from resnext_hub.evaluation.predict import Contender
 from resnext_hub.evaluation.targets import datasets, read_real, recognise, targets_of
+from resnext_hub.inference import resumable
 from resnext_hub.inference.engines import open_engine
 from resnext_hub.models.manifest import Accuracy, default_manifest
 from resnext_hub.processing_utils.labels import Label, read_labels
@@ -277,7 +278,7 @@ def test_the_pixels_are_those_of_the_grade(grade: str, shared: Path) -> None:
     photo = sorted((shared / "photos").iterdir())[3].read_bytes()
     presets = [CHECKPOINT.preprocessing, dataclasses.replace(CHECKPOINT.preprocessing, resize_size=320, crop_size=288)]
     entrants = [dataclasses.replace(contender(str(i)), preset=preset) for i, preset in enumerate(presets)]
-    worker = predicting._Worker(entrants, [None, None], grade, {})
+    worker = predicting._Predictor(entrants, [None, None], grade, {})
     for preset, pixels in zip(presets, worker._load(photo), strict=True):
         off = np.abs(pixels[0].astype(int) - load_pixels(photo, preset, grade).astype(int)).max()
         assert off <= (0 if grade in ("reference", "fast") else 1)
@@ -363,7 +364,7 @@ def test_known_sets_are_recognised() -> None:
 def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(
     folders: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(predicting, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(resumable, "COMMIT_SECONDS", 0.0)
     whole = evaluate([contender()], folders, tmp_path / "whole", batch=4)
     with pytest.raises(KeyboardInterrupt):
         evaluate([contender(stop_after=20)], folders, tmp_path / "out", batch=4, workers=1)
@@ -383,7 +384,7 @@ def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(
     )  # nothing is left to do
     assert again is not None
     assert (again.computed, again.results) == (0, whole.results)
-    with pytest.raises(OutputError, match=r"other options \(batch\)"):
+    with pytest.raises(OutputError, match=r"batch 4, now 5"):
         evaluate([contender()], folders, tmp_path / "out", batch=5, resume=True)
     with pytest.raises(OutputError, match="exists"):
         evaluate([contender()], folders, tmp_path / "out", batch=4)

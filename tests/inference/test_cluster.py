@@ -16,7 +16,8 @@ import pytest
 from resnext_hub import cli
 from resnext_hub.errors import EngineError, OutputError
 from resnext_hub.inference import cluster
-from resnext_hub.inference.bulk import classify_many
+from resnext_hub.inference.bulk import Request, classify_many
+from resnext_hub.inference.cluster import _Actor
 
 from ..support.made_runs import TINY, jpeg
 
@@ -112,13 +113,13 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch, capsys: Any, photo: Path, 
     assert "pip install 'ray[data]'" in capsys.readouterr().err
 
 
-def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
-    from resnext_hub.inference.bulk import prepare
-    from resnext_hub.inference.cluster import _Actor
-
-    job, _ = prepare(str(tmp_path), TINY)
+def test_a_node_that_sees_no_folder_or_would_make_another_table_says_so(tmp_path: Path) -> None:
+    request = Request(str(tmp_path), TINY)
+    identity = request.identity(request.open_engine())
     with pytest.raises(OutputError, match="not visible on this machine"):
-        _Actor(job, tmp_path / "o.parquet", "auto", 1)
+        _Actor(request, identity, tmp_path / "o.parquet", 1)
+    with pytest.raises(OutputError, match="versions.pillow '1'"):
+        _Actor(request, identity | {"versions": identity["versions"] | {"pillow": "1"}}, tmp_path / "o.parquet", 1)
 
 
 @pytest.mark.parametrize("needs", [{"gpus": 1}, {"cores": 3}])

@@ -33,14 +33,14 @@ from resnext_hub.evaluation import label_files
 from resnext_hub.evaluation import predict as predicting
 from resnext_hub.evaluation.evaluate import evaluate
 from resnext_hub.evaluation.report import write_report
-from resnext_hub.inference import bulk
+from resnext_hub.inference import bulk, resumable
 from resnext_hub.models.manifest import find_checkpoint
 from resnext_hub.processing_utils.labels import read_labels
 
 from ..support import dying
 from ..support.data_sets import write
 from ..support.known_accuracy import class_folders, contender
-from ..support.made_runs import TINY, Double, jpeg, made_run, made_work
+from ..support.made_runs import TINY, Double, jpeg, made_predictor, made_run
 
 Run = Callable[..., Any]
 
@@ -96,7 +96,7 @@ def evaluated(data: str, folder: Path) -> None:
 
 
 def evaluation_killed(folder: Path, every: int) -> int:
-    predicting.COMMIT_SECONDS = 0.0
+    resumable.COMMIT_SECONDS = 0.0
     label_files.SHARD_ROWS = predicting.SHARD_ROWS = 24
     data = class_folders(folder / "images")["data"]
     return dying.try_steps(folder / "runs", functools.partial(evaluated, data), every, but=("speed.json",))
@@ -175,11 +175,11 @@ def at_random(
         kills += not is_done
         if is_done:
             break
-        if list(folder.rglob("job.json")):
+        if list(folder.rglob("identity.json")) and list(folder.rglob("part-*")):
             before = dying.files_of(folder)
             another = [arguments[0], *chance.choice(others), *arguments[1:]]
             status = dying.finished(lambda a=another: cli.main(a), errors)
-            assert (status, "used other options" in errors.read_text()) == (2, True), errors.read_text()
+            assert (status, "is a different one" in errors.read_text()) == (2, True), errors.read_text()
             assert dying.files_of(folder) == before
             refused += 1
     status = dying.finished(lambda: cli.main(command(folder, True)), errors)
@@ -193,8 +193,8 @@ def at_random(
 def tables_at_random(folder: Path, trials: int, images: int) -> list[int]:
     """(runs, kills, refusals) over all kinds of source and of table."""
     chance = random.Random(images)
-    bulk.COMMIT_SECONDS = 0.0
-    bulk.Work._scores = slowed(bulk.Work._scores)  # pyright: ignore[reportAttributeAccessIssue]
+    resumable.COMMIT_SECONDS = 0.0
+    bulk.Predictor._scores = slowed(bulk.Predictor._scores)  # pyright: ignore[reportAttributeAccessIssue]
     sources = make_sources(folder / "sources", images)
     cases = list(itertools.product(sources.items(), (".parquet", ".csv", ".jsonl")))
     found = []
@@ -224,8 +224,8 @@ def test_classify_killed_at_random_and_resumed(trials: int, images: int, script:
 
 def evaluations_at_random(folder: Path, trials: int, images: int) -> list[int]:
     chance = random.Random(images)
-    predicting.COMMIT_SECONDS = 0.0
-    predicting._Worker._best = slowed(predicting._Worker._best)  # pyright: ignore[reportAttributeAccessIssue]
+    resumable.COMMIT_SECONDS = 0.0
+    predicting._Predictor._best = slowed(predicting._Predictor._best)  # pyright: ignore[reportAttributeAccessIssue]
     labels = read_labels(find_checkpoint(TINY).labels)
     data = folder / "data"
     for i in range(images):
@@ -257,10 +257,11 @@ import sys, time
 from pathlib import Path
 from resnext_hub import cli
 from resnext_hub.evaluation import label_files, predict
+from resnext_hub.inference import resumable
 from resnext_hub.tests.inference.test_long_runs import slowed
 label_files.SHARD_ROWS = predict.SHARD_ROWS = 8
-predict.COMMIT_SECONDS = 0.0
-predict._Worker._best = slowed(predict._Worker._best, 0.2)
+resumable.COMMIT_SECONDS = 0.0
+predict._Predictor._best = slowed(predict._Predictor._best, 0.2)
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -354,7 +355,7 @@ def test_a_report_for_which_there_is_no_room(
     small_disk: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = class_folders(tmp_path / "images")["data"]
-    monkeypatch.setattr(predicting, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(resumable, "COMMIT_SECONDS", 0.0)
     evaluated(data, tmp_path)
     whole = dying.files_of(tmp_path / "out", but=("speed.json",))
     disk = small_disk(4096)
@@ -395,10 +396,10 @@ def folder_made_read_only(_: Path, name: str) -> list[str]:
                 os.chmod("o.csv.parts", 0o555)
             return super().__call__(pixels)
 
-    work = made_work()
-    work.engine = Meddling()
+    predictor = made_predictor()
+    predictor.engine = Meddling()
     try:
-        made_run(Path("o.csv"), work=work)
+        made_run(Path("o.csv"), predictor=predictor)
     except OutputError as error:
         said = str(error)
     else:
@@ -423,12 +424,13 @@ def test_a_folder_that_becomes_read_only(script: Run) -> None:
 # What lies there is not what was written.
 
 
-@pytest.mark.parametrize("how", ["emptied", "cut", "flipped", "job"])
+@pytest.mark.parametrize("how", ["emptied", "cut", "flipped", "identity"])
 def test_a_part_that_is_broken_is_named(how: str, tmp_path: Path) -> None:
     out = tmp_path / "o.csv"
     with pytest.raises(RuntimeError, match="the engine is broken"):
-        made_run(out, work=made_work(fail_at=12))
-    path = sorted((tmp_path / "o.csv.parts").glob("part-*"))[1] if how != "job" else tmp_path / "o.csv.parts/job.json"
+        made_run(out, predictor=made_predictor(fail_at=12))
+    parts = tmp_path / "o.csv.parts"
+    path = parts / "identity.json" if how == "identity" else sorted(parts.glob("part-*"))[1]
     content = bytearray(path.read_bytes())
     content[len(content) // 8] ^= 1
     path.write_bytes({"cut": content[: len(content) // 2], "flipped": content}.get(how, b""))

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from .made_runs import jpeg
+
 FRUIT = ("apple", "pear", "pear", "apple", "fig", "pear")
 
 
@@ -88,3 +90,26 @@ def table(path: Path, columns: dict[str, Any], metadata: dict[str, Any] | None =
 NAMES = ["pear", "fig", "apple"]
 CLASS_LABEL = {"info": {"features": {"label": {"_type": "ClassLabel", "names": NAMES}}}}
 NUMBERS = [NAMES.index(name) for name in FRUIT]
+
+
+#: The images of `photo_folder`, in their order.
+ORDER = ["0.jpg", "2.jpg", "4.jpg", "5.jpg", "6.jpg", "b/1.jpg", "b/3.jpg", "b/5.jpg"]
+
+
+def photo_folder(path: Path) -> Path:
+    """Seven images and one that is broken, in two folders, among files that are no images."""
+    for i in range(7):
+        write(path / ("b" if i % 2 else "") / f"{i}.jpg", jpeg(i))
+    write(path / "5.jpg", jpeg(5)[:200])
+    write(path / "notes.txt", "nothing")
+    write(path / ".hidden.jpg", b"")
+    return path
+
+
+def tar_of(folder: Path, path: Path, mode: str = "w") -> Path:
+    """The images of `photo_folder` in an archive, each with a label file."""
+    with tarfile.open(path, mode) as archive:
+        for name in ORDER:
+            archive.add(folder / name, name)
+            archive.add(folder / "notes.txt", name.replace("jpg", "cls"))
+    return path

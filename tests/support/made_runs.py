@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from resnext_hub.data.shards import Item
-from resnext_hub.inference import bulk
-from resnext_hub.inference.bulk import Work, commit_shards
-from resnext_hub.inference.tables import Parts
+from resnext_hub.inference.bulk import Predictor
+from resnext_hub.inference.resumable import Summary, process_shards, run
 from resnext_hub.processing_utils.labels import read_labels
 
 TINY = "resnext_tiny"
@@ -75,30 +75,20 @@ def made_pixels(data: bytes) -> np.ndarray:
     return np.broadcast_to(np.frombuffer(data, np.uint8), (2, 2, 3))
 
 
-def made_work(**options: Any) -> Work:
-    return Work(Double(**options), made_pixels, read_labels("tiny-imagenet-200"), 2, None)
-
-
-JOB = bulk.Job(
-    source=["made"],
-    checkpoint=TINY,
-    sha256="0",
-    engine="double",
-    precision="fp32",
-    grade="close",
-    top=2,
-    features=False,
-    batch=8,
-)
+def made_predictor(**options: Any) -> Predictor:
+    return Predictor(Double(**options), made_pixels, read_labels("tiny-imagenet-200"), 2, None)
 
 
 def made_run(
-    out: Path, total: int = 300, size: int = 50, work: Work | None = None, seconds: float = 0.0, **options: Any
-) -> bulk.Done:
-    work = work or made_work()
-
-    def do(numbered: Any, parts: Parts, advance: Callable[[int], object]) -> int:
-        return commit_shards(numbered, parts, work, batch=8, workers=3, commit_seconds=seconds, advance=advance)
-
-    found = lambda: (Made(i, min(size, total - i)) for i in range(0, total, size))  # noqa: E731
-    return bulk.run(JOB, out, do, found=found, **options)
+    out: Path,
+    total: int = 300,
+    size: int = 50,
+    predictor: Predictor | None = None,
+    seconds: float = 0.0,
+    identity: dict[str, Any] | None = None,
+    **options: Any,
+) -> Summary:
+    make_rows = predictor or made_predictor()
+    process = partial(process_shards, make_rows=make_rows, batch=8, workers=3, commit_seconds=seconds)
+    shards = (Made(i, min(size, total - i)) for i in range(0, total, size))
+    return run(out, identity or {"top": 2, "grade": "close"}, shards, process, **options)

@@ -1,0 +1,320 @@
+"""The folder of a run that has not ended: its identity, a lock, and the rows that are finished.
+
+Rows are committed in parts: each holds consecutive rows of one shard, and is written completely or not at all. So the
+parts in the folder ``OUT.parts`` are the finished work, and a later run resumes after them. When all shards are
+finished, the parts become OUT, row for row in the order of the source, and the folder is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..data.outputs import explained
+from ..errors import OutputError
+from ..files import remove_temporary, write_atomically
+from ..identity import differences
+from .tables import FORMATS, write_table
+
+__all__ = ["Part", "Parts"]
+
+GROUP = 8192  # rows in a row group of OUT, so that OUT does not depend on the size of the parts
+IDENTITY = "identity.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive rows of one shard.
+
+    Attributes:
+        start: the number in the shard of the first row.
+        rows, errors: how many rows there are, and how many of them state an error.
+        last: True if the shard ends with this part.
+        fingerprint: the shard's, see `data.shards.Shard`.
+    """
+
+    shard: int
+    start: int
+    rows: int
+    errors: int
+    last: bool
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        return _part_name(self.shard, self.start)
+
+
+def _part_name(shard: int, start: int) -> str:
+    return f"part-{shard:07d}-{start:08d}.parquet"
+
+
+@dataclass
+class Parts:
+    """The parts of a run, in the folder ``OUT.parts``.
+
+    Args:
+        out: the table that they will become.
+        identity: everything that decides the table's content; runs with equal identities give equal tables.
+    """
+
+    out: Path
+    identity: dict[str, Any]
+    done: dict[int, Part] = field(default_factory=dict)  #: the last committed part of every shard
+    rows: int = 0
+    errors: int = 0
+
+    @property
+    def folder(self) -> Path:
+        return self.out.with_name(f"{self.out.name}.parts")
+
+    def check_output(self, *, resume: bool, overwrite: bool) -> None:
+        """Raise what `opened` would raise for OUT itself, before anything is downloaded or built for it.
+
+        Raises:
+            OutputError: as `opened`.
+        """
+        if self.out.suffix not in FORMATS:
+            raise OutputError(f"{self.out}: the name of a table must end in one of {', '.join(FORMATS)}.")
+        if resume and overwrite:
+            raise OutputError("Pass either resume=True or overwrite=True, not both.")
+        if self.out.is_dir():
+            raise OutputError(f"{self.out} is a folder: pass the name of a file.")
+        with explained():
+            kept, made = self.is_kept(), self.out.exists()
+        if made and resume and not kept:
+            self.sweep()
+            raise OutputError(
+                f"{self.out} exists, and there is no stopped run to resume. Pass overwrite=True to replace it."
+            )
+        if made and not overwrite and not resume:
+            raise OutputError(f"{self.out} exists. Choose another name, delete the file, or pass overwrite=True.")
+        if kept and not resume and not overwrite:
+            raise OutputError(
+                f"An earlier run for {self.out} was stopped. Pass resume=True to continue it, or overwrite=True to "
+                "start again."
+            )
+
+    def is_kept(self) -> bool:
+        """Return whether there is a stopped run to resume: one that has committed rows."""
+        if (self.folder / IDENTITY).exists():
+            with os.scandir(self.folder) as entries:
+                return any(entry.name.startswith("part-") for entry in entries)
+        return False
+
+    def sweep(self) -> None:
+        """Remove the folder that a run left beside its finished table, because it was killed before the last step.
+
+        Raises:
+            OutputError: another run is writing it; it cannot be removed.
+        """
+        if self.out.exists() and self.folder.exists() and not self.is_kept():
+            with self._locked(), explained():
+                shutil.rmtree(self.folder)
+
+    @contextlib.contextmanager
+    def opened(self, *, resume: bool = False, overwrite: bool = False) -> Iterator[None]:
+        """Hold the folder inside the block: make it, or find the parts of a stopped run, and lock out other runs.
+
+        A run that ends without a committed row leaves no folder.
+
+        Raises:
+            OutputError: OUT has an unknown suffix or exists; there are parts and ``resume`` was not passed; the stopped
+                run has another identity, or its parts are corrupt; another run is writing OUT.
+        """
+        self.check_output(resume=resume, overwrite=overwrite)
+        with self._locked():
+            self.check_output(resume=resume, overwrite=overwrite)  # another run may have ended meanwhile
+            with explained():
+                remove_temporary(self.folder)
+                if not (resume and self.is_kept()):
+                    self._clear()
+                    write_atomically(self.folder / IDENTITY, json.dumps(self.identity, indent=1))
+                self.check_identity()
+                self.refresh()
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    if not self.is_kept():
+                        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _clear(self) -> None:
+        (self.folder / IDENTITY).unlink(missing_ok=True)  # first: without it, the rest counts for nothing
+        for path in self.folder.glob("part-*"):
+            path.unlink()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with explained():
+            self.folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.folder / "lock")
+        with explained():
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout as error:
+                raise OutputError(
+                    f"Another process is writing {self.out}: wait for it, or choose another name."
+                ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def refresh(self, shard: int | None = None) -> None:
+        """Read which parts there are, of all shards or of one; other processes commit to the same folder.
+
+        Raises:
+            OutputError: a part is missing between others.
+        """
+        if shard is None:
+            parts = [_part_in(path) for path in sorted(self.folder.glob("part-*.parquet"))]
+        else:
+            parts = list(self._parts_of(shard))
+        self.done = {}
+        for part in parts:
+            before = self.done.get(part.shard)
+            if part.start != (before.start + before.rows if before else 0) or (before and before.last):
+                raise OutputError(
+                    f"{self.folder / part.name} does not continue the part before it. Pass overwrite=True to start "
+                    "again."
+                )
+            self.done[part.shard] = part
+        self.rows, self.errors = sum(part.rows for part in parts), sum(part.errors for part in parts)
+
+    def _parts_of(self, shard: int) -> Iterator[Part]:
+        """Yield one shard's parts by their names: listing a folder with a million others would be slow."""
+        start = 0
+        while (path := self.folder / _part_name(shard, start)).exists():
+            yield (part := _part_in(path))
+            if part.last or not part.rows:
+                return
+            start += part.rows
+
+    def check_identity(self) -> None:
+        """Compare the folder's identity with this run's.
+
+        Raises:
+            OutputError: they differ, or there is no folder.
+        """
+        path = self.folder / IDENTITY
+        if not path.exists():
+            raise OutputError(
+                f"{self.folder} is not visible on this machine: it must be on a file system that all machines share."
+            )
+        try:
+            before = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise OutputError(f"{path} is corrupt: {error}. Pass overwrite=True to start again.") from error
+        if different := differences(before, self.identity):
+            raise OutputError(
+                f"The stopped run is a different one: {different}. Pass the same options, or overwrite=True to start "
+                "again."
+            )
+
+    def check_shard(self, number: int, fingerprint: Callable[[], str]) -> bool:
+        """Return whether a shard is finished.
+
+        Raises:
+            OutputError: its content has changed since its first rows were committed.
+        """
+        before = self.done.get(number)
+        if before is not None and before.fingerprint != (now := fingerprint()):
+            raise OutputError(
+                f"The source has changed since the run was stopped: shard {number} was "
+                f"{before.fingerprint[:200]!r}, now {now[:200]!r}. Pass overwrite=True to start again."
+            )
+        return before is not None and before.last
+
+    def commit(self, part: Part, batches: Sequence[pa.RecordBatch], columns: pa.Schema) -> None:
+        """Write a part, completely or not at all.
+
+        Raises:
+            OutputError: the disk is full, or the folder cannot be written; committed parts stay.
+        """
+        marked = columns.with_metadata({"part": json.dumps(part.__dict__)})
+
+        def write(temporary: Path) -> None:
+            table = pa.Table.from_batches(batches, columns).replace_schema_metadata(marked.metadata)
+            pq.write_table(table, temporary, write_page_checksum=True)
+
+        with explained(f"The finished rows ({self.rows:,}) are kept in {self.folder}"):
+            write_atomically(self.folder / part.name, write)
+        self.done[part.shard] = part
+        self.rows += part.rows
+        self.errors += part.errors
+
+    def assemble(self, shards: int) -> None:
+        """Write OUT from the parts, in the order of the source, and remove the folder.
+
+        Args:
+            shards: how many shards the source has.
+
+        Raises:
+            OutputError: a shard is not finished, or the disk is full; the parts stay.
+        """
+        missing = [i for i in range(shards) if i not in self.done or not self.done[i].last]
+        if missing or len(self.done) > shards:
+            raise OutputError(
+                f"Some shards have changed ({len(missing) or len(self.done) - shards}). Pass resume=True to process "
+                "them again."
+            )
+
+        def write(temporary: Path) -> None:
+            write_table(temporary, self.out.suffix, self._tables(), self.identity)
+
+        with explained(f"All rows are kept in {self.folder}"):
+            write_atomically(self.out, write, folder=self.folder)
+            (self.folder / IDENTITY).unlink()
+            shutil.rmtree(self.folder)
+
+    def _tables(self) -> Iterator[pa.Table]:
+        """Yield OUT's rows, up to `GROUP` at a time; one table without rows if there are none."""
+        waiting: list[pa.RecordBatch] = []
+        columns: pa.Schema | None = None
+        count = index = 0
+
+        def table(batches: list[pa.RecordBatch]) -> pa.Table:
+            merged = pa.Table.from_batches(batches, columns).replace_schema_metadata(None)
+            numbers = pa.array(range(index, index + len(merged)), pa.int64())
+            return merged.add_column(1, pa.field("index", pa.int64(), nullable=False), numbers)
+
+        for path in sorted(self.folder.glob("part-*.parquet")):
+            with _readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+                columns = columns or file.schema_arrow.remove_metadata()
+                for batch in file.iter_batches(GROUP):
+                    while count + len(batch) >= GROUP:
+                        head = batch.slice(0, GROUP - count)
+                        yield table([*waiting, head])
+                        batch, waiting, count, index = batch.slice(len(head)), [], 0, index + GROUP
+                    if len(batch):
+                        waiting.append(batch)
+                        count += len(batch)
+        if waiting or (not index and columns):
+            yield table(waiting)
+
+
+def _part_in(path: Path) -> Part:
+    with _readable(path):
+        return Part(**json.loads((pq.read_schema(path).metadata or {})[b"part"]))
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Raise `OutputError` if the content of a part has changed since it was written."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, OSError) and error.errno:  # Arrow's own have none
+            raise
+        raise OutputError(f"{path} is corrupt: {error}. Pass overwrite=True to start again.") from error
