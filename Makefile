@@ -135,15 +135,15 @@ demo-page: .venv-demo/.done
 	printf 'import site; site.addsitedir("%s")\n' "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')" \
 	  > "$$(.venv-demo/bin/python -c 'import site; print(site.getsitepackages()[0])')/first_environment.pth"
 	.venv-demo/bin/$(LOCKED) locks/demo.txt
+	.venv-demo/bin/$(INSTALL) --no-build-isolation --editable .
 	.venv-demo/bin/$(CHECK)
 	touch $@
 
-# The web page in a headless Chromium; its screenshots are in build/screenshots. Browsers are moody: a test that fails may
-# try a second time.
+# The web page in a headless Chromium; its screenshots are in build/screenshots.
 PAGE_TESTS := .venv-demo/bin/python -m pytest tests/demo/test_demo_page.py tests/test_telemetry.py::test_the_page
 page: demo-page
 	@command -v chromium > /dev/null || { echo 'make page needs Chromium: apt-get install chromium fonts-nanum' >&2; exit 1; }
-	$(PAGE_TESTS) $(ARGUMENTS) || $(PAGE_TESTS) $(ARGUMENTS) --last-failed
+	$(PAGE_TESTS) $(ARGUMENTS)
 
 # The source distribution and the wheel, in build/dist. --no-isolation: with the setuptools of locks/tools.txt, checked by hash.
 package: tools

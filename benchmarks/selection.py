@@ -121,8 +121,8 @@ def main() -> None:
         folder = Path(name)
         limits = ["--memory", arguments.memory, "--threads", str(arguments.threads)]
 
-        def report(step: str, module: str, *options: str) -> None:
-            command = [sys.executable, "-m", f"resnext_hub.training.{module}", *options, *limits]
+        def report(step: str, *options: str) -> None:
+            command = [sys.executable, "-m", "resnext_hub", *options, *limits]
             seconds, processor, memory, disk = measured(command, folder)
             rate = arguments.images / processor
             print(f"{step}: {seconds:.1f} s, {processor:.1f} s of CPU time ({rate:,.0f} images per second)", end=", ")
@@ -131,28 +131,19 @@ def main() -> None:
         make_scores(folder / "scores", arguments.images, arguments.top)
         print(f"scores: {_size(folder) / 2**20:,.0f} MiB")
         chosen = ["--per-class", str(arguments.per_class), "--max-classes", str(arguments.top)]
-        report("selection", "selection", str(folder / "scores"), *chosen, "--out", str(folder / "selected.parquet"))
+        report("selection", "select", str(folder / "scores"), *chosen, "--out", str(folder / "selected.parquet"))
 
         make_hashtags(folder / "tags", arguments.images)
         print(f"hashtags: {_size(folder / 'tags') / 2**20:,.0f} MiB")
         labels, mapping = folder / "labels.tsv", folder / "mapping.tsv"
         labels.write_text("".join(f"{i}\tn{i:08d}\tclass {i}\n" for i in range(CLASSES)))
-        command = [
-            sys.executable,
-            "-m",
-            "resnext_hub.curation.hashtags",
-            "mapping",
-            "--labels",
-            labels,
-            "--out",
-            mapping,
-        ]
+        command = [sys.executable, "-m", "resnext_hub", "hashtags", "mapping", "--labels", labels, "--out", mapping]
         subprocess.run(command, check=True)
         known = ["--labels", str(labels), "--mapping", str(mapping)]
         report("count", "hashtags", "count", str(folder / "tags"), *known, "--out", str(folder / "vocabulary.parquet"))
         report("targets", "hashtags", "targets", str(folder / "tags"), *known, "--out", str(folder / "targets.parquet"))
         agree = ["--hashtags", str(folder / "targets.parquet"), "--out", str(folder / "agreeing.parquet")]
-        report("selection, where hashtags agree", "selection", str(folder / "scores"), *chosen, *agree)
+        report("selection, where hashtags agree", "select", str(folder / "scores"), *chosen, *agree)
 
 
 if __name__ == "__main__":

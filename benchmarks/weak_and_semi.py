@@ -151,8 +151,8 @@ class Experiment:
 
     def hashtagged(self) -> PixelTable:
         """The unlabelled images with several classes each, as their hashtags say, rare classes more often."""
+        from resnext_hub.benchmarks.simulation import simulate_hashtags
         from resnext_hub.curation.hashtags import make_mapping, make_targets, resampled_indices
-        from resnext_hub.training.simulation import simulate_hashtags
 
         mapping, _ = make_mapping(self.labels)
         tags = simulate_hashtags(self.unlabelled.labels.tolist(), self.labels, seed=self.seed)

@@ -34,7 +34,7 @@ def add_to(commands: Any) -> None:
     data.add_argument("--out", required=True, type=Path, metavar="FOLDER", help=out)
     val = "validation images (default: the split val of DATA, or a tenth of DATA)"
     data.add_argument("--val", metavar="DIR", help=val)
-    tables = "table of classes by image number, from curation.selection or curation.hashtags"
+    tables = "table of classes by image number, from 'select' or 'hashtags targets'"
     data.add_argument("--label-table", metavar="TABLE", help=tables)
     data.add_argument("--classes", metavar="FILE", help="order and names of the classes, such as a run's labels.tsv")
     add_reading_options(data, split=True)

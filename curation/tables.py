@@ -1,16 +1,14 @@
-"""Tables larger than memory -> one table, whole or not at all: DuckDB out of core, pyarrow for the writing.
+"""Make one table from tables larger than memory: DuckDB reads and spills to disk, pyarrow writes.
 
-What a step makes says in its own metadata of what and how it was made. The same step over the same inputs finds it and
-does nothing; a step that was killed leaves a folder ``OUT.work``, which counts for nothing; the next run clears it.
+A table is written completely or not at all. Its metadata record the inputs and options, so the same step over the same
+inputs does nothing. A step that was killed leaves a folder ``OUT.work``, which the next run deletes.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,8 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..data.outputs import explained
-from ..data.source import TableFile
+from ..data.source import TableFile, table_files
+from ..data.stores import Access
 from ..errors import OutputError, SourceError
+from ..files import write_atomically
 from ..packages import needed
 
 if TYPE_CHECKING:
@@ -31,11 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Limits",
-    "add_limits",
+    "Reading",
     "check_columns",
     "earlier_report",
     "fingerprint",
-    "limits_from",
     "open_table",
     "workspace",
     "write_table",
@@ -47,11 +46,10 @@ BATCH = 100_000  # rows that leave DuckDB together, and a row group of what is w
 
 @dataclass(frozen=True)
 class Limits:
-    """What DuckDB may take.
+    """Limits of DuckDB.
 
-    ``memory``: as DuckDB writes it ("2GB"), for sorting, grouping and joining; the process took 200 to 300 MB beside it
-    where it was measured. ``spill``: the folder for what does not fit (default: beside the output). ``threads``:
-    default all cores.
+    ``memory``: as DuckDB writes it ("2GB"), for sorting, grouping and joining; the process needs 200 to 300 MB more.
+    ``spill``: the folder for data that does not fit (default: next to the output). ``threads``: default all cores.
     """
 
     memory: str = "2GB"
@@ -59,17 +57,35 @@ class Limits:
     threads: int | None = None
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How to read the images' tables.
+
+    ``column``: the column of images (default: image). ``label_column``: the column of hashtags or classes (default:
+    hashtags, or classes). ``private``, ``anonymous``: as in `data.stores.Access`.
+    """
+
+    column: str | None = None
+    label_column: str | None = None
+    private: bool = False
+    anonymous: bool = False
+
+    def files(self, specs: str | Sequence[str]) -> list[TableFile]:
+        """The Parquet files of specs: files, patterns or folders of them, on this machine or in an object store."""
+        return table_files([specs] if isinstance(specs, str) else specs, Access(self.private, self.anonymous))
+
+
 def fingerprint(files: Sequence[TableFile]) -> str:
-    """Another value if there are other files, or one was replaced (length, date, ETag; contents are not read)."""
+    """A value that changes with the files' names, lengths, dates and ETags; their contents are not read."""
     lines = "\n".join(f"{file.uri} {file.version}" for file in files)
     return f"{len(files)} files, sha256 {hashlib.sha256(lines.encode('utf-8', 'surrogateescape')).hexdigest()}"
 
 
 def earlier_report(out: Path, job: dict[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
-    """What `write_table` noted in OUT if the same job made it; None if OUT is still to be made.
+    """The report that `write_table` stored in OUT if the same job made it; None if OUT must be made.
 
     Raises:
-        OutputError: OUT is there and another job's, and ``overwrite`` was not asked for; or its name is no table's.
+        OutputError: another job made OUT, and ``overwrite`` is False; or the name does not end in .parquet.
     """
     if out.suffix != ".parquet":
         raise OutputError(f"{out}: the name of the table must end in .parquet.")
@@ -93,10 +109,10 @@ def earlier_report(out: Path, job: dict[str, Any], *, overwrite: bool) -> dict[s
 
 @contextlib.contextmanager
 def workspace(out: Path, limits: Limits) -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
-    """DuckDB within its limits, and an empty folder beside OUT that goes afterwards; keeps other runs out.
+    """Yield DuckDB within its limits and an empty folder next to OUT, deleted afterwards; lock out other runs.
 
     Raises:
-        OutputError: another run is making OUT; memory or disk did not suffice.
+        OutputError: another run is writing OUT; the memory or the disk is too small.
         SourceError: DuckDB could not read an input.
         MissingPackageError: DuckDB is not installed.
     """
@@ -104,7 +120,7 @@ def workspace(out: Path, limits: Limits) -> Iterator[tuple[duckdb.DuckDBPyConnec
         import duckdb
 
     work = out.with_name(f"{out.name}.work")
-    folder = work / "files"  # all that is ours to clear
+    folder = work / "files"  # the lock stays when this is cleared
     spill = limits.spill / f"{out.name}.spill" if limits.spill else folder / "spill"
     with explained():
         work.mkdir(parents=True, exist_ok=True)
@@ -115,7 +131,7 @@ def workspace(out: Path, limits: Limits) -> Iterator[tuple[duckdb.DuckDBPyConnec
             raise OutputError(f"Another process is writing {out}: wait for it, or choose another name.") from error
     try:
         with explained():
-            for left in (folder, spill):  # by a run that was killed
+            for left in (folder, spill):  # of a killed run
                 if left.exists():
                     shutil.rmtree(left)
             folder.mkdir()
@@ -123,7 +139,7 @@ def workspace(out: Path, limits: Limits) -> Iterator[tuple[duckdb.DuckDBPyConnec
         options: dict[str, Any] = {
             "memory_limit": limits.memory,
             "temp_directory": str(spill),
-            # Nothing is fetched and nothing is loaded that did not come with DuckDB.
+            # Extensions are neither downloaded nor loaded.
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }
@@ -152,8 +168,14 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0]
 
 
-def open_table(connection: duckdb.DuckDBPyConnection, name: str, files: Sequence[TableFile]) -> dict[str, str]:
-    """Make Parquet files, as one table, a view of this name; return its columns and their types in DuckDB's words."""
+def open_table(
+    connection: duckdb.DuckDBPyConnection, name: str, files: Sequence[TableFile], **columns: str | None
+) -> dict[str, str]:
+    """Make a view of Parquet files as one table; return its columns and their DuckDB types.
+
+    Args:
+        columns: the name that a column has in the files, where it differs: ``image="photo"``.
+    """
     import duckdb
 
     for filesystem in {id(file.filesystem): file.filesystem for file in files if file.filesystem is not None}.values():
@@ -164,20 +186,29 @@ def open_table(connection: duckdb.DuckDBPyConnection, name: str, files: Sequence
         table = connection.read_parquet([file.uri for file in files])
     except duckdb.Error as error:
         raise SourceError(f"{files[0].uri} is not a Parquet table: {_first_line(error)}") from error
-    table.create_view(name)
-    return {column: str(kind) for column, kind in zip(table.columns, table.types, strict=True)}
+    known = {column: str(kind) for column, kind in zip(table.columns, table.types, strict=True)}
+    named = {column: column for column in known} | {ours: theirs for ours, theirs in columns.items() if theirs}
+    check_columns(files[0].uri, known, dict.fromkeys(named.values(), ""))
+    table.project(", ".join(f"{_quoted(theirs)} AS {_quoted(ours)}" for ours, theirs in named.items())).create_view(
+        name
+    )
+    return {ours: known[theirs] for ours, theirs in named.items()}
+
+
+def _quoted(column: str) -> str:
+    return '"' + column.replace('"', '""') + '"'
 
 
 def check_columns(where: str, columns: dict[str, str], wanted: dict[str, str]) -> None:
-    """Make sure that columns are there, of the types that each value names, as ``VARCHAR`` or ``FLOAT[] DOUBLE[]``.
+    """Check that columns exist and have one of the types in their value, such as ``FLOAT[] DOUBLE[]``; "": any type.
 
     Raises:
-        SourceError: one is missing or of another type.
+        SourceError: a column is missing or has another type.
     """
     for name, kinds in wanted.items():
         if name not in columns:
             raise SourceError(f"{where} has no column {name!r}; it has the columns {', '.join(columns)}.")
-        if columns[name] not in kinds.split():
+        if kinds and columns[name] not in kinds.split():
             kinds = " or ".join(kinds.split())
             raise SourceError(f"{where}: the column {name!r} has the type {columns[name]}, expected {kinds}.")
 
@@ -190,31 +221,17 @@ def write_table(
     job: dict[str, Any],
     report: Callable[[], dict[str, Any]],
 ) -> None:
-    """Write OUT from batches, whole or not at all, with its job in its metadata, and what was found on the way.
+    """Write OUT from batches, completely or not at all, with the job and its report in the metadata.
 
     Raises:
         OutputError: the disk is full, or the folder cannot be written.
     """
-    temporary = folder / "table.parquet"
-    with explained():
+
+    def write(temporary: Path) -> None:
         with pq.ParquetWriter(temporary, columns) as writer:
             for batch in batches:
                 writer.write_batch(batch.cast(columns), BATCH)
             writer.add_key_value_metadata({METADATA: json.dumps({"job": job, "report": report()}).encode()})
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, out)
 
-
-def add_limits(parser: argparse.ArgumentParser) -> None:
-    """The options of what DuckDB may take, and ``--overwrite``."""
-    default = Limits()
-    parser.add_argument("--memory", default=default.memory, metavar="SIZE", help="memory limit (default: %(default)s)")
-    parser.add_argument("--spill", type=Path, metavar="DIR", help="folder for temporary files (default: next to FILE)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it was made with other options")
-
-
-def limits_from(arguments: argparse.Namespace) -> Limits:
-    """What `add_limits` was told."""
-    return Limits(arguments.memory, arguments.spill, arguments.threads)
+    with explained():
+        write_atomically(out, write, folder=folder)

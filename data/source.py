@@ -183,7 +183,7 @@ class TableFile:
     filesystem: Any
 
 
-def table_files(specs: Sequence[str]) -> list[TableFile]:
+def table_files(specs: Sequence[str], access: Access) -> list[TableFile]:
     """The Parquet files that specs name: files, patterns and folders.
 
     Raises:
@@ -191,7 +191,7 @@ def table_files(specs: Sequence[str]) -> list[TableFile]:
     """
     from .stores import filesystem
 
-    access, found = Access(), []
+    found: list[TableFile] = []
     for spec in itertools.chain.from_iterable(map(expand_braces, specs)):
         if is_web(spec):
             raise SourceError(f"{spec}: tables at http(s) URLs are not supported here: download the file.")

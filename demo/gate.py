@@ -54,6 +54,7 @@ class Gate:
         max_upload: bytes of an upload's body: one file.
         max_uploads: bytes of all uploads under way together with what lies in ``folder``.
         queue: returns Gradio's queue, for the limits per visitor.
+        full: returns what a visitor with such an ``Accept-Language`` is told when the queue is full.
     """
 
     def __init__(
@@ -65,8 +66,9 @@ class Gate:
         max_upload: int,
         max_uploads: int,
         queue: Callable[[], Any] = lambda: None,
+        full: Callable[[str], str] = lambda accept: "The queue is full.",
     ) -> None:
-        self.app, self.folder, self.queue = app, folder.resolve(), queue
+        self.app, self.folder, self.queue, self.full = app, folder.resolve(), queue, full
         self.max_join, self.max_upload, self.max_uploads = max_join, max_upload + MIB, max_uploads
         self._announced = 0  # bytes of the uploads under way
         self._listening: dict[str, int] = {}  # session: open answer streams
@@ -124,7 +126,19 @@ class Gate:
             if len(queue.pending_event_ids_session.get(session, ())) >= SESSION_EVENTS:
                 raise RefusedError(429, "Too many requests of one visitor are waiting")
             asyncio.get_running_loop().call_later(SILENT_SECONDS, self._drop_if_silent, queue, session)
-        await self.app(_with_length(scope, checked := json.dumps(value).encode()), _replay(checked, receive), send)
+        language = dict(scope["headers"]).get(b"accept-language", b"").decode("latin-1")
+
+        async def in_language(message: dict[str, Any]) -> None:
+            nonlocal full
+            if message.get("status") == 503:  # Gradio's own text is English
+                full = True
+                detail = json.dumps({"detail": self.full(language)}, ensure_ascii=False).encode()
+                await _answer(send, 503, detail, b"application/json")
+            elif not full:
+                await send(message)
+
+        full, checked = False, json.dumps(value).encode()
+        await self.app(_with_length(scope, checked), _replay(checked, receive), in_language)
 
     def _drop_if_silent(self, queue: Any, session: str) -> None:
         if session not in self._listening and queue.pending_event_ids_session.get(session):

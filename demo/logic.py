@@ -6,9 +6,11 @@ import contextlib
 import csv
 import dataclasses
 import io
+import json
 import logging
 import threading
 import time
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
+from matplotlib import colormaps
 from PIL import Image
 
 from ..errors import (
@@ -30,6 +33,7 @@ from ..errors import (
 from ..evaluation.explain import Explanation, explain
 from ..inference.classifier import Classifier, classifier
 from ..models.manifest import Checkpoint, Preprocessing, find_checkpoint
+from ..models.store import Store
 from ..processing_utils.images import open_image
 from ..processing_utils.predictions import Prediction, top_predictions
 from ..processing_utils.preprocessing import crop_pixels
@@ -40,13 +44,20 @@ __all__ = [
     "Limits",
     "Models",
     "PageError",
+    "Picture",
     "Row",
     "as_csv",
+    "as_json",
     "batch_rows",
     "classify",
+    "count_of",
     "fetch_photo",
-    "overlay",
+    "index_of",
+    "key_of",
+    "picture",
+    "read_photo",
     "short_names",
+    "shrunk",
 ]
 
 log = logging.getLogger("resnext_hub")
@@ -54,6 +65,8 @@ log = logging.getLogger("resnext_hub")
 MIB = 2**20
 SCHEMES = ("http", "https", "data")  # of a stranger's URL: no files of this machine
 OVERLAY_PIXELS = 448
+PREVIEW_PIXELS, THUMBNAIL_PIXELS = 1024, 96
+HEAT_STRENGTH = 0.85
 TOGETHER = 8  # photos of a zip that pass the network together
 
 
@@ -62,7 +75,7 @@ class Limits:
     """What one visitor may ask for at once. A zip's photos have the limits of single ones too."""
 
     image_bytes: int = 16 * MIB
-    image_pixels: int = 50_000_000
+    image_pixels: int = 60_000_000  # phones: 8160 x 6144
     variants: int = 3
     top: int = 10
     fetch_seconds: float = 15.0
@@ -83,8 +96,8 @@ class PageError(ResNeXtHubError):
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """The library's errors as what a visitor is told; what names files of this machine goes to the log alone."""
+def _told(variant: str = "") -> Iterator[None]:
+    """Turn the library's errors into what a visitor is told; what names files of this machine goes to the log alone."""
     try:
         yield
     except PrivateAddressError as error:
@@ -92,10 +105,10 @@ def _told() -> Iterator[None]:
     except FetchError as error:
         raise PageError("error_url", str(error)) from error
     except ImageError as error:
-        raise PageError("error_image", str(error)) from error
+        raise PageError("error_image") from error
     except (CheckpointError, EngineError, OSError) as error:
         log.warning("demo: %s", error)
-        raise PageError("error_weights") from error
+        raise PageError("error_weights", variant=variant) from error
 
 
 class Models:
@@ -123,8 +136,21 @@ class Models:
         self._guard = threading.Lock()
         self._opening = {name: threading.Lock() for name in self.checkpoints}  # one may take minutes to be fetched
 
+    def is_here(self, name: str) -> bool:
+        """True if nothing has to be downloaded for the variant."""
+        return Store().find(self.checkpoints[name]) is not None
+
+    def is_open(self, name: str) -> bool:
+        """True if the variant answers at once."""
+        with self._guard:
+            return name in self._open
+
     def __getitem__(self, name: str) -> Classifier:
-        """Raises PageError: not offered here, or its weights cannot be had."""
+        """Open a variant, unless it is open.
+
+        Raises:
+            PageError: not offered here, or its weights are not available.
+        """
         if name not in self.checkpoints:
             raise PageError("error_variant")
         with self._opening[name]:
@@ -132,7 +158,7 @@ class Models:
                 if name in self._open:
                     self._open.move_to_end(name)
                     return self._open[name]
-            with _told():
+            with _told(name):
                 opened = classifier(self.checkpoints[name].variant, engine=self._engine, progress=False)
             crop = opened.preset.crop_size
             opened.engine(
@@ -157,15 +183,40 @@ class Answer:
 
 
 def read_photo(data: bytes, limits: Limits) -> Image.Image:
-    """A visitor's bytes as an upright RGB image.
+    """Return a visitor's bytes as an upright RGB image.
 
     Raises:
         PageError: too big, or not an image that can be used.
     """
     if len(data) > limits.image_bytes:
         raise PageError("error_big", mib=limits.image_bytes // MIB)
+    pixels = _pixels(data)
+    if pixels > limits.image_pixels:
+        raise PageError("error_pixels", pixels=round(pixels / 1e6), limit=limits.image_pixels // 10**6)
     with _told():
         return open_image(data, max_pixels=limits.image_pixels, max_bytes=limits.image_bytes)
+
+
+def _pixels(data: bytes) -> int:
+    """Return what a photo's header says, without decoding; 0 if it says nothing."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
+            return image.width * image.height
+    except Exception:  # `open_image` says what is wrong
+        return 0
+
+
+def shrunk(photo: Image.Image, pixels: int = PREVIEW_PIXELS) -> bytes:
+    """Return a photo as a small JPEG: a browser may not show its own format (TIFF)."""
+    small = photo.copy()
+    small.thumbnail((pixels, pixels))
+    return _jpeg(small)
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=85)
+    return file.getvalue()
 
 
 def fetch_photo(url: str, limits: Limits, fetch: Callable[..., bytes] = fetch) -> bytes:
@@ -186,7 +237,7 @@ def fetch_photo(url: str, limits: Limits, fetch: Callable[..., bytes] = fetch) -
         return fetch(url, schemes=SCHEMES, max_bytes=limits.image_bytes, timeout=limits.fetch_seconds)
 
 
-def classify(models: Models, name: str, data: bytes, top: int, limits: Limits) -> Answer:
+def classify(models: Models, name: str, data: bytes, top: object, limits: Limits) -> Answer:
     """The ``top`` classes (fewer if the network has fewer) that a variant sees in an encoded photo.
 
     Raises:
@@ -200,9 +251,17 @@ def classify(models: Models, name: str, data: bytes, top: int, limits: Limits) -
     prepared = time.perf_counter()
     logits, _ = model.engine(pixels[None])
     done = time.perf_counter()
-    top = max(1, min(top, limits.top, len(model.labels)))
+    top = count_of(top, min(limits.top, len(model.labels)))
     predictions = top_predictions(logits, top, from_logits=True, labels=model.labels)[0]
     return Answer(name, predictions, prepared - start, done - prepared, model.engine.name)
+
+
+def count_of(top: object, most: int) -> int:
+    """Return how many classes to show: what a visitor has typed, which may be 2.5 or nothing, as 1 to ``most``."""
+    try:
+        return max(1, min(round(float(str(top))), most))
+    except (ValueError, OverflowError):
+        return min(5, most)
 
 
 def short_names(predictions: Sequence[Prediction]) -> list[str]:
@@ -214,8 +273,32 @@ def short_names(predictions: Sequence[Prediction]) -> list[str]:
     ]
 
 
-def overlay(models: Models, name: str, data: bytes, index: int, limits: Limits) -> tuple[Explanation, bytes]:
-    """Where a variant sees class ``index`` in a photo, and that as a JPEG: the crop that it looks at, under the heat.
+def key_of(prediction: Prediction) -> str:
+    """Return what names a class in several variants: its synset, or its name where it has none."""
+    return prediction.synset or prediction.label or str(prediction.index)
+
+
+def index_of(model: Classifier, key: str) -> int | None:
+    """Return a variant's number of the class that `key_of` names; None if it does not know that class."""
+    for index, label in enumerate(model.labels):
+        if key in ((label,) if isinstance(label, str) else (label.synset, label.name)):
+            return index
+    return None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Where a variant sees a class: the centre crop that it looks at, and the heat map on it, both as JPEG."""
+
+    label: str
+    probability: float
+    has_heat: bool
+    crop: bytes
+    overlay: bytes
+
+
+def picture(models: Models, name: str, data: bytes, index: int, limits: Limits) -> Picture:
+    """Return where a variant sees class ``index`` in a photo.
 
     Raises:
         PageError: no photo, no such variant or class.
@@ -224,15 +307,20 @@ def overlay(models: Models, name: str, data: bytes, index: int, limits: Limits) 
     if not 0 <= index < len(model.labels):
         raise PageError("error_class")
     photo = read_photo(data, limits)
-    with _told():
+    with _told(name):
         found = explain(model, photo, index)
-    file = io.BytesIO()
-    Image.fromarray(_sharper(found, photo, model.preset).overlay).save(file, "JPEG", quality=85)
-    return found, file.getvalue()
+    sharp = _sharper(found, photo, model.preset)
+    # The stronger the heat, the less of the photo is seen through it. Inferno's lightness rises evenly.
+    strength = HEAT_STRENGTH * sharp.heat[..., None]
+    heat = 255 * colormaps["inferno"](0.15 + 0.85 * sharp.heat)[..., :3]
+    mixed = np.rint((1 - strength) * sharp.pixels + strength * heat).astype(np.uint8)
+    crop, overlay = (_jpeg(Image.fromarray(pixels)) for pixels in (sharp.pixels, mixed))
+    label = found.label.split(",")[0] or str(found.index)
+    return Picture(label, found.probability, bool(found.heat.any()), crop, overlay)
 
 
 def _sharper(found: Explanation, photo: Image.Image, preset: Preprocessing) -> Explanation:
-    """The same in more pixels than the network is given, of which a person makes out little."""
+    """Return the same in more pixels: of the few that the network is given, a person makes out little."""
     side = min(photo.size) * preset.crop_size / preset.resize_size
     if preset.crop_size > preset.resize_size:  # the crop reaches over the edge
         return found
@@ -250,6 +338,7 @@ class Row:
     image: str
     error: str = ""
     predictions: Sequence[Prediction] = ()
+    thumbnail: bytes = b""
 
 
 def open_zip(data: bytes, limits: Limits) -> list[zipfile.ZipInfo]:
@@ -301,7 +390,7 @@ def batch_rows(
                     left -= len(content)
                     photo = open_image(content, max_pixels=limits.image_pixels, max_bytes=limits.image_bytes)
                     pixels.append(crop_pixels(photo, model.preset))
-                    rows.append(Row(_name_of(info)))
+                    rows.append(Row(_name_of(info), thumbnail=shrunk(photo, THUMBNAIL_PIXELS)))
                 except ImageError as error:
                     rows.append(Row(_name_of(info), str(error)))
             found = iter(_predictions(model, pixels, top, limits))
@@ -313,7 +402,7 @@ def _predictions(model: Classifier, pixels: list[np.ndarray], top: int, limits: 
         return []
     logits, _ = model.engine(np.stack(pixels))
     return top_predictions(
-        logits, max(1, min(top, limits.top, len(model.labels))), from_logits=True, labels=model.labels
+        logits, count_of(top, min(limits.top, len(model.labels))), from_logits=True, labels=model.labels
     )
 
 
@@ -367,6 +456,21 @@ def as_csv(rows: Sequence[Row], top: int) -> bytes:
         cells += [""] * (len(columns) - len(cells))
         table.writerow([_no_formula(cell) for cell in (row.image, row.error, *cells)])
     return text.getvalue().encode("utf-8-sig", errors="replace")
+
+
+def as_json(answers: Sequence[Answer]) -> bytes:
+    """Return the answers of all variants: for each its name, and its classes with synset and probability."""
+    found = [
+        {
+            "variant": answer.variant,
+            "predictions": [
+                {"label": p.label, "synset": p.synset, "index": p.index, "probability": round(p.probability, 6)}
+                for p in answer.predictions
+            ],
+        }
+        for answer in answers
+    ]
+    return json.dumps(found, ensure_ascii=False, indent=1).encode()
 
 
 def _no_formula(cell: str) -> str:

@@ -1,44 +1,52 @@
 """The page, in Gradio: components, events, and no more; what happens is in logic.py, what is shown in views.py.
 
-What Gradio does by itself and must not do here: it writes uploads to files and keeps them (uploads.py), keeps what was
-shown to every visitor in memory (forget), sends usage data (silence), keeps past runs in the browser
-(run_history), offers every event as a public API, and would fetch fonts and Swagger's scripts from elsewhere.
+What Gradio does by itself and must not do here: it writes uploads to files and keeps them (uploads.py), answers far
+more than the page asks (gate.py), keeps what was shown to every visitor in memory (forget), sends usage data (silence),
+keeps past runs in the browser (run_history), and would fetch fonts and Swagger's scripts from elsewhere.
+
+A visitor's requests overtake each other: a slow address answers after the next photo was chosen. Each begins a turn of
+its kind (session.py), and an answer whose turn has passed is dropped.
 """
 
 from __future__ import annotations
 
-import base64
-import io
+import asyncio
+import contextlib
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..telemetry import silence
+from . import views
 from .gate import Gate
 from .logic import (
     MIB,
     Limits,
     Models,
     PageError,
-    as_csv,
     batch_rows,
     classify,
+    count_of,
     fetch_photo,
+    index_of,
     open_zip,
-    overlay,
+    picture,
     read_photo,
-    short_names,
+    shrunk,
 )
+from .session import Session
 from .uploads import Uploads
-from .views import LANGUAGES, card, download_link, figure, notice, preferred_language, preview, say
+from .views import LANGUAGES, preferred_language, say
 
 if sys.modules.get("gradio") is not None:
     raise ImportError(
@@ -51,7 +59,6 @@ silence("gradio")
 
 import gradio as gr  # noqa: E402  # pyright: ignore[reportMissingImports]
 from gradio import component_meta  # noqa: E402  # pyright: ignore[reportMissingImports]
-from gradio.data_classes import ImageData  # noqa: E402  # pyright: ignore[reportMissingImports]
 from starlette.middleware import Middleware  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 __all__ = ["build", "forget", "launch", "serve"]
@@ -60,61 +67,50 @@ log = logging.getLogger("resnext_hub")
 
 KEPT_SECONDS = 600  # what is in memory of a visitor who does nothing
 SESSIONS = 32  # visitors whose photos are in memory; of more, the oldest are forgotten
-WAITING = 32  # requests in the queue
-PREVIEW_PIXELS = 1024
-PREVIEW_ROWS = 20
+WAITING = 32  # requests in each queue
+DOWNLOADS = 4  # weights that are downloaded or opened at the same time
+HERE = Path(__file__).parent
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Apple SD Gothic Neo", "Malgun Gothic", "Noto Sans KR", "sans-serif")
 
+#: Waiting for the network or for weights must not occupy what calculates: each kind of request has a queue.
+QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 16}
+TAKE = QUICK | {"concurrency_id": "take", "trigger_mode": "multiple"}
+FETCH = QUICK | {"concurrency_id": "fetch", "trigger_mode": "multiple"}
+WEIGHTS = QUICK | {"concurrency_id": "weights", "concurrency_limit": None, "trigger_mode": "always_last"}
+CALCULATE: dict[str, Any] = {
+    "api_visibility": "private",
+    "concurrency_id": "calculate",
+    "concurrency_limit": 2,
+    "show_progress": "minimal",  # the place in the queue
+    "trigger_mode": "always_last",
+}
 
-UNCHANGED = object()  # what the page has shown of a photo came back: Gradio tells twice of what the clipboard gives
+
+#: Of a photo, a notice, answers and a status: all stay. A generator that yields nothing would clear them.
+NOTHING = (gr.skip(),) * 4
+
+
+def _page_error(error: Exception) -> PageError:
+    if isinstance(error, PageError):
+        return error
+    log.error("demo", exc_info=error)
+    return PageError("error_other")
 
 
 # Gradio writes a .pyi file beside the source of every component class; not here.
 _write_pyi, component_meta.create_or_modify_pyi = component_meta.create_or_modify_pyi, lambda *_: None
 
 
-class Photo(gr.Image):
-    """Gives the bytes that were uploaded: what they are, the library judges. Shows a JPEG, as a data: URL."""
+class Count(gr.Slider):
+    """Takes whatever is typed beside it, nothing too: `count_of` reads it. Gradio's own ends in a traceback."""
 
     is_template = True
 
     def preprocess(self, payload: Any) -> Any:
-        if payload is None:
-            return None
-        if not payload.path:
-            return UNCHANGED
-        try:
-            return Path(payload.path).read_bytes()  # Gradio has seen to it that it is an upload
-        except FileNotFoundError:  # waited too long in the queue
-            return None
-
-    def postprocess(self, value: Any) -> ImageData | None:
-        if value is None:
-            return None
-        return ImageData(url=f"data:image/jpeg;base64,{base64.b64encode(value).decode()}", mime_type="image/jpeg")
+        return payload
 
 
 component_meta.create_or_modify_pyi = _write_pyi
-
-
-def _shrunk(data: bytes, limits: Limits) -> bytes:
-    """A small JPEG of a photo, upright, of whatever format it was: a browser may not show it (TIFF)."""
-    photo = read_photo(data, limits)
-    photo.thumbnail((PREVIEW_PIXELS, PREVIEW_PIXELS))
-    file = io.BytesIO()
-    photo.save(file, "JPEG", quality=85)
-    return file.getvalue()
-
-
-def _guarded(run: Callable[[], Any], language: str) -> tuple[Any, str]:
-    """What ``run`` gives, and the notice for what went wrong instead: (result, "") or (None, notice)."""
-    try:
-        return run(), ""
-    except PageError as error:
-        return None, notice(error, language)
-    except Exception:
-        log.exception("demo")
-        return None, notice(PageError("error_other"), language)
 
 
 class _Page:
@@ -124,12 +120,12 @@ class _Page:
         self.models, self.limits = models, limits
         self.fetch = fetch_photo if fetch is None else partial(fetch_photo, fetch=fetch)
         self._labelled: list[tuple[Any, dict[str, tuple[str, dict[str, object]]]]] = []
-        self.panels: list[tuple[gr.Label, gr.HTML, gr.HTML]] = []
+        self._openers = ThreadPoolExecutor(DOWNLOADS, "weights")
 
     # -- what it looks like
 
     def _labels(self, component: Any, values: dict[str, object] | None = None, **texts: str) -> Any:
-        """The component, noted: which of its properties says which text."""
+        """Note which property of a component says which text, for both languages; return the component."""
         self._labelled.append((component, {prop: (key, values or {}) for prop, key in texts.items()}))
         return component
 
@@ -141,6 +137,7 @@ class _Page:
 
     def build(self) -> gr.Blocks:
         with gr.Blocks(title="resnext-hub", analytics_enabled=False) as page:
+            self.session = gr.State(Session())
             with gr.Row(elem_id="top"):
                 self._labels(gr.Markdown(say("en", "heading"), elem_id="heading"), value="heading")
                 self.language = gr.Radio(
@@ -156,35 +153,60 @@ class _Page:
                     self._photo_tab()
                 with self._labels(gr.Tab(say("en", "tab_batch"), id="batch"), label="tab_batch"):
                     self._batch_tab()
-            labelled = [component for component, _ in self._labelled]
-            quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 16}
-            # The document says in which language it is, and that it has been greeted in it.
-            marked = "l => { const html = document.documentElement; html.lang = html.dataset.language = l; return l }"
-            greeted = page.load(self._greet, None, [self.language, *labelled], **quick)
-            greeted.then(None, self.language, None, js=marked, api_visibility="private")
-            chosen = self.language.input(self._relabel, self.language, labelled, js=marked, **quick)
-            chosen.then(self.run, self._run_inputs, self._run_outputs, **self._slow)
+                with self._labels(gr.Tab(say("en", "tab_models"), id="models"), label="tab_models"):
+                    self.table_of_models = gr.HTML(views.model_table(self.models, "en"), elem_id="models")
+            self._greeting(page)
         return page
 
-    def _greet(self, request: gr.Request) -> list[Any]:
-        language = preferred_language(request.headers.get("accept-language"))
-        return [language, *self._relabel(language)]
+    def _greeting(self, page: gr.Blocks) -> None:
+        """The browser's language, and the choices in the address; both follow when a visitor changes them."""
+        said = [self.variants, self.batch_variant, self.table_of_models, self.photo, self.notice, self.results]
+        said += [component for component, _ in self._labelled]
+        # The document says in which language it is, and that it has been greeted in it.
+        marked = "l => { const html = document.documentElement; html.lang = html.dataset.language = l; return l }"
+        greeted = page.load(self._greet, self.session, [self.language, self.top, self.options, *said], **QUICK)
+        greeted.then(None, self.language, None, js=marked, api_visibility="private")
+        speak = {"js": f"(l, ...rest) => [({marked})(l), ...rest]"}
+        self.language.input(self._speak, [self.language, self.session, self.variants], said, **speak, **QUICK)
+        choices = [self.variants, self.top, self.language]
+        linked = """(variants, top, lang) => {
+            const query = new URLSearchParams({variant: variants.join(","), top, lang});
+            history.replaceState(null, "", "?" + query.toString().replaceAll("%2C", ","));
+        }"""
+        for component in choices:
+            component.input(None, choices, None, js=linked, api_visibility="private")
+
+    def _greet(self, session: Session, request: gr.Request) -> list[Any]:
+        asked = request.query_params
+        language = asked.get("lang", "")
+        if language not in LANGUAGES:
+            language = preferred_language(request.headers.get("accept-language"))
+        names = [name for name in asked.get("variant", "").split(",") if name in self.models.checkpoints]
+        names = list(dict.fromkeys(names))[: self.limits.variants] or list(self.models.checkpoints)[:1]
+        is_phone = "Mobi" in request.headers.get("user-agent", "")
+        top = count_of(asked.get("top", ""), self.limits.top)
+        return [language, top, gr.update(open=not is_phone), *self._speak(language, session, names)]
+
+    def _speak(self, language: str, session: Session, names: Sequence[str]) -> list[Any]:
+        choices = views.choices(self.models, language)
+        return [
+            gr.update(choices=choices, value=list(names)),
+            gr.update(choices=choices),
+            views.model_table(self.models, language),
+            views.photo_zone(session, language),
+            views.notices(session.errors, language),
+            views.results(session, self.models, language),
+            *self._relabel(language),
+        ]
 
     def _photo_tab(self) -> None:
         limits, names = self.limits, list(self.models.checkpoints)
         with gr.Row():
-            with gr.Column(min_width=320):
-                self.photo = self._labels(
-                    Photo(
-                        sources=["upload", "webcam", "clipboard"],
-                        image_mode=None,
-                        label=say("en", "photo"),
-                        height=300,
-                        buttons=[],
-                        elem_id="photo",
-                    ),
-                    label="photo",
-                    placeholder="photo_placeholder",
+            with gr.Column(min_width=280):
+                self.photo = gr.HTML(
+                    views.photo_zone(Session(), "en"),
+                    js_on_load=(HERE / "photo.js").read_text(encoding="utf-8"),
+                    elem_id="photo",
                 )
                 self.url = self._labels(
                     gr.Textbox(
@@ -198,212 +220,292 @@ class _Page:
                     label="url",
                     submit_btn="fetch",
                 )
-            with gr.Column(min_width=320):
-                self.variants = self._labels(
-                    gr.Dropdown(
-                        names,
-                        value=names[:1],
-                        multiselect=True,
-                        max_choices=limits.variants,
-                        label=say("en", "variants", count=limits.variants),
-                        info=say("en", "variants_info"),
-                        elem_id="variants",
-                    ),
-                    {"count": limits.variants},
-                    label="variants",
-                    info="variants_info",
-                )
-                self.top = self._labels(
-                    gr.Slider(1, limits.top, value=5, step=1, label=say("en", "top"), elem_id="top"), label="top"
-                )
-                button = self._labels(
-                    gr.Button(say("en", "classify"), variant="primary", elem_id="classify"), value="classify"
-                )
-        self.notice = gr.HTML(elem_id="notice", padding=False)
-        self.hint = self._labels(gr.Markdown(say("en", "hint"), elem_id="hint"), value="hint")
-        with gr.Row(elem_id="panels"):
-            for i in range(limits.variants):
-                # page.css hides an empty one: what visible=False takes out of the document may come back empty.
-                with gr.Column(min_width=300, elem_id=f"panel-{i}"):
-                    label = gr.Label(show_heading=False, elem_id=f"bars-{i}")
-                    html = (gr.HTML(elem_id=f"{part}-{i}", padding=False) for part in ("overlay", "card"))
-                    self.panels.append((label, *html))
-        self.data = gr.State(None)
-        self.shown = gr.State([])  # of each panel: variant, its classes
-
-        panels = [part for panel in self.panels for part in panel]
-        self._run_inputs = [self.data, self.variants, self.top, self.language]
-        self._run_outputs = [self.notice, self.shown, *panels]
-        self._slow: dict[str, Any] = {
-            "api_visibility": "private",
-            "concurrency_id": "network",
-            "concurrency_limit": 2,
-            "show_progress": "minimal",
-            "trigger_mode": "always_last",  # what is asked while an answer is awaited is not lost, as it else would be
-        }
-        run = (self.run, self._run_inputs, self._run_outputs)
-        taken = [self.data, self.photo, self.notice]
-        at_once = self._slow | {"trigger_mode": "multiple"}  # what there is to take is what is there now
-        in_turn = at_once | {"concurrency_id": "take", "concurrency_limit": 1}  # or a refusal could pass the next photo
-        self.photo.input(self.take, [self.photo, self.language], taken, **in_turn).success(*run, **self._slow)
-        self.url.submit(self.take_url, [self.url, self.language], taken, **at_once).success(*run, **self._slow)
-        for event in (self.variants.input, self.top.release):
-            event(*run, **self._slow)
-        button.click(partial(self.run, asked=True), *run[1:], **self._slow)
-        for i, (label, overlay_, _) in enumerate(self.panels):
-            inputs = [self.data, self.shown, self.language]
-            label.select(self._explainer(i), inputs, [overlay_, self.notice], **self._slow)
+                self.notice = gr.HTML(elem_id="notice")
+                self.status = gr.HTML(elem_id="status")
+                cancel = self._labels(gr.Button(say("en", "cancel"), size="sm", elem_id="cancel"), value="cancel")
+            with gr.Column(min_width=280, scale=2):
+                self.options = self._labels(gr.Accordion(say("en", "options"), elem_id="options"), label="options")
+                with self.options:
+                    self.variants = self._labels(
+                        gr.Dropdown(
+                            views.choices(self.models, "en"),
+                            value=names[:1],
+                            multiselect=True,
+                            max_choices=limits.variants,
+                            label=say("en", "variants", count=limits.variants),
+                            info=say("en", "variants_info"),
+                            elem_id="variants",
+                        ),
+                        {"count": limits.variants},
+                        label="variants",
+                        info="variants_info",
+                    )
+                    self.top = self._labels(
+                        Count(1, limits.top, value=5, step=1, label=say("en", "top"), elem_id="classes"),
+                        label="top",
+                    )
+                self.results = gr.HTML(js_on_load=(HERE / "results.js").read_text(encoding="utf-8"), elem_id="results")
+        zone = [self.photo, self.notice, self.results, self.status]
+        who = [self.session, self.language]
+        asked = [self.variants, self.top, *who]
+        taken = [
+            self.photo.upload(self.take_upload, who, zone, **TAKE),
+            self.photo.select(self.take_example, who, zone, **TAKE),
+            self.url.submit(self.take_url, [self.url, *who], zone, **FETCH),
+        ]
+        self.photo.clear(self.clear, who, zone, **TAKE)
+        chosen = [event(None, None, None, api_visibility="private") for event in (self.variants.input, self.top.input)]
+        calls: list[Any] = list(taken)
+        for event in (*taken, *chosen):
+            opened = event.success(self.open, asked, [self.notice, self.status], **WEIGHTS)
+            ran = opened.success(self.run, asked, zone[1:], show_progress_on=self.status, **CALCULATE)
+            calls += [opened, ran]
+        pictures = CALCULATE | {"trigger_mode": "multiple", "show_progress_on": self.status}
+        self.results.select(self.choose, who, [self.notice, self.results], **pictures)
+        cancel.click(self.cancel, self.session, self.status, cancels=calls, **QUICK)
 
     def _batch_tab(self) -> None:
-        limits, names = self.limits, list(self.models.checkpoints)
+        limits = self.limits
         size: dict[str, object] = {"count": limits.zip_members, "mib": limits.zip_bytes // MIB}
         with gr.Row():
-            with gr.Column(min_width=320):
+            with gr.Column(min_width=280):
                 self.zip = self._labels(
                     gr.File(
-                        label=say("en", "zip", **size),
-                        file_types=[".zip"],
-                        type="binary",
-                        height=160,
-                        elem_id="zip",
+                        label=say("en", "zip", **size), file_types=[".zip"], type="filepath", height=160, elem_id="zip"
                     ),
                     size,
                     label="zip",
                 )
-            with gr.Column(min_width=320):
+            with gr.Column(min_width=280):
                 self.batch_variant = self._labels(
-                    gr.Dropdown(names, value=names[0], label=say("en", "variant"), elem_id="batch-variant"),
+                    gr.Dropdown(
+                        views.choices(self.models, "en"),
+                        value=next(iter(self.models.checkpoints)),
+                        label=say("en", "variant"),
+                        elem_id="batch-variant",
+                    ),
                     label="variant",
                 )
                 self.batch_top = self._labels(
-                    gr.Slider(1, limits.top, value=5, step=1, label=say("en", "top"), elem_id="batch-top"), label="top"
+                    Count(1, limits.top, value=5, step=1, label=say("en", "top"), elem_id="batch-classes"),
+                    label="top",
                 )
-                button = self._labels(
-                    gr.Button(say("en", "make_table"), variant="primary", elem_id="make-table"), value="make_table"
-                )
-        self.batch_notice = gr.HTML(elem_id="batch-notice", padding=False)
-        table = gr.HTML(elem_id="table", padding=False)
-        self.zip_data = gr.State(None)
-        quick: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 4, "show_progress": "hidden"}
-        for event in (self.zip.upload, self.zip.clear):
-            event(self.take_zip, [self.zip, self.language], [self.zip_data, self.batch_notice, table], **quick)
-        button.click(
+                with gr.Row():
+                    make = self._labels(
+                        gr.Button(say("en", "make_table"), variant="primary", elem_id="make-table"),
+                        value="make_table",
+                    )
+                    cancel = self._labels(gr.Button(say("en", "cancel"), elem_id="batch-cancel"), value="cancel")
+        self.batch_notice = gr.HTML(elem_id="batch-notice")
+        status = gr.HTML(elem_id="batch-status")
+        table = gr.HTML(elem_id="table")
+        who = [self.session, self.language]
+        shown = [self.batch_notice, status, table]
+        self.zip.upload(self.take_zip, [self.zip, *who], [self.zip, *shown], **TAKE)
+        making = make.click(
             self.make_table,
-            [self.zip_data, self.batch_variant, self.batch_top, self.language],
-            [self.batch_notice, table],
+            [self.batch_variant, self.batch_top, *who],
+            shown,
             api_visibility="private",
             concurrency_id="batch",
             concurrency_limit=1,
+            show_progress="minimal",
+            show_progress_on=status,
         )
+        cancel.click(self.cancel, self.session, status, cancels=[making], **QUICK)
 
     # -- what it does
 
-    def take(self, data: Any, language: str) -> tuple[Any, Any, Any]:
-        """A photo was chosen, or taken away: (kept, shown, notice)."""
-        if data is UNCHANGED:
-            return gr.skip(), gr.skip(), gr.skip()
-        if data is None:
-            return None, None, ""
-        small, wrong = _guarded(lambda: _shrunk(data, self.limits), language)
-        return (None, None, wrong) if wrong else (data, small, "")
-
-    def take_url(self, url: str, language: str) -> tuple[Any, Any, str]:
-        """The same of an address."""
-        data, wrong = _guarded(lambda: self.fetch(url, self.limits), language)
-        return (None, None, wrong) if wrong else self.take(data, language)
-
-    def run(
-        self, data: bytes | None, names: Sequence[str], top: int, language: str, asked: bool = False
-    ) -> Iterator[list[Any]]:
-        """Every variant's answer, as it comes; then where each sees its first class.
-
-        Args:
-            asked: say so where the photo or the model is missing.
-        """
-        names = names[: self.limits.variants]
-        missing = "error_no_variant" if data is not None and not names else "error_no_photo" if data is None else ""
-        empty = [None, "", ""]
-        if missing or data is None:
-            wrong = notice(PageError(missing), language) if asked or names == [] else gr.skip()
-            yield [wrong, [], *(empty * len(self.panels))]
-            return
-        shown: list[tuple[str, list[int]]] = []
-        parts, wrongs = empty * len(self.panels), ""
-        for name in names:
-            answer, wrong = _guarded(lambda name=name: classify(self.models, name, data, top, self.limits), language)
-            wrongs += wrong
-            if answer is not None:
-                bars = dict(
-                    zip(short_names(answer.predictions), (p.probability for p in answer.predictions), strict=True)
-                )
-                title = say(language, "bars", variant=name)
-                facts = card(self.models.checkpoints[name], answer, language)
-                at = 3 * len(shown)
-                parts[at : at + 3] = [gr.update(value=bars, label=title), "", facts]
-                shown.append((name, [p.index for p in answer.predictions]))
-            yield [wrongs, shown, *parts]
-        for i, (name, classes) in enumerate(shown):
-            parts[3 * i + 1], wrong = self._figure(data, name, classes[0], language)
-            wrongs += wrong
-        yield [wrongs, shown, *parts]
-
-    def _figure(self, data: bytes, name: str, index: int, language: str) -> tuple[str, str]:
-        made, wrong = _guarded(
-            lambda: figure(name, *overlay(self.models, name, data, index, self.limits), language), language
+    def _shown(self, session: Session, language: str) -> tuple[str, str, str, str]:
+        """The photo, the notice, the answers and no status, as they are now."""
+        return (
+            views.photo_zone(session, language),
+            views.notices(session.errors, language),
+            views.results(session, self.models, language),
+            "",
         )
-        return made or "", wrong
 
-    def _explainer(self, panel: int) -> Callable[..., tuple[str, str]]:
-        """What a click on a class of a panel calls: where its variant sees that class."""
+    def _take(self, read: Callable[[], bytes], session: Session, language: str, turn: int) -> Any:
+        """Replace the photo by what ``read`` gives. If that is refused, the photo that is shown stays."""
+        try:
+            data = read()
+            preview = shrunk(read_photo(data, self.limits))
+        except Exception as error:
+            wrong = _page_error(error)
+            if session.is_stale("photo", turn):
+                return NOTHING
+            session.errors = [wrong]
+            return gr.skip(), views.notices([wrong], language), gr.skip(), ""
+        if session.is_stale("photo", turn):
+            return NOTHING
+        session.take(data, preview)
+        return self._shown(session, language)
 
-        def explain(
-            data: bytes | None, shown: Sequence[tuple[str, list[int]]], language: str, event: gr.SelectData
-        ) -> tuple[str, str]:
-            if data is None or panel >= len(shown) or not 0 <= event.index < len(shown[panel][1]):
-                return "", notice(PageError("error_no_photo"), language)
-            name, classes = shown[panel]
-            return self._figure(data, name, classes[event.index], language)
+    def take_upload(self, session: Session, language: str, event: gr.EventData) -> Any:
+        """A photo was chosen, dropped, pasted, or taken with the camera."""
+        path = getattr(event, "path", None)
 
-        return explain
+        def read() -> bytes:
+            if not isinstance(path, str):
+                raise PageError("error_upload")
+            return _read_upload(Path(path), self.limits.image_bytes)
 
-    def take_zip(self, data: bytes | None, language: str) -> tuple[Any, str, str]:
-        """A zip was chosen, or taken away."""
-        if data is None:
-            return None, "", ""
-        members, wrong = _guarded(lambda: open_zip(data, self.limits), language)
-        return (data if members else None), wrong, ""
+        return self._take(read, session, language, session.turn("photo"))
 
-    def make_table(
-        self,
-        data: bytes | None,
-        name: str,
-        top: int,
-        language: str,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> tuple[str, str]:
+    def take_example(self, session: Session, language: str, event: gr.EventData) -> Any:
+        path = views.EXAMPLES.get(str(getattr(event, "name", "")))
+        turn = session.turn("photo")
+        return NOTHING if path is None else self._take(path.read_bytes, session, language, turn)
+
+    def take_url(self, url: str, session: Session, language: str) -> Iterator[Any]:
+        turn = session.turn("photo")
+        host = urlsplit(url if "//" in url[:9] else f"//{url}").hostname if len(url) < 2000 else None
+        yield gr.skip(), "", gr.skip(), views.busy(language, "fetching", host=host or "data:")
+        yield self._take(lambda: self.fetch(url, self.limits), session, language, turn)
+
+    def clear(self, session: Session, language: str) -> Any:
+        session.turn("photo")
+        session.turn("run")
+        session.take(None, b"")
+        return self._shown(session, language)
+
+    def cancel(self, session: Session) -> str:
+        """Drop what is awaited. A download that has begun goes on: the next visitor who asks finds it further."""
+        for what in ("photo", "run", "choose", "batch"):
+            session.turn(what)
+        return ""
+
+    async def open(self, names: Sequence[str], top: object, session: Session, language: str) -> AsyncIterator[Any]:
+        """Download and open the weights that are not open yet, outside the queue that calculates."""
+        session.errors = [error for error in session.errors if error.key != "error_weights"]
+        for name in names[: self.limits.variants]:
+            if session.photo is None or self.models.is_open(name) or name not in self.models.checkpoints:
+                continue
+            key = "opening" if self.models.is_here(name) else "downloading"
+            size = views.size_of(self.models.checkpoints[name])
+            yield gr.skip(), views.busy(language, key, variant=name, size=size)
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._openers, self.models.__getitem__, name)
+            except Exception as error:
+                session.errors.append(_page_error(error))
+        yield views.notices(session.errors, language), ""
+
+    def run(self, names: Sequence[str], top: object, session: Session, language: str) -> Iterator[Any]:
+        """Every variant's answer, as it comes; then where each sees the chosen class."""
+        turn, data, names = session.turn("run"), session.photo, names[: self.limits.variants]
+        refused = {error.values.get("variant") for error in session.errors if error.key == "error_weights"}
+        wanted = (data, tuple(names), count_of(top, self.limits.top))
+        if data is None or (session.answers and session.done == wanted):
+            yield NOTHING[1:]  # a refused photo: what is shown stays
+            return
+        session.done, session.answers, session.without = wanted, [], set()
+        if not names:
+            session.errors = [PageError("error_no_variant")]
+        for name in names:
+            if name in refused:
+                continue
+            try:
+                answer = classify(self.models, name, data, top, self.limits)
+            except Exception as error:
+                session.errors.append(_page_error(error))
+                continue
+            if session.is_stale("run", turn):
+                yield NOTHING[1:]
+                return
+            session.answers.append(answer)
+            yield self._shown(session, language)[1:]
+        session.pictures = {k: v for k, v in session.pictures.items() if session.chosen}
+        yield from self._pictures(session, language, "run", turn)
+
+    def _pictures(self, session: Session, language: str, what: str, turn: int) -> Iterator[Any]:
+        """The heat maps of the chosen class, one after the other; of each variant's first class if none is chosen."""
+        data, chosen = session.photo, session.chosen
+        for answer in list(session.answers):
+            if data is None or session.is_stale(what, turn):
+                yield NOTHING[1:]
+                return
+            try:
+                model = self.models[answer.variant]
+                index = index_of(model, chosen) if chosen else answer.predictions[0].index
+                if index is None:
+                    session.without.add(answer.variant)
+                    continue
+                found = picture(self.models, answer.variant, data, index, self.limits)
+            except Exception as error:
+                session.errors.append(_page_error(error))
+                continue
+            if session.is_stale(what, turn):
+                yield NOTHING[1:]
+                return
+            session.pictures[answer.variant] = found
+            yield self._shown(session, language)[1:]
+        yield self._shown(session, language)[1:]
+
+    def choose(self, session: Session, language: str, event: gr.EventData) -> Iterator[Any]:
+        """A class was clicked: every variant's heat map is of it. Of two quick clicks the second counts."""
+        at = float(getattr(event, "at", 0.0))
+        if at < session.clicked:  # two requests that overtook each other
+            yield NOTHING[:2]
+            return
+        turn, session.clicked = session.turn("choose"), at
+        if session.photo is None or not session.answers:
+            session.errors = [PageError("error_no_photo")]
+            yield views.notices(session.errors, language), gr.skip()
+            return
+        session.chosen, session.pictures, session.without = str(getattr(event, "key", ""))[:300], {}, set()
+        for shown in self._pictures(session, language, "choose", turn):
+            yield shown[:2]
+
+    def take_zip(self, path: str | None, session: Session, language: str) -> tuple[Any, str, str, str]:
+        """A zip was chosen: keep it in memory, say what it holds, and empty the box for the next."""
+        if path is None:
+            return gr.skip(), "", "", ""
+        try:
+            data = _read_upload(Path(path), self.limits.zip_bytes)
+            count = len(open_zip(data, self.limits))
+        except Exception as error:
+            return None, views.notices([_page_error(error)], language), "", ""
+        session.zip, session.zip_name = data, Path(path).name[:80]
+        return None, "", views.zip_line(session, count, language), ""
+
+    def make_table(self, name: str, top: object, session: Session, language: str) -> Iterator[tuple[Any, Any, Any]]:
         """The table of a zip's photos."""
-
-        def rows() -> list[Any]:
+        turn, data = session.turn("batch"), session.zip
+        top = count_of(top, self.limits.top)
+        try:
             if data is None:
                 raise PageError("error_no_zip")
-            count = len(open_zip(data, self.limits))
-            made = []
+            count, made = len(open_zip(data, self.limits)), []
             for row in batch_rows(self.models, name, data, top, self.limits):
                 made.append(row)
-                progress((len(made), count), desc=say(language, "progress", done=len(made), count=count), unit="")
-            return made
+                if session.is_stale("batch", turn):
+                    yield NOTHING[1:]
+                    return
+                if len(made) % 8 == 0:
+                    yield "", views.busy(language, "progress", done=len(made), count=count), gr.skip()
+            yield "", "", views.batch(made, top, language)
+        except Exception as error:
+            yield views.notices([_page_error(error)], language), "", ""
 
-        made, wrong = _guarded(rows, language)
-        if made is None:
-            return wrong, ""
-        return "", download_link(as_csv(made, top), made, language) + preview(made, PREVIEW_ROWS, language)
+
+def _read_upload(path: Path, most: int) -> bytes:
+    """Return an upload's bytes, and remove its file. The gate has seen to it that it is an upload."""
+    try:
+        if path.stat().st_size > most:
+            raise PageError("error_big", mib=most // MIB)
+        return path.read_bytes()
+    except FileNotFoundError:  # waited too long in the queue
+        raise PageError("error_upload") from None
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def build(models: Models, limits: Limits | None = None, fetch: Callable[..., bytes] | None = None) -> gr.Blocks:
-    """The page, not yet served.
+    """Return the page, not yet served.
 
     Args:
-        fetch: in the place of `processing_utils.uris.fetch`, which refuses private addresses; for tests.
+        fetch: replaces `processing_utils.uris.fetch`, which refuses private addresses; for tests.
     """
     return _Page(models, limits or Limits(), fetch).build()
 
@@ -439,6 +541,7 @@ def launch(page: gr.Blocks, host: str, port: int, limits: Limits | None = None, 
         max_upload=limits.zip_bytes,
         max_uploads=UPLOADS.max_bytes,
         queue=lambda: page._queue,  # Gradio offers no other way to its queue
+        full=lambda accept: say(preferred_language(accept), "queue_full"),
     )
     app, address, _ = page.launch(
         server_name=host,

@@ -3,8 +3,8 @@
     make demo-page
     .venv-demo/bin/python docs/screenshots.py runs/food
 
-demo_page.jpg: resnext_tiny on a desktop. demo_phone_ko.jpg: the same on a phone, in Korean. demo_compare.jpg:
-resnext_tiny beside a folder that training wrote. Needs Chromium (apt-get install chromium).
+demo_page.jpg: resnext_tiny, 1280 pixels wide. demo_compare.jpg: beside a trained folder, dark and in Korean.
+demo_phone.jpg: 390 pixels in Korean and 320 pixels, dark, in English. Needs Chromium (apt-get install chromium).
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ from resnext_hub.demo import page
 from resnext_hub.demo.logic import Limits, Models
 
 ROOT = Path(__file__).resolve().parent.parent
-PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 1.5}
+PHONE = {"is_mobile": True, "has_touch": True, "device_scale_factor": 1.5, "user_agent": "Mobile"}
 
 
-def photograph(visit: Any, name: str) -> None:
-    visit.evaluate("document.activeElement.blur()")
-    visit.wait_for_timeout(500)  # transitions
-    picture = Image.open(io.BytesIO(visit.screenshot(full_page=True))).convert("RGB")
+def photographed(visit: Any) -> Image.Image:
+    visit.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+    visit.wait_for_timeout(1000)  # transitions
+    return Image.open(io.BytesIO(visit.screenshot(full_page=True))).convert("RGB")
+
+
+def save(picture: Image.Image, name: str) -> None:
     picture.save(ROOT / "docs" / "pictures" / name, quality=85, optimize=True, progressive=True)
     print(name, picture.size)
 
@@ -47,22 +50,25 @@ def main() -> int:
         flags = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
         browser = driver.chromium.launch(executable_path=chromium, args=flags)
 
-        def visit(locale: str, **options: Any) -> Any:
-            visitor = browser.new_page(locale=locale, **options)
+        def visit(width: int, locale: str, scheme: str, variants: str = "resnext_tiny", **options: Any) -> Any:
+            view = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme, **options}
+            visitor = browser.new_page(locale=locale, **view)
             visitor.set_default_timeout(120_000)
-            visitor.goto(url)
+            visitor.goto(f"{url}?variant={variants}&lang={locale[:2]}")
+            visitor.wait_for_selector("html[data-language]")
             visitor.set_input_files("#photo input[type=file]", str(ROOT / "demo" / "coffee.jpg"))
-            visitor.locator("#overlay-0 figure").wait_for()
-            return visitor
+            for i in range(len(variants.split(","))):
+                visitor.locator("#results figure.heat").nth(i).wait_for()
+            return photographed(visitor)
 
-        desktop = visit("en-US", viewport={"width": 1160, "height": 900})
-        photograph(desktop, "demo_page.jpg")
-        desktop.locator("#variants input").click()
-        desktop.get_by_role("option", name=Path(trained).name).click()
-        desktop.keyboard.press("Escape")
-        desktop.locator("#overlay-1 figure").wait_for()
-        photograph(desktop, "demo_compare.jpg")
-        photograph(visit("ko-KR", **PHONE), "demo_phone_ko.jpg")
+        save(visit(1280, "en-US", "light"), "demo_page.jpg")
+        both = f"resnext_tiny,{Path(trained).name}"
+        save(visit(1280, "ko-KR", "dark", both), "demo_compare.jpg")
+        phones = [visit(390, "ko-KR", "light", **PHONE), visit(320, "en-US", "dark", **PHONE)]
+        beside = Image.new("RGB", (sum(p.width for p in phones) + 40, max(p.height for p in phones)), "white")
+        for left, phone in zip((0, phones[0].width + 40), phones, strict=True):
+            beside.paste(phone, (left, 0))
+        save(beside, "demo_phone.jpg")
         browser.close()
     blocks.close(verbose=False)
     return 0

@@ -25,8 +25,6 @@ REPOSITORY = PROJECT["urls"]["Repository"]
 NAME = f"resnext_hub-{__version__}"
 #: Files of torch.hub's archive that are not in the wheel: it has them in another form, or only a checkout needs them.
 NOT_IN_WHEEL = {"LICENSE", "NOTICE", "README.md", "pyproject.toml", "demo/README.md", "demo/requirements.txt"} | {
-    "demo/coffee.jpg",
-    "demo/coffee.jpg.license",
     "training/recipes/resnext_tiny.csv",
     "training/recipes/resnext_tiny_start.csv",
 }

@@ -25,13 +25,6 @@ ROWS = [
 LEVEL = {room: level for level, row in enumerate(ROWS) for room in row}
 OUTSIDE = {"benchmarks", "build", "docs", "maintenance", "notebooks", "tests"}
 
-#: (module, what it imports): known imports that go up. Remove a line when its import is gone.
-EXCEPTIONS: set[tuple[str, str]] = {
-    ("curation.hashtags", "cli.console"),
-    ("curation.selection", "cli.console"),
-    ("training.simulation", "cli.console"),
-}
-
 #: What opens connections, or does so for its caller.
 WAYS_OUT = {"aiohttp", "ftplib", "http", "httpx", "requests", "smtplib", "socket", "socketserver", "ssl", "urllib3"}
 CALLS_OUT = {"create_connection", "download_url_to_file", "load_state_dict_from_url", "urlopen", "urlretrieve"}
@@ -73,7 +66,7 @@ def test_imports_go_downwards() -> None:
         and room_of(target) != room_of(module)
         and LEVEL[room_of(target)] >= LEVEL[room_of(module)]
     }
-    assert found - EXCEPTIONS == set()
+    assert found == set()
 
 
 def test_each_folder_is_in_the_table() -> None:

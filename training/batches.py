@@ -102,7 +102,8 @@ def train_transform(recipe: Recipe, image_size: int) -> v2.Compose:
     if recipe.flip:
         steps.append(v2.RandomHorizontalFlip())
     if recipe.auto_augment != "none":
-        steps.append({"rand": v2.RandAugment, "trivial": v2.TrivialAugmentWide}[recipe.auto_augment]())
+        kind = {"rand": v2.RandAugment, "trivial": v2.TrivialAugmentWide}[recipe.auto_augment]
+        steps.append(kind(interpolation=v2.InterpolationMode.BILINEAR))  # as torchvision's recipes
     if recipe.erasing:
         mean: Any = [round(255 * m) for m in recipe.preset.mean]
         steps.append(v2.RandomErasing(recipe.erasing, value=mean))

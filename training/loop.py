@@ -216,7 +216,7 @@ class Loop:
         row = {
             "epoch": epoch + 1,
             "image_size": recipe.image_size(epoch),
-            "lr": recipe.peak_lr * recipe.lr_share(epoch + 1),
+            "lr": recipe.peak_lr * recipe.lr_share(epoch + 1 - 1 / self.length),  # of the last step
             "loss": loss / self.processes.world,
             "val_loss": val_loss,
             "val_top1": top1,

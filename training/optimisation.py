@@ -167,4 +167,6 @@ class Optimisation:
         self.scheduler.step()
         if self.average is not None and (step + 1) % recipe.ema_every == 0:
             self.average.update_parameters(self.network)
+            if step < recipe.warmup_epochs * self.length:
+                self.average.n_averaged.zero_()  # so that the next update copies
         return total

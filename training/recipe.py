@@ -1,28 +1,32 @@
-"""A training recipe: typed, read from TOML, changed from the command line, recorded beside every checkpoint."""
+"""Training recipes: typed values, read from TOML files and changed by options."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import platform
 import tomllib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import RecipeError
 from ..models.manifest import Preprocessing
 
-__all__ = ["RECIPES", "Phase", "Recipe", "load_recipe"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["RECIPES", "Phase", "Recipe", "computes", "load_recipe"]
 
 RECIPES = Path(__file__).parent / "recipes"
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A run of epochs at one image size in pixels (progressive resizing: small, cheap images first).
+    """Epochs at one image size in pixels, by default that of the weights to start from.
 
-    Without a size: that which the weights were trained at.
+    Several phases resize progressively: small images, which are cheap, come first.
     """
 
     epochs: int
@@ -31,40 +35,43 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights, given the data and what to start from.
+    """Everything that decides the weights, given the data and the weights to start from.
 
-    Network: ``architecture``, by its name in the manifest; None: that of the variant that is fine-tuned.
+    Network: ``architecture``, by its name in the manifest (None: that of the variant to fine-tune); ``init``: the
+    variance of new convolutions is scaled by "fan_out" (torchvision) or "fan_in" (NVIDIA).
 
     Optimiser: SGD. ``lr`` is the peak learning rate for ``lr_batch`` images, and scales linearly with ``batch_size``,
-    the images of a step in all processes together (Goyal et al. 2017, arXiv 1706.02677); without ``lr_batch`` it is for
-    ``batch_size`` itself. It rises linearly for ``warmup_epochs``; then "cosine" falls to zero over the last
-    ``decay_epochs`` (None: over all that is left; Loshchilov & Hutter 2016, arXiv 1608.03983), and "halving" halves it
-    ``halvings`` times at equal distances (Mahajan et al. 2018). ``undecayed`` parameters have no weight decay: "norm"
-    (of normalisation layers), "bias". ``ema_decay`` (0: no average) is of the moving average of the weights, which is
-    what is validated and published, updated every ``ema_every`` steps.
+    the images of a step in all processes (Goyal et al. 2017, arXiv 1706.02677); without ``lr_batch`` it does not scale.
+    It rises linearly from ``warmup_start`` times the peak in ``warmup_epochs``. Then "cosine" falls to zero over the
+    last ``decay_epochs`` (None: all that are left; Loshchilov & Hutter 2016, arXiv 1608.03983), and "halving" halves it
+    ``halvings`` times at equal distances (Mahajan et al. 2018). It changes every step or every epoch (``lr_every``).
+    Parameters in ``undecayed`` have no weight decay: "norm" (of normalisation layers), "bias". With ``ema_decay``
+    above 0, a moving average of the weights is validated and published. It is updated every ``ema_every`` steps, and
+    begins after the warm-up.
 
-    Images: random crops of ``crop_scale`` of the area, mirrored; ``auto_augment``: RandAugment (arXiv 1909.13719) or
-    TrivialAugment (arXiv 2103.10158); ``erasing``: probability (arXiv 1708.04896); ``mixup`` and ``cutmix``: alpha
-    (arXiv 1710.09412, 1905.04899), one of the two a batch; ``repeats``: how often an image comes in an epoch, with as
-    many images fewer (repeated augmentation, Hoffer et al. 2019, arXiv 1901.09335). Validation resizes the shorter side
-    to ``eval_resize`` and crops ``eval_size`` (None: the size of the last phase, and 256/224 of it as the field has it;
-    both as the weights say when fine-tuning). ``mean`` and ``std``: as the weights say, else ImageNet's.
+    Images: random crops of ``crop_scale`` of the area, mirrored (``flip``); ``auto_augment``: RandAugment (arXiv
+    1909.13719) or TrivialAugment (arXiv 2103.10158); ``erasing``: its probability (arXiv 1708.04896); ``mixup`` and
+    ``cutmix``: alpha (arXiv 1710.09412, 1905.04899), one of the two per batch; ``repeats``: how often an image comes in
+    an epoch, of that many times fewer images (repeated augmentation, Hoffer et al. 2019, arXiv 1901.09335). Validation
+    resizes the shorter side to ``eval_resize`` and crops ``eval_size``. None: as for the weights to start from; without
+    such weights, the size of the last phase, and 256/224 of it. ``mean`` and ``std``: likewise, or ImageNet's.
 
-    Arithmetic: ``amp`` is autocast's type, with a scaler for "fp16"; ``channels_last``; ``grad_checkpointing``;
-    ``compile``; ``sync_batchnorm`` on several GPUs.
+    Arithmetic: ``amp`` is the type of autocast, with a gradient scaler for "fp16" (see `on`); ``channels_last``;
+    ``grad_checkpointing``; ``compile``; ``sync_batchnorm`` for several GPUs.
 
-    Fine-tuning: ``head_only`` trains the head on frozen features (linear probe); ``freeze_norm`` keeps normalisation
-    layers as they are; ``layer_decay`` is what the learning rate loses with each stage from the head down; ``head_lr``
-    is the head's as a multiple.
+    Fine-tuning: ``head_only`` trains the head on frozen features (linear probe); ``freeze_norm`` freezes normalisation
+    layers; each stage from the head down has ``layer_decay`` times the learning rate of the next; the head has
+    ``head_lr`` times the others'.
 
     ``in_memory`` holds small images of one size decoded (`pixels.PixelTable`). The last ``held_out`` training images
     are not trained on: the temperature of the scores is fitted on them (`calibrate`). ``distillation_weight`` is the
     share of the loss that compares the network with a teacher's scores (`teacher`), both softened by
-    ``distillation_temperature`` (Hinton et al. 2015, arXiv 1503.02531); the labels have the rest.
+    ``distillation_temperature`` (Hinton et al. 2015, arXiv 1503.02531); the rest is the loss of the labels.
     """
 
     phases: tuple[Phase, ...]
     architecture: str | None = None
+    init: Literal["fan_out", "fan_in"] = "fan_out"
 
     batch_size: int = 256
     lr: float = 0.1
@@ -75,7 +82,9 @@ class Recipe:
     undecayed: tuple[str, ...] = ("norm", "bias")
     clip_grad: float | None = None
     schedule: Literal["cosine", "halving"] = "cosine"
+    lr_every: Literal["step", "epoch"] = "step"
     warmup_epochs: float = 1.0
+    warmup_start: float = 0.001
     decay_epochs: float | None = None
     halvings: int = 13
     label_smoothing: float = 0.0
@@ -98,7 +107,7 @@ class Recipe:
     channels_last: bool = True
     grad_checkpointing: bool = False
     compile: bool = False
-    sync_batchnorm: bool = True
+    sync_batchnorm: bool = False
 
     head_only: bool = False
     freeze_norm: bool = False
@@ -120,9 +129,11 @@ class Recipe:
         return self.lr * (self.batch_size / self.lr_batch if self.lr_batch else 1.0)
 
     def lr_share(self, epoch: float) -> float:
-        """The learning rate as a share of its peak, ``epoch`` (a fraction, too) counted from 0."""
+        """The learning rate as a share of its peak, for an epoch counted from 0; fractions are allowed."""
+        if self.lr_every == "epoch":
+            epoch = math.floor(epoch)
         if epoch < self.warmup_epochs:
-            return max(epoch / self.warmup_epochs, 1e-3)
+            return self.warmup_start + (1 - self.warmup_start) * epoch / self.warmup_epochs
         trained = self.epochs - self.warmup_epochs
         if self.schedule == "halving":
             return 0.5 ** int((epoch - self.warmup_epochs) / max(trained, 1e-9) * (self.halvings + 1))
@@ -131,7 +142,7 @@ class Recipe:
         return 0.5 * (1 - math.cos(math.pi * left))
 
     def image_size(self, epoch: int) -> int:
-        """Image size, in pixels, of an epoch counted from 0."""
+        """The image size in pixels of an epoch counted from 0."""
         for phase in self.phases:
             if epoch < phase.epochs:
                 assert phase.image_size is not None, "the recipe was not resolved"
@@ -140,7 +151,7 @@ class Recipe:
         raise IndexError(f"The epoch must be less than {self.epochs}.")
 
     def resolved(self, preset: Preprocessing | None, architecture: str | None) -> Recipe:
-        """The recipe with nothing left open: what it leaves to the weights that it starts from is ``preset``'s."""
+        """The recipe with all values set: those that it leaves open are those of the weights to start from."""
         last = self.phases[-1].image_size
         size = self.eval_size or last or (preset.crop_size if preset else 224)
         resize = self.eval_resize or (preset.resize_size if preset and preset.crop_size == size else size * 256 // 224)
@@ -154,9 +165,13 @@ class Recipe:
             std=self.std or (preset.std if preset else (0.229, 0.224, 0.225)),
         )
 
+    def on(self, device: torch.device) -> Recipe:
+        """The recipe for a device: without mixed precision if the hardware would only emulate it, many times slower."""
+        return self if self.amp == "none" or computes(device, self.amp) else dataclasses.replace(self, amp="none")
+
     @property
     def preset(self) -> Preprocessing:
-        """How images are made for the trained network."""
+        """The preprocessing of the trained network."""
         if not (self.eval_resize and self.eval_size and self.mean and self.std):
             raise RecipeError(
                 "The recipe does not set all of eval_resize, eval_size, mean and std: call resolved() first."
@@ -172,11 +187,24 @@ class Recipe:
 TYPES = typing.get_type_hints(Recipe)
 
 
+def computes(device: torch.device, amp: str) -> bool:
+    """True if a device computes in bf16 or fp16 itself."""
+    import torch
+
+    if device.type == "cuda":
+        return amp == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        if amp == "fp16":
+            return torch.cpu._is_amx_fp16_supported()
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return amp == "bf16" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def _checked(key: str, value: Any) -> Any:
-    """A value from TOML as the type that its key has.
+    """A value from TOML, converted to the type of its key.
 
     Raises:
-        RecipeError: it is of another.
+        RecipeError: it has another type.
     """
     expected = TYPES[key]
     choices = [a for a in (typing.get_args(expected) or (expected,)) if a is not type(None)]
@@ -203,9 +231,9 @@ def _parsed(text: str) -> Any:
 
 
 def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """A recipe by its name in training/recipes or by its TOML file, with ``overrides`` on top.
+    """Read a recipe by its name in training/recipes or from a TOML file, and change the values in ``overrides``.
 
-    Strings among the overrides are read as TOML. "epochs" is of a recipe of one phase.
+    Strings among the overrides are read as TOML. "epochs" can be changed if the recipe has one phase.
 
     Raises:
         RecipeError: no such recipe; a key that no recipe has, one that is missing, or a value that makes no sense.
@@ -221,6 +249,8 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | None = None) 
             f"Cannot read the recipe {recipe} ({error}). Choose from {known}, or pass a TOML file."
         ) from error
     changed = {k: _parsed(v) if isinstance(v, str) else v for k, v in (overrides or {}).items()}
+    if "phases" in changed:
+        values.pop("epochs", None)  # which are of the file's one phase
     try:
         return _made(values | changed)
     except RecipeError as error:
@@ -259,22 +289,33 @@ def _made(values: Mapping[str, Any]) -> Recipe:
     return made
 
 
+#: Values from and to; sizes, mean and std as the manifest's schema has them, or the result could not be used.
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("batch_size", "repeats", "ema_every"), (1, math.inf)),
+    **dict.fromkeys(("lr_batch", "clip_grad"), (1e-9, math.inf)),
+    **dict.fromkeys(("lr", "weight_decay", "held_out", "halvings", "warmup_epochs", "decay_epochs"), (0, math.inf)),
+    **dict.fromkeys(("mixup", "cutmix", "layer_decay", "head_lr", "seed"), (0, math.inf)),
+    **dict.fromkeys(("label_smoothing", "ema_decay", "erasing", "distillation_weight", "momentum"), (0, 1)),
+    **dict.fromkeys(("warmup_start", "mean"), (0, 1)),
+    **dict.fromkeys(("image_size", "eval_size", "eval_resize"), (1, 4096)),
+    "distillation_temperature": (1e-9, math.inf),
+    "std": (0.001, 1),
+}
+
+
 def _check_ranges(recipe: Recipe) -> None:
-    at_least = {"batch_size": 1, "repeats": 1, "ema_every": 1, "lr": 0, "weight_decay": 0, "held_out": 0, "halvings": 0}
-    for key, low in at_least.items():
-        if getattr(recipe, key) < low:
-            raise RecipeError(f"{key} must be {low} or more, not {getattr(recipe, key)}.")
-    for key in ("label_smoothing", "ema_decay", "erasing", "distillation_weight"):
-        if not 0 <= getattr(recipe, key) <= 1:
-            raise RecipeError(f"{key} must be from 0 to 1, not {getattr(recipe, key)}.")
+    for key, (low, high) in RANGES.items():
+        value = [phase.image_size for phase in recipe.phases] if key == "image_size" else getattr(recipe, key)
+        for number in value if isinstance(value, list | tuple) else (value,):
+            if number is not None and not (low <= number <= high and math.isfinite(number)):
+                bound = f"{low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
+                raise RecipeError(f"{key} must be {bound}, not {number}.")
     for phase in recipe.phases:
         for key, value in (("epochs", phase.epochs), ("image_size", phase.image_size)):
             if type(value) is not int and (key == "epochs" or value is not None):
                 raise RecipeError(f"{key} must be a whole number, not {value!r}.")
-    if len(recipe.phases) == 1 and recipe.epochs < 1:
+    if recipe.epochs < 1 or any(phase.epochs < 0 for phase in recipe.phases):
         raise RecipeError(f"epochs must be 1 or more, not {recipe.epochs}.")
-    if any(p.epochs < 0 or (p.image_size is not None and p.image_size < 1) for p in recipe.phases) or not recipe.epochs:
-        raise RecipeError("a phase must have a positive number of epochs and a positive image_size.")
     if len(recipe.crop_scale) != 2 or not 0 < recipe.crop_scale[0] <= recipe.crop_scale[1] <= 1:
         raise RecipeError(f"crop_scale must be two fractions of the area, the smaller first, not {recipe.crop_scale}.")
     for key in ("mean", "std"):

@@ -137,7 +137,10 @@ class TrainingRun:
         self.options, self.processes = options, Processes.here()
         self.say = say if self.processes.first else lambda line: None
         self.base = None if options.variant is None else find_checkpoint(str(options.variant))
-        self.recipe = _recipe(options, self.base)
+        recipe = _recipe(options, self.base)
+        self.recipe = recipe.on(self.processes.device)
+        if self.recipe != recipe:
+            self.say(f"amp is none instead of {recipe.amp}: this {self.processes.device.type} would only emulate it.")
         self.workers = min(os.cpu_count() or 1, 8) if options.workers is None else options.workers
         #: What decides the result beside the recipe; the steps add to it.
         self.identity: dict[str, Any] = {"versions": versions("torch", "torchvision", "numpy", "pillow")}
@@ -214,7 +217,7 @@ class TrainingRun:
         base, architecture = self.base, default_manifest().architectures[self.recipe.architecture or ""]
         state: Mapping[str, Tensor] | None = None
         if base is None:
-            self.network = build(architecture, len(self.labels))
+            self.network = build(architecture, len(self.labels), conv_init=self.recipe.init)
             if self.options.initial_weights is not None:
                 state = read_state_dict(self.options.initial_weights)
                 grow_into(self.network, state)

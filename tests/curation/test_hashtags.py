@@ -1,10 +1,9 @@
-"""Hashtags -> classes, targets and repeat factors; the simulation of them."""
+"""Hashtags -> classes, targets and repeat factors."""
 
 from __future__ import annotations
 
 import math
 import os
-import string
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +21,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("duckdb", reason="the extra train")
 
+from resnext_hub.benchmarks.simulation import simulate_hashtags
+from resnext_hub.cli import main
 from resnext_hub.curation import hashtags as module
 from resnext_hub.curation.hashtags import (
     TARGETS,
@@ -29,7 +30,6 @@ from resnext_hub.curation.hashtags import (
     Counted,
     canonical,
     count_hashtags,
-    main,
     make_mapping,
     make_targets,
     read_mapping,
@@ -41,7 +41,7 @@ from resnext_hub.curation.hashtags import (
 from resnext_hub.curation.tables import Limits
 from resnext_hub.errors import OutputError, SourceError
 from resnext_hub.processing_utils.labels import Label, read_labels
-from resnext_hub.training import batches, simulation
+from resnext_hub.training import batches
 
 SMALL = Limits("200MB", threads=1)
 LABELS = (
@@ -252,7 +252,7 @@ def test_targets_as_a_plain_reference(lists: list[Any], threshold: float | None,
 
 def test_batches_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = read_labels("tiny-imagenet-200")
-    lists = simulation.simulate_hashtags([number % 200 for number in range(3000)], labels, seed=0)
+    lists = simulate_hashtags([number % 200 for number in range(3000)], labels, seed=0)
     images = write(tmp_path / "images.parquet", lists, index=list(range(3000)))
     mapping = make_mapping(labels)[0]
     make_targets(images, tmp_path / "one.parquet", mapping, limits=SMALL)
@@ -298,9 +298,10 @@ def test_a_killed_run_leaves_nothing_that_counts(tmp_path: Path, run_python: Cal
     images, out = write(tmp_path / "images.parquet", [["#tench"], ["#bruin"]]), tmp_path / "targets.parquet"
     script = f"""
 import os, signal
-from resnext_hub.curation import hashtags, tables
+from resnext_hub import files
+from resnext_hub.curation import hashtags
 
-tables.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+files.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 hashtags.make_targets({images!r}, {str(out)!r}, {{"tench": (0,)}})
 """
     done = run_python(script, check=False, PYTHONPATH=os.environ.get("PYTHONPATH", ""))
@@ -327,92 +328,39 @@ def test_tables_that_are_none(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_other_columns(tmp_path: Path) -> None:
+    """A table with a column "image" of something else, and the columns that --column and --label-column name."""
+    table = {"image": [b"pixels"] * 2, 'my "photo"': ["a.jpg", "b.jpg"], "tags": [["#tench"], ["#sun"]]}
+    pq.write_table(pa.table(table), tmp_path / "images.parquet")
+    (tmp_path / "labels.tsv").write_text("0\tn01\ttench\n")
+    out = tmp_path / "targets.parquet"
+    command = ["hashtags", "targets", str(tmp_path / "images.parquet"), "--labels", str(tmp_path / "labels.tsv")]
+    command += ["--out", str(out), "--label-column", "tags", "--column"]
+    assert main([*command, "photos"]) == 2
+    assert main([*command, 'my "photo"']) == 0
+    assert pq.read_table(out)["image"].to_pylist() == ["a.jpg"]
+
+
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = tmp_path / "labels.tsv"
     labels.write_text("".join(f"{label.index}\t{label.synset}\t{label.name}\n" for label in LABELS))
     images = write(tmp_path / "images.parquet", [["#Tench"], ["#sun"], ["#crane"]])
     mapping, known = tmp_path / "mapping.tsv", ["--labels", str(labels)]
-    assert main(["mapping", *known, "--out", str(mapping)]) == 0
+    assert main(["hashtags", "mapping", *known, "--out", str(mapping)]) == 0
     told = capsys.readouterr().out
     assert "7 hashtags of 5 classes" in told
     assert "1 class: n02" in told
-    assert main(["mapping", *known, "--out", str(mapping)]) == 2
+    assert main(["hashtags", "mapping", *known, "--out", str(mapping)]) == 2
     assert "--overwrite" in capsys.readouterr().err
     known += ["--mapping", str(mapping)]
-    assert main(["count", images, *known, "--out", str(tmp_path / "vocabulary.parquet")]) == 0
+    assert main(["hashtags", "count", images, *known, "--out", str(tmp_path / "vocabulary.parquet")]) == 0
     assert "3 hashtags of 3 images" in capsys.readouterr().out
-    assert main(["targets", images, *known, "--out", str(tmp_path / "targets.parquet"), "--threshold", "0.5"]) == 0
+    assert (
+        main(["hashtags", "targets", images, *known, "--out", str(tmp_path / "targets.parquet"), "--threshold", "0.5"])
+        == 0
+    )
     assert "1 of 3 images with a class" in capsys.readouterr().out
-    assert main(["targets", images, "--labels", "nothing", "--out", str(tmp_path / "t.parquet")]) == 2
+    assert main(["hashtags", "targets", images, "--labels", "nothing", "--out", str(tmp_path / "t.parquet")]) == 2
     assert "label set: nothing" in capsys.readouterr().err
-    assert main(["targets", images, "--labels", str(mapping), "--out", str(tmp_path / "t.parquet")]) == 2
+    assert main(["hashtags", "targets", images, "--labels", str(mapping), "--out", str(tmp_path / "t.parquet")]) == 2
     assert "expected lines of index, synset and names" in capsys.readouterr().err
-
-
-# The simulation.
-
-
-def test_simulated_hashtags_are_what_was_asked_for() -> None:
-    labels = read_labels("tiny-imagenet-200")
-    classes = [number % 200 for number in range(8000)]
-    lists = simulation.simulate_hashtags(classes, labels, seed=5, true=0.7, noise=1.5, zipf=1.0, distractors=300)
-    assert lists == simulation.simulate_hashtags(classes, labels, seed=5, true=0.7, noise=1.5, distractors=300)
-    assert lists != simulation.simulate_hashtags(classes, labels, seed=6, true=0.7, noise=1.5, distractors=300)
-    assert sum(map(len, lists)) / 8000 == pytest.approx(0.7 + 1.5, abs=0.08)
-    mapping = make_mapping(labels)[0]
-    told = [{number for tag in tags for number in mapping.get(canonical(tag), ())} for tags in lists]
-    right = sum(number in numbers for number, numbers in zip(classes, told, strict=True))
-    assert right / 8000 == pytest.approx(0.7, abs=0.03)
-    counts = Counter(canonical(tag) for tags in lists for tag in tags if "distractor" in tag).most_common()
-    assert counts[0][1] > 20 * counts[len(counts) // 2][1]  # Zipf
-    spellings = {tag for tags in lists for tag in tags if canonical(tag) in ("goldfish", "carassiusauratus")}
-    assert {"#goldfish", "#Goldfish", "#carassius_auratus", "#CarassiusAuratus"} <= spellings
-
-
-def test_every_true_hashtag_is_found_again() -> None:
-    labels = read_labels("tiny-imagenet-200")
-    lists = simulation.simulate_hashtags(range(200), labels, seed=0, true=1.0, noise=0.0)
-    mapping = make_mapping(labels)[0]
-    assert [mapping[canonical(tag)] for (tag,) in lists] == [(number,) for number in range(200)]
-
-
-def test_simulations_that_are_none() -> None:
-    for options in ({"true": 1.5}, {"noise": -1.0}, {"zipf": -1.0}, {"distractors": -1}):
-        with pytest.raises(ValueError, match="must"):
-            simulation.simulate_hashtags([0], LABELS, seed=0, **options)
-    with pytest.raises(ValueError, match="classes must be from 0 to 4"):
-        simulation.simulate_hashtags([5], LABELS, seed=0)
-    assert simulation.simulate_hashtags([], LABELS, seed=0) == []
-
-
-def test_a_simulated_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    table = pa.table({"name": list(string.ascii_lowercase), "wnid": ["n01443537", "n01641577"] * 13})
-    pq.write_table(table, tmp_path / "images.parquet")
-    out = tmp_path / "tags.parquet"
-    arguments = [str(tmp_path / "images.parquet"), "--labels", "tiny-imagenet-200", "--out", str(out), "--seed", "4"]
-    assert simulation.main(arguments) == 0
-    assert "simulated hashtags of 26 images" in capsys.readouterr().out
-    found = pq.read_table(out)
-    assert found["image"].to_pylist() == list(string.ascii_lowercase)
-    assert found["index"].to_pylist() == list(range(26))
-    labels = read_labels("tiny-imagenet-200")
-    assert found["hashtags"].to_pylist() == simulation.simulate_hashtags([0, 2] * 13, labels, seed=4)
-    make_targets(str(out), tmp_path / "targets.parquet", make_mapping(labels)[0], limits=SMALL)
-    assert simulation.main([*arguments[:2], "imagenet-1k", *arguments[3:]]) == 2
-    assert "other options (synsets)" in capsys.readouterr().err
-    bad = [*arguments[:3], "--out", str(tmp_path / "o.parquet"), "--synset-column", "name"]
-    assert simulation.main(bad) == 2
-    assert "not in the label set: a, b" in capsys.readouterr().err
-
-
-def test_tiny_imagenet(shared: Path, tmp_path: Path) -> None:
-    """Every class of real labelled images keeps most of its images when hashtags stand for the labels."""
-    labels = read_labels("tiny-imagenet-200")
-    tags = tmp_path / "tags.parquet"
-    folder = shared / "tiny-imagenet-200"
-    rows = simulation.simulate_table(str(folder / "train-00000-of-00004.parquet"), tags, labels, seed=0, true=0.9)
-    found = make_targets(str(tags), tmp_path / "targets.parquet", make_mapping(labels)[0], limits=SMALL)
-    assert rows == found.images == 25_000
-    assert found.rows > 0.9 * rows
-    assert set(found.frequencies) == set(range(200))
-    assert min(found.frequencies.values()) > 90  # 125 of each, 0.9 of them told

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 pytest.importorskip("duckdb", reason="the extra train")
 
 import fsspec
+from resnext_hub.cli import main
 from resnext_hub.curation import selection as module
-from resnext_hub.curation.selection import SCHEMA, main, select
+from resnext_hub.curation.selection import SCHEMA, select
 from resnext_hub.curation.tables import Limits
 from resnext_hub.errors import OutputError, SourceError
 from resnext_hub.inference.bulk import prediction_columns
@@ -230,7 +231,7 @@ from resnext_hub.curation import selection, tables
 def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
 
 if {where!r} == "write_table":
-    tables.os.replace = die  # the table is written and has no name yet
+    os.replace = die  # the table is written and has no name yet
 else:
     selection.{where} = die
 selection.select({str(scores)!r}, {str(out)!r}, per_class=50, max_classes=2,
@@ -326,7 +327,7 @@ def test_a_full_disk(small_disk: Callable[[int], Path], tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scores, out = write(tmp_path / "scores.parquet", some_rows(100)), tmp_path / "out.parquet"
     arguments = [str(scores), "--per-class", "10", "--max-classes", "3", "--num-classes", "21", "--out", str(out)]
-    assert main([*arguments, "--memory", "200MB", "--threads", "1"]) == 0
+    assert main(["select", *arguments, "--memory", "200MB", "--threads", "1"]) == 0
     expected = reference(some_rows(100), 10, 3)
     assert read(out) == expected
     told = capsys.readouterr().out
@@ -334,8 +335,20 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert f"{len(expected):,} rows" in told
     assert "  class 20: 0\n" in told
     assert json.loads(pq.read_metadata(out).metadata[b"resnext_hub"])["job"]["per_class"] == 10
-    assert main([str(tmp_path / "missing.parquet"), "--per-class", "1", "--out", str(out)]) == 2
+    assert main(["select", str(tmp_path / "missing.parquet"), "--per-class", "1", "--out", str(out)]) == 2
     assert "missing.parquet" in capsys.readouterr().err
+
+
+def test_other_columns(tmp_path: Path) -> None:
+    scores = write(tmp_path / "scores.parquet", some_rows(30))
+    renamed = pq.read_table(scores).rename_columns({"image": "photo", "classes": "best"})
+    pq.write_table(renamed, tmp_path / "renamed.parquet")
+    outs = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    options = ["--per-class", "4", "--max-classes", "3", "--out"]
+    assert main(["select", str(scores), *options, str(outs[0])]) == 0
+    columns = ["--column", "photo", "--label-column", "best"]
+    assert main(["select", str(tmp_path / "renamed.parquet"), *columns, *options, str(outs[1])]) == 0
+    assert read(outs[0]) == read(outs[1]) != []
 
 
 @pytest.mark.soak

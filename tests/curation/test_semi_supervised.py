@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from resnext_hub.cli import main
-from resnext_hub.curation import hashtags, selection
+from resnext_hub.curation import hashtags
 from resnext_hub.data.labels import list_images
 from resnext_hub.data.splits import relabelled
 from resnext_hub.inference.bulk import classify_many
@@ -84,7 +84,7 @@ def test_a_student_learns_from_what_its_teacher_chose(tmp_path: Path, capsys: py
     assert main([*run, *common]) == 0
     scores, chosen = str(tmp_path / "scores.parquet"), str(tmp_path / "selected.parquet")
     assert main(["classify", source, "--variant", str(teacher), "--top", "2", "--out", scores]) == 0
-    assert selection.main([scores, "--per-class", "6", "--max-classes", "2", "--out", chosen]) == 0
+    assert main(["select", scores, "--per-class", "6", "--max-classes", "2", "--out", chosen]) == 0
     table = pq.read_table(chosen)
     assert len(table) == 18
     right = sum(

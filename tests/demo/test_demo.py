@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import io
 import os
 import re
@@ -33,13 +34,18 @@ from resnext_hub.demo.logic import (
     as_csv,
     batch_rows,
     classify,
+    count_of,
     fetch_photo,
-    overlay,
+    index_of,
+    key_of,
+    picture,
     short_names,
 )
+from resnext_hub.demo.session import Session
 from resnext_hub.demo.uploads import Uploads
 from resnext_hub.inference.classifier import classifier
 from resnext_hub.models.manifest import default_manifest
+from resnext_hub.processing_utils.preprocessing import crop_pixels
 
 LIMITS = Limits()
 TEXTS = tomllib.loads((Path(views.__file__).parent / "texts.toml").read_text(encoding="utf-8"))
@@ -83,17 +89,22 @@ def test_a_photo_is_classified_as_the_library_does(models: Models, data: bytes) 
     assert answer.prepare_seconds > 0
 
 
-def test_top_is_held_within_what_there_is(models: Models, data: bytes) -> None:
-    assert len(classify(models, "resnext_tiny", data, 1000, LIMITS).predictions) == LIMITS.top
-    assert len(classify(models, "resnext_tiny", data, -3, LIMITS).predictions) == 1
+@pytest.mark.parametrize(
+    ("typed", "count"),
+    [(1000, 10), (-3, 1), (2.5, 2), ("7", 7), (None, 5), ("", 5), ("x", 5), (float("nan"), 5), (float("inf"), 5)],
+)
+def test_any_number_of_classes_can_be_typed(models: Models, data: bytes, typed: object, count: int) -> None:
+    assert count_of(typed, LIMITS.top) == count
+    if typed in (1000, None):
+        assert len(classify(models, "resnext_tiny", data, typed, LIMITS).predictions) == count
 
 
 def test_what_is_not_a_photo_is_refused(models: Models, data: bytes) -> None:
     for wrong in (b"", b"no photo", data[:5000], b"<!doctype html>"):
-        error = refused("error_image", lambda wrong=wrong: classify(models, "resnext_tiny", wrong, 5, LIMITS))
-        assert error.detail
+        refused("error_image", lambda wrong=wrong: classify(models, "resnext_tiny", wrong, 5, LIMITS))
     assert refused("error_big", lambda: classify(models, "resnext_tiny", data, 5, Limits(image_bytes=1000))).values
-    refused("error_image", lambda: classify(models, "resnext_tiny", data, 5, Limits(image_pixels=1000)))
+    error = refused("error_pixels", lambda: classify(models, "resnext_tiny", data, 5, Limits(image_pixels=1000)))
+    assert error.values["pixels"] == 0  # million
 
 
 def test_only_offered_variants_are_opened(models: Models, data: bytes) -> None:
@@ -109,7 +120,7 @@ def test_weights_that_cannot_be_had_are_not_explained_to_strangers(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("RESNEXT_HUB_OFFLINE", "1")
     error = refused("error_weights", lambda: Models(["resnet18_swsl"], engine="torch")["resnet18_swsl"])
-    assert error.detail == ""
+    assert (error.detail, error.values) == ("", {"variant": "resnet18_swsl"})
     assert "RESNEXT_HUB_OFFLINE" in caplog.text
 
 
@@ -157,17 +168,22 @@ def test_an_address_without_a_scheme_is_taken_for_a_web_address() -> None:
     }
 
 
-def test_overlay_shows_the_crop_that_the_network_sees(models: Models, data: bytes) -> None:
-    index = classify(models, "resnext_tiny", data, 1, LIMITS).predictions[0].index
-    found, jpeg = overlay(models, "resnext_tiny", data, index, LIMITS)
-    assert found.index == index
-    assert found.heat.max() == pytest.approx(1)
-    shown = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
-    assert shown.shape == (448, 448, 3)
-    small = np.asarray(Image.fromarray(shown).resize((64, 64), Image.Resampling.BOX)).astype(int)
-    assert np.abs(small - found.overlay.astype(int)).mean() < 12  # the same picture, in more pixels
-    refused("error_class", lambda: overlay(models, "resnext_tiny", data, 200, LIMITS))
-    refused("error_class", lambda: overlay(models, "resnext_tiny", data, -1, LIMITS))
+def test_a_picture_shows_the_crop_that_the_network_sees(models: Models, data: bytes) -> None:
+    best = classify(models, "resnext_tiny", data, 1, LIMITS).predictions[0]
+    assert index_of(models["resnext_tiny"], key_of(best)) == best.index
+    assert index_of(models["resnext_tiny"], "no such class") is None
+    found = picture(models, "resnext_tiny", data, best.index, LIMITS)
+    assert found.has_heat
+    assert found.probability == pytest.approx(best.probability)
+    preset = models["resnext_tiny"].preset
+    expected = crop_pixels(Image.open(io.BytesIO(data)), preset).astype(int)
+    crop, overlay = (np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in (found.crop, found.overlay))
+    assert crop.shape == overlay.shape == (448, 448, 3)
+    small = np.asarray(Image.fromarray(crop).resize((preset.crop_size,) * 2, Image.Resampling.BOX)).astype(int)
+    assert np.abs(small - expected).mean() < 12  # the same picture, in more pixels
+    assert np.abs(overlay.astype(int) - crop).mean() > 5
+    for index in (200, -1):
+        refused("error_class", lambda index=index: picture(models, "resnext_tiny", data, index, LIMITS))
 
 
 def test_names_that_two_classes_share_are_told_apart() -> None:
@@ -275,7 +291,7 @@ def test_every_text_is_there_in_both_languages_and_is_used() -> None:
         assert gaps[0] == gaps[1], key
         assert re.search("[가-힣]", text["ko"]), key
         assert not re.search("[가-힣]", text["en"]), key
-        assert re.search(rf"[\"']{key}[\"']", code) or key.startswith("column_"), f"{key} is said nowhere"
+        assert re.search(rf"[\"']{key}[\"']", code) or key.startswith(("column_", "example_")), f"{key} is said nowhere"
 
 
 def test_language_of_a_browser() -> None:
@@ -287,26 +303,51 @@ def test_language_of_a_browser() -> None:
 @pytest.mark.parametrize("language", views.LANGUAGES)
 def test_what_is_shown_says_it_all_and_escapes_it(models: Models, data: bytes, language: str) -> None:
     answer = classify(models, "resnext_tiny", data, 2, LIMITS)
-    for checkpoint in default_manifest().checkpoints.values():
-        html = views.card(checkpoint, answer, language)
-        assert str(checkpoint.published.top1) in html
-        assert checkpoint.license is None or checkpoint.license.url in html
+    offered = Models(list(default_manifest().checkpoints), engine="torch")
+    table = views.model_table(offered, language)
+    for checkpoint in offered.checkpoints.values():
+        session = Session(answers=[dataclasses.replace(answer, variant=checkpoint.name)])
+        html = views.results(session, offered, language)
+        for part in (html, table):
+            assert str(checkpoint.published.top1) in part
+            assert checkpoint.license is None or checkpoint.license.url in part
         commercial = checkpoint.license is None or checkpoint.license.commercial_use
         assert (views.say(language, "non_commercial") in html) != commercial
+        assert f"--variant {checkpoint.name}" in html
     nasty = "<img src=x onerror=alert(1)>'\""
     rows = [Row(nasty, nasty), Row("a.jpg", "", answer.predictions)]
     shown = [
-        views.preview(rows, 10, language),
-        views.notice(PageError("error_image", nasty), language),
-        views.download_link(as_csv(rows, 2), rows, language),
+        views.batch(rows, 2, language),
+        views.notices([PageError("error_image", nasty), PageError("error_weights", variant=nasty)], language),
+        views.zip_line(Session(zip_name=nasty), 2, language),
+        views.busy(language, "fetching", host=nasty),
     ]
     assert not any("<img" in html for html in shown)
     assert "role='alert'" in shown[1]
-    assert views.notice(None, language) == ""
-    found, jpeg = overlay(models, "resnext_tiny", data, answer.predictions[0].index, LIMITS)
-    html = views.figure(nasty, found, jpeg, language)
-    assert html.count("<img") == 1
-    assert "onerror=alert(1)>" not in html
+    assert views.notices([], language) == ""
+
+
+def test_a_table_has_no_empty_column(models: Models, data: bytes) -> None:
+    rows = list(batch_rows(models, "resnext_tiny", zipped({"a.jpg": data}), 2, LIMITS))
+    assert views.batch(rows, 2, "en").count("<th ") == 3
+    assert views.batch([*rows, Row("b.txt", "no photo")], 2, "en").count("<th ") == 4
+    assert views.batch(rows, 2, "en").count("<img ") == 1
+
+
+def test_one_thing_that_goes_wrong_is_said_once() -> None:
+    error = PageError("error_weights", variant="resnet18_swsl")
+    said = views.notices([error, PageError("error_weights", variant="resnet18_swsl")], "en")
+    assert said.count("resnet18_swsl") == 1
+
+
+def test_a_later_request_makes_an_earlier_one_stale() -> None:
+    session = Session()
+    first = session.turn("photo")
+    assert not session.is_stale("photo", first)
+    session.turn("run")
+    assert not session.is_stale("photo", first)
+    session.turn("photo")
+    assert session.is_stale("photo", first)
 
 
 def test_command_says_what_is_wrong(capsys: Any, monkeypatch: Any) -> None:

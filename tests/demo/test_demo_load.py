@@ -49,8 +49,8 @@ def test_four_hours_of_requests(photo: Path, tmp_path: Path) -> None:
                     folder = next(path for path in written.parents if path.name.startswith("resnext-hub-demo-"))
                 answers = [
                     (visitor.photo(own), "bow tie"),
-                    (visitor.click(1), "<figure"),
-                    (visitor.click(2), "<figure"),
+                    (visitor.click("n03763968"), "<figure"),
+                    (visitor.click("n02123045"), "<figure"),
                     (visitor.zip(out.getvalue()), "text/csv"),
                     (visitor.photo(b"no photo"), "role='alert'"),
                     (visitor.address(page.url), "role='alert'"),

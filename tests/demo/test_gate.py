@@ -216,3 +216,29 @@ def test_one_visitor_cannot_fill_the_queue_and_those_who_left_do_not_wait(
     assert door.cleaned == []
     asyncio.run(leave(listening=False))
     assert door.cleaned == ["s"]
+
+
+def test_a_full_queue_is_said_in_the_visitors_language(door: Door) -> None:
+    async def full(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 503, "headers": []})
+        await send({"type": "http.response.body", "body": b"Queue is full."})
+
+    async def ask() -> list[Any]:
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b'{"session_hash": "s"}'}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        headers = [(b"accept-language", b"ko")]
+        path = "/gradio_api/queue/join"
+        scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
+        await door.gate(scope, receive, send)
+        return sent
+
+    door.gate.app, door.gate.full = full, lambda accept: f"full in {accept}"
+    start, body = asyncio.run(ask())
+    assert start["status"] == 503
+    assert json.loads(body["body"]) == {"detail": "full in ko"}

@@ -127,18 +127,21 @@ class Visitor:
         assert [message["success"] for message in said if message["msg"] == "process_completed"] == [True], said
         return "".join(json.dumps(message.get("output"), ensure_ascii=False) for message in said)
 
-    def photo(self, data: bytes, name: str = "photo.jpg") -> str:
+    def photo(self, data: bytes, name: str = "photo.jpg", top: Any = 5) -> str:
         """Upload a photo and have it classified."""
-        said = self.call("photo", "input", [self.upload(data, name), "en"])
-        return said + self.call(self._calls["photo", "input"], "after", [None, ["resnext_tiny"], 5, "en"])
+        said = self.call("photo", "upload", [None, "en"], event_data={"path": self.upload(data, name)["path"]})
+        opened = self._calls["photo", "upload"]
+        for call in (opened, self._calls[opened, "after"]):
+            said += self.call(call, "after", [["resnext_tiny"], top, None, "en"])
+        return said
 
     def address(self, url: str) -> str:
-        return self.call("url", "submit", [url, "en"])
+        return self.call("url", "submit", [url, None, "en"])
 
-    def click(self, index: int) -> str:
+    def click(self, key: str) -> str:
         """Where the network sees a class of the last photo."""
-        return self.call("bars-0", "select", [None, None, "en"], event_data={"index": index, "value": ""})
+        return self.call("results", "select", [None, "en"], event_data={"key": key})
 
     def zip(self, data: bytes) -> str:
-        said = self.call("zip", "upload", [self.upload(data, "photos.zip"), "en"])
-        return said + self.call("make-table", "click", [None, "resnext_tiny", 5, "en"])
+        said = self.call("zip", "upload", [self.upload(data, "photos.zip"), None, "en"])
+        return said + self.call("make-table", "click", ["resnext_tiny", 5, None, "en"])

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 from resnext_hub.errors import RecipeError
 from resnext_hub.models.manifest import default_manifest
 from resnext_hub.training.recipe import RECIPES, Phase, Recipe, load_recipe
 
+from ..conftest import ROOT
+
 NAMES = sorted(path.stem for path in RECIPES.glob("*.toml"))
+OURS = {"finetune", "linear_probe", "resnext_tiny", "resnext_tiny_start"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -26,26 +33,78 @@ def test_recipes_that_come_along(name: str) -> None:
         whole.image_size(whole.epochs)
 
 
-def test_nvidias_recipe() -> None:
-    for name, epochs, mixup in (("nvidia_resnext101_32x4d", 250, 0.2), ("nvidia_resnext101_32x4d_90", 90, 0.0)):
-        r = load_recipe(name, {"batch_size": "512"})
-        assert (r.epochs, r.mixup, r.momentum, r.nesterov, r.label_smoothing) == (epochs, mixup, 0.875, False, 0.1)
-        assert (r.weight_decay, r.undecayed, r.amp, r.channels_last) == (6.103515625e-05, ("norm",), "fp16", True)
-        assert r.peak_lr == pytest.approx(0.512)
-        assert r.lr_share(4) == pytest.approx(0.5)
-        assert r.lr_share(8 + (epochs - 8) / 2) == pytest.approx(0.5)
+def published() -> list[tuple[str, str, object]]:
+    """(recipe, key, value) of every value in the tables of docs/training.md."""
+    found: list[tuple[str, str, object]] = []
+    name = ""
+    for line in (ROOT / "docs" / "training.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if cells[:1] == ["Published"]:
+            name = cells[1].strip("`")
+        elif name and len(cells) == 3:
+            for text in re.findall(r"`([^`]+ = [^`]+)`", cells[1]):
+                found += [(name, key, value) for key, value in tomllib.loads(text).items()]
+    return found
 
 
-def test_torchvisions_recipe() -> None:
-    r = load_recipe("torchvision_v2").resolved(None, None)
-    assert (r.epochs, r.image_size(0), r.preset.crop_size, r.preset.resize_size) == (600, 176, 224, 232)
-    assert (r.auto_augment, r.erasing, r.mixup, r.cutmix, r.repeats) == ("trivial", 0.1, 0.2, 1.0, 4)
-    assert (r.peak_lr, r.weight_decay, r.label_smoothing, r.ema_every) == (0.5, 2e-5, 0.1, 32)
+def test_the_recipes_have_the_published_values() -> None:
+    rows = published()
+    assert {name for name, *_ in rows} == {name for name in NAMES if not name.endswith("_90")} - OURS
+    for name, key, value in rows:
+        recipe = load_recipe(name)
+        ours = recipe.phases[0].image_size if key == "image_size" else getattr(recipe, key)
+        assert (list(ours) if isinstance(ours, tuple) else ours) == value, (name, key)
+    # No value of these recipes is without its source.
+    for name in {name for name, *_ in rows}:
+        values = tomllib.loads((RECIPES / f"{name}.toml").read_text())
+        keys = {key for key in values if key != "phases"} - {"architecture", "grad_checkpointing"}
+        keys -= {"eval_resize", "eval_size", "amp"} if "pretrain" in name or "finetune" in name else set()
+        assert keys <= {key for row, key, _ in rows if row == name}, name
+
+
+def test_nvidias_learning_rate_is_that_of_its_optimizers_py() -> None:
+    for name, epochs in (("nvidia_resnext101_32x4d", 250), ("nvidia_resnext101_32x4d_90", 90)):
+        recipe = load_recipe(name, {"batch_size": "512"})
+        assert (recipe.epochs, recipe.peak_lr) == (epochs, pytest.approx(0.512))
+        for epoch in range(epochs):
+            e, es = epoch - 8, epochs - 8
+            share = (epoch + 1) / 8 if epoch < 8 else 0.5 * (1 + math.cos(math.pi * e / es))
+            assert recipe.lr_share(epoch + 0.7) == pytest.approx(share), epoch
+    short, long = load_recipe("nvidia_resnext101_32x4d_90"), load_recipe("nvidia_resnext101_32x4d")
+    same = dataclasses.replace(short, phases=long.phases, mixup=0.2, decay_epochs=242.0)
+    assert same == long
+
+
+def test_torchvisions_learning_rate_is_that_of_its_schedulers() -> None:
+    recipe = load_recipe("torchvision_v2")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], recipe.peak_lr)
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=5)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 595)
+    scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], [5])
+    for epoch in range(600):
+        assert recipe.peak_lr * recipe.lr_share(epoch) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9), (
+            epoch
+        )
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize(("amp", "flags", "kept"), [("bf16", {"avx512_bf16"}, True), ("bf16", set(), False),
+                                                     ("bf16", {"amx_tile"}, True), ("fp16", {"avx512_bf16"}, False),
+                                                     ("none", set(), True)])  # fmt: skip
+def test_mixed_precision_needs_the_hardware(
+    amp: str, flags: set[str], kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    for flag in ("avx512_bf16", "amx_tile", "amx_fp16"):
+        monkeypatch.setattr(torch.cpu, f"_is_{flag}_supported", lambda flag=flag: flag in flags)
+    recipe = dataclasses.replace(load_recipe("finetune"), amp=amp)
+    assert recipe.on(torch.device("cpu")).amp == (amp if kept else "none")
 
 
 def test_the_learning_rate() -> None:
     recipe = Recipe((Phase(4, 16),), warmup_epochs=1, decay_epochs=2)
-    assert [recipe.lr_share(e) for e in (0.5, 1, 2, 3, 4)] == pytest.approx([0.5, 1, 1, 0.5, 0])
+    assert [recipe.lr_share(e) for e in (0.5, 1, 2, 3, 4)] == pytest.approx([0.5005, 1, 1, 0.5, 0])
     assert Recipe((Phase(4, 16),)).lr_share(2.5) == pytest.approx(0.5)  # a cosine from the warm-up on
     halved = Recipe((Phase(14, 16),), warmup_epochs=0, schedule="halving", halvings=13)
     assert [halved.lr_share(e) for e in range(14)] == [0.5**e for e in range(14)]
@@ -60,6 +119,11 @@ def test_what_a_recipe_leaves_open_the_weights_say() -> None:
     assert (plain.preset.crop_size, plain.preset.resize_size) == (64, 73)
     with pytest.raises(RecipeError, match=r"resolved\(\)"):
         _ = Recipe((Phase(1),)).preset
+
+
+def test_phases_replace_the_epochs_of_the_file() -> None:
+    recipe = load_recipe("finetune", {"phases": "[{epochs = 3, image_size = 16}, {epochs = 1}]"})
+    assert recipe.phases == (Phase(3, 16), Phase(1))
 
 
 def test_overrides() -> None:
@@ -84,6 +148,11 @@ def test_overrides() -> None:
         ("epochs = 1\nbatch_size = 0", "batch_size must be 1 or more"),
         ("epochs = 1\ncrop_scale = [0.5]", "crop_scale must be two"),
         ("epochs = 1\nmean = [0.5]", "mean must have three"),
+        ("epochs = 1\nmean = [0.5, 0.5, 2]", "mean must be from 0 to 1"),
+        ("epochs = 1\nstd = [0, 1, 1]", "std must be from 0.001"),
+        ("epochs = 1\neval_size = 5000", "eval_size must be from 1 to 4096"),
+        ("epochs = 1\nlr = nan", "lr must be 0 or more"),
+        ("epochs = 1\nmomentum = 2", "momentum must be from 0 to 1"),
         ('epochs = 1\nundecayed = ["head"]', "undecayed may have norm and bias"),
         ("epochs = 1\nundecayed = 3", "undecayed must be a list"),
         ("epochs = 2\n[[phases]]\nepochs = 1\n[[phases]]\nepochs = 1", "one phase; this one has 2"),

@@ -232,6 +232,17 @@ def test_a_scaler_leaves_out_a_step_that_overflows() -> None:
     assert steps.scaler.get_scale() < 65536
 
 
+def test_the_average_begins_after_the_warmup() -> None:
+    """As torchvision's: until then it is a copy."""
+    recipe = dataclasses.replace(RECIPE, warmup_epochs=0.5, ema_decay=0.9)
+    steps = Optimisation(build(SMALL, 3), recipe, Processes(), None, 4)
+    equal = []
+    for step in range(4):
+        steps.take(Batch(torch.randn(4, 3, 32, 32), torch.arange(4) % 3), step)
+        equal.append(torch.equal(steps.averaged.fc.weight, steps.network.fc.weight))
+    assert equal == [True, True, True, False]
+
+
 @pytest.mark.parametrize("option", ["grad_checkpointing", "channels_last"])
 def test_options_that_change_no_result(option: str) -> None:
     torch.manual_seed(0)
