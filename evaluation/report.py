@@ -6,12 +6,12 @@ import csv
 import dataclasses
 import io
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
+from ..files import write_atomically
 from ..processing_utils.labels import Label, read_labels
 from .evaluate import Comparison, Report, Result
 from .metrics import Rate
@@ -171,12 +171,7 @@ def write_report(report: Report, folder: str | Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, write in writers.items():
-            temporary = folder / f"{name}.tmp"  # one that a killed run left is written anew
-            try:
-                write(temporary)
-                os.replace(temporary, folder / name)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_atomically(folder / name, write)
     except OSError as error:
         raise OutputError(f"Cannot write the report to {folder}: {error.strerror or error}.") from error
     return [folder / name for name in writers]

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, UnwritableError
-from ..files import publish, write_atomically
+from ..files import publish
 from .pickles import LIMIT, ForeignError, PickleError, Storage, Stored, unpickle
 from .store import Store
 
@@ -44,7 +44,7 @@ __all__ = [
     "normalise_keys",
     "read_state_dict",
     "read_training_state",
-    "save_atomically",
+    "save",
 ]
 
 log = logging.getLogger("resnext_hub")
@@ -422,7 +422,7 @@ def _convert(path: Path, copy: Path, store: Store, vouched: bool) -> bool:
         for left in store.abandoned_parts(copy):
             left.unlink(missing_ok=True)
         torch.serialization.set_crc32_options(False)  # a third of the time; the original's sha256 is what counts
-        _save(state, part)
+        save(state, part)
         publish(part, copy)
     except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError on a full disk
         if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
@@ -435,16 +435,17 @@ def _convert(path: Path, copy: Path, store: Store, vouched: bool) -> bool:
     return True
 
 
-def _save(state: Any, path: Path) -> None:
-    """``torch.save`` whose bytes depend on the state alone: torch writes the name of a named file into the archive."""
+def save(state: Any, path: Path) -> None:
+    """``torch.save`` where equal states give equal bytes, and errors of the file system are raised as they are."""
     with open(path, "wb") as file:
-        nameless = types.SimpleNamespace(write=file.write, flush=file.flush)
-        torch.save(state, nameless)  # pyright: ignore[reportArgumentType]
-
-
-def save_atomically(state: Any, path: Path) -> None:
-    """``torch.save`` that leaves the old file or all of the new one; equal states give equal bytes."""
-    write_atomically(path, lambda temporary: _save(state, temporary))
+        # torch writes the name of a named file into the archive.
+        nameless: Any = types.SimpleNamespace(write=file.write, flush=file.flush)
+        try:
+            torch.save(state, nameless)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # torch's message hides why it cannot write
+                raise error.__context__ from None
+            raise
 
 
 def normalise_keys(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, OutputError
 from ..files import remove_temporary, write_atomically
+from ..models import checkpoints
 from ..models.checkpoints import read_training_state
 
 __all__ = ["LAST", "claimed", "contiguous", "digest", "expect_plain_files", "read", "save", "write", "write_file"]
@@ -69,19 +69,7 @@ def write_file(path: Path, content: str | Callable[[Path], object]) -> None:
 
 def save(path: Path, state: Any) -> None:
     """``torch.save`` that leaves either the old file or the complete new one; equal states give equal bytes."""
-
-    def content(temporary: Path) -> None:
-        with open(temporary, "wb") as file:
-            # torch.save writes the name of a named file object, here a temporary one, into the archive
-            nameless: Any = types.SimpleNamespace(write=file.write, flush=file.flush)
-            try:
-                torch.save(state, nameless)
-            except RuntimeError as error:
-                if isinstance(error.__context__, OSError):  # torch's message hides why it cannot write
-                    raise error.__context__ from None
-                raise
-
-    write_file(path, content)
+    write_file(path, lambda temporary: checkpoints.save(state, temporary))
 
 
 def write(state: dict[str, Any], out: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..files import temporary_name
+from ..files import sha256, temporary_name
 from ..models.entrypoints import build
 from ..models.manifest import CONTROL, MANIFEST, Checkpoint, default_manifest
 from ..processing_utils.labels import Label, labels_table
@@ -38,18 +37,13 @@ def _save(state_dict: Mapping[str, Tensor], folder: Path, name: str) -> tuple[Pa
     temporary = temporary_name(folder / name)
     try:
         save(temporary, contiguous(state_dict))
-        digest = _sha256(temporary)
+        digest = sha256(temporary)
         path = folder / f"{name}-{digest[:8]}.pth"
-        if not path.exists() or _sha256(path) != digest:
+        if not path.exists() or sha256(path) != digest:
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return path, digest
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def publish_half(state_dict: Mapping[str, Tensor], folder: Path, name: str) -> Path:

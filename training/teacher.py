@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.splits import open_images, read_classes
+from ..files import write_atomically
 from ..packages import needed
 from ..telemetry import SWITCHES, import_quietly
 from .pixels import PixelTable, box_means, random_boxes
@@ -87,10 +87,12 @@ def load_teacher(threads: int) -> tuple[Features, nn.Linear]:
 
 def _save(array: np.ndarray, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "wb") as file:
-        np.save(file, array)
-    os.replace(temporary, path)
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            np.save(file, array)
+
+    write_atomically(path, write)
     return path
 
 
