@@ -13,6 +13,7 @@ import itertools
 import json
 import logging
 import math
+import os
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, Unpack
 from ..data.names import Passed
 from ..errors import EngineError, OutputError
 from ..identity import differences
+from ..net.addresses import answers
 from ..packages import needed
 from ..telemetry import import_quietly
 from .bulk import Options, Request
@@ -38,8 +40,22 @@ def _import_ray() -> Any:
         ray = import_quietly("ray")
         import_quietly("ray.data")
     if not ray.is_initialized():
+        _expect_answer()
         ray.init(logging_level=logging.WARNING, log_to_driver=False)
     return ray
+
+
+def _expect_answer() -> None:
+    """Raise EngineError if the cluster that `ray.init` would join does not answer: it would wait for ever."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # Ray's own default
+    record = Path(folder) / "ray" / "ray_current_cluster"
+    address = os.environ.get("RAY_ADDRESS") or (record.read_text().strip() if record.is_file() else "")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal() and not answers(host.strip("[]"), int(port)):
+        raise EngineError(
+            f"No Ray cluster answers at {address}. Start it, or run `ray stop` to forget it ({record}), or set "
+            "RAY_ADDRESS to another one."
+        )
 
 
 class _Actor:

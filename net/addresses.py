@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-__all__ = ["is_public", "literal"]
+__all__ = ["answers", "is_public", "literal"]
 
 # Ranges that `ipaddress` of some supported Python versions still calls global (IANA special-purpose registries; a
 # cloud's metadata service answers at 192.0.0.192), and Azure's host agent, at a public address that is only seen from
@@ -55,3 +55,12 @@ def is_public(address: str) -> bool:
             return is_public(str(inner))
     special = any(ip.version == network.version and ip in network for network in _SPECIAL)
     return ip.is_global and not special and not ip.is_multicast and not ip.is_reserved
+
+
+def answers(host: str, port: int, seconds: float = 5.0) -> bool:
+    """Return whether something accepts a TCP connection. For addresses that the user configured, not a stranger's."""
+    try:
+        socket.create_connection((host, port), seconds).close()
+    except OSError:
+        return False
+    return True

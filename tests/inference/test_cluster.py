@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import socket
 import sys
 import tarfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from resnext_hub.inference import cluster
 from resnext_hub.inference.bulk import Request, classify_many
 from resnext_hub.inference.cluster import _Actor
 
+from ..support.data_sets import write
 from ..support.made_runs import TINY, jpeg
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray[data]: the extra 'cluster'")
@@ -131,3 +133,20 @@ def test_a_cluster_that_has_no_room_for_an_actor_says_so(
     monkeypatch.setattr(cluster, "_import_ray", lambda: SimpleNamespace(nodes=lambda: nodes))
     with pytest.raises(EngineError, match="No node of the cluster has"):
         cluster.classify_on_ray(str(photo), tmp_path / "o.csv", TINY, progress=False, **needs)
+
+
+@pytest.mark.parametrize("named_by", ["file", "variable"])
+def test_a_cluster_that_is_gone_is_not_waited_for(
+    named_by: str, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed `ray start` leaves its address behind, and `ray.init` would try it again and again."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    write(tmp_path / "ray" / "ray_current_cluster", address if named_by == "file" else "127.0.0.1:1")
+    if named_by == "variable":
+        monkeypatch.setenv("RAY_ADDRESS", f"ray://{address}")
+    monkeypatch.setattr(cluster, "import_quietly", lambda name: SimpleNamespace(is_initialized=lambda: False))
+    with pytest.raises(EngineError, match=f"{address}.*ray_current_cluster"):
+        cluster.classify_on_ray(str(photo), tmp_path / "o.csv", TINY, progress=False)
