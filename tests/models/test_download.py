@@ -8,17 +8,12 @@ import hashlib
 import json
 import os
 import shutil
-import ssl
-import sys
-import time
 from collections.abc import Callable
-from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import trustme
 from resnext_hub.errors import CheckpointError, UnreachableError
 from resnext_hub.files import sha256
 from resnext_hub.models import checkpoints, download, store
@@ -64,13 +59,6 @@ def test_cut_and_resumed(server: FaultyServer, home: Path, share: int) -> None:
     assert left(home) == [NAME]
 
 
-def test_cut_again_and_again_while_it_gets_on(server: FaultyServer) -> None:
-    server.script = ["cut 20000"] * 15
-    path, _ = local_file(described(source_at(server)), progress=False)
-    assert path.read_bytes() == CONTENT
-    assert len(server.seen) == 16
-
-
 def test_a_server_without_ranges_begins_anew(server: FaultyServer) -> None:
     server.script = ["cut 100000", "whole"]
     path, _ = local_file(described(source_at(server)), progress=False)
@@ -98,34 +86,6 @@ def test_a_rest_that_does_not_belong_to_the_part_begins_anew(server: FaultyServe
     assert left(home) == [NAME]
 
 
-def test_rests_that_never_belong_to_the_part_are_given_up(server: FaultyServer, home: Path) -> None:
-    server.script = ["cut 100000", "otherrange"] * 50
-    with pytest.raises(UnreachableError, match="range that was not requested"):
-        local_file(described(source_at(server)), progress=False)
-    assert len(server.seen) == 2 * (download.RESTARTS + 1)
-    assert left(home) == []
-
-
-def test_without_a_hash_nothing_is_put_together_that_might_not_belong_together(server: FaultyServer) -> None:
-    unknown = source_at(server, hash=None, bytes=None)
-    server.etag, server.script = 'W/"weak"', ["cut 100000"]
-    assert local_file(described(unknown), progress=False)[1] == DIGEST
-    assert [r.get("Range") for r in server.seen] == [None, None]
-
-
-def test_a_weak_etag_is_no_condition_of_a_range(server: FaultyServer) -> None:
-    """RFC 9110, 13.1.5: If-Range takes strong ones only; the hash tells whether the rest belongs to the part."""
-    server.etag, server.script = 'W/"weak"', ["cut 100000"]
-    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
-    assert [(r.get("Range"), r.get("If-Range")) for r in server.seen] == [(None, None), ("bytes=100000-", None)]
-
-
-def test_without_a_hash_a_strong_etag_will_do(server: FaultyServer) -> None:
-    server.script = ["cut 100000"]
-    assert local_file(described(source_at(server, hash=None, bytes=None)), progress=False)[1] == DIGEST
-    assert server.seen[1]["Range"] == "bytes=100000-"
-
-
 def test_without_hash_and_length_a_cut_must_be_noticeable(server: FaultyServer, home: Path) -> None:
     unknown = described(source_at(server, hash=None, bytes=None))
     server.script = ["unannounced"]
@@ -136,29 +96,6 @@ def test_without_hash_and_length_a_cut_must_be_noticeable(server: FaultyServer, 
     assert local_file(unknown, progress=False)[1] == DIGEST
 
 
-def test_a_part_that_was_whole_is_verified_and_not_fetched_again(server: FaultyServer, home: Path) -> None:
-    """Killed while it was hashed: seconds, for the largest."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Store, "verify", lambda *_, **__: sys.exit("killed"))
-        with pytest.raises(SystemExit):
-            local_file(described(source_at(server)), progress=False)
-    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
-    assert len(server.seen) == 1
-    assert left(home) == [NAME]
-
-
-def test_a_part_spoilt_by_a_crash_of_the_machine_is_fetched_anew(server: FaultyServer, home: Path) -> None:
-    server.script = ["cut 100000"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(download, "ATTEMPTS", 1)
-        with pytest.raises(UnreachableError):
-            local_file(described(source_at(server)), progress=False)
-    part = Store().part(home / NAME)
-    part.write_bytes(bytes(part.stat().st_size))
-    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
-    assert [r.get("Range") for r in server.seen] == [None, "bytes=100000-", None]
-
-
 def test_what_gets_its_name_is_on_the_disk(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     fsync, replace = os.fsync, os.replace
@@ -166,13 +103,6 @@ def test_what_gets_its_name_is_on_the_disk(server: FaultyServer, monkeypatch: py
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append(f"{b}"), replace(a, b))[1])
     path, _ = local_file(described(source_at(server)), progress=False)
     assert calls[-3:] == [str(Store().part(path)), str(path), str(path.parent)]
-
-
-def test_a_few_bytes_between_cuts_are_no_progress(server: FaultyServer) -> None:
-    server.always = "cut 10"
-    with pytest.raises(UnreachableError, match="cut off after 50 of 400,000"):
-        local_file(described(source_at(server)), progress=False)
-    assert len(server.seen) == download.ATTEMPTS
 
 
 @pytest.mark.parametrize("extra", [-1000, 1000])
@@ -214,60 +144,6 @@ def test_a_source_that_will_not_do_gives_way_to_the_mirror(
     with pytest.raises(UnreachableError, match=f"{NAME} .*{message}.*/mirror/.*{message}.*RESNEXT_HUB_MIRROR"):
         local_file(described(source_at(server), mirror), progress=False)
     assert left(home) == []
-
-
-def test_a_web_page_that_is_called_a_file(server: FaultyServer, home: Path) -> None:
-    server.script = ["page"]
-    with pytest.raises(UnreachableError, match="web page labelled as a file"):
-        local_file(described(source_at(server, bytes=None, hash=None)), progress=False)
-    assert left(home) == []
-
-
-def test_retry_after_is_heeded(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr(time, "sleep", waits.append)
-    server.script = ["429 7", f"503 {formatdate(time.time() + 30, usegmt=True)}", "429 100000", "500"]
-    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
-    assert waits[0] == 7
-    assert 25 < waits[1] <= 30
-    assert waits[2] == 60
-    assert waits[3] == pytest.approx(0.008)
-
-
-def test_a_server_that_keeps_failing_is_given_up(server: FaultyServer) -> None:
-    server.script = ["503"] * 50
-    with pytest.raises(UnreachableError, match="503 Service Unavailable"):
-        local_file(described(source_at(server)), progress=False)
-    assert len(server.seen) == download.ATTEMPTS
-
-
-def test_nobody_at_home(home: Path) -> None:
-    checkpoint = described(Source("http://127.0.0.1:1/a-12345678.pth", None, None, None, None))
-    with pytest.raises(UnreachableError, match="Connection refused"):
-        local_file(checkpoint, progress=False)
-
-
-def test_offline(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RESNEXT_HUB_OFFLINE", "1")
-    with pytest.raises(UnreachableError, match=rf"RESNEXT_HUB_OFFLINE is set.* {NAME} "):
-        local_file(described(source_at(server)), progress=False)
-    assert server.seen == []
-    monkeypatch.setenv("RESNEXT_HUB_OFFLINE", "0")
-    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
-
-
-def test_a_mirror_prefix(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RESNEXT_HUB_MIRROR", f"{server.url}/inside/")
-    published = Source(f"http://127.0.0.1:1/x/{NAME}", None, None, None, Hash("sha256", DIGEST))
-    assert local_file(described(published), progress=False)[1] == DIGEST
-    assert server.seen[0]["path"] == f"/inside/{NAME}"
-
-
-def test_a_proxy_is_used(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", server.url)
-    url = f"http://weights.example.org/{NAME}"
-    assert local_file(described(source_at(server, url=url)), progress=False)[1] == DIGEST
-    assert server.seen[0]["path"] == url
 
 
 # What is known of a file, and when it is looked at again.
@@ -500,21 +376,3 @@ def test_the_cache_on_the_command_line(
     (home / "w.pth").unlink()
     assert cli.main(["cache", "prune"]) == 0
     assert left(home) == ["somebody_elses.pth"]
-
-
-@pytest.mark.parametrize("trusted", [True, False])
-def test_an_own_certificate_authority(
-    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
-) -> None:
-    authority = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    checkpoint = described(source_at(server, url=f"https://127.0.0.1:{server.server_port}/{NAME}"))
-    if trusted:
-        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-        assert local_file(checkpoint, progress=False)[1] == DIGEST
-    else:
-        with pytest.raises(UnreachableError, match="CERTIFICATE_VERIFY_FAILED"):
-            local_file(checkpoint, progress=False)

@@ -10,10 +10,8 @@ import json
 import re
 import socket
 import ssl
-import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -191,42 +189,6 @@ def test_a_mirrors_password_is_never_repeated(
     assert "cret" not in printed
     assert "RESNEXT_HUB_MIRROR is ignored" in caplog.text
     assert net.connected == [PUBLIC], "the publisher is asked instead"
-
-
-# Statuses, each with every kind of Retry-After.
-
-RETRY_AFTER = {
-    "": None,
-    "7": 7.0,
-    "date": 30.0,
-    "-5": None,
-    "past": None,
-    "9" * 400: download.LONGEST_WAIT,
-    "soon": None,
-    "²": None,
-    "Fri, 31 Dec 99999 23:59:59 GMT": None,
-    "1e3": None,
-}
-
-
-@pytest.mark.parametrize("after", RETRY_AFTER, ids=[kind[:6] or "none" for kind in RETRY_AFTER])
-@pytest.mark.parametrize("status", [403, 404, 429, 500, 503])
-def test_statuses(server: FaultyServer, home: Path, waits: list[float], status: int, after: str) -> None:
-    seconds = {"date": 29.9, "past": -100.0}.get(after)
-    header = after if seconds is None else formatdate(time.time() + seconds, usegmt=True)
-    server.script = [f"{status} {header}".rstrip()]
-    if status in (403, 404):
-        with pytest.raises(UnreachableError, match=f" {status} (Forbidden|Not Found)"):
-            local_file(described(source_at(server)), progress=False)
-        assert (waits, len(server.seen), left(home)) == ([], 1, [])
-    else:
-        assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
-        asked = RETRY_AFTER[after]
-        assert len(waits) == 1
-        assert (
-            waits[0] == download.BACKOFF if asked is None else asked / 2 <= waits[0] <= asked
-        )  # a date is cut to its second
-        assert left(home) == [NAME]
 
 
 @pytest.mark.parametrize("status", ["204", "206", "304", "401", "451", "501", "599"])
@@ -431,41 +393,6 @@ def test_a_proxy_of_another_kind(server: FaultyServer, net: Net, monkeypatch: py
 
 
 # Caches that another version has written.
-
-
-def interrupted(server: FaultyServer, home: Path) -> Path:
-    """A download cut off after 100,000 bytes; its note."""
-    server.script = ["cut 100000"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(download, "ATTEMPTS", 1)
-        with pytest.raises(UnreachableError):
-            local_file(described(source_at(server)), progress=False)
-    part = Store().part(home / NAME)
-    return part.with_name(f"{part.name}.json")
-
-
-def test_a_note_with_more_in_it_is_gone_on_from(server: FaultyServer, home: Path) -> None:
-    note = interrupted(server, home)
-    note.write_text(json.dumps(json.loads(note.read_text()) | {"version": 9, "mirrors": ["a"]}))
-    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
-    assert server.seen[-1]["Range"] == "bytes=100000-"
-
-
-@pytest.mark.parametrize(
-    "note", ["", "{", "[]", "7", "null", '{"version": 9}', '{"url": 1, "etag": [], "total": {}}', "\0\xff"]
-)
-def test_a_note_that_says_nothing_begins_anew(server: FaultyServer, home: Path, note: str) -> None:
-    interrupted(server, home).write_text(note, encoding="latin-1")
-    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
-    assert "Range" not in server.seen[-1]
-    assert left(home) == [NAME]
-
-
-def test_a_part_longer_than_the_file_begins_anew(server: FaultyServer, home: Path) -> None:
-    part = interrupted(server, home).with_suffix("")
-    part.write_bytes(CONTENT + b"more")
-    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
-    assert "Range" not in server.seen[-1]
 
 
 @pytest.mark.parametrize("published_hash", [True, False])

@@ -281,15 +281,21 @@ def test_a_server_that_is_busy(
 
 def test_a_date_to_wait_for(network: Network, path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download.time, "time", lambda: 1_000_000.0)
-    dates = [
-        formatdate(1_000_020, usegmt=True),
-        "Fri, 99 Foo 2026 00:00:00 GMT",
-        formatdate(999_000, usegmt=True),
-        "1e1",
-    ]
-    network.answers = [*(Made(503, Retry_After=date) for date in dates), Made()]
-    fetch(SOURCE, path)
-    assert waits == [20.0, 1.0, 2.0, 4.0]
+    dates = {
+        formatdate(1_000_020, usegmt=True): 20.0,
+        "Fri, 99 Foo 2026 00:00:00 GMT": 1.0,
+        formatdate(999_000, usegmt=True): 2.0,
+        "1e1": 4.0,
+        "9" * 400: 60.0,
+        "Fri, 31 Dec 99999 23:59:59 GMT": 0.5,
+        "\xb2": 1.0,
+    }
+    for some in (list(dates)[:4], list(dates)[5:], ["9" * 400]):
+        waits.clear()
+        path.unlink(missing_ok=True)
+        network.answers = [*(Made(503, Retry_After=date) for date in some), Made()]
+        fetch(SOURCE, path)
+        assert waits == [dates[date] for date in some]
 
 
 NOT_THE_REST = "sent a range that was not requested"
@@ -351,14 +357,15 @@ def test_a_server_that_always_begins_elsewhere_is_given_up(
         ({"url": URL, "etag": '"one"', "total": 9}, 10, {}),
         ({"url": URL, "etag": '"one"', "total": "many"}, 10, {}),
         ({"url": URL, "etag": '"one"'}, 10, {}),
-        ([], 10, {}),
+        ({"url": 1, "etag": [], "total": {}}, 10, {}),
+        *((text, 10, {}) for text in ("", "{", "[]", "7", "null", "\0\xff")),
     ],
 )
 def test_what_is_gone_on_from(
     network: Network, path: Path, part: Path, note: Any, bytes_at_hand: int, asked: dict[str, str]
 ) -> None:
     part.write_bytes(CONTENT[:bytes_at_hand])
-    note_of(part).write_text(json.dumps(note))
+    note_of(part).write_text(note if isinstance(note, str) else json.dumps(note), encoding="latin-1")
     rest = Made(206, [CONTENT[bytes_at_hand:]], Content_Range=f"bytes {bytes_at_hand}-1899/1900")
     network.answers = [rest if asked else Made()]
     fetch(SOURCE, path)

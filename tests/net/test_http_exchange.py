@@ -207,23 +207,6 @@ def test_sizes() -> None:
     assert get("http://a.example.org/", chunked)[0] == b"abcde"
 
 
-def test_no_word_of_a_server_reaches_a_terminal_as_it_is() -> None:
-    escape = "\x1b]0;mine\x07\x1b[2J"
-    for answer in (f"HTTP/1.1 404 {escape}", f"HTTP/1.1 200 OK\r\nContent-Encoding: {escape}", escape):
-        with pytest.raises(FetchError) as error:
-            get(f"http://a.example.org/{escape}", f"{answer}\r\n\r\n".encode())
-        assert str(error.value).isprintable()
-
-
-def test_a_long_url_is_refused_before_it_is_parsed() -> None:
-    """Normalising 128 kB of combining characters takes Python 13 seconds, with its lock held."""
-    start = time.process_time()
-    with pytest.raises(FetchError, match="128,012 characters, more than the 8,192") as error:
-        get("http://a" + "\u0300\u0316" * 64_000 + ".org")
-    assert time.process_time() - start < 2
-    assert len(str(error.value)) < 400
-
-
 def test_only_what_was_asked_for() -> None:
     assert get("http://a.example.org/", ok(b"abc", "Content-Encoding: Identity"))[0] == b"abc"
     with pytest.raises(FetchError, match=r"http://a\.example\.org/: .*compressed content"):
@@ -320,13 +303,6 @@ def test_a_proxy_is_asked_for_a_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert first.startswith("CONNECT a.example.org:443 HTTP/1.")
     assert f"Proxy-Authorization: Basic {base64.b64encode(b'me:pw').decode()}" in headers
     assert re.search(r"^https://a\.example\.org/x: .*password.* http_proxy and https_proxy", str(message))
-
-
-@pytest.mark.parametrize("proxy", ["http://", "http://:3128", "socks5://proxy.example:1080"])
-def test_a_proxy_without_a_host_or_of_another_kind(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
-    message, peer = through(monkeypatch, proxy, "http://a.example.org/")
-    assert re.search(r"^http://a\.example\.org/: .*http_proxy", str(message))
-    assert peer.addresses == []
 
 
 def test_addresses_written_out_are_checked_before_the_proxy_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
