@@ -46,8 +46,7 @@ def resnext101_32x8d_wsl(progress=True, *, pretrained=True, num_classes=1000, **
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -82,8 +81,7 @@ def resnext101_32x16d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -119,8 +117,7 @@ def resnext101_32x32d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -157,8 +154,7 @@ def resnext101_32x48d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -194,8 +190,7 @@ def resnet18_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -228,8 +223,7 @@ def resnet50_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -261,8 +255,7 @@ def resnext50_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **n
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -296,8 +289,7 @@ def resnext101_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -331,8 +323,7 @@ def resnext101_32x8d_ssl(progress=True, *, pretrained=True, num_classes=1000, **
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -366,8 +357,7 @@ def resnext101_32x16d_ssl(progress=True, *, pretrained=True, num_classes=1000, *
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -403,8 +393,7 @@ def resnet18_swsl(progress=True, *, pretrained=True, num_classes=1000, **network
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -437,8 +426,7 @@ def resnet50_swsl(progress=True, *, pretrained=True, num_classes=1000, **network
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -470,8 +458,7 @@ def resnext50_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, **
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -505,8 +492,7 @@ def resnext101_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, *
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -540,8 +526,7 @@ def resnext101_32x8d_swsl(progress=True, *, pretrained=True, num_classes=1000, *
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -578,8 +563,7 @@ def resnext101_32x16d_swsl(progress=True, *, pretrained=True, num_classes=1000, 
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -616,8 +600,7 @@ def resnext50_32x4d(pretrained=None, progress=True, *, weights=None, num_classes
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -655,8 +638,7 @@ def resnext101_32x8d(pretrained=None, progress=True, *, weights=None, num_classe
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -692,8 +674,7 @@ def resnext101_64x4d(pretrained=None, progress=True, *, weights=None, num_classe
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -730,8 +711,7 @@ def nvidia_resneXt(pretrained=True, pretrained_from_file=None, state_dict_key_ma
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -770,8 +750,7 @@ def nvidia_se_resnext101_32x4d(
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -806,8 +785,7 @@ def resnext_tiny(progress=True, *, pretrained=True, num_classes=200, **network_o
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
@@ -841,8 +819,7 @@ def nvidia_resnext101_32x4d(pretrained=True, pretrained_from_file=None, state_di
 
     Returns:
         The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images are RGB in 0..1, normalised with mean (0.485, 0.456, 0.406) and std (0.229, 0.224,
-            0.225).
+            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
 
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.

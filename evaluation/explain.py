@@ -22,6 +22,7 @@ from ..inference.classifier import Classifier
 from ..inference.engines import TorchEngine
 from ..models.entrypoints import load
 from ..models.manifest import Preprocessing, find_checkpoint
+from ..models.resnext import ResNeXt
 from ..packages import needed
 from ..processing_utils.images import ImageSource
 from ..processing_utils.labels import Label, read_labels
@@ -97,7 +98,8 @@ def explain(
     """Where a network sees a class.
 
     Args:
-        network: a classifier, a variant's name or a training's folder; or a network in eval mode, with its ``preset``.
+        network: a classifier, a variant's name or a training's folder; or a network in eval mode, with its ``preset``
+            and ``labels`` if it is not ours.
         image: see `processing_utils.images.open_image`, as ``image_options``.
         target: the class: its number, synset or name; the most probable one by default.
         labels: names of a network's classes.
@@ -114,6 +116,8 @@ def explain(
     elif isinstance(network, Classifier):
         preset, labels = preset or network.preset, labels or network.labels
         network = _network_of(network)
+    if isinstance(network, ResNeXt):
+        preset, labels = preset or network.preprocessing, labels or network.labels
     if preset is None:
         raise ValueError("A network of your own needs preset=, the preprocessing of its images.")
     pixels = load_pixels(image, preset, **image_options)

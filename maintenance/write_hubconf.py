@@ -77,7 +77,7 @@ SIGNATURES = {
 }
 RETURNS = (
     "The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and "
-    ".checkpoint. Images are RGB in 0..1, normalised with mean"
+    ".checkpoint. Images: RGB in 0..1, less the mean"
 )
 ERRORS = {
     "TypeError": "an unknown network option, or one that would make it another variant.",
@@ -165,7 +165,7 @@ def function(name: str, manifest: Manifest) -> str:
         "\n    Args:",
         *(wrapped(f"{key}: {text}", 8) for key, text in arguments.items()),
         "\n    Returns:",
-        wrapped(f"{RETURNS} {preset.mean} and std {preset.std}.", 8),
+        wrapped(f"{RETURNS} {preset.mean}, divided by {preset.std}.", 8),
         "\n    Raises:",
         *(wrapped(f"{key}: {text}", 8) for key, text in (ERRORS | signature.errors).items()),
         "\n    Examples:",

@@ -153,7 +153,8 @@ def pick_n_best(
     """
     if n == 0:
         return [[] for _ in predictions]
-    n = min(n, len(read_labels(labels) if isinstance(labels, str) else labels))
+    classes = len(read_labels(labels) if isinstance(labels, str) else labels)
+    n = classes if isinstance(n, int) and n > classes else n  # pyright: ignore[reportUnnecessaryIsInstance]
     return [
         [(p.label, f"{100 * p.probability:.1f}%") for p in sample]
         for sample in top_predictions(predictions, n, from_logits=from_logits, labels=labels)

@@ -100,8 +100,9 @@ def test_a_prediction_in_python_and_in_a_notebook() -> None:
 
 
 def test_a_number_of_classes_that_is_none() -> None:
-    with pytest.raises(TypeError, match="n must be an integer from 1 to 2, got '3'"):
-        top_predictions([[0.75, 0.25]], "3", labels=["a", "b"])
+    for function in (top_predictions, pick_n_best):
+        with pytest.raises(TypeError, match="n must be an integer from 1 to 2, got '3'"):
+            function([[0.75, 0.25]], "3", labels=["a", "b"])
 
 
 def test_equals_are_ordered_by_index() -> None:
