@@ -13,6 +13,7 @@ ONNX for TensorRT is run in ONNX Runtime (bf16: OpenVINO) where there is no GPU.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import tempfile
 import time
@@ -27,6 +28,9 @@ FORMS = [
     ("onnx", "int8", False),
     ("onnx", "fp32", True),
     ("onnx", "int8", True),
+    ("openvino", "fp32", False),
+    ("openvino", "fp16", False),
+    ("openvino", "int8", False),
     ("torch-export", "fp32", False),
     ("torch-export", "fp16", False),
     ("torch-export", "bf16", False),
@@ -58,17 +62,18 @@ def network_of(checkpoint: Any) -> tuple[Any, bool]:
 
 def compare(variant: str, photos: str | None, batches: list[int], rounds: int, folder: Path) -> None:
     import torch
+    from resnext_hub.deploy.conversion import Conversion
     from resnext_hub.deploy.export import PHOTOS, export_network
+    from resnext_hub.deploy.formats import FORMATS
     from resnext_hub.deploy.photos import read_photos, sample_photos
     from resnext_hub.deploy.signature import Signature
-    from resnext_hub.deploy.target import Job
-    from resnext_hub.deploy.targets import TARGETS
     from resnext_hub.models.manifest import find_checkpoint
-    from resnext_hub.processing_utils.preprocessing import normalise
+    from resnext_hub.processing_utils.preprocessing import crop_pixels, normalise
 
     checkpoint = find_checkpoint(variant)
     preset = checkpoint.preprocessing
-    pixels = sample_photos(preset, 30) if photos is None else read_photos(photos, preset, PHOTOS)
+    crop = functools.partial(crop_pixels, preset=preset)
+    pixels = np.stack(sample_photos(30, crop) if photos is None else read_photos(photos, PHOTOS, crop))
     held_out = np.arange(len(pixels)) % 2 == 1
     eager, trained = network_of(checkpoint)
     eager.requires_grad_(False)
@@ -83,9 +88,9 @@ def compare(variant: str, photos: str | None, batches: list[int], rounds: int, f
             preprocessing=inside, calibration=calibration, photos=pixels[held_out] if precision == "int8" else pixels,
         )  # fmt: skip
         signature = Signature(preset.crop_size, checkpoint.num_classes, inside)
-        job = Job(checkpoint, eager, signature, precision, {}, None, TARGETS[to].defaults)
-        opened = TARGETS[to].open(job, report.folder)
-        given = {b: signature.input_of(np.resize(pixels, (b, *pixels.shape[1:])), preset) for b in batches}
+        conversion = Conversion(checkpoint, eager, signature, precision, {}, None, FORMATS[to].defaults)
+        opened = FORMATS[to].open(conversion, report.folder)
+        given = {b: signature.inputs_of(np.resize(pixels, (b, *pixels.shape[1:])), preset) for b in batches}
         ways[name] = lambda b, run=opened.run, given=given: run(given[b])
         agreement = report.agreement
         rows[name] = [f"{report.bytes / 2**20:.1f}", f"{agreement.difference:.0e}", f"{agreement.top1_agreement:.0%}"]

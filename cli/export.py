@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.options import add_reading_options
-from ..deploy.targets import TARGETS
+from ..deploy.formats import FORMATS
 from ..deploy.triton_config import BACKENDS, Serving
 from ..errors import EXIT_OK, ExportError
 from ..models.manifest import Manifest
@@ -16,12 +16,12 @@ from .console import counted
 
 __all__ = ["add_to"]
 
-TRITON = "triton"  # no target like the others: what they give is put into a repository of models
+TRITON = "triton"  # not a format of its own: a model repository with files of the other formats
 
 
 def add_to(commands: Any) -> None:
     """Add the subcommand to argparse's subparsers."""
-    names = ", ".join([*TARGETS, TRITON])
+    names = ", ".join([*FORMATS, TRITON])
     parser: argparse.ArgumentParser = commands.add_parser(
         "export",
         help=f"write a network for production: {names}",
@@ -31,13 +31,15 @@ def add_to(commands: Any) -> None:
     )
     variant = "a name from 'resnext-hub list', or a folder that 'train' wrote"
     parser.add_argument("variant", metavar="VARIANT", help=variant)
-    parser.add_argument("--to", required=True, choices=[*TARGETS, TRITON], metavar="TARGET", help=names)
+    parser.add_argument("--to", required=True, choices=[*FORMATS, TRITON], metavar="FORMAT", help=names)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
-    precisions = list(dict.fromkeys(p for target in TARGETS.values() for p in target.precisions))
+    precisions = list(dict.fromkeys(p for kind in FORMATS.values() for p in kind.precisions))
     parser.add_argument("--precision", choices=precisions, default="fp32", help="(default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace DIR if it is an export")
     graph = parser.add_argument_group("inputs and outputs")
     graph.add_argument("--preprocessing", action="store_true", help="take uint8 pixels, and normalise in the network")
+    resize = "take uint8 pixels of any size; also resize and crop in the network"
+    graph.add_argument("--resize", action="store_true", help=resize)
     graph.add_argument("--softmax", action="store_true", help="return probabilities instead of logits")
     graph.add_argument("--top", type=int, metavar="K", help="return only the K best classes")
     images = parser.add_argument_group(
@@ -47,11 +49,12 @@ def add_to(commands: Any) -> None:
     photos = "images to verify the export with (default: crops of a photo of matplotlib)"
     images.add_argument("--photos", metavar="SOURCE", help=photos)
     add_reading_options(images)
-    targets = parser.add_argument_group("options of one target")
-    for name, target in TARGETS.items():
-        for option, (_, settings) in target.options.items():
-            shown: dict[str, Any] = {**settings, "help": f"{name}: {settings['help']}", "default": argparse.SUPPRESS}
-            targets.add_argument(f"--{option.replace('_', '-')}", **shown)
+    own = parser.add_argument_group("options of one format")
+    for option in dict.fromkeys(option for kind in FORMATS.values() for option in kind.options):
+        kinds = [kind for kind in FORMATS.values() if option in kind.options]
+        settings, names = kinds[0].options[option][1], ", ".join(kind.name for kind in kinds)
+        shown: dict[str, Any] = {**settings, "help": f"{names}: {settings['help']}", "default": argparse.SUPPRESS}
+        own.add_argument(f"--{option.replace('_', '-')}", **shown)
     _add_triton_arguments(parser)
     parser.set_defaults(run=_export)
 
@@ -75,7 +78,10 @@ def _add_triton_arguments(parser: argparse.ArgumentParser) -> None:
             {"type": int, "nargs": "*", "metavar": "N", "help": "batch sizes to run at once (default: half, all)"},
         ),
         ("queue-delay", {"type": int, "metavar": "US", "help": "microseconds to wait for more requests"}),
+        ("queue-size", {"type": int, "metavar": "N", "help": "requests that may wait; more are rejected"}),
+        ("queue-timeout", {"type": int, "metavar": "US", "help": "microseconds until a waiting request is rejected"}),
         ("instances", {"type": int, "metavar": "N", "help": "copies of the network per GPU"}),
+        ("threads", {"type": int, "metavar": "N", "help": "threads of a network on a CPU: the container's CPU limit"}),
         ("decoders", {"type": int, "metavar": "N", "help": "processes that decode and resize images"}),
         ("grade", {"choices": ("reference", "close", "fast"), "help": "how exactly images are resized"}),
         ("response-cache", {"action": "store_true", "help": "answer repeated images from a cache"}),
@@ -94,7 +100,7 @@ def _to_triton(variant: str, out: Path, said: dict[str, Any]) -> Any:
         raise ExportError(
             "A model repository is extended, not replaced: pass --model-version or --name instead of --overwrite."
         )
-    for implied in ("preprocessing", "softmax"):
+    for implied in ("preprocessing", "resize", "softmax"):
         said.pop(implied)
     if said["top"] is None:
         del said["top"]

@@ -1,1 +1,1 @@
-"""A network -> an artefact that production runs, proven before it is handed over."""
+"""Export a network to the formats that production runs, and verify each export."""

@@ -1,31 +1,34 @@
-"""From a variant to a proven artefact: written aside, held against the network, and only then given its name."""
+"""Export a variant to another format. The result gets its name only after it was compared with the network."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from ..errors import ExportError, InexactError, UnknownOptionError
 from ..files import publish, sha256, temporary_name
 from ..inference.engines.export import float32_by_default
-from ..models.manifest import Checkpoint, find_checkpoint
+from ..models.manifest import Checkpoint, Preprocessing, find_checkpoint
 from ..mount import register
 from ..packages import install, missing
+from ..processing_utils.preprocessing import crop_pixels
+from .conversion import Conversion, Format
+from .formats import FORMATS
 from .metadata import describe
 from .photos import SAMPLE, read_photos, sample_photos
+from .readme import readme
 from .signature import Signature
-from .target import Job, Target
-from .targets import TARGETS
 from .verify import TOLERANCES, Agreement, compare
 
 if TYPE_CHECKING:
@@ -33,30 +36,34 @@ if TYPE_CHECKING:
 
 __all__ = ["Report", "export", "export_network"]
 
-log = logging.getLogger("resnext_hub")
+PHOTOS = 64  # of the user's, to verify with
+PHOTOS_OF_ANY_SIZE = 8  # the same if resizing is part of the artefact: they are kept at full size
+SAMPLES = 8  # crops to verify with if the user passes no photos
+CALIBRATION = 512  # more images do not change the ranges
 
-SAMPLES = 8  # crops that prove an export where no photos are given
-PHOTOS = 64  # of the user's that do
-CALIBRATION = 512  # images; more move the ranges no further
+#: The options of every format, with their defaults.
+DEFAULTS = {
+    "precision": "fp32", "preprocessing": False, "resize": False, "softmax": False, "top": None, "overwrite": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Report:
-    """An export that was proven. ``report.json`` beside the artefact has the same, but for ``folder``.
+    """A verified export. ``report.json`` beside the artefact has the same content, without ``folder``.
 
     Attributes:
-        folder: what was written: the artefact, ``metadata.json``, ``report.json``, and what belongs to the target.
-        artefact: the file (or folder) in it that is run.
-        bytes: of the artefact and the weights beside it.
-        runtime: what ran the artefact when it was held against the network.
-        photos: what images that was done with.
+        folder: contains the artefact, ``metadata.json``, ``report.json``, ``README.md`` and what the format adds.
+        artefact: the name of the file in it that is run.
+        bytes: the size of the artefact and of the weights beside it.
+        runtime: the library and device that ran the artefact for the comparison.
+        photos: the images of the comparison.
         files: sha256 by name.
-        notes: what could not be done here, and why.
+        notes: what was not possible here, and why.
     """
 
     folder: Path
     variant: str
-    target: str
+    format: str
     artefact: str
     precision: str
     bytes: int
@@ -81,56 +88,46 @@ def export(
     to: str,
     out: str | Path,
     *,
-    precision: str = "fp32",
-    preprocessing: bool = False,
-    softmax: bool = False,
-    top: int | None = None,
     calibration: str | Sequence[str] | None = None,
     photos: str | Sequence[str] | None = None,
     column: str | None = None,
     label_column: str | None = None,
     allow_private: bool = False,
     anonymous: bool = False,
-    overwrite: bool = False,
     progress: bool = True,
     **options: Any,
 ) -> Report:
-    """Export a variant with its weights, prove the artefact, and only then give its folder the name ``out``.
+    """Export a variant with its weights and verify the artefact.
 
-    The batch size is free; inputs and outputs are float32 (or uint8 pixels) in every precision; see `Signature`.
+    The batch size is free. Inputs and outputs are float32 (or uint8 pixels) in every precision; see `Signature`.
 
     Args:
-        variant: a published name, or the folder that training wrote.
-        to: one of `targets.TARGETS`.
+        variant: a published name, or a folder that training wrote.
+        to: one of `formats.FORMATS`.
         out: the folder to write.
-        precision: fp32, fp16, bf16 or int8; what a target takes is in its ``precisions``.
-        preprocessing: uint8 pixels (N, crop, crop, 3) go in and are normalised inside; resizing stays outside.
-        softmax: probabilities come out instead of logits.
-        top: only the best ``top`` come out, and their classes.
-        calibration: images for int8, any source (docs/data.md); 512 are taken, evenly.
-        photos: images to prove the export with, 64 at most; by default a ninth of those for calibration, which it is
-            then not calibrated on, else crops of a photo that is always at hand.
+        calibration: images for int8, any source (docs/data.md). At most 512 are used, spread evenly.
+        photos: images to verify the export with, at most 64. By default a ninth of the calibration images, which are
+            then not used for calibration; without any, crops of a photo that is always available.
         column, label_column, allow_private, anonymous: see `photos.read_photos`.
-        overwrite: replace ``out`` if there is one.
-        progress: show a bar while the weights are fetched.
-        options: the target's own.
+        progress: show a bar while the weights are downloaded.
+        options: precision, preprocessing, resize, softmax, top, overwrite and the format's own: see `export_network`.
 
     Raises:
-        ValueError, UnknownOptionError: an argument that is out of range or does not fit the target; no such option.
-        UnknownVariantError, CheckpointError: no such variant; its weights cannot be had.
-        SourceError: no image can be read for ``photos`` or ``calibration``.
-        InexactError: the artefact's answers are too far from the network's. Nothing is written.
-        ExportError: a package is missing, or ``out`` is there. Nothing is written.
+        ValueError, UnknownOptionError: an argument is out of range, does not fit the format or does not exist.
+        UnknownVariantError, CheckpointError: no such variant; its weights are not available.
+        SourceError: no image can be read from ``photos`` or ``calibration``.
+        InexactError: the outputs differ too much from the network's. Nothing is written.
+        ExportError: a package is missing, or ``out`` exists. Nothing is written.
     """
-    out = Path(out)
     checkpoint = find_checkpoint(variant)
-    how: dict[str, Any] = {"precision": precision, "preprocessing": preprocessing, "softmax": softmax, "top": top}
-    _check(checkpoint, to, out, calibration is not None, overwrite, how, options)
-    preset = checkpoint.preprocessing
+    _, signature, _ = _check(checkpoint, to, Path(out), calibration is not None, options)
+    crop = partial(crop_pixels, preset=checkpoint.preprocessing)
     reading: dict[str, Any] = {"column": column, "label_column": label_column}
     reading |= {"private": allow_private, "anonymous": anonymous}
-    said = {"calibration": None if calibration is None else read_photos(calibration, preset, CALIBRATION, **reading)}
-    said["photos"] = None if photos is None else read_photos(photos, preset, PHOTOS, **reading)
+    limit, use = (PHOTOS_OF_ANY_SIZE, np.asarray) if signature.resize else (PHOTOS, crop)
+    read: dict[str, Any] = {"photos": None if photos is None else read_photos(photos, limit, use, **reading)}
+    if calibration is not None:
+        read["calibration"] = np.stack(read_photos(calibration, CALIBRATION, crop, **reading))
 
     import torch
 
@@ -140,10 +137,8 @@ def export(
     with torch.device("cpu"), float32_by_default():
         _, digest = local_file(checkpoint, progress)
         network = load(checkpoint, progress=progress)
-    name = None if photos is None else ", ".join([photos] if isinstance(photos, str) else photos)
-    return export_network(
-        network, checkpoint, to, out, digest=digest, photos_name=name, overwrite=overwrite, **said, **how, **options
-    )
+    name = photos if isinstance(photos, str) else ", ".join(photos or ())
+    return export_network(network, checkpoint, to, out, digest=digest, photos_name=name, **read, **options)
 
 
 def export_network(
@@ -152,44 +147,48 @@ def export_network(
     to: str,
     out: str | Path,
     *,
-    precision: str = "fp32",
-    preprocessing: bool = False,
-    softmax: bool = False,
-    top: int | None = None,
     calibration: np.ndarray | None = None,
-    photos: np.ndarray | None = None,
-    photos_name: str | None = None,
+    photos: Sequence[np.ndarray] | np.ndarray | None = None,
+    photos_name: str = "the images passed in",
     digest: str | None = None,
-    overwrite: bool = False,
     **options: Any,
 ) -> Report:
-    """As `export`, for a network that is at hand; it is used up.
+    """Export a network that is already loaded, as `export` does. The network is changed.
 
     Args:
         network: on the CPU, fp32.
-        checkpoint: what it is: its classes, labels and preprocessing.
-        calibration, photos: uint8 pixels (N, crop, crop, 3).
-        photos_name: what they are called in the report.
-        digest: sha256 of the file that the weights are from.
+        checkpoint: describes its classes, labels and preprocessing.
+        calibration: uint8 pixels (N, crop, crop, 3).
+        photos: the same, or with ``resize`` RGB images (height, width, 3) of any size.
+        photos_name: the name of the photos in the report.
+        digest: sha256 of the file with the weights.
+        options: precision ("fp32"): also fp16, bf16 or int8, see the format's ``precisions``;
+            preprocessing (False): the input is uint8 pixels (N, crop, crop, 3), which are normalised inside;
+            resize (False): the pixels may have any size and are also resized and cropped inside;
+            softmax (False): the output is probabilities instead of logits;
+            top (None): the output is the ``top`` best scores and their classes;
+            overwrite (False): replace ``out`` if it is an export;
+            and the format's own.
     """
     import torch
 
     out = Path(out)
-    how: dict[str, Any] = {"precision": precision, "preprocessing": preprocessing, "softmax": softmax, "top": top}
-    target, signature, options = _check(checkpoint, to, out, calibration is not None, overwrite, how, options)
+    kind, signature, own = _check(checkpoint, to, out, calibration is not None, options)
+    precision, preset = options.get("precision", "fp32"), checkpoint.preprocessing
     start = time.perf_counter()
-    photos, photos_name, calibration = _photos(checkpoint, photos, photos_name, calibration)
+    if photos is None:
+        photos, photos_name, calibration = _photos(signature, preset, calibration)
+    batches, pixels = _batches(photos, signature, preset)
     part = temporary_name(out)
     part.mkdir(parents=True)
     try:
         with torch.device("cpu"), float32_by_default():
-            expected = _logits(network, checkpoint, photos)
+            expected = _logits(network, preset, pixels)
             metadata = describe(checkpoint, signature, precision, digest)
-            job = Job(checkpoint, network, signature, precision, metadata, calibration, options)
-            notes = target.write(job, part)
-            runner = target.open(job, part)
-            preset = checkpoint.preprocessing
-            agreement = compare(runner.run, photos, expected, signature, preset, TOLERANCES[precision])
+            conversion = Conversion(checkpoint, network, signature, precision, metadata, calibration, own)
+            notes = kind.write(conversion, part)
+            runner = kind.open(conversion, part)
+            agreement = compare(runner.run, batches, expected, signature, TOLERANCES[precision])
         if not agreement.is_exact:
             raise InexactError(
                 f"{checkpoint.name} as {to} in {precision} is not exact: a logit differs by "
@@ -197,17 +196,18 @@ def export_network(
                 f"{agreement.tolerance:.0e} allowed. Nothing was written."
             )
         _write_json(part / "metadata.json", metadata)
+        (part / "README.md").write_text(readme(kind, signature, metadata), encoding="utf-8")
         report = Report(
             folder=out,
             variant=checkpoint.name,
-            target=to,
-            artefact=target.artefact,
+            format=to,
+            artefact=kind.artefact,
             precision=precision,
-            bytes=_size(part / target.artefact),
+            bytes=_size(part / kind.artefact),
             runtime=runner.runtime,
             photos=photos_name,
             agreement=agreement,
-            files=_hashes(part),
+            files={str(f.relative_to(part)): sha256(f) for f in sorted(part.rglob("*")) if f.is_file()},
             notes=tuple(notes),
             seconds=round(time.perf_counter() - start, 2),
         )
@@ -220,34 +220,39 @@ def export_network(
 
 
 def _check(
-    checkpoint: Checkpoint,
-    to: str,
-    out: Path,
-    calibrated: bool,
-    overwrite: bool,
-    how: Mapping[str, Any],
-    options: Mapping[str, Any],
-) -> tuple[Target, Signature, dict[str, Any]]:
-    """Find out what is wrong with arguments before weights are fetched and images are read for them."""
-    if to not in TARGETS:
-        raise ValueError(f"Unknown target {to!r}; choose from {', '.join(TARGETS)}.")
-    target = TARGETS[to]
-    precision = how["precision"]
-    if precision not in target.precisions:
-        raise ValueError(f"{to} does not support {precision!r}; choose from {', '.join(target.precisions)}.")
+    checkpoint: Checkpoint, to: str, out: Path, calibrated: bool, options: Mapping[str, Any]
+) -> tuple[Format, Signature, dict[str, Any]]:
+    """Check all arguments before weights are downloaded and images are read.
+
+    Returns:
+        The format, the signature and the format's own options.
+    """
+    if to not in FORMATS:
+        raise ValueError(f"Unknown format {to!r}; choose from {', '.join(FORMATS)}.")
+    kind = FORMATS[to]
+    if unknown := sorted(options.keys() - DEFAULTS.keys() - kind.options.keys()):
+        names = ", ".join(kind.options) or "none"
+        raise UnknownOptionError(f"{to} has no option {unknown[0]!r}; its options: {names}.")
+    chosen = {**DEFAULTS, **options}
+    precision, overwrite = chosen["precision"], chosen["overwrite"]
+    if precision not in kind.precisions:
+        raise ValueError(f"{to} does not support {precision!r}; choose from {', '.join(kind.precisions)}.")
     if (precision == "int8") != calibrated:
         what = "int8 needs images: pass calibration=SOURCE" if precision == "int8" else "calibration=SOURCE is for int8"
         raise ValueError(f"{what}.")
-    if unknown := sorted(options.keys() - target.options.keys()):
-        raise UnknownOptionError(
-            f"{to} has no option {unknown[0]!r}; its options: {', '.join(target.options) or 'none'}."
-        )
-    preset = checkpoint.preprocessing
+    preset, resize = checkpoint.preprocessing, chosen["resize"]
+    if resize and (not kind.resizes or preset.interpolation != "bilinear"):
+        raise ValueError(f"{to} cannot resize inside ({preset.interpolation}): leave out resize.")
     signature = Signature(
-        preset.crop_size, checkpoint.num_classes, how["preprocessing"], softmax=how["softmax"], top=how["top"]
+        preset.crop_size,
+        checkpoint.num_classes,
+        preprocessing=chosen["preprocessing"] or resize,
+        resize=resize,
+        softmax=chosen["softmax"],
+        top=chosen["top"],
     )
-    if lacking := missing(target.needs):
-        raise ExportError(f"{to} needs {', '.join(lacking)}: {install('fast')}")
+    if lacking := missing(kind.needs):
+        raise ExportError(f"{to} needs {', '.join(lacking)}: {install(kind.extra)}")
     if os.path.lexists(out) and not overwrite:
         raise ExportError(f"{out} exists. Choose another folder, or pass overwrite=True to replace it.")
     if overwrite and out.is_dir() and any(out.iterdir()) and not (out / "report.json").is_file():
@@ -256,42 +261,68 @@ def _check(
         )
     if overwrite and out.exists() and not out.is_dir():
         raise ExportError(f"{out} is a file: an export is written to a folder.")
-    chosen = target.defaults | dict(options)
-    target.check(precision, chosen)
-    return target, signature, chosen
+    own = {name: options.get(name, default) for name, default in kind.defaults.items()}
+    kind.check(precision, own)
+    return kind, signature, own
 
 
 def _photos(
-    checkpoint: Checkpoint, photos: np.ndarray | None, name: str | None, calibration: np.ndarray | None
-) -> tuple[np.ndarray, str, np.ndarray | None]:
-    """The images to prove the export with, their name, and the images to calibrate on."""
-    if photos is not None:
-        return photos, name or "the images passed in", calibration
+    signature: Signature, preset: Preprocessing, calibration: np.ndarray | None
+) -> tuple[Sequence[np.ndarray], str, np.ndarray | None]:
+    """Return photos to verify with, their name, and the images that are left for calibration."""
     if calibration is not None and len(calibration) > 8:
         held_out = np.arange(len(calibration)) % 9 == 8
-        return calibration[held_out][:PHOTOS], "a held-out ninth of the calibration images", calibration[~held_out]
-    return sample_photos(checkpoint.preprocessing, SAMPLES), SAMPLE, calibration
+        photos = calibration[held_out][: PHOTOS_OF_ANY_SIZE if signature.resize else PHOTOS]
+        return list(photos), "a held-out ninth of the calibration images", calibration[~held_out]
+    if not signature.resize:
+        return sample_photos(SAMPLES, partial(crop_pixels, preset=preset)), SAMPLE, calibration
+    squares = sample_photos(30)[::7]  # of three sizes; portraits and landscapes are cut from them
+    return [s[: len(s) * 3 // 4] if i % 2 else s[:, : len(s) // 2] for i, s in enumerate(squares)], SAMPLE, calibration
 
 
-def _logits(network: ResNeXt, checkpoint: Checkpoint, pixels: np.ndarray) -> np.ndarray:
-    """What the fp32 network answers, image by image: a batch of the largest would not fit."""
+def _batches(
+    photos: Sequence[np.ndarray] | np.ndarray, signature: Signature, preset: Preprocessing
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return inputs in batches of 1, 3 and then 4, to detect a batch size that is not free; and the pixels in all.
+
+    Raises:
+        InexactError: resizing inside the artefact would change pixels by more than 1 of 255.
+    """
+    if not signature.resize:
+        pixels = np.stack([*photos])
+        ends = [1, *range(4, len(pixels), 4)]
+        return [signature.inputs_of(part, preset) for part in np.split(pixels, ends) if len(part)], pixels
+    import torch
+
+    from .deployed_network import ResizeAndCrop
+
+    batches: list[np.ndarray] = []
+    for photo in photos:  # images of one batch have one size, so they are mirror images of one photo
+        mirrored = [photo, photo[:, ::-1], photo[::-1], photo[::-1, ::-1]]
+        batches.append(np.stack(mirrored[: {0: 1, 1: 3}.get(len(batches), 4)]))
+    resize = ResizeAndCrop(preset)
+    pixels = np.concatenate([resize(torch.from_numpy(batch).float()).numpy() for batch in batches])
+    reference = [crop_pixels(Image.fromarray(image), preset) for batch in batches for image in batch]
+    if not (off := float(np.abs(pixels - np.stack(reference)).max())) < 1.01:
+        raise InexactError(f"Resizing inside the artefact changes pixels by {off:.1f} of 255. Nothing was written.")
+    return batches, pixels
+
+
+def _logits(network: ResNeXt, preset: Preprocessing, pixels: np.ndarray) -> np.ndarray:
+    """Return the logits of the fp32 network, computed image by image to limit memory."""
     import torch
 
     from ..inference.engines.graph import PixelNetwork
 
-    whole = PixelNetwork(network.eval(), checkpoint.preprocessing)
+    original = PixelNetwork(network.eval(), preset)
     with torch.inference_mode():
-        return np.concatenate([whole(torch.from_numpy(pixels[i : i + 1]))[0].numpy() for i in range(len(pixels))])
+        return np.concatenate([original(torch.from_numpy(image[None]))[0].numpy() for image in pixels])
 
 
 def _size(artefact: Path) -> int:
-    """Of a file and what lies beside it under its name (model.onnx.data), or of all in a folder."""
-    files = artefact.rglob("*") if artefact.is_dir() else artefact.parent.glob(f"{artefact.name}*")
+    """Return the size of a file and of the weights beside it."""
+    files = (artefact, artefact.with_name(f"{artefact.name}.data"), artefact.with_suffix(".bin"))
     return sum(file.stat().st_size for file in files if file.is_file())
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    return {str(file.relative_to(folder)): sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

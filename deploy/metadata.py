@@ -1,4 +1,4 @@
-"""What an artefact says of itself: where it is from, what it takes, the names of its classes, its licence."""
+"""The metadata of an artefact: source, licence, preprocessing, inputs, outputs and class names."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["as_strings", "describe"]
 
 
 def describe(checkpoint: Checkpoint, signature: Signature, precision: str, sha256: str | None) -> dict[str, Any]:
-    """The metadata of an artefact, as JSON takes it.
+    """Return the metadata of an artefact as JSON data.
 
     Args:
-        sha256: of the checkpoint's file; None for a network that is not from a file.
+        sha256: of the checkpoint's file; None for a network that was not loaded from a file.
     """
     source = checkpoint.sources[0]
     return {
@@ -34,7 +34,8 @@ def describe(checkpoint: Checkpoint, signature: Signature, precision: str, sha25
         },
         "known_issues": list(checkpoint.known_issues),
         "precision": precision,
-        "preprocessing": dataclasses.asdict(checkpoint.preprocessing) | {"normalised_inside": signature.preprocessing},
+        "preprocessing": dataclasses.asdict(checkpoint.preprocessing)
+        | {"normalised_inside": signature.preprocessing, "resized_inside": signature.resize},
         "input": dataclasses.asdict(signature.input),
         "outputs": [dataclasses.asdict(output) for output in signature.outputs],
         "label_set": checkpoint.labels.file.stem,
@@ -44,5 +45,5 @@ def describe(checkpoint: Checkpoint, signature: Signature, precision: str, sha25
 
 
 def as_strings(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """For formats whose metadata are strings by name; what is not a string becomes JSON."""
+    """Return the metadata as strings, for formats that allow only these; other values become JSON."""
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}

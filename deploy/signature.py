@@ -1,4 +1,4 @@
-"""What goes into an artefact and what comes out. Needs no torch: clients and servers read it too."""
+"""The inputs and outputs of an artefact. Imports no torch: clients and servers use it too."""
 
 from __future__ import annotations
 
@@ -16,40 +16,44 @@ __all__ = ["Signature", "TensorSpec"]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor by name; ``dtype`` is numpy's name; ``shape`` is without the batch, which comes first and is free."""
+    """The name, NumPy dtype and shape of a tensor. The shape excludes the batch; None is a free dimension."""
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
 class Signature:
-    """Tensors of an artefact. They are the same in every precision: what is smaller than float32 stays inside.
+    """The tensors of an artefact. They are the same in every precision: smaller types stay inside.
 
     Args:
         crop_size, num_classes: the checkpoint's.
-        preprocessing: take uint8 pixels (N, crop, crop, 3), resized and cropped, and normalise inside; otherwise
-            normalised float32 images (N, 3, crop, crop).
-        softmax: give probabilities instead of logits.
-        top: give the best ``top`` scores, best first, and their classes (int64), instead of all.
+        preprocessing: take uint8 pixels (N, crop, crop, 3), resized and cropped, and normalise inside. Otherwise the
+            input is normalised float32 images (N, 3, crop, crop).
+        resize: take uint8 pixels (N, height, width, 3) of any size and also resize and crop inside.
+        softmax: return probabilities instead of logits.
+        top: return the ``top`` best scores, best first, and their classes (int64), instead of all scores.
     """
 
     crop_size: int
     num_classes: int
     preprocessing: bool = False
+    resize: bool = False
     softmax: bool = False
     top: int | None = None
 
     def __post_init__(self) -> None:
         if self.top is not None and not 1 <= self.top <= self.num_classes:
             raise ValueError(f"top must be from 1 to {self.num_classes}, got {self.top}.")
+        if self.resize and not self.preprocessing:
+            raise ValueError("resize=True needs preprocessing=True.")
 
     @property
     def input(self) -> TensorSpec:
         crop = self.crop_size
         if self.preprocessing:
-            return TensorSpec("pixels", "uint8", (crop, crop, 3))
+            return TensorSpec("pixels", "uint8", (None, None, 3) if self.resize else (crop, crop, 3))
         return TensorSpec("images", "float32", (3, crop, crop))
 
     @property
@@ -58,8 +62,8 @@ class Signature:
         scores = TensorSpec("probabilities" if self.softmax else "logits", "float32", shape)
         return (scores, TensorSpec("classes", "int64", shape)) if self.top else (scores,)
 
-    def input_of(self, pixels: np.ndarray, preset: Preprocessing) -> np.ndarray:
-        """uint8 pixels (N, crop, crop, 3) -> what this signature's input takes."""
+    def inputs_of(self, pixels: np.ndarray, preset: Preprocessing) -> np.ndarray:
+        """Convert uint8 pixels (N, height, width, 3) to the form of this signature's input."""
         from ..processing_utils.preprocessing import normalise
 
         return pixels if self.preprocessing else normalise(pixels, preset)

@@ -2,8 +2,8 @@
 
     python build_engine.py            # model.onnx -> model.plan, for the GPU of this machine
 
-Needs TensorRT 10 or newer and an NVIDIA GPU; `run` needs PyTorch with CUDA too. What is built is in build_engine.json.
-resnext-hub copies this file beside the ONNX, and runs the same code itself where there is a GPU.
+Needs TensorRT 10 or newer and an NVIDIA GPU; `run` also needs PyTorch with CUDA. build_engine.json has the settings.
+resnext-hub copies this file beside the ONNX file, and runs the same code itself if there is a GPU.
 """
 
 import json
@@ -12,24 +12,24 @@ from pathlib import Path
 
 
 def build(onnx, plan, profile, tf32):
-    """ONNX file -> engine file.
+    """Build an engine file from an ONNX file.
 
     Args:
-        profile: {"input": name, "min": shape, "opt": shape, "max": shape}; the batch is their first number.
-        tf32: let float32 products be rounded to 10 bits on the way in, which is not fp32.
+        profile: {"input": name, "min": shape, "opt": shape, "max": shape}; the batch is the first number of a shape.
+        tf32: allow the inputs of float32 products to be rounded to 10 bits, which is not fp32.
 
     Raises:
-        RuntimeError: TensorRT cannot; it has said why on stderr.
+        RuntimeError: TensorRT cannot build it; stderr has its messages.
     """
     import tensorrt  # pyright: ignore[reportMissingImports]
 
     logger = tensorrt.Logger(tensorrt.Logger.WARNING)
     builder = tensorrt.Builder(logger)
-    # Precision is in the graph. TensorRT 11 knows nothing else; TensorRT 10 has to be told.
+    # The precision is part of the graph. TensorRT 11 always works so; TensorRT 10 needs the flag.
     typed = getattr(tensorrt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = tensorrt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(onnx)):  # by its path, so that weights beside it are found
+    if not parser.parse_from_file(str(onnx)):  # a path, so that weights beside the file are found
         raise RuntimeError("; ".join(str(parser.get_error(i)) for i in range(parser.num_errors)))
     config = builder.create_builder_config()
     if not tf32:
@@ -44,7 +44,7 @@ def build(onnx, plan, profile, tf32):
 
 
 def run(plan):
-    """Engine file -> a function from a numpy batch to a list of numpy outputs."""
+    """Open an engine file; return a function from a numpy batch to a list of numpy outputs."""
     import tensorrt  # pyright: ignore[reportMissingImports]
     import torch
 

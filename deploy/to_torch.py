@@ -1,4 +1,4 @@
-"""torch.export programs (.pt2) and TorchScript: what torch itself opens again, without this project."""
+"""torch.export programs (.pt2) and TorchScript: PyTorch opens both without this package."""
 
 from __future__ import annotations
 
@@ -10,24 +10,20 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .target import Job, Runner, Target
+from .conversion import Conversion, Format, Runner
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["TorchExportTarget", "TorchScriptTarget", "example"]
+__all__ = ["TorchExportFormat", "TorchScriptFormat"]
 
 log = logging.getLogger("resnext_hub")
 
 EXTRA_FILE = "metadata.json"  # inside the artefact
-
-
-def example(job: Job, count: int = 2) -> Any:
-    """A batch that the signature's input takes, for tracing; two images, since one would be taken for a constant."""
-    import torch
-
-    spec = job.signature.input
-    return torch.zeros(count, *spec.shape, dtype=getattr(torch, spec.dtype), device="cpu")
+USAGE = """\
+with torch.inference_mode():
+    outputs = {opened}(torch.from_numpy(batch))
+outputs = [o.numpy() for o in (outputs if isinstance(outputs, tuple) else [outputs])]"""
 
 
 def _runner(module: Any) -> Runner:
@@ -41,30 +37,31 @@ def _runner(module: Any) -> Runner:
     return Runner(run, f"torch {torch.__version__}, CPU")
 
 
-class TorchExportTarget(Target):
-    """``torch.export.load(path).module()``; also what AOTInductor compiles."""
+class TorchExportFormat(Format):
+    """``model.pt2``, for ``torch.export.load(path).module()``. AOTInductor compiles it too."""
 
     name = "torch-export"
     artefact = "model.pt2"
     precisions = ("fp32", "fp16", "bf16")
+    usage = USAGE.format(opened='torch.export.load("model.pt2").module()')
 
-    def write(self, job: Job, folder: Path) -> Sequence[str]:
+    def write(self, conversion: Conversion, folder: Path) -> Sequence[str]:
         import torch
 
         from ..inference.engines.export import exporters_silenced
-        from .network import DTYPES, DeployedNetwork
 
-        module = DeployedNetwork(job.network, job.checkpoint.preprocessing, job.signature, DTYPES[job.precision])
         with torch.no_grad(), exporters_silenced():
-            program = torch.export.export(module, (example(job),), dynamic_shapes=({0: torch.export.Dim("images")},))
-            for node in program.graph.nodes:  # Python's stack: this machine's paths, and a lot of it
+            program = torch.export.export(
+                conversion.module(), (conversion.example(),), dynamic_shapes=conversion.dynamic_shapes()
+            )
+            for node in program.graph.nodes:  # the Python stack, with the paths of this machine
                 node.meta.pop("stack_trace", None)
             program.example_inputs = None
-            extra = {EXTRA_FILE: json.dumps(job.metadata)}
+            extra = {EXTRA_FILE: json.dumps(conversion.metadata)}
             torch.export.save(program, folder / self.artefact, extra_files=extra)
         return []
 
-    def open(self, job: Job, folder: Path) -> Runner:
+    def open(self, conversion: Conversion, folder: Path) -> Runner:
         import torch
 
         from ..inference.engines.export import exporters_silenced
@@ -73,27 +70,27 @@ class TorchExportTarget(Target):
             return _runner(torch.export.load(folder / self.artefact).module())
 
 
-class TorchScriptTarget(Target):
-    """``torch.jit.load(path)``, which needs no Python where libtorch runs it."""
+class TorchScriptFormat(Format):
+    """``model.pt``, for ``torch.jit.load(path)``. libtorch runs it without Python."""
 
     name = "torchscript"
     artefact = "model.pt"
     precisions = ("fp32", "fp16", "bf16")
+    usage = USAGE.format(opened='torch.jit.load("model.pt")')
 
-    def write(self, job: Job, folder: Path) -> Sequence[str]:
+    def write(self, conversion: Conversion, folder: Path) -> Sequence[str]:
         import torch
 
-        from .network import DTYPES, DeployedNetwork
-
-        _say_deprecated()
-        module = DeployedNetwork(job.network, job.checkpoint.preprocessing, job.signature, DTYPES[job.precision])
+        _warn_deprecated()
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the deprecation, which was said; and asserts that tracing leaves out
-            traced: Any = torch.jit.trace(module, (example(job),), check_trace=False)  # checked by the export itself
-            torch.jit.save(traced, folder / self.artefact, _extra_files={EXTRA_FILE: json.dumps(job.metadata)})
+            warnings.simplefilter("ignore")  # the deprecation, already logged, and assertions that tracing leaves out
+            traced: Any = torch.jit.trace(  # the export itself checks it
+                conversion.module(), (conversion.example(),), check_trace=False
+            )
+            torch.jit.save(traced, folder / self.artefact, _extra_files={EXTRA_FILE: json.dumps(conversion.metadata)})
         return ["TorchScript is deprecated in PyTorch; its successor is torch-export."]
 
-    def open(self, job: Job, folder: Path) -> Runner:
+    def open(self, conversion: Conversion, folder: Path) -> Runner:
         import torch
 
         with warnings.catch_warnings():
@@ -102,5 +99,5 @@ class TorchScriptTarget(Target):
 
 
 @cache
-def _say_deprecated() -> None:
-    log.warning("TorchScript is deprecated in PyTorch. It still works, but for new work use the target torch-export.")
+def _warn_deprecated() -> None:
+    log.warning("TorchScript is deprecated in PyTorch. It still works, but for new work use the format torch-export.")

@@ -1,13 +1,12 @@
-"""A variant -> models in a Triton model repository: JPEG bytes in, labels with probabilities out.
+"""Add a variant to a Triton model repository: encoded images go in, labels with probabilities come out.
 
-For a variant X there are four models: X_decode (bytes to pixels, Python), X_network (pixels to the probabilities of all
-classes, in the backend asked for), X_labels (the best of them by name, Python) and X, the ensemble that clients call.
-The Python models bring the code they need in their version's folder, so that the server's environment needs Pillow and
-numpy, and neither this package nor torch.
+A variant X becomes four models: X_decode (bytes to pixels, Python), X_network (pixels to the probabilities of all
+classes, in the chosen backend), X_labels (the names of the best classes, Python) and X, the ensemble that clients call.
+The Python models contain the code that they need, so the server needs Pillow and numpy, but not this package or torch.
 
-A repository is added to, variant by variant and version by version; what is in it stays as it is. A version is built
-and proven in a folder beside the repository and moved in model by model, the ensemble last: a server that watches the
-repository never sees half a model, and clients never an ensemble without its parts.
+Exports add variants and versions to a repository and change nothing else in it. A version is built and verified in a
+folder beside the repository and moved in model by model, the ensemble last. So a server that watches the repository
+never sees an incomplete model, and clients never see an ensemble without its parts.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ExportError
+from ..files import sync
 from ..models.manifest import ROOT, Checkpoint, find_checkpoint
 from ..processing_utils.labels import read_labels
 from ..processing_utils.preprocessing import GRADES, load_pixels
@@ -37,10 +37,10 @@ from .triton_config import BACKENDS, LABELS, Serving, configurations, parts, to_
 
 __all__ = ["Serving", "add_to_repository"]
 
-SERVED = Path(__file__).parent / "served"  # what becomes model.py
+SERVED = Path(__file__).parent / "served"  # files that become model.py
 CONFIG = "config.pbtxt"
 
-# What the Python models import, as files of this checkout.
+# Files of this package that the Python models import.
 CODE = (
     "__init__.py",
     "mount.py",
@@ -53,7 +53,7 @@ CODE = (
     "processing_utils/*.py",
 )
 
-# Run by itself (python -I) on a decoder's folder: prints the pixels of the JPEG that it is given.
+# Runs alone (python -I) on a decoder's folder: reads a JPEG from stdin and writes its pixels.
 DECODE = """
 import json, sys
 from pathlib import Path
@@ -67,25 +67,39 @@ pixels = inputs.prepare_pixels([sys.stdin.buffer.read()], Preprocessing(**how["p
 sys.stdout.buffer.write(pixels.tobytes())
 """
 
+README = """\
+# {name}
+
+{title}, served by Triton. `{name}_network/<version>/` has its metadata and the report of the export.
+
+```sh
+curl -s --data-binary @photo.jpg -H 'Inference-Header-Content-Length: 0' \\
+    http://127.0.0.1:8000/v2/models/{name}/infer | tr -cd '[:print:]'
+```
+
+The answer is JSON, followed by the values of the outputs. For programs use Triton's clients: docs/deploy.md of
+resnext-hub has an example.
+"""
+
 
 def add_to_repository(
     variant: str | Path, out: str | Path, *, serving: Serving | None = None, name: str | None = None, **options: Any
 ) -> Report:
-    """Export a variant, prove it, and add it to the Triton model repository ``out``, which is made if it is not there.
+    """Export a variant, verify it, and add it to the Triton model repository ``out``, which is created if needed.
 
     Args:
-        variant: a published name, or the folder that training wrote.
-        serving: how Triton is to run it; ``serving.version`` is the version that is added.
-        name: what clients call it; the variant's name by default. The same variant twice, in fp16 and int8 for example,
-            needs two names.
-        options: precision, calibration, photos, ... as `export.export` takes them.
+        variant: a published name, or a folder that training wrote.
+        serving: how Triton runs it; ``serving.version`` is the version to add.
+        name: the model's name for clients; by default the variant's name. To serve a variant twice, for example in fp16
+            and int8, use two names.
+        options: precision, calibration, photos and others of `export.export`.
 
     Returns:
-        The network's report; also in the network's version folder, as ``report.json``.
+        The report of the network, which is also in its version folder as ``report.json``.
 
     Raises:
-        ExportError: ``out`` is no model repository; the version is there already; other versions are configured in
-            another way; the network cannot be exported or is not exact. The repository is as it was.
+        ExportError: ``out`` is not a model repository; it has this version already; other versions have another
+            configuration; the network cannot be exported or is not exact. The repository stays as it was.
         ValueError, UnknownVariantError, CheckpointError: as `export.export`.
     """
     serving = serving or Serving()
@@ -93,18 +107,20 @@ def add_to_repository(
     checkpoint = find_checkpoint(variant)
     name = name or checkpoint.name
     _check(checkpoint, name, serving, out)
+    if options.get("precision") == "int8" and not serving.on_cpu:
+        raise ValueError("int8 has kernels for CPUs only: pass device='cpu', or another precision.")
     models = configurations(name, serving, checkpoint.preprocessing.crop_size, checkpoint.num_classes)
     texts = {model: to_text(config) for model, config in models.items()}
     _check_place(out, name, serving.version, texts, checkpoint)
     out.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the repository, not in it: a server that polls would take any folder in it for a model.
+    # Beside the repository, not in it: a polling server takes any folder in it for a model.
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as temporary:
         built, exported = Path(temporary, "models"), Path(temporary, "exported")
-        target = BACKENDS[serving.backend].target
-        if target == "tensorrt":  # the sizes that an engine is made for are those that Triton will send it
+        to = BACKENDS[serving.backend].format
+        if to == "tensorrt":  # the engine supports the sizes that Triton will send
             usual = min(serving.batches, default=serving.max_batch)
             options = {"batches": (1, usual, serving.max_batch), **options}
-        report = export(variant, target, exported, preprocessing=True, softmax=True, **options)
+        report = export(variant, to, exported, preprocessing=True, softmax=True, **options)
         for model, text in texts.items():
             (built / model / str(serving.version)).mkdir(parents=True)
             (built / model / CONFIG).write_text(text, encoding="utf-8")
@@ -115,6 +131,7 @@ def add_to_repository(
         for part in ("network", "labels"):
             (built / names[part] / LABELS).write_text(_label_lines(checkpoint), encoding="utf-8")
         (built / name / str(serving.version) / "about.txt").write_text(f"{name}: see {names['network']}\n")
+        (built / name / "README.md").write_text(README.format(name=name, title=checkpoint.system.title))
         _move_in(built, out, name, serving.version)
     return dataclasses.replace(report, folder=out / names["network"] / str(serving.version))
 
@@ -135,7 +152,7 @@ def _check(checkpoint: Checkpoint, name: str, serving: Serving, out: Path) -> No
 
 
 def _check_place(out: Path, name: str, version: int, texts: dict[str, str], checkpoint: Checkpoint) -> None:
-    """Versions of a model share its configuration, so a version must fit those that are there."""
+    """Versions of a model share one configuration, so a new version must match it."""
     if (out / name / str(version)).exists():
         raise ExportError(
             f"{out / name} already has version {version}: pass version={version + 1}, or another name=NAME."
@@ -163,7 +180,7 @@ def _fill_decode(model: Path, checkpoint: Checkpoint, serving: Serving) -> None:
     how = {"preprocessing": dataclasses.asdict(checkpoint.preprocessing), "grade": serving.grade}
     (folder / "decode.json").write_text(json.dumps(how, indent=1) + "\n", encoding="utf-8")
     image = _a_jpeg()
-    # Triton's form of one string: its length in four bytes, then the bytes.
+    # Triton stores a string as its length in four bytes, then the bytes.
     (model / "warmup").mkdir()
     (model / "warmup" / "image").write_bytes(len(image).to_bytes(4, "little") + image)
     done = subprocess.run([sys.executable, "-I", "-c", DECODE, folder], input=image, capture_output=True, check=False)
@@ -200,7 +217,7 @@ def _put_code(folder: Path, served: str) -> None:
 
 
 def _a_jpeg() -> bytes:
-    """A picture to warm up with, larger than any crop."""
+    """Return a picture to warm up with, larger than any crop."""
     from PIL import Image
 
     ramp = np.linspace(0, 255, 320, dtype=np.uint8)
@@ -211,11 +228,8 @@ def _a_jpeg() -> bytes:
 
 
 def _move_in(built: Path, out: Path, name: str, version: int) -> None:
-    """Rename what was built into the repository, the ensemble's configuration last; undo it where that fails."""
-    for file in built.rglob("*"):
-        if file.is_file():
-            with open(file, "rb") as content:
-                os.fsync(content.fileno())
+    """Move the models into the repository, the ensemble's configuration last; undo everything if a step fails."""
+    sync(built)
     if not out.exists():
         os.replace(built, out)
         return
@@ -224,12 +238,13 @@ def _move_in(built: Path, out: Path, name: str, version: int) -> None:
             source, target = built / model, out / model
             if target.exists():
                 source, target = source / str(version), target / str(version)
-            if target.exists():  # of an export that was killed here: no ensemble has named it yet
+            if target.exists():  # left by an export that was killed here; no ensemble uses it yet
                 shutil.rmtree(target)
             os.replace(source, target)
             moved.append(target)
         if (built / name / CONFIG).exists():
-            os.replace(built / name / CONFIG, out / name / CONFIG)
+            for file in ("README.md", CONFIG):
+                os.replace(built / name / file, out / name / file)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""Triton's model configurations: plain data, and the text form (config.pbtxt) that the server reads.
+"""Triton's model configurations, as data and as the text (config.pbtxt) that the server reads.
 
-The schema is Triton's model_config.proto; the tests parse every text that is written here with it.
+The schema is Triton's model_config.proto. The tests parse every text that is written here with it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 __all__ = ["BACKENDS", "LABELS", "Backend", "Serving", "Word", "configurations", "parts", "to_text"]
 
 
-LABELS = "labels.txt"  # a name a line, in the model's folder
+LABELS = "labels.txt"  # one name per line, in the model's folder
 
 
 class Word(str):
-    """An enum's value: written without quotes."""
+    """The value of an enum, which is written without quotes."""
 
 
 def to_text(message: Mapping[str, Any]) -> str:
-    """A message in protobuf's text form. A list is a repeated field, a mapping a message in a message."""
+    """Return a message in protobuf's text form. A list is a repeated field, a mapping a nested message."""
     return "".join(f"{line}\n" for key, value in message.items() for line in _field(key, value))
 
 
@@ -39,29 +39,31 @@ def _field(key: str, value: Any) -> list[str]:
 def _scalar(value: Any) -> str:
     if isinstance(value, Word):
         return str(value)
-    return json.dumps(value, ensure_ascii=False)  # strings, numbers and booleans look the same in both
+    return json.dumps(value, ensure_ascii=False)  # strings, numbers and booleans are written the same way
 
 
 @dataclass(frozen=True)
 class Backend:
-    """What runs the network in Triton.
+    """A Triton backend that can run the network.
 
     Attributes:
-        target: whose artefact it runs, a name of `targets.TARGETS`; the artefact has the name that Triton looks for.
-        index: what stands behind a tensor's name; libtorch knows arguments by their place, not by name.
-        kinds: where it can run: Triton's instance kind by our name.
+        format: the format that it runs, a name in `formats.FORMATS`. The artefact has the name that Triton looks for.
+        index: suffix of the tensors' names; libtorch identifies arguments by position, not by name.
+        threads: the configuration parameter with the number of threads on a CPU.
+        kinds: the devices that it supports.
     """
 
-    target: str
+    format: str
     index: str = ""
+    threads: str = ""
     kinds: Sequence[str] = ("auto", "gpu", "cpu")
 
 
 BACKENDS: dict[str, Backend] = {
-    "onnxruntime": Backend("onnx"),
+    "onnxruntime": Backend("onnx", threads="intra_op_thread_count"),
     "tensorrt": Backend("tensorrt", kinds=("auto", "gpu")),
-    "pytorch": Backend("torchscript", index="__0"),
-    "python": Backend("onnx", kinds=("auto", "cpu")),
+    "pytorch": Backend("torchscript", index="__0", threads="INTRA_OP_THREAD_COUNT"),
+    "python": Backend("onnx", threads="threads", kinds=("auto", "cpu")),
 }
 
 
@@ -71,17 +73,21 @@ class Serving:
 
     Args:
         backend: a name of `BACKENDS`.
-        device: "auto" (a GPU where the server has one), "gpu" or "cpu".
+        device: "auto" (a GPU if the server has one), "gpu" or "cpu".
         version: the number of the version's folder, from 1.
-        max_batch: images that pass the network together at most.
-        preferred_batch: sizes that are sent on at once, without waiting for more; by default half of ``max_batch`` and
-            all of it.
-        queue_delay: microseconds that a request waits for others at most.
+        max_batch: the largest batch.
+        preferred_batch: batch sizes that run at once, without waiting for more requests; by default half of
+            ``max_batch`` and all of it.
+        queue_delay: the longest time in microseconds that a request waits for others.
+        queue_size: the number of requests that may wait for a model; more are rejected. 0: no limit.
+        queue_timeout: a request that has waited for so many microseconds is rejected. 0: never.
         instances: copies of the network that run at the same time (on each GPU).
+        threads: threads of each copy on a CPU. By default the backend decides; in a container set it to the CPU limit,
+            because all backends but "python" count the cores of the whole machine.
         decoders: processes that decode and resize images.
-        top: how many classes are answered by name.
+        top: the number of classes in a response.
         grade: how exactly images are resized, see `processing_utils.preprocessing`.
-        response_cache: let Triton answer a request that it has answered before (needs --cache-config on the server).
+        response_cache: let Triton answer a repeated request from its cache (needs --cache-config on the server).
     """
 
     backend: str = "onnxruntime"
@@ -90,7 +96,10 @@ class Serving:
     max_batch: int = 16
     preferred_batch: tuple[int, ...] | None = None
     queue_delay: int = 2000
+    queue_size: int = 512
+    queue_timeout: int = 10_000_000
     instances: int = 1
+    threads: int | None = None
     decoders: int = 2
     top: int = 5
     grade: str = "reference"
@@ -105,13 +114,19 @@ class Serving:
                 f"The backend {self.backend} does not support the device {self.device!r}; choose from "
                 f"{', '.join(kinds)}."
             )
-        for name in ("version", "max_batch", "instances", "decoders", "top"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}.")
-        if self.queue_delay < 0:
-            raise ValueError(f"queue_delay (in microseconds) must be 0 or more, got {self.queue_delay}.")
+        least = dict.fromkeys(("version", "max_batch", "instances", "decoders", "top", "threads"), 1)
+        for name, low in (least | dict.fromkeys(("queue_delay", "queue_size", "queue_timeout"), 0)).items():
+            if (value := getattr(self, name)) is not None and value < low:
+                raise ValueError(f"{name} must be {low} or more, got {value}.")
+        if self.threads is not None and not self.on_cpu:
+            raise ValueError("threads is for networks on a CPU: pass device='cpu'.")
         if wrong := [size for size in self.preferred_batch or () if not 1 <= size <= self.max_batch]:
             raise ValueError(f"preferred_batch must be from 1 to {self.max_batch} (max_batch), got {wrong}.")
+
+    @property
+    def on_cpu(self) -> bool:
+        """True if the network never runs on a GPU."""
+        return self.backend == "python" or self.device == "cpu"
 
     @property
     def batches(self) -> tuple[int, ...]:
@@ -121,12 +136,12 @@ class Serving:
 
 
 def parts(name: str) -> dict[str, str]:
-    """The names of the models behind the one that clients call."""
+    """Return the names of the models that the ensemble consists of."""
     return {part: f"{name}_{part}" for part in ("decode", "network", "labels")}
 
 
 def configurations(name: str, serving: Serving, crop: int, classes: int) -> dict[str, dict[str, Any]]:
-    """The configuration of every model of a variant, by the model's name; the last is the one that clients call."""
+    """Return the configuration of every model of a variant, by its name. The last is the ensemble that clients call."""
     names = parts(name)
     built = {
         names["decode"]: _decode(serving, crop),
@@ -137,7 +152,7 @@ def configurations(name: str, serving: Serving, crop: int, classes: int) -> dict
     return {model: {"name": model, **config} for model, config in built.items()}
 
 
-# A new version is served beside the one before it, so that going back takes no loading.
+# A new version is served beside the previous one, so that returning to it needs no loading.
 NEWEST_TWO = {"latest": {"num_versions": 2}}
 
 
@@ -150,7 +165,8 @@ def _pixels(crop: int) -> tuple[Any, ...]:
 
 
 def _answers(serving: Serving, classes: int, **more: Any) -> list[dict[str, Any]]:
-    """The best classes by name, and the scores of all (their labels are for Triton's classification extension)."""
+    """Return the outputs: the best classes by name, and all scores, whose labels Triton's classification extension
+    uses."""
     kinds = {"classes": "INT64", "labels": "STRING", "synsets": "STRING", "probabilities": "FP32"}
     best = [_tensor(name, kind, serving.top) for name, kind in kinds.items()]
     return [*best, _tensor("scores", "FP32", classes, **more)]
@@ -158,6 +174,13 @@ def _answers(serving: Serving, classes: int, **more: Any) -> list[dict[str, Any]
 
 def _on_cpu(count: int) -> list[dict[str, Any]]:
     return [{"kind": Word("KIND_CPU"), "count": count}]
+
+
+def _waiting(serving: Serving) -> dict[str, Any]:
+    """Return the limits of a model's queue."""
+    policy: dict[str, Any] = {"timeout_action": Word("REJECT")}
+    policy |= {"default_timeout_microseconds": serving.queue_timeout, "max_queue_size": serving.queue_size}
+    return {"default_queue_policy": policy}
 
 
 def _decode(serving: Serving, crop: int) -> dict[str, Any]:
@@ -168,6 +191,7 @@ def _decode(serving: Serving, crop: int) -> dict[str, Any]:
         "input": [_tensor("image", "STRING", 1)],
         "output": [_tensor("pixels", *_pixels(crop))],
         "instance_group": _on_cpu(serving.decoders),
+        "dynamic_batching": {"preferred_batch_size": [1], **_waiting(serving)},  # one request for each free decoder
         "version_policy": NEWEST_TWO,
         "model_warmup": [{"name": "a small JPEG", "batch_size": 1, "inputs": {"key": "image", "value": image}}],
     }
@@ -175,11 +199,13 @@ def _decode(serving: Serving, crop: int) -> dict[str, Any]:
 
 def _network(serving: Serving, crop: int, classes: int) -> dict[str, Any]:
     backend = BACKENDS[serving.backend]
-    on_cpu = serving.backend == "python" or serving.device == "cpu"
-    kind = "CPU" if on_cpu else serving.device.upper()
+    kind = "CPU" if serving.on_cpu else serving.device.upper()
     pixels, scores = f"pixels{backend.index}", f"probabilities{backend.index}"
     zeros = {"data_type": Word("TYPE_UINT8"), "dims": _pixels(crop)[1:], "zero_data": True}
-    batching: dict[str, Any] = {"max_queue_delay_microseconds": serving.queue_delay}
+    batching: dict[str, Any] = {"max_queue_delay_microseconds": serving.queue_delay, **_waiting(serving)}
+    # cuDNN searches for the fastest algorithms again for each batch size (triton-inference-server/server#8808).
+    searched = not serving.on_cpu and serving.backend in ("onnxruntime", "pytorch")
+    warm = range(1, serving.max_batch + 1) if searched else sorted({1, *serving.batches, serving.max_batch})
     if serving.batches:
         batching["preferred_batch_size"] = serving.batches
     config = {
@@ -191,10 +217,16 @@ def _network(serving: Serving, crop: int, classes: int) -> dict[str, Any]:
         "dynamic_batching": batching,
         "version_policy": NEWEST_TWO,
         "model_warmup": [
-            {"name": f"batch of {size}", "batch_size": size, "inputs": {"key": pixels, "value": zeros}}
-            for size in sorted({1, *serving.batches, serving.max_batch})
+            {"name": f"batch of {size}", "batch_size": size, "inputs": {"key": pixels, "value": zeros}} for size in warm
         ],
     }
+    parameters = {} if serving.threads is None else {backend.threads: str(serving.threads)}
+    if searched and serving.backend == "onnxruntime":
+        # 0 is the exhaustive search. It must be here: a value in gpu_execution_accelerator is overwritten by this one's
+        # default (onnxruntime_backend, src/onnxruntime.cc).
+        parameters["cudnn_conv_algo_search"] = "0"
+    if parameters:
+        config["parameters"] = [{"key": k, "value": {"string_value": v}} for k, v in parameters.items()]
     if serving.backend == "pytorch":
         config["platform"] = "pytorch_libtorch"
     return config
@@ -214,8 +246,8 @@ def _labels(serving: Serving, classes: int) -> dict[str, Any]:
 def _ensemble(names: Mapping[str, str], serving: Serving, classes: int) -> dict[str, Any]:
     backend = BACKENDS[serving.backend]
     answers = _answers(serving, classes)
-    # The scores pass through the labels' model, too: where one step's output is an ensemble's output and another step's
-    # input, Triton 2.51 finds a "deadlock" when a client asks for some of the outputs only.
+    # The scores also pass through the labels' model. If an output of the ensemble is the input of a step, Triton 2.51
+    # reports a "deadlock" when a client requests only some of the outputs.
     steps = (
         ("decode", {"image": "image"}, {"pixels": "pixels"}),
         ("network", {f"pixels{backend.index}": "pixels"}, {f"probabilities{backend.index}": "all"}),
@@ -226,8 +258,8 @@ def _ensemble(names: Mapping[str, str], serving: Serving, classes: int) -> dict[
         "max_batch_size": serving.max_batch,
         "input": [_tensor("image", "STRING", 1)],
         "output": answers,
-        # All versions of a model share one configuration, so a version of the ensemble could not name versions of its
-        # parts. It is therefore served in one version, the one whose parts it names, and the answer's number is true.
+        # All versions of a model share one configuration, so two versions of the ensemble could not use different
+        # versions of its parts. The ensemble is therefore served in one version, with the parts of the same number.
         "version_policy": {"specific": {"versions": [serving.version]}},
         "ensemble_scheduling": {
             "step": [

@@ -1,4 +1,4 @@
-"""Triton's model.py: the probabilities of all classes -> the best of them, by name. Runs in Triton's Python backend."""
+"""Triton's model.py of the labels: the probabilities of all classes -> the names of the best classes."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ class TritonPythonModel:
         scores = pb_utils.get_input_tensor_by_name(request, "all").as_numpy()
         try:
             best = top_predictions(scores, self.top, labels=self.labels)
-        except ValueError as error:  # the network gave NaN: its fault, not the request's
+        except ValueError as error:  # the scores are NaN: not the client's mistake
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INTERNAL))
 
         def column(name: str, value, dtype):

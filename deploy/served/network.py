@@ -1,9 +1,10 @@
-"""Triton's model.py: the network's ONNX graph in ONNX Runtime on the CPU, inside Triton's Python backend.
+"""Triton's model.py of the network: its ONNX file in ONNX Runtime on the CPU, inside Triton's Python backend.
 
-For servers that have no onnxruntime backend. Needs the package onnxruntime there. What Triton batches together comes
-here as a list of requests, and passes the network as one batch.
+For servers without the onnxruntime backend; needs the package onnxruntime. Requests that Triton batches arrive as a
+list and pass the network as one batch.
 """
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -11,15 +12,27 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import; else it sends usage data to Microsoft
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import; otherwise it sends usage data to Microsoft
 import onnxruntime
+
+CGROUP = Path("/sys/fs/cgroup")  # the container's limits
+
+
+def cores() -> int:
+    """Return the processor cores that this container may use."""
+    available = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):  # no limit ("max"), or cgroups of version 1
+        quota, period = (CGROUP / "cpu.max").read_text().split()
+        available = min(available, max(1, int(quota) // int(period)))
+    return available
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        instances = json.loads(args["model_config"])["instance_group"][0]["count"]
+        config = json.loads(args["model_config"])
+        threads = config.get("parameters", {}).get("threads", {}).get("string_value")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = max(1, len(os.sched_getaffinity(0)) // instances)
+        options.intra_op_num_threads = int(threads or max(1, cores() // config["instance_group"][0]["count"]))
         model = Path(__file__).with_name("model.onnx")
         self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.input, self.output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name

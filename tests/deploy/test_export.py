@@ -1,16 +1,14 @@
-"""Exports: every variant to every target, with the network's own answers; what is not exact is not written."""
+"""Exports of every variant to every format: outputs equal the network's, and an inexact export is not written."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import runpy
 import shutil
 import subprocess
 import sys
 import tarfile
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,20 +19,21 @@ import pytest
 import torch
 from PIL import Image
 from resnext_hub import cli
-from resnext_hub.deploy import tensorrt_engine, to_tensorrt, to_torch
+from resnext_hub.deploy import tensorrt_engine, to_tensorrt
+from resnext_hub.deploy.deployed_network import ResizeAndCrop
 from resnext_hub.deploy.export import Report, export, export_network
+from resnext_hub.deploy.formats import FORMATS
 from resnext_hub.deploy.metadata import as_strings, describe
 from resnext_hub.deploy.photos import read_photos, sample_photos
 from resnext_hub.deploy.signature import Signature
-from resnext_hub.deploy.targets import TARGETS
 from resnext_hub.deploy.verify import TOLERANCES, compare
-from resnext_hub.errors import ExportError, InexactError, SourceError
+from resnext_hub.errors import ExportError, SourceError
 from resnext_hub.models.entrypoints import build, load
 from resnext_hub.models.manifest import Architecture, Checkpoint, default_manifest
 from resnext_hub.models.resnext import ResNeXt
 from resnext_hub.packages import missing
 from resnext_hub.processing_utils.labels import read_labels
-from resnext_hub.processing_utils.preprocessing import normalise
+from resnext_hub.processing_utils.preprocessing import crop_pixels, load_pixels, normalise
 
 from ..conftest import randomise
 
@@ -48,6 +47,7 @@ FAMILIES = {
     "SE": Architecture("Bottleneck", (1, 1, 1, 1), 8, 4, 4, 16, True),
 }
 BEST = {"preprocessing": True, "softmax": True, "top": 3}
+ANY_SIZE = {"resize": True, "softmax": True, "top": 3}
 
 pytestmark = pytest.mark.skipif(
     bool(missing(["onnxruntime", "onnx", "onnxscript"])), reason="needs pip install .[deploy]"
@@ -79,33 +79,13 @@ def logits_of(pixels: np.ndarray) -> np.ndarray:
 
 
 def onnx_outputs(path: Path, batch: np.ndarray) -> list[np.ndarray]:
-    """As a user does it: ONNX Runtime and a file, nothing of this project."""
+    """Run a file as a user does, without this project."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return session.run(None, {session.get_inputs()[0].name: batch})
 
 
-def pt2_outputs(path: Path, batch: np.ndarray) -> list[np.ndarray]:
-    return _numpy(torch.export.load(path).module()(torch.from_numpy(batch)))
-
-
-def torchscript_outputs(path: Path, batch: np.ndarray) -> list[np.ndarray]:
-    with pytest.deprecated_call(match="deprecated"):
-        module = torch.jit.load(str(path))
-    return _numpy(module(torch.from_numpy(batch)))
-
-
-def _numpy(outputs: Any) -> list[np.ndarray]:
-    return [output.numpy() for output in (outputs if isinstance(outputs, tuple) else [outputs])]
-
-
-OPENERS = {
-    "onnx": onnx_outputs,
-    "torch-export": pt2_outputs,
-    "torchscript": torchscript_outputs,
-    "tensorrt": onnx_outputs,
-}
 BATCHES = {"tensorrt": {"batches": (1, 4, 16)}}
 
 
@@ -129,8 +109,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Report]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
-    "target",  # TensorRT's is ONNX, written by the same function
-    [pytest.param(name, marks=[pytest.mark.soak] if name == "tensorrt" else []) for name in TARGETS],
+    "target",  # TensorRT and OpenVINO get the ONNX file
+    [pytest.param(name, marks=[pytest.mark.soak] if name in ("tensorrt", "openvino") else []) for name in FORMATS],
 )
 def test_every_family_to_every_target(target: str, family: str, tmp_path: Path) -> None:
     network = random_network(FAMILIES[family], TINY.num_classes)
@@ -161,7 +141,7 @@ def test_every_variant(checkpoint: Checkpoint, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("checkpoint", variants(soak=True))
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", FORMATS)
 def test_every_variant_to_every_target(target: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
     network = random_network(checkpoint.architecture, checkpoint.num_classes)
     report = export_network(network, shrunk(checkpoint), target, tmp_path / "out")
@@ -173,7 +153,7 @@ def test_every_variant_to_every_target(target: str, checkpoint: Checkpoint, tmp_
     shutil.rmtree(report.folder)
 
 
-PRECISIONS = [(t.name, p) for t in TARGETS.values() for p in t.precisions if p not in ("fp32", "int8")]
+PRECISIONS = [(t.name, p) for t in FORMATS.values() for p in t.precisions if p not in ("fp32", "int8")]
 QUICK = [("onnx", "fp16"), ("torch-export", "bf16"), ("torchscript", "fp16"), ("tensorrt", "bf16")]
 
 
@@ -193,24 +173,71 @@ def test_precisions(target: str, precision: str, exported: Callable[..., Report]
     assert report.bytes < 0.6 * exported("torchscript").bytes
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_preprocessing_softmax_and_the_best_inside(target: str, exported: Callable[..., Report]) -> None:
-    pixels = pixels_of(5)
-    probabilities, classes = OPENERS[target](exported(target, **BEST).path, pixels)
-    logits = logits_of(pixels).astype(np.float64)
-    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    order = np.argsort(-expected, 1)[:, :3]
-    assert np.array_equal(classes, order)
-    assert np.allclose(probabilities, np.take_along_axis(expected, order, 1), atol=1e-5)
+PHOTO = Image.fromarray(sample_photos(1)[0][:, :400])  # a portrait, to be resized and cropped
 
 
-@pytest.mark.parametrize("target", ["onnx", "torch-export", "torchscript"])
-def test_logits_of_normalised_images_in_a_batch_of_any_size(target: str, exported: Callable[..., Report]) -> None:
-    for count in (1, 7):
-        pixels = pixels_of(count)
-        (got,) = OPENERS[target](exported(target).path, normalise(pixels, TINY.preprocessing))
-        assert got.shape == (count, TINY.num_classes)
-        assert np.abs(got - logits_of(pixels)).max() < 1e-4
+def run_readme(folder: Path, output: Path) -> list[tuple[float, str]]:
+    """Run the code in the README of an artefact, in a copy of its folder without this project."""
+    shutil.copytree(folder, output)
+    PHOTO.save(output / "photo.jpg", quality=95)
+    code = (output / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    done = subprocess.run([sys.executable, "-c", code], cwd=output, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [(float(line.split("  ", 1)[0]), line.split("  ", 1)[1]) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("resize", [False, True], ids=["logits", "resize"])
+@pytest.mark.parametrize("target", [name for name in FORMATS if name != "tensorrt"])
+def test_the_readme_classifies_a_photo(
+    target: str, resize: bool, exported: Callable[..., Report], tmp_path: Path
+) -> None:
+    """Its answers are the network's: logits of normalised images, or the best three of a photo of any size."""
+    found = run_readme(exported(target, **(ANY_SIZE if resize else {})).folder, tmp_path / "copy")
+    pixels = load_pixels(tmp_path / "copy" / "photo.jpg", TINY.preprocessing)
+    logits = logits_of(pixels[None])[0].astype(np.float64)
+    expected = np.exp(logits) / np.exp(logits).sum() if resize else logits
+    best = np.argsort(-expected)[: 3 if resize else 5]
+    assert [name for _, name in found] == [read_labels(TINY.labels)[i].name for i in best]
+    # Resizing inside differs by up to 1 of 255 in a pixel.
+    np.testing.assert_allclose([score for score, _ in found], expected[best], atol=0.02 if resize else 0.002)
+
+
+@pytest.mark.parametrize("size", [(300, 400), (231, 307), (64, 64), (20, 50), (613, 97)])
+@pytest.mark.parametrize("variant", ["resnext_tiny", "resnext50_32x4d.IMAGENET1K_V2", "resnext50_32x4d_swsl"])
+def test_resizing_inside_is_within_one_of_255(variant: str, size: tuple[int, int]) -> None:
+    preset = MANIFEST.resolve(variant).preprocessing
+    for shape in (size, size[::-1]):
+        pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+        found = ResizeAndCrop(preset)(torch.from_numpy(pixels)[None].float())[0].numpy()
+        assert np.abs(found - crop_pixels(Image.fromarray(pixels), preset)).max() <= 1.001
+
+
+@pytest.mark.parametrize(
+    ("opset", "options"),
+    [
+        (11, {"resize": True, "softmax": True, "top": 3}),
+        pytest.param(13, {"precision": "fp16"}, marks=pytest.mark.soak),
+        pytest.param(17, {"preprocessing": True}, marks=pytest.mark.soak),
+        (26, {}),
+    ],
+)
+def test_opsets(opset: int, options: dict[str, Any], tmp_path: Path) -> None:
+    import onnx
+
+    report = export("resnext_tiny", "onnx", tmp_path / "out", opset=opset, **options)
+    model = onnx.load(report.path)
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", opset)]
+    assert model.ir_version == onnx.helper.find_min_ir_version_for(model.opset_import) or opset > 17
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+    assert b"site-packages" not in report.path.read_bytes()  # nor any other path of this machine
+
+
+def test_the_families_in_the_oldest_opset(tmp_path: Path) -> None:
+    """Squeeze-and-excitation too."""
+    for family, architecture in FAMILIES.items():
+        network = random_network(architecture, TINY.num_classes)
+        report = export_network(network, shrunk(TINY), "onnx", tmp_path / family, opset=11)
+        assert report.agreement.difference < 1e-5
 
 
 def onnx_metadata(path: Path) -> dict[str, str]:
@@ -225,6 +252,13 @@ def pt2_metadata(path: Path) -> dict[str, Any]:
     return json.loads(extra["metadata.json"])
 
 
+def openvino_metadata(path: Path) -> dict[str, str]:
+    import openvino
+
+    info = openvino.Core().read_model(path).get_rt_info()["resnext_hub"]
+    return {key: info[key].astype(str) for key in info.aslist()} if hasattr(info, "aslist") else dict(info.items())
+
+
 def torchscript_metadata(path: Path) -> dict[str, Any]:
     extra = {"metadata.json": b""}
     with pytest.deprecated_call(match="deprecated"):
@@ -236,7 +270,7 @@ def torchscript_metadata(path: Path) -> dict[str, Any]:
     ("target", "inside"),
     [
         ("onnx", onnx_metadata),
-        ("tensorrt", onnx_metadata),
+        ("openvino", openvino_metadata),
         ("torch-export", pt2_metadata),
         ("torchscript", torchscript_metadata),
     ],
@@ -244,7 +278,7 @@ def torchscript_metadata(path: Path) -> dict[str, Any]:
 def test_metadata_inside_and_beside(
     target: str, inside: Callable[[Path], dict[str, Any]], exported: Callable[..., Report]
 ) -> None:
-    report = exported(target, **BEST)
+    report = exported(target, **ANY_SIZE)
     beside = json.loads((report.folder / "metadata.json").read_text())
     found = inside(report.path)
     assert as_strings(found) == as_strings(beside)
@@ -253,38 +287,11 @@ def test_metadata_inside_and_beside(
     assert beside["license"]["id"] == "research-only"
     assert beside["labels"] == [[label.synset, label.name] for label in read_labels(TINY.labels)]
     assert beside["preprocessing"]["mean"] == list(TINY.preprocessing.mean)
-    assert beside["input"] == {"name": "pixels", "dtype": "uint8", "shape": [64, 64, 3]}
+    assert beside["input"] == {"name": "pixels", "dtype": "uint8", "shape": [None, None, 3]}
     assert [output["name"] for output in beside["outputs"]] == ["probabilities", "classes"]
     said = json.loads((report.folder / "report.json").read_text())
     assert said["agreement"] == json.loads(json.dumps(dataclasses.asdict(report.agreement)))
     assert said["files"].keys() == {p.name for p in report.folder.iterdir()} - {"report.json"}
-
-
-@pytest.mark.parametrize("target", ["onnx", "torch-export"])
-def test_an_artefact_says_nothing_of_the_machine_it_was_made_on(target: str, exported: Callable[..., Report]) -> None:
-    data = exported(target).path.read_bytes()
-    if zipfile.is_zipfile(io.BytesIO(data)):
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            data = b"".join(archive.read(name) for name in archive.namelist())
-    assert b"site-packages" not in data
-    assert b"resnext.py" not in data
-
-
-def test_batchnorm_is_folded_and_the_opset_is_what_is_said(exported: Callable[..., Report]) -> None:
-    import onnx
-
-    model = onnx.load(exported("onnx").path)
-    assert {o.version for o in model.opset_import if o.domain == ""} == {20}
-    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
-    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "images"
-
-
-def test_torchscript_is_said_to_be_deprecated_once(tmp_path: Path, caplog: Any) -> None:
-    to_torch._say_deprecated.cache_clear()
-    for name in ("a", "b"):
-        report = export("resnext_tiny", "torchscript", tmp_path / name)
-    assert caplog.text.count("TorchScript is deprecated") == 1
-    assert "deprecated" in report.notes[0]
 
 
 @pytest.mark.soak
@@ -331,9 +338,7 @@ def test_an_artefact_with_other_answers_is_not_written(tmp_path: Path, monkeypat
         network.fc.weight.data[:, :16] *= 0.9
         return fold(network, lanes)
 
-    monkeypatch.setattr("resnext_hub.deploy.network.fold", wrong)
-    with pytest.raises(InexactError, match="of their range .* Nothing was written"):
-        export("resnext_tiny", "torchscript", tmp_path / "out")
+    monkeypatch.setattr("resnext_hub.deploy.deployed_network.fold", wrong)
     command = ["export", "resnext_tiny", "--to", "torchscript", "--out", str(tmp_path / "out")]
     assert cli.main(command) == 4
     assert "of their range" in capsys.readouterr().err
@@ -342,14 +347,14 @@ def test_an_artefact_with_other_answers_is_not_written(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("at", ["write", "open"])
 def test_an_export_that_fails_leaves_nothing(at: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    target = TARGETS["torchscript"]
-    write = target.write
+    kind = FORMATS["torchscript"]
+    write = kind.write
 
-    def fails(job: Any, folder: Path) -> Any:
-        write(job, folder)
+    def fails(conversion: Any, folder: Path) -> Any:
+        write(conversion, folder)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(target), at, lambda self, job, folder: fails(job, folder))
+    monkeypatch.setattr(type(kind), at, lambda self, conversion, folder: fails(conversion, folder))
     assert cli.main(["export", "resnext_tiny", "--to", "torchscript", "--out", str(tmp_path / "out")]) == 2
     assert "No space left" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -364,7 +369,7 @@ def agreement_of(outputs: Sequence[np.ndarray], expected: np.ndarray, **how: Any
         chosen = [next(rows) for _ in batch]
         return [output[chosen] for output in outputs]
 
-    return compare(run, pixels_of(len(expected), 32), expected, signature, TINY.preprocessing, 1e-4)
+    return compare(run, np.split(pixels_of(len(expected), 32), [1, 4]), expected, signature, 1e-4)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -398,45 +403,43 @@ def test_comparing_sees_one_wrong_number(probabilities: bool, top: int | None) -
     off = agreement_of(outputs(swapped), expected, **how)
     assert not off.is_exact
     assert off.top1_agreement == pytest.approx(8 / 9)
+    with pytest.raises(ValueError, match="float64"):
+        agreement_of([scores.astype(np.float64), *outputs(scores)[1:]], expected, **how)
     nothing = np.full_like(scores, np.nan)
     assert not agreement_of([nothing, *outputs(scores)[1:]] if top is None else
                             [nothing[:, :top], outputs(scores)[1]], expected, **how).is_exact  # fmt: skip
 
 
-def test_comparing_refuses_other_outputs() -> None:
-    expected = np.zeros((4, 40), np.float32)
-    with pytest.raises(ValueError, match="outputs .*float64.*, expected .*float32"):
-        agreement_of([expected.astype(np.float64)], expected)
-    with pytest.raises(ValueError, match="The artefact's outputs"):
-        agreement_of([expected, expected], expected)
-
-
 # Photos.
+
+
+def crop(image: Image.Image) -> np.ndarray:
+    return crop_pixels(image, TINY.preprocessing)
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
-    for i, pixels in enumerate(sample_photos(TINY.preprocessing, 20)):
+    for i, pixels in enumerate(sample_photos(20, crop)):
         Image.fromarray(pixels).save(folder / f"{i:02}.png")
     return folder
 
 
 def test_photos_are_taken_evenly_and_broken_ones_passed_over(photos: Path, caplog: Any, tmp_path: Path) -> None:
-    everything = read_photos(str(photos), TINY.preprocessing, 100)
-    assert np.array_equal(everything, sample_photos(TINY.preprocessing, 20))
-    assert np.array_equal(read_photos(str(photos), TINY.preprocessing, 5), everything[::4])
+    everything = np.stack(read_photos(str(photos), 100))
+    assert np.array_equal(everything, sample_photos(20, crop))
+    assert np.array_equal(read_photos(str(photos), 5), everything[::4])
     (photos / "03.png").write_bytes(b"\x89PNG broken")
-    assert np.array_equal(read_photos(str(photos), TINY.preprocessing, 100), np.delete(everything, 3, 0))
+    assert np.array_equal(read_photos(str(photos), 100), np.delete(everything, 3, 0))
     assert "Skipped: " in caplog.text
     with tarfile.open(tmp_path / "photos.tar", "w") as archive:
         archive.add(photos / "00.png", "00.png")
-    assert np.array_equal(read_photos(str(tmp_path / "photos.tar"), TINY.preprocessing, 5), everything[:1])
+    assert np.array_equal(read_photos(str(tmp_path / "photos.tar"), 5), everything[:1])
     for path in photos.iterdir():
         path.write_bytes(b"\x89PNG broken")
-    with pytest.raises(SourceError, match="No image in .* could be read"):
-        read_photos(str(photos), TINY.preprocessing, 5)
+    with pytest.raises(SourceError, match=str(photos)):
+        read_photos(str(photos), 5)
 
 
 def test_an_export_is_proven_on_the_users_photos(photos: Path, tmp_path: Path) -> None:
@@ -503,12 +506,12 @@ def test_int8_leaves_the_stem_and_the_first_block_in_float32(family: str, tmp_pa
 
 
 def test_groups_are_merged_as_far_as_the_size_allows() -> None:
-    from resnext_hub.deploy.int8 import GROWTH, _lanes
+    from resnext_hub.deploy.int8 import GROWTH, lanes_of
     from resnext_hub.inference.engines.graph import fold
 
     for architecture in FAMILIES.values():
         network = random_network(architecture, 10)
-        lanes = _lanes(network)
+        lanes = lanes_of(network)
         before = sum(m.weight.numel() for m in network.modules() if isinstance(m, torch.nn.Conv2d))
         after = sum(m.weight.numel() for m in fold(network, lanes).modules() if isinstance(m, torch.nn.Conv2d))
         assert after <= GROWTH * before + 10 * architecture.num_features
@@ -578,7 +581,7 @@ def test_the_script_beside_the_onnx_tells_tensorrt_what_to_build(
 
 def test_bf16_for_tensorrt_is_not_handed_over_unproven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(to_tensorrt, "missing", lambda packages: packages)
-    with pytest.raises(ExportError, match="bf16 must be verified .*TensorRT.*OpenVINO"):
+    with pytest.raises(ExportError, match="openvino"):
         export("resnext_tiny", "tensorrt", tmp_path / "out", precision="bf16")
     assert list(tmp_path.iterdir()) == []
 
@@ -589,16 +592,19 @@ def test_bf16_for_tensorrt_is_not_handed_over_unproven(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"to": "caffe"}, "target 'caffe'.* onnx, "),
-        ({"precision": "bf16"}, "'bf16'.* fp32, fp16, int8"),
-        ({"precision": "int8"}, "int8 needs images.*calibration="),
-        ({"calibration": "photos"}, "calibration=.* int8"),
-        ({"top": 0}, "top must be from 1 to 200, got 0"),
-        ({"top": 201}, "top must be from 1 to 200, got 201"),
-        ({"batches": (1, 2, 3)}, "onnx has no option 'batches'; .* reduce_range"),
-        ({"to": "tensorrt", "batches": (4, 2, 8)}, "MIN <= OPT <= MAX"),
-        ({"variant": "resnext50"}, "Did you mean"),
-        ({"photos": "no/such/folder"}, "No such file, folder or pattern: no/such/folder"),
+        ({"to": "caffe"}, "caffe"),
+        ({"precision": "bf16"}, "bf16"),
+        ({"precision": "int8"}, "calibration"),
+        ({"calibration": "photos"}, "calibration"),
+        ({"top": 0}, "top"),
+        ({"top": 201}, "200"),
+        ({"batches": (1, 2, 3)}, "batches"),
+        ({"to": "tensorrt", "batches": (4, 2, 8)}, "4 2 8"),
+        ({"to": "tensorrt", "resize": True}, "resize"),
+        ({"opset": 10}, "opset"),
+        ({"opset": 12, "precision": "int8", "calibration": "photos"}, "13"),
+        ({"variant": "resnext50"}, "resnext50"),
+        ({"photos": "no/such/folder"}, "no/such/folder"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -611,7 +617,7 @@ def test_wrong_arguments(arguments: dict[str, Any], message: str, tmp_path: Path
 def test_what_is_there_is_not_replaced_unless_told(tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = export("resnext_tiny", "torchscript", out)
-    with pytest.raises(ExportError, match="exists.* overwrite=True"):
+    with pytest.raises(ExportError, match="overwrite"):
         export("resnext_tiny", "torchscript", out)
     second = export("resnext_tiny", "torchscript", out, precision="fp16", overwrite=True)
     assert second.bytes < first.bytes
@@ -619,15 +625,15 @@ def test_what_is_there_is_not_replaced_unless_told(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.tex").write_text("")
-    with pytest.raises(ExportError, match="not written by an export"):
+    with pytest.raises(ExportError, match="mine"):
         export("resnext_tiny", "torchscript", mine, overwrite=True)
-    with pytest.raises(ExportError, match="is a file"):
+    with pytest.raises(ExportError, match=r"thesis\.tex"):
         export("resnext_tiny", "torchscript", mine / "thesis.tex", overwrite=True)
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resnext_hub.deploy.export.missing", lambda packages: [p for p in packages if p == "onnx"])
-    with pytest.raises(ExportError, match="onnx needs onnx: pip install onnxruntime onnx onnxscript"):
+    with pytest.raises(ExportError, match="onnx needs onnx: pip install"):
         export("resnext_tiny", "onnx", tmp_path / "out")
 
 
@@ -651,12 +657,6 @@ def test_describing_every_variant_is_json() -> None:
         described = describe(checkpoint, signature, "fp32", None)
         assert json.loads(json.dumps(described))["name"] == checkpoint.name
         assert all(isinstance(value, str) for value in as_strings(described).values())
-
-
-def test_a_report_knows_its_artefact(exported: Callable[..., Report]) -> None:
-    report = exported("torchscript")
-    assert report.path.is_file()
-    assert report.bytes == report.path.stat().st_size
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
-"""Model repositories for Triton, and NVIDIA's own server on them.
+"""Model repositories for Triton, served by NVIDIA's own server.
 
 The server is Triton's core with its HTTP, gRPC, batching, ensembles and cache, from the nvidia-pytriton wheel. The
-wheel has one backend, Python's. So the network runs in ONNX Runtime inside that one, where production takes a C++
-backend: those load the same files by the same configuration, and are not proven here.
+wheel has only the Python backend. So the network runs in ONNX Runtime inside that one. The C++ backends of production
+load the same files with the same configurations, and are not tested here.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import os
+import runpy
 import shutil
 import socket
 import subprocess
@@ -19,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +32,6 @@ from filelock import FileLock
 from PIL import Image
 from resnext_hub import cli
 from resnext_hub.deploy import triton
-from resnext_hub.deploy.targets import TARGETS
 from resnext_hub.deploy.triton import Serving, add_to_repository
 from resnext_hub.deploy.triton_config import BACKENDS, Word, configurations, to_text
 from resnext_hub.errors import ExportError, InexactError
@@ -58,26 +60,69 @@ def test_text_is_protobuf_text():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "names"),
     [
-        ({"backend": "caffe"}, "backend 'caffe'"),
-        ({"backend": "tensorrt", "device": "cpu"}, "'cpu'.* auto, gpu"),
-        ({"version": 0}, "version must be 1 or more"),
-        ({"preferred_batch": (8, 32)}, r"preferred_batch .*\[32\]"),
+        ({"backend": "caffe"}, "caffe"),
+        ({"backend": "tensorrt", "device": "cpu"}, "cpu"),
+        ({"version": 0}, "version"),
+        ({"preferred_batch": (8, 32)}, "32"),
         ({"queue_delay": -1}, "queue_delay"),
+        ({"threads": 0, "device": "cpu"}, "threads"),
+        ({"threads": 4}, "device='cpu'"),
     ],
 )
-def test_wrong_settings_are_refused(arguments: dict[str, Any], message: str):
-    with pytest.raises(ValueError, match=message):
+def test_wrong_settings_are_refused(arguments: dict[str, Any], names: str):
+    with pytest.raises(ValueError, match=names):
         Serving(**arguments)
 
 
-def test_artefacts_have_the_names_that_backends_look_for():
-    expected = {"onnxruntime": "model.onnx", "tensorrt": "model.plan", "pytorch": "model.pt", "python": "model.onnx"}
-    from resnext_hub.deploy.to_tensorrt import PLAN
+def test_what_the_gpu_and_the_cpu_need():
+    def network(**settings: Any) -> dict[str, Any]:
+        return configurations("x", Serving(max_batch=12, **settings), 224, 1000)["x_network"]
 
-    found = {name: TARGETS[backend.target].artefact for name, backend in BACKENDS.items()}
-    assert found | {"tensorrt": PLAN} == expected
+    gpu, cpu = network(), network(device="cpu", threads=3)
+    # cuDNN searches again for each batch size, by the parameter that the backend reads last.
+    assert [w["batch_size"] for w in gpu["model_warmup"]] == list(range(1, 13))
+    assert gpu["parameters"] == [{"key": "cudnn_conv_algo_search", "value": {"string_value": "0"}}]
+    assert [w["batch_size"] for w in cpu["model_warmup"]] == [1, 6, 12]
+    assert cpu["parameters"] == [{"key": "intra_op_thread_count", "value": {"string_value": "3"}}]
+    assert network(queue_size=7, queue_timeout=9)["dynamic_batching"]["default_queue_policy"] == {
+        "timeout_action": "REJECT",
+        "default_timeout_microseconds": 9,
+        "max_queue_size": 7,
+    }
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [("max 100000", 8), ("300000 100000", 3), ("50000 100000", 1), (None, 8)]
+)
+def test_threads_from_the_containers_limit(
+    limit: str | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
+    served = runpy.run_path(str(ROOT / "deploy" / "served" / "network.py"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    if limit is not None:
+        (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    served["cores"].__globals__["CGROUP"] = tmp_path
+    assert served["cores"]() == expected
+
+
+def test_one_request_never_decodes_more_pixels_than_one_image_may_have(monkeypatch: pytest.MonkeyPatch):
+    """Eight PNG files of 343 kB took 10.2 GB before."""
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    decode = runpy.run_path(str(ROOT / "deploy" / "served" / "decode.py"))
+    groups, limit = decode["TritonPythonModel"]._groups, decode["MAX_PIXELS"]
+    file = io.BytesIO()
+    Image.new("1", (9000, 9000)).save(file, "PNG")  # almost the limit
+    small = io.BytesIO()
+    Image.new("RGB", (100, 100)).save(small, "PNG")
+    assert 9000 * 9000 < limit < 9000 * 9000 * 2
+    big, little = file.getvalue(), small.getvalue()
+    found = list(groups([little, big, little, big, b"broken", little]))
+    assert [(first, len(group)) for first, group in found] == [(0, 3), (3, 3)]
+    assert [(first, len(group)) for first, group in groups([little] * 8)] == [(0, 8)]
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +184,7 @@ def test_a_version_is_added_and_nothing_else_changes(tmp_path: Path, exported: N
 @pytest.mark.parametrize(
     ("backend", "precision", "files"),
     [
-        ("onnxruntime", "fp32", {"model.onnx"}),
+        ("onnxruntime", "fp32", {"model.onnx"}),  # the names that the backends look for
         ("pytorch", "fp16", {"model.pt"}),
         ("tensorrt", "fp32", {"model.onnx", "build_engine.sh", "build_engine.py", "build_engine.json"}),
     ],
@@ -150,7 +195,7 @@ def test_every_backend_gets_what_it_loads(
     serving = Serving(backend=backend, max_batch=12)
     report = add_to_repository("resnext_tiny", tmp_path / "models", serving=serving, precision=precision)
     found = {file.name for file in report.folder.iterdir()}
-    assert files | {"report.json", "metadata.json"} == found - {"model.plan"}
+    assert files | {"README.md", "report.json", "metadata.json"} == found - {"model.plan"}
     config = configurations("resnext_tiny", serving, 64, 200)["resnext_tiny_network"]
     given, got = (config[side][0]["name"].removesuffix(BACKENDS[backend].index) for side in ("input", "output"))
     metadata = json.loads((report.folder / "metadata.json").read_text())
@@ -191,25 +236,26 @@ def test_what_does_not_fit_is_refused_and_nothing_written(tmp_path: Path, export
     add_to_repository("resnext_tiny", repository, serving=STAND_IN)
     before = content(repository)
     second = dataclasses.replace(STAND_IN, version=2)
-    with pytest.raises(ExportError, match="has version 1: pass version=2"):
-        add_to_repository("resnext_tiny", repository, serving=STAND_IN)
-    with pytest.raises(ExportError, match="shared by all versions"):
-        add_to_repository("resnext_tiny", repository, serving=dataclasses.replace(second, max_batch=32))
-    with pytest.raises(ValueError, match="201"):
-        add_to_repository("resnext_tiny", repository, serving=dataclasses.replace(second, top=201))
-    with pytest.raises(ValueError, match="model name"):
-        add_to_repository("resnext_tiny", repository, serving=STAND_IN, name="../up")
-    with pytest.raises(ValueError, match="grade 'rough'"):
-        add_to_repository("resnext_tiny", repository, serving=dataclasses.replace(second, grade="rough"))
+    gpu = {"serving": Serving(), "precision": "int8", "name": "int8"}
+    for error, names, options in (
+        (ExportError, "version=2", {"serving": STAND_IN}),
+        (ExportError, "config.pbtxt", {"serving": dataclasses.replace(second, max_batch=32)}),
+        (ValueError, "201", {"serving": dataclasses.replace(second, top=201)}),
+        (ValueError, "../up", {"serving": STAND_IN, "name": "../up"}),
+        (ValueError, "rough", {"serving": dataclasses.replace(second, grade="rough")}),
+        (ValueError, "device='cpu'", gpu),
+    ):
+        with pytest.raises(error, match=names):
+            add_to_repository("resnext_tiny", repository, **options)
     labels = repository / "resnext_tiny_network" / "labels.txt"
     labels.write_text("cat\n")
-    with pytest.raises(ExportError, match="has other classes"):
+    with pytest.raises(ExportError, match=r"labels\.txt"):
         add_to_repository("resnext_tiny", repository, serving=second)
     assert {k: v for k, v in content(repository).items() if before[k] != v}.keys() == {
         "resnext_tiny_network/labels.txt"
     }
     (tmp_path / "photos" / "cats").mkdir(parents=True)
-    with pytest.raises(ExportError, match="not a Triton model repository"):
+    with pytest.raises(ExportError, match="photos"):
         add_to_repository("resnext_tiny", tmp_path / "photos", serving=STAND_IN)
 
 
@@ -242,7 +288,7 @@ def test_a_failure_leaves_the_repository_as_it_was(
             add_to_repository("resnext_tiny", repository, serving=second)
     with monkeypatch.context() as patch:
         patch.setattr(triton, "load_pixels", lambda *_: np.zeros(1))
-        with pytest.raises(ExportError, match="decoder's pixels differ"):
+        with pytest.raises(ExportError):
             add_to_repository("resnext_tiny", repository, serving=second)
     assert content(tmp_path) == before
     # What a killed export has left behind, and no ensemble names, is replaced.
@@ -262,6 +308,11 @@ def test_manifests_name_one_release_of_triton():
     assert service["apiVersion"] == "serving.kserve.io/v1beta1"
     predictor = service["spec"]["predictor"]
     model = predictor["model"]
+    assert predictor["securityContext"]["runAsNonRoot"]
+    assert not model["securityContext"]["allowPrivilegeEscalation"]
+    assert str(predictor["securityContext"]["runAsUser"]) in (deploy / "triton.Dockerfile").read_text().split("USER")[1]
+    assert {"startupProbe", "readinessProbe", "livenessProbe"} <= model.keys()
+    assert model["resources"]["requests"].items() <= model["resources"]["limits"].items()
     assert model["protocolVersion"] == "v2"
     assert model["image"].endswith(release.removesuffix("-py3"))
     mounted = {mount["name"]: mount["mountPath"] for mount in model["volumeMounts"]}
@@ -380,6 +431,8 @@ def served(
             add_to_repository("resnext_tiny", making, serving=STAND_IN)
             add_to_repository("resnext_tiny", making, serving=dataclasses.replace(STAND_IN, version=2, grade="close"))
             cached = dataclasses.replace(STAND_IN, response_cache=True, decoders=1, top=3)
+            short = dataclasses.replace(STAND_IN, decoders=1, queue_size=1, threads=1)
+            add_to_repository("resnext_tiny", making, serving=short, name="tiny.short")
             add_to_repository("resnext_tiny", making, serving=cached, name="tiny.cached")
             making.rename(repository)
     with server(triton_python, repository, tmp_path_factory.mktemp("server")) as (http, grpc):
@@ -562,6 +615,24 @@ def test_32_clients_lose_nothing_and_are_batched(served: Served, photos: list[Pa
 @pytest.mark.soak
 def test_32_clients_lose_nothing_in_half_a_minute(served: Served, photos: list[Path], network: torch.nn.Module):
     hammered(served, photos, network, seconds=30)
+
+
+def test_a_full_queue_rejects_requests_and_answers_the_others(served: Served, photos: list[Path]):
+    done = served.client.hammer(model="tiny.short", files=photos, expected=[[0]] * 12, clients=32, seconds=1)
+    assert done["errors"]
+    assert all("queue" in error for error in done["errors"])
+    assert "outputs" in served.client.infer(protocol="http", model="tiny.short", files=photos[:1])
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_documented_curl(served: Served, photos: list[Path], tmp_path: Path):
+    """The line in the README of a model."""
+    text = (served.repository / "resnext_tiny" / "README.md").read_text()
+    line = text.split("```sh\n")[1].split("```")[0].replace(":8000", f":{served.http}")
+    shutil.copy(photos[0], tmp_path / "photo.jpg")
+    done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    expected = served.client.infer(protocol="http", model="resnext_tiny", files=photos[:1])["outputs"]
+    assert [label for label in expected["labels"][0] if label not in done.stdout] == []
 
 
 def test_the_documented_client(served: Served, photos: list[Path], tmp_path: Path, triton_python: Path):

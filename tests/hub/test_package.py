@@ -19,7 +19,7 @@ import torch
 from packaging.requirements import Requirement
 from PIL import Image
 from resnext_hub import Classifier, Prediction, classifier, packages
-from resnext_hub.deploy.targets import TARGETS
+from resnext_hub.deploy.formats import FORMATS
 from resnext_hub.inference.engines import BUILT
 
 from ..conftest import ROOT, tracked_files
@@ -215,8 +215,8 @@ def test_what_is_imported_late_belongs_to_the_package() -> None:
         assert set(packages.PACKAGES[feature]) <= base
     for engine in BUILT.values():
         assert {*engine.needs, *engine.builds_with} - {"torch"} <= set(packages.PACKAGES[engine.extra])
-    for target in TARGETS.values():
-        assert set(target.needs) - {"torch"} <= set(packages.PACKAGES["fast"])
+    for kind in FORMATS.values():
+        assert set(kind.needs) - {"torch"} <= set(packages.PACKAGES[kind.extra])
 
 
 def test_no_text_sends_users_to_a_name_that_nobody_has_registered() -> None:
