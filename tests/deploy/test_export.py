@@ -255,8 +255,7 @@ def pt2_metadata(path: Path) -> dict[str, Any]:
 def openvino_metadata(path: Path) -> dict[str, str]:
     import openvino
 
-    info = openvino.Core().read_model(path).get_rt_info()["resnext_hub"]
-    return {key: info[key].astype(str) for key in info.aslist()} if hasattr(info, "aslist") else dict(info.items())
+    return openvino.Core().read_model(path).get_rt_info(["resnext_hub"]).value
 
 
 def torchscript_metadata(path: Path) -> dict[str, Any]:
