@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..telemetry import import_quietly
 from .conversion import Conversion, Format, Runner
-from .metadata import as_strings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,6 +78,7 @@ def write_onnx(module: nn.Module, conversion: Conversion, path: Path, opset: int
     import torch
 
     from ..inference.engines.export import exporters_silenced
+    from .metadata import as_strings
 
     with torch.no_grad(), exporters_silenced():
         program: Any = torch.onnx.export(
@@ -137,6 +137,8 @@ def _lower(path: Path, opset: int) -> None:
 def set_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
     """Replace the metadata of a file; weights beside it are not touched."""
     import onnx
+
+    from .metadata import as_strings
 
     model = onnx.load(path, load_external_data=False)
     onnx.helper.set_model_props(model, as_strings(metadata))

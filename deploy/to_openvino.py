@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +12,6 @@ from ..errors import ExportError
 from ..packages import install, missing
 from ..telemetry import import_quietly
 from .conversion import Conversion, Format, Runner
-from .metadata import as_strings
 from .to_onnx import OnnxFormat
 
 if TYPE_CHECKING:
@@ -31,7 +29,10 @@ class OpenVINOFormat(Format):
     needs = ("torch", "onnx", "onnxscript", "openvino")
     extra = "openvino"
     options: ClassVar = {"reduce_range": OnnxFormat.options["reduce_range"]}
-    usage = 'compiled = openvino.Core().compile_model("model.xml", "CPU")\noutputs = list(compiled(batch).to_tuple())'
+    usage = (  # without the hint, OpenVINO computes in bfloat16 on processors that have it
+        'compiled = openvino.Core().compile_model("model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})\n'
+        "outputs = list(compiled(batch).to_tuple())"
+    )
 
     def check(self, precision: str, options: Mapping[str, Any]) -> None:
         if precision == "int8" and missing(["onnxruntime"]):
@@ -39,6 +40,7 @@ class OpenVINOFormat(Format):
 
     def write(self, conversion: Conversion, folder: Path) -> Sequence[str]:
         from ..inference.engines.openvino import openvino_core
+        from .metadata import as_strings
 
         onnx = OnnxFormat()
         with tempfile.TemporaryDirectory(dir=folder, prefix="onnx-") as temporary:
@@ -56,6 +58,8 @@ class OpenVINOFormat(Format):
 
 def open_in_openvino(path: Path) -> Runner:
     """Open a file on the CPU. Activations are float32, whatever the type of the weights."""
+    from importlib.metadata import version
+
     from ..inference.engines.openvino import openvino_core
 
     compiled = openvino_core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
