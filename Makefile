@@ -140,7 +140,8 @@ demo-page: .venv-demo/.done
 	touch $@
 
 # The web page in a headless Chromium; its screenshots are in build/screenshots.
-PAGE_TESTS := .venv-demo/bin/python -m pytest tests/demo/test_demo_page.py tests/test_telemetry.py::test_the_page
+PAGE_TESTS := .venv-demo/bin/python -m pytest tests/demo/test_demo_page.py tests/docs/test_try_page.py \
+  tests/test_telemetry.py::test_the_page
 page: demo-page
 	@command -v chromium > /dev/null || { echo 'make page needs Chromium: apt-get install chromium fonts-nanum' >&2; exit 1; }
 	$(PAGE_TESTS) $(ARGUMENTS)

@@ -1,9 +1,11 @@
-"""MkDocs hooks: the package for the API reference, the changelog, and links from docs/ to other files."""
+"""MkDocs hooks: the page "Try it", the package for the API reference, the changelog, links from docs/ to files."""
 
 from __future__ import annotations
 
 import logging
 import re
+import shutil
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,9 @@ from typing import Any
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "docs"))
+import browser  # noqa: E402
+
 BLOB = "https://github.com/org/resnext-hub/blob/main/"
 EDIT = BLOB.replace("/blob/", "/edit/")
 log = logging.getLogger("mkdocs.plugins.site")  # a warning there fails a strict build
@@ -29,6 +34,24 @@ def on_startup(**_: Any) -> None:
         link = documented / path.name
         if not link.is_symlink():
             link.symlink_to(path)
+
+
+def on_config(config: Any) -> None:
+    """Leave out the page that runs the network in the browser where its runtime cannot be fetched."""
+    if shutil.which("npm") is None:
+        log.info('The page "Try it" is left out: it needs npm.')
+        config["nav"] = [entry for entry in config["nav"] if "try.md" not in entry.values()]
+        config["exclude_docs"] += "\ntry.md\n"
+
+
+def on_post_build(config: Any) -> None:
+    """Add the network, its runtime and example photos to the page that runs it."""
+    if shutil.which("npm") is None:
+        return
+    browser.assemble(ROOT / "build" / "try")
+    shutil.copytree(ROOT / "build" / "try", Path(config["site_dir"]) / "try", dirs_exist_ok=True)
+    for photo in (ROOT / "demo" / "coffee.jpg", *(ROOT / "demo" / "examples").glob("*.jpg")):
+        shutil.copy(photo, Path(config["site_dir"]) / "try")
 
 
 def on_files(files: Any, config: Any) -> None:
