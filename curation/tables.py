@@ -162,6 +162,8 @@ def workspace(out: Path, limits: Limits) -> Iterator[tuple[duckdb.DuckDBPyConnec
         shutil.rmtree(spill, ignore_errors=True)
         shutil.rmtree(work, ignore_errors=True)
         lock.release()
+        with contextlib.suppress(OSError):
+            work.rmdir()  # Windows: the lock was open before
 
 
 def _first_line(error: Exception) -> str:

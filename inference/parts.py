@@ -29,7 +29,7 @@ from .tables import FORMATS, write_table
 __all__ = ["Part", "Parts"]
 
 GROUP = 8192  # rows in a row group of OUT, so that OUT does not depend on the size of the parts
-IDENTITY = "identity.json"
+IDENTITY, LOCK = "identity.json", "lock"
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Parts:
         """
         if self.out.exists() and self.folder.exists() and not self.is_kept():
             with self._locked(), explained():
-                shutil.rmtree(self.folder)
+                self._remove()
 
     @contextlib.contextmanager
     def opened(self, *, resume: bool = False, overwrite: bool = False) -> Iterator[None]:
@@ -147,18 +147,26 @@ class Parts:
             finally:
                 with contextlib.suppress(OSError):
                     if not self.is_kept():
-                        shutil.rmtree(self.folder, ignore_errors=True)
+                        self._remove()
 
     def _clear(self) -> None:
         (self.folder / IDENTITY).unlink(missing_ok=True)  # first: without it, the rest counts for nothing
         for path in self.folder.glob("part-*"):
             path.unlink()
 
+    def _remove(self) -> None:
+        """Remove the folder; on Windows, where an open file stays, its lock goes at the end of `_locked`."""
+        for path in self.folder.iterdir():
+            if path.name != LOCK:
+                path.unlink()
+        with contextlib.suppress(PermissionError):
+            shutil.rmtree(self.folder)
+
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         with explained():
             self.folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.folder / "lock")
+        lock = filelock.FileLock(self.folder / LOCK)
         with explained():
             try:
                 lock.acquire(timeout=0)
@@ -170,6 +178,8 @@ class Parts:
             yield
         finally:
             lock.release()
+            with contextlib.suppress(OSError):  # gone, or not empty
+                self.folder.rmdir()
 
     def refresh(self, shard: int | None = None) -> None:
         """Read which parts there are, of all shards or of one; other processes commit to the same folder.
@@ -276,7 +286,7 @@ class Parts:
         with explained(f"All rows are kept in {self.folder}"):
             write_atomically(self.out, write, folder=self.folder)
             (self.folder / IDENTITY).unlink()
-            shutil.rmtree(self.folder)
+            self._remove()
 
     def _tables(self) -> Iterator[pa.Table]:
         """Yield OUT's rows, up to `GROUP` at a time; one table without rows if there are none."""

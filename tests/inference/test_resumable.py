@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
 import pytest
+from resnext_hub.curation.tables import Limits, workspace
 from resnext_hub.data.shards import Item
 from resnext_hub.errors import OutputError
 from resnext_hub.inference import resumable
@@ -22,6 +23,7 @@ from resnext_hub.inference.resumable import process_shards
 
 from ..support.data_sets import write
 from ..support.made_runs import Made, made_predictor, made_run
+from ..support.windows import keep_open_locks
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -209,6 +211,16 @@ def test_one_shard_is_looked_up_by_the_names_of_its_parts(tmp_path: Path, monkey
             assert parts.rows == (40 if number < 2 else 0)
         parts.refresh(3)
         assert (parts.done, parts.rows) == ({}, 0)
+
+
+def test_windows_where_an_open_lock_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_open_locks(monkeypatch)
+    made_run(tmp_path / "o.csv")
+    with Parts(tmp_path / "empty.csv", {}).opened():
+        pass
+    with workspace(tmp_path / "selected.csv", Limits()):
+        pass
+    assert os.listdir(tmp_path) == ["o.csv"]
 
 
 @pytest.mark.parametrize(
