@@ -49,7 +49,7 @@ def add_to(commands: Any) -> None:
     network.add_argument("--batch", type=int, metavar="N", help=batch)
     weights = "start from these weights of an equal or smaller network"
     network.add_argument("--initial-weights", type=Path, metavar="FILE", help=weights)
-    scores = "distil from these scores of a teacher, written by training.teacher"
+    scores = "distil from these scores of a teacher, written by 'score'"
     network.add_argument("--teacher-scores", type=Path, metavar="DIR", help=scores)
     running = parser.add_argument_group("the run")
     micro = "images per forward pass, to save memory; gradients are accumulated over the batch"

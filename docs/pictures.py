@@ -3,8 +3,8 @@
     python docs/pictures.py [accuracy.png demo.jpg grad_cam.png resnext_tiny.png]
 
 accuracy.png: top-1 against multiply-adds, parameters and measured speed. demo.jpg: what `make demo` writes.
-grad_cam.png: where resnext_tiny sees a class. resnext_tiny.png: its training, from training/recipes/resnext_tiny.csv.
-docs/screenshots.py makes the pictures of the web page.
+grad_cam.png: where resnext_tiny sees a class. resnext_tiny.png: its training, from
+maintenance/resnext_tiny/resnext_tiny.csv. docs/screenshots.py makes the pictures of the web page.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def draw_grad_cam() -> Figure:
 
 
 def draw_training() -> Figure:
-    with open(ROOT / "training" / "recipes" / "resnext_tiny.csv", newline="", encoding="utf-8") as file:
+    with open(ROOT / "maintenance" / "resnext_tiny" / "resnext_tiny.csv", newline="", encoding="utf-8") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     losses, accuracies = figure.subplots(1, 2)

@@ -24,10 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REPOSITORY = PROJECT["urls"]["Repository"]
 NAME = f"resnext_hub-{__version__}"
 #: Files of torch.hub's archive that are not in the wheel: it has them in another form, or only a checkout needs them.
-NOT_IN_WHEEL = {"LICENSE", "NOTICE", "README.md", "pyproject.toml", "demo/README.md", "demo/requirements.txt"} | {
-    "training/recipes/resnext_tiny.csv",
-    "training/recipes/resnext_tiny_start.csv",
-}
+NOT_IN_WHEEL = {"LICENSE", "NOTICE", "README.md", "pyproject.toml", "demo/README.md", "demo/requirements.txt"}
 
 
 class Built(NamedTuple):

@@ -11,15 +11,17 @@ import torch
 from resnext_hub.data.splits import open_images
 from resnext_hub.errors import ImageError
 from resnext_hub.evaluation.metrics import expected_calibration_error
-from resnext_hub.models.entrypoints import build
-from resnext_hub.models.manifest import Architecture
+from resnext_hub.maintenance.resnext_tiny.teacher import fit_head, load_teacher, write_features, write_scores
+from resnext_hub.models.entrypoints import build, load
+from resnext_hub.models.manifest import Architecture, find_checkpoint
+from resnext_hub.processing_utils.labels import read_labels
 from resnext_hub.training.batches import FromFiles, InMemory
 from resnext_hub.training.calibrate import fit_temperature, fold_temperature
 from resnext_hub.training.grow import grow_into
 from resnext_hub.training.optimisation import distillation_loss
 from resnext_hub.training.pixels import PixelTable, box_means, random_boxes, resized_crops
 from resnext_hub.training.recipe import Phase, Recipe
-from resnext_hub.training.teacher import fit_head, load_teacher, read_scores, write_features, write_scores
+from resnext_hub.training.teacher import read_scores, score_images
 from torchvision.transforms.v2 import functional as TF
 
 SMALL = Architecture("Bottleneck", (1, 1, 1, 1), 2, 16, None, 16, False)
@@ -163,3 +165,20 @@ def test_images_in_memory_are_of_one_size_and_whole(tmp_path: Path, photo: Path)
     (tmp_path / "two" / "b" / "x.png").write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"x.png: Not an image"):
         PixelTable.read(open_images(tmp_path / "two"))
+
+
+def test_a_variant_scores_the_training_images(table: PixelTable, tmp_path: Path) -> None:
+    """The mean over the cells is the network's own answer, for the columns of the table's classes."""
+    teacher = find_checkpoint("resnext_tiny")
+    preset = dataclasses.replace(teacher.preprocessing, crop_size=96)  # the last map has 6x6 cells
+    teacher = dataclasses.replace(teacher, preprocessing=preset)
+    synsets = [label.synset for label in read_labels(teacher.labels)]
+    named = PixelTable(table.images[:20], table.labels[:20] % 2, [synsets[7], synsets[3]])
+    scores = score_images(teacher, named)
+    assert scores.shape == (20, 3, 3, 2)
+    pixels = TF.normalize(TF.resize(named.images, [96, 96], antialias=True) / 255, preset.mean, preset.std)
+    with torch.inference_mode():
+        expected = load(teacher).eval()(pixels)[:, [7, 3]]
+    torch.testing.assert_close(scores.float().mean((1, 2)), expected, rtol=0, atol=0.02)  # float16
+    with pytest.raises(ValueError, match="nothing"):
+        score_images(teacher, PixelTable(table.images, table.labels, ["nothing"]))

@@ -17,7 +17,7 @@ from resnext_hub.training.recipe import RECIPES, Phase, Recipe, load_recipe
 from ..conftest import ROOT
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.toml"))
-OURS = {"finetune", "linear_probe", "resnext_tiny", "resnext_tiny_start"}
+OURS = {"finetune", "linear_probe"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,44 @@
+"""``resnext-hub score``: the scores of a teacher, to distil from."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..data.options import add_reading_options, reading_options
+from ..models.manifest import Manifest, find_checkpoint
+from .console import counted
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to argparse's subparsers."""
+    parser = commands.add_parser(
+        "score",
+        help="score training images with a teacher, to distil from it",
+        description="Score training images with a teacher network, for 'train --teacher-scores' with a recipe that "
+        "has distillation_weight and in_memory (small images of one size). Pass the same data to both commands.",
+    )
+    teacher = "the teacher: a name from 'resnext-hub list', or a folder that 'train' wrote"
+    parser.add_argument("--variant", required=True, metavar="VARIANT", help=teacher)
+    parser.add_argument("--data", nargs="+", required=True, metavar="DATA", help="labelled images, as for 'train'")
+    parser.add_argument("--val", metavar="DIR", help="validation images, as for 'train'")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for train.scores.npy")
+    add_reading_options(parser, split=True)
+    parser.set_defaults(run=_score)
+
+
+def _score(arguments: argparse.Namespace, manifest: Manifest) -> None:
+    from ..data.splits import train_and_val
+    from ..training.pixels import PixelTable
+    from ..training.teacher import save_array, score_images
+
+    teacher, options = find_checkpoint(arguments.variant), reading_options(arguments)
+    options["say"] = lambda line: print(line, file=sys.stderr)
+    images, _, _ = train_and_val(arguments.data, arguments.val, **options)
+    scores = score_images(teacher, PixelTable.read(images))
+    path = save_array(scores.numpy(), arguments.out / "train.scores.npy")
+    print(f"Saved {path}: {counted(len(images), 'image')}, {counted(len(images.classes), 'class')}")
