@@ -1,7 +1,7 @@
-"""Small images, held decoded in memory and augmented a batch at a time.
+"""Small images, decoded once, held in memory and augmented a batch at a time.
 
-A network for 64x64 images takes about a millisecond an image, and so do decoding a JPEG and cutting a random crop out
-of it. Decoded once, and cropped as two matrix products over a whole batch, the data costs a tenth of that.
+A network for 64x64 images takes about a millisecond per image. Decoding a JPEG and cropping it takes as long. Decoded
+once and cropped with two matrix products for the whole batch, an image takes a tenth of that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class PixelTable:
 
     Args:
         images: (N, 3, H, W) uint8.
-        labels: (N,) int64 class indices; or (N, K), several for an image, -1 where there are fewer.
+        labels: (N,) int64 class indices; or (N, K), several for an image, padded with -1.
         classes: the name of every class.
     """
 
@@ -63,7 +63,7 @@ class PixelTable:
         return len(self.labels)
 
     def subset(self, rows: Tensor, labels: Tensor | None = None) -> PixelTable:
-        """Images by number, with other labels, if given."""
+        """Some of the images, by number; with other labels if they are given."""
         return PixelTable(self.images[rows], self.labels[rows] if labels is None else labels, self.classes)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -74,8 +74,7 @@ class PixelTable:
 def random_boxes(count: int, scale: tuple[float, float], generator: torch.Generator) -> Tensor:
     """Boxes (count, 4) of y, x, height, width in 0..1, drawn as by torchvision's RandomResizedCrop.
 
-    ``scale`` bounds the area and 3/4..4/3 the aspect. A box that would stick out is cut to the image, where torchvision
-    draws anew.
+    ``scale`` bounds the area, and 3/4..4/3 the aspect. Larger boxes are cut; torchvision draws again.
     """
     area = torch.empty(count).uniform_(*scale, generator=generator)
     half_aspect = torch.empty(count).uniform_(-0.5, 0.5, generator=generator).mul(math.log(4 / 3)).exp()
@@ -84,9 +83,9 @@ def random_boxes(count: int, scale: tuple[float, float], generator: torch.Genera
 
 
 def _resize_matrices(start: Tensor, length: Tensor, source: int, target: int) -> Tensor:
-    """(B, target, source): rows that resample ``length`` pixels from ``start`` on to ``target`` (triangle filter).
+    """Matrices (B, target, source) that resample ``length`` pixels from ``start`` on to ``target`` (triangle filter).
 
-    The filter widens with the step, as in antialiased bilinear resizing (Pillow, torchvision).
+    The filter is wider for larger steps, as in antialiased bilinear resizing (Pillow, torchvision).
     """
     step = (length / target)[:, None, None]
     centre = start[:, None, None] + (torch.arange(target) + 0.5)[None, :, None] * step
