@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import FetchError
+from ..errors import FetchError, SourceError
 from ..files import write_atomically
 from .labels import Listing
 from .splits import LabelledImages
@@ -16,6 +16,7 @@ from .splits import LabelledImages
 __all__ = ["HELD_OUT", "held_out_rows", "write_held_out"]
 
 HELD_OUT = "held_out.tsv"
+MOST_BYTES = 500_000_000
 CHECKED = 1000  # images whose content is recorded, so that other data with the same names is told apart
 
 
@@ -41,12 +42,20 @@ def held_out_rows(listing: Listing, folder: Path) -> list[int] | None:
     """The images of a listing that the run in ``folder`` held out, by their place in the listing.
 
     None if the run held out none, or if the listing is of other data than the run's, or of a part without such images.
+
+    Raises:
+        SourceError: the list is damaged. It may be from someone else.
     """
     path = folder / HELD_OUT
     if not path.is_file():
         return None
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        held = {row["image"]: row["sha256"] for row in csv.DictReader(file, dialect="excel-tab")}
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise SourceError(f"{path} is too large to be a list of held-out images.")
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            held = {row["image"]: row["sha256"] for row in csv.DictReader(file, dialect="excel-tab")}
+    except (KeyError, csv.Error) as error:
+        raise SourceError(f"{path} is not a list of held-out images, as training writes it.") from error
     images = listing.images
     found = [(i, int(n), held[key]) for i, n in enumerate(listing.numbers) if (key := images.key(int(n))) in held]
     same = {i for i, number, digest in found if digest and _sha256(images.read, number) == digest}

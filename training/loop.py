@@ -408,4 +408,4 @@ def unreadable(out: Path) -> set[str]:
     if not path.exists():
         return set()
     with open(path, newline="", encoding="utf-8") as file:
-        return {row["image"] for row in csv.DictReader(file)}
+        return {row[1] for row in [*csv.reader(file)][1:] if len(row) == 3}

@@ -21,6 +21,7 @@ from PIL import Image
 from resnext_hub.cli import main
 from resnext_hub.data.held_out import held_out_rows
 from resnext_hub.data.labels import list_images
+from resnext_hub.errors import SourceError
 from resnext_hub.models.manifest import find_checkpoint
 
 RECIPE = """
@@ -321,6 +322,10 @@ def test_the_images_held_out_are_recorded(data: Path, tmp_path: Path) -> None:
     assert names(data) == {name for name in expected if name.startswith("red")}
     pictures(tmp_path / "other" / "red", (10, 60, 60), 20)  # the same names
     assert names(tmp_path / "other") is None
+    for damaged in ("nothing\n1\n", f"image\tclass\tsha256\n{'x' * 200_000}\n"):
+        (out / "held_out.tsv").write_text(damaged)
+        with pytest.raises(SourceError, match="held_out.tsv"):
+            names(data)
     (out / "held_out.tsv").unlink()
     assert names(data) is None
 
