@@ -248,6 +248,7 @@ class Loop:
         path, network = self.out / "weights.pt", self._agreed()
         if self.processes.first:
             checkpoint.save(path, checkpoint.contiguous(network.state_dict()))
+        self.processes.gather(None)  # the others read it when it is there
         return path
 
     def _settle(self) -> None:
