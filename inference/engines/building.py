@@ -26,7 +26,17 @@ from ...models.store import Store
 from ...packages import install, library_version, missing
 from .built import BuiltEngine
 from .export import float32_by_default, instruction_sets
-from .folders import RECORD, expect_own, folder_of_engines, note_use, remove_interrupted
+from .folders import (
+    OTHERS_MAY_WRITE,
+    RECORD,
+    SMALL,
+    describe_files,
+    expect_own,
+    folder_of_engines,
+    is_unchanged,
+    note_use,
+    remove_interrupted,
+)
 
 __all__ = ["open_built"]
 
@@ -54,6 +64,8 @@ def open_built(
     if folder.exists():
         expect_own(folder)
         try:
+            if not is_unchanged(folder, SMALL):
+                raise EngineError("its files have changed since it was built")
             opened = kind(folder, threads)
             note_use(folder)
             return opened
@@ -101,6 +113,7 @@ def _build(
     from ...models.entrypoints import load
     from .graph import PixelNetwork
 
+    path, digest = Path(about["path"]), about["sha256"]
     with store.lock(folder):
         if folder.exists() and folder.stat().st_ino != broken:  # another process was faster
             return
@@ -113,21 +126,22 @@ def _build(
         part.mkdir(parents=True)
         remove_interrupted(folder)
         try:
-            start = time.perf_counter()
+            start, before = time.perf_counter(), _state(path)
             crop = checkpoint.preprocessing.crop_size
             pixels = np.random.default_rng(0).integers(0, 256, (2, crop, crop, 3), dtype=np.uint8)
             with torch.device("cpu"), float32_by_default():
                 network = load(checkpoint).eval().requires_grad_(False)
                 expected = PixelNetwork(network, checkpoint.preprocessing)(torch.from_numpy(pixels))[0].numpy()
                 kind.build(network, checkpoint.preprocessing, part)
-            if sha256(Path(about["path"])) != about["sha256"]:
+            # The change time tells of a file that was replaced for a while, and of one that was written to.
+            if sha256(path) != digest or _state(path) != before or not _is_current(checkpoint, path, digest, store):
                 raise EngineError("the weights were replaced while it was built")
             record = about | {
                 "engine": kind.name,
                 "library": kind.library,
                 "version": library_version(kind.library),
                 "build_seconds": round(time.perf_counter() - start, 2),
-                "files": {file.name: sha256(file) for file in sorted(part.iterdir())},
+                "files": describe_files(part),
             }
             (part / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             off = float(np.abs(kind(part)(pixels)[0] - expected).max() / np.ptp(expected))
@@ -136,7 +150,20 @@ def _build(
                     f"its logits differ from PyTorch's by {off:.1e} of their range, more than {TOLERANCE:.0e}"
                 )
             for file in (part, *part.iterdir()):  # whatever the umask is: see `expect_own`
-                file.chmod(file.stat().st_mode & ~(stat.S_IWGRP | stat.S_IWOTH))
+                file.chmod(stat.S_IMODE(file.stat().st_mode) & ~OTHERS_MAY_WRITE)
             publish(part, folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_ctime_ns
+
+
+def _is_current(checkpoint: Checkpoint, path: Path, digest: str, store: Store) -> bool:
+    """Return True if the mapped copy that a load takes instead of an old file, if there is one, has its tensors."""
+    from ...models.checkpoints import is_faithful
+
+    copy = store.mapped_copy(path, digest)
+    return not copy.exists() or is_faithful(copy, path, vouched=store.is_vouched(checkpoint, path))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import stat
@@ -22,8 +23,11 @@ from ...models.store import ABANDONED_AFTER, Store
 from ...packages import library_version
 
 __all__ = [
+    "OTHERS_MAY_WRITE",
     "RECORD",
+    "SMALL",
     "EngineFolder",
+    "describe_files",
     "engine_folders",
     "expect_own",
     "folder_of_engines",
@@ -33,6 +37,8 @@ __all__ = [
 ]
 
 RECORD = "engine.json"
+SMALL = 1 << 20  # bytes: files up to this size are hashed whenever an engine is opened
+OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 UNUSED_DAYS = 30  # all environments of a user share the store: another may open what this one cannot
 
 
@@ -65,21 +71,43 @@ def read_record(folder: Path) -> dict[str, Any]:
     return json.loads((folder / RECORD).read_text(encoding="utf-8"))
 
 
-def is_unchanged(folder: Path) -> bool:
-    """Return True if the files of a built engine are as they were when it was built. Reads all of them."""
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """The length and sha256 of each file of an engine that was just built, for its record."""
+    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(folder.iterdir())}
+
+
+def is_unchanged(folder: Path, hashed: float = math.inf) -> bool:
+    """Return True if the files of a built engine are as they were when it was built.
+
+    Args:
+        hashed: only the length is compared of files with more bytes than this.
+    """
     try:
-        return all(sha256(folder / name) == digest for name, digest in read_record(folder)["files"].items())
+        files = read_record(folder)["files"]
+        return files.keys() | {RECORD} == {path.name for path in folder.iterdir()} and all(
+            stat.S_ISREG((folder / name).lstat().st_mode)
+            and (folder / name).stat().st_size == file["bytes"]
+            and (file["bytes"] > hashed or sha256(folder / name) == file["sha256"])
+            for name, file in files.items()
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
 def expect_own(folder: Path) -> None:
-    """Raise EngineError if another user, who is not root, owns a built engine or may write to it: it is native code."""
+    """Raise EngineError if another user, who is not root, owns a built engine or may write to it: it is native code.
+
+    Who may write to the folder that holds the engines could replace one after this check. If that folder is ours, it
+    becomes unwritable for others.
+    """
     if not hasattr(os, "getuid"):
         return
-    for path in (folder, *folder.iterdir()):
-        status = path.lstat()
-        if status.st_uid not in (0, os.getuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    parent = folder.parent.stat()
+    if parent.st_uid == os.getuid() and parent.st_mode & OTHERS_MAY_WRITE:
+        folder.parent.chmod(stat.S_IMODE(parent.st_mode) & ~OTHERS_MAY_WRITE)
+    for path in (folder.parent, folder, *folder.iterdir()):
+        status = path.stat() if path == folder.parent else path.lstat()  # the folder of engines may be a link
+        if status.st_uid not in (0, os.getuid()) or status.st_mode & OTHERS_MAY_WRITE:
             raise EngineError(
                 f"Another user owns or may write to {path}, which is run as code: delete it, or set TORCH_HOME to a "
                 "folder of your own."

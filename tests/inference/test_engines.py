@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -348,6 +349,34 @@ def test_what_an_engine_depends_on_is_in_its_key(monkeypatch: pytest.MonkeyPatch
 
 
 @installed
+@pytest.mark.parametrize("name", ["model.onnx", "engine.json", "model.data", "added"])
+def test_an_engine_with_a_changed_file_is_built_again(home: Path, name: str) -> None:
+    """Of the large file, which is not hashed, a changed length is noticed."""
+    open_engine(TINY, "onnxruntime")
+    (folder,) = home.iterdir()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()} | {"added": b""}
+    content = before[name]
+    longer = name in ("model.data", "added")
+    (folder / name).write_bytes(content + b"x" if longer else content[:-9] + b"?" + content[-8:])
+    open_engine(TINY, "onnxruntime")
+    assert {path.name for path in folder.iterdir()} == before.keys() - {"added"}
+    assert (folder / "model.data").read_bytes() == before["model.data"]
+    assert (folder / "model.onnx").read_bytes() == before["model.onnx"]
+
+
+@installed
+def test_others_cannot_replace_an_engine_after_it_was_checked(home: Path) -> None:
+    open_engine(TINY, "onnxruntime")
+    home.chmod(0o777)
+    assert open_engine(TINY, "onnxruntime").name == "onnxruntime"
+    assert home.stat().st_mode & 0o022 == 0
+    if os.getuid() == 0:
+        os.chown(home, 12345, -1)
+        with pytest.raises(EngineError, match="owns"):
+            open_engine(TINY, "onnxruntime")
+
+
+@installed
 @pytest.mark.parametrize("inside", [False, True])
 def test_an_engine_that_others_may_write_is_not_opened(home: Path, inside: bool) -> None:
     before = os.umask(0)
@@ -378,6 +407,36 @@ def test_weights_that_are_replaced_during_the_build_give_no_engine(home: Path, m
     monkeypatch.setattr(building, "sha256", lambda path: "0" * 64 if path.suffix == ".pth" else sha256(path))
     with pytest.raises(EngineError, match="replaced"):
         open_engine(TINY, "onnxruntime")
+    assert list(home.iterdir()) == []
+
+
+@installed
+@pytest.mark.parametrize("how", ["renamed", "written"])
+def test_weights_that_are_replaced_and_put_back_during_the_build_give_no_engine(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    (source,) = TINY.sources
+    assert source.path is not None
+    path, aside = tmp_path / source.path.name, tmp_path / "aside"
+    shutil.copy(source.path, path)
+    content, before = path.read_bytes(), path.stat()
+    build_it = OnnxRuntimeEngine.build
+
+    def build_and_swap(*arguments: Any) -> None:
+        if how == "renamed":
+            path.rename(aside)
+            path.write_bytes(b"other weights")
+            aside.replace(path)
+        else:
+            path.write_bytes(b"other weights")
+            path.write_bytes(content)
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        build_it(*arguments)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "build", build_and_swap)
+    ours = dataclasses.replace(TINY, sources=(dataclasses.replace(source, path=path),))
+    with pytest.raises(EngineError, match="replaced"):
+        open_engine(ours, "onnxruntime")
     assert list(home.iterdir()) == []
 
 
