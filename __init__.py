@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from .inference.classifier import Classifier, classifier
     from .processing_utils.images import open_image
+    from .processing_utils.inputs import transforms
     from .processing_utils.plot import plot_predictions
     from .processing_utils.predictions import Prediction
 
@@ -45,6 +46,7 @@ __all__ = [
     "classifier",
     "open_image",
     "plot_predictions",
+    "transforms",
 ]
 
 _MODULES = {
@@ -60,6 +62,7 @@ _MODULES = {
     "classifier": "inference.classifier",
     "open_image": "processing_utils.images",
     "plot_predictions": "processing_utils.plot",
+    "transforms": "processing_utils.inputs",
 }
 
 if not TYPE_CHECKING:  # a type checker would take any name for one of these

@@ -31,6 +31,7 @@ __all__ = [
     "ResNeXtHubError",
     "SourceError",
     "StoppedError",
+    "TruncatedImageError",
     "UnknownOptionError",
     "UnknownVariantError",
     "UnreachableError",
@@ -81,6 +82,10 @@ class ImageError(ResNeXtHubError, ValueError):
     """An image cannot be used. The message says why."""
 
     exit_code = EXIT_IMAGE
+
+
+class TruncatedImageError(ImageError):
+    """A JPEG is cut off. What there is of it can be read: see ``truncated`` of `open_image`."""
 
 
 class FetchError(ResNeXtHubError, OSError):

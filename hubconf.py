@@ -857,6 +857,27 @@ def nvidia_convnets_processing_utils():
     return _module("processing_utils")
 
 
+def transforms(network, train=False):
+    """A function that prepares one image as a network takes it, like torchvision's transforms.
+
+    An image is a path, a URL, bytes, a PIL image, an array or a tensor. ``prepare(image)`` returns a float32 tensor
+    (3, H, W), resized, cropped and normalised. Pass it to a data set as its ``transform``.
+
+    Args:
+        network: a network that was loaded from here, or the name of an entrypoint or checkpoint.
+        train: for training: torchvision's RandomResizedCrop and RandomHorizontalFlip instead of the centre crop.
+
+    Raises:
+        ValueError: no such variant; the message suggests similar names.
+        MissingPackageError: numpy or Pillow is not installed.
+
+    Examples:
+        >>> prepare = torch.hub.load("org/resnext-hub", "transforms", "resnext50_32x4d_swsl", trust_repo=True)
+        >>> dataset = torchvision.datasets.ImageFolder("photos", transform=prepare)
+    """
+    return _module("processing_utils.inputs").transforms(network, train)
+
+
 def classifier(variant, **options):
     """A function that classifies images with the checkpoint's own preprocessing, and returns named predictions.
 
@@ -867,7 +888,8 @@ def classifier(variant, **options):
     Args:
         variant: the name of an entrypoint, or of a checkpoint ("resnext50_32x4d.IMAGENET1K_V1").
         options: engine ("auto", "torch", "onnxruntime" or "openvino"), build, device and progress; and for
-            images, allow_private, schemes, max_bytes, max_pixels and timeout. See `inference.classifier.classifier`.
+            images, grade, allow_private, schemes, max_bytes, max_pixels, timeout and truncated. See
+            `inference.classifier.classifier`.
 
     Raises:
         ValueError: no such variant; the message suggests similar names.

@@ -42,6 +42,10 @@ def add_to(commands: Any) -> None:
     classify.add_argument("--engine", default="auto", metavar="ENGINE", help=engines)
     classify.add_argument("--top", type=_positive_number, metavar="K", help="number of classes to show (default: 5)")
     classify.add_argument("--json", action="store_true", help="print one JSON object per photo, one per line")
+    pixels = "refuse images with more pixels; by default, memory decides: those that take more than 2 GiB to decode"
+    classify.add_argument("--max-pixels", type=_positive_number, metavar="N", help=pixels)
+    cut = "a JPEG that is cut off: refuse it, or keep it with the missing part in gray (default: refuse)"
+    classify.add_argument("--truncated", choices=("refuse", "keep"), default="refuse", help=cut)
     classify.add_argument("--picture", type=Path, metavar="FILE", help="save photo and predictions (one photo only)")
     _add_table_arguments(classify)
     classify.set_defaults(run=_classify)
@@ -113,10 +117,11 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
             print(json.dumps(found, ensure_ascii=False), flush=True)
         return fail(with_name(photo, error), EXIT_IMAGE)
 
+    reading = {"allow_private": getattr(arguments, "allow_private", False), "max_pixels": arguments.max_pixels}
     status, classify = EXIT_OK, None
     for photo in arguments.photos:
         try:
-            image = open_image(photo, allow_private=getattr(arguments, "allow_private", False))
+            image = open_image(photo, truncated=arguments.truncated, **reading)
         except (ImageError, OSError) as error:
             status = failed(photo, error)
             continue

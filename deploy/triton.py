@@ -185,7 +185,10 @@ def _fill_decode(model: Path, checkpoint: Checkpoint, serving: Serving) -> None:
     (model / "warmup" / "image").write_bytes(len(image).to_bytes(4, "little") + image)
     done = subprocess.run([sys.executable, "-I", "-c", DECODE, folder], input=image, capture_output=True, check=False)
     expected = load_pixels(image, checkpoint.preprocessing, serving.grade)
-    if done.stdout != expected.tobytes():
+    found = np.frombuffer(done.stdout, np.uint8)
+    # The faster grades depend on the packages that are installed; torch's resize and Pillow's differ by at most 2.
+    bound = 0 if serving.grade == "reference" else 2
+    if found.size != expected.size or np.abs(found - expected.ravel().astype(int)).max() > bound:
         raise ExportError(
             f"The decoder's pixels differ from the expected ones. {done.stderr.decode(errors='replace')[-2000:]}"
         )

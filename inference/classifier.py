@@ -14,6 +14,7 @@ from ..processing_utils.images import ImageSource, Pixels, SingleImage, is_tenso
 from ..processing_utils.inputs import prepare_pixels
 from ..processing_utils.labels import Label, read_labels
 from ..processing_utils.predictions import Prediction, check_count, top_predictions
+from ..processing_utils.preprocessing import check_grade
 from .engines import Engine, TorchEngine, open_engine
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Classifier", "classifier"]
 
-IMAGE_OPTIONS = ("allow_private", "max_bytes", "max_pixels", "schemes", "timeout")
+IMAGE_OPTIONS = ("allow_private", "grade", "max_bytes", "max_pixels", "schemes", "timeout", "truncated")
 
 
 def _is_many(images: Any) -> bool:
@@ -42,8 +43,8 @@ class Classifier:
         labels: a name for each class, in the order of the logits.
         device: where to run the network; by default the GPU if there is one. Ignored for an `Engine`.
         checkpoint: the checkpoint that the engine runs, if any. Kept as an attribute only.
-        image_options: allow_private, schemes, max_bytes, max_pixels, timeout; see
-            `processing_utils.images.open_image`.
+        image_options: grade ("reference", "close" or "fast", see `processing_utils.preprocessing`), allow_private,
+            schemes, max_bytes, max_pixels, timeout, truncated; see `processing_utils.images.open_image`.
 
     Raises:
         UnknownOptionError: no such image option.
@@ -124,6 +125,7 @@ def _check(image_options: dict[str, Any]) -> None:
         raise UnknownOptionError(
             f"Unknown options {unknown}; choose from engine, device and {', '.join(IMAGE_OPTIONS)}."
         )
+    check_grade(image_options.get("grade", "reference"))
 
 
 register(Classifier)
@@ -148,7 +150,8 @@ def classifier(
         device: where to run the network; by default the GPU if there is one.
         progress: show a bar while the weights are downloaded.
         build: False if you have only a few images: "auto" then uses PyTorch unless the engine was built before.
-        image_options: allow_private, schemes, max_bytes, max_pixels, timeout; see `processing_utils.images.open_image`.
+        image_options: grade ("reference", "close" or "fast", see `processing_utils.preprocessing`), allow_private,
+            schemes, max_bytes, max_pixels, timeout, truncated; see `processing_utils.images.open_image`.
 
     Raises:
         UnknownVariantError: no such variant; the message suggests similar names.

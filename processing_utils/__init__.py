@@ -6,7 +6,7 @@ fetching a URL needs validators.
 
 from ..errors import FetchError, ImageError
 from .images import open_image
-from .inputs import prepare_input_from_uri, prepare_inputs, prepare_pixels
+from .inputs import Transform, prepare_input_from_uri, prepare_inputs, prepare_pixels, transforms
 from .labels import Label, read_labels
 from .plot import plot_predictions
 from .predictions import Prediction, pick_n_best, top_predictions
@@ -19,6 +19,7 @@ __all__ = [
     "ImageError",
     "Label",
     "Prediction",
+    "Transform",
     "crop_pixels",
     "fetch",
     "load_pixels",
@@ -32,4 +33,5 @@ __all__ = [
     "preprocess",
     "read_labels",
     "top_predictions",
+    "transforms",
 ]

@@ -1,30 +1,34 @@
-"""Whatever holds an image -> an RGB PIL image, or one sentence that says why not."""
+"""Turn anything that holds an image into an RGB PIL image, or say in one sentence why that is not possible."""
 
 # pyright: reportUnknownArgumentType=false
 # An image may be Any, of which isinstance makes an array of unknown elements.
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import re
 import struct
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from ..errors import FetchError, ImageError
+from ..errors import FetchError, ImageError, TruncatedImageError
 from .uris import MAX_BYTES, SCHEMES, fetch, read_file, scheme_of
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "MAX_PIXELS",
+    "MAX_MEMORY",
+    "TRUNCATED",
     "ImageSource",
     "Pixels",
     "SingleImage",
@@ -53,14 +57,17 @@ SingleImage: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryvie
 Pixels: TypeAlias = "np.ndarray | torch.Tensor"
 ImageSource: TypeAlias = "SingleImage | Pixels"
 
-MAX_PIXELS = 89_478_485  # Pillow's own threshold for a decompression bomb
+MAX_MEMORY = 2 * 2**30  # bytes that decoding one image may take: JPEGs of 268 megapixels, others of 134
+LARGE = 2**28  # bytes from which images are decoded one at a time, however many threads there are
+TRUNCATED = ("refuse", "keep")
 # No format that runs a program (EPS), refers to other files or has no use for photographs.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
-# What people take for a photo and is none of these, by how it begins (in lower case).
+HEIC = rb"(?s).{4}ftyp(hei|hev|mif1|msf1)"
+# Files that people take for photos and that are none of these, by how they begin (in lower case).
 LOOKS = {
     rb"<!doctype|<html": "It looks like a web page.",
-    rb"(?s).{4}ftyp(hei|hev|mif1|msf1)": "It looks like HEIC: save it as JPEG, or open it with pillow-heif.",
+    HEIC: "It looks like HEIC: run 'pip install pillow-heif', or save it as JPEG.",
     rb"%pdf-": "It looks like a PDF: extract the image from it.",
     rb"%!ps|\xc5\xd0\xd3\xc6": "It looks like PostScript, which is a program: save it as PNG.",
     rb"<svg|<\?xml": "It looks like SVG: save it as PNG.",
@@ -73,6 +80,8 @@ SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 # Work that a small file can ask for without bounds. Files of cameras and programs stay far below.
 MAX_READS = 1_000_000  # of Pillow, a few bytes each: chunks, markers, runs of pixels that it takes one by one
 MAX_SCANS = 100  # of a progressive JPEG, each a pass over all pixels; programs write ten or so
+MAX_HEADER = 8 * 2**20  # bytes before the pixels: Pillow's time for comments (before 13) and for EXIF is quadratic
+MAX_RLE_WIDTH = 65_535  # of a run-length encoded BMP: Pillow before 13 adds up to 256 lines for 4 bytes of the file
 
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {
@@ -86,22 +95,30 @@ TURNS = {
 }
 
 
-def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, **fetch_options: Any) -> Image.Image:
-    """An upright 8-bit RGB image.
+def open_image(
+    source: ImageSource, *, max_pixels: int | None = None, truncated: str = "refuse", **fetch_options: Any
+) -> Image.Image:
+    """Return an upright 8-bit RGB image.
 
-    EXIF orientation is applied; transparent pixels come to lie on white; 16-bit gray is scaled to 8 bits; of an
-    animation the first frame is taken; embedded colour profiles are ignored, as torchvision ignores them.
+    EXIF orientation is applied; transparent pixels are put on white; 16-bit gray is scaled to 8 bits; of an animation
+    the first frame is taken; embedded colour profiles are ignored, as torchvision ignores them.
 
     Args:
         source: a path, an http(s), data or file URI, encoded bytes, a binary file object, a PIL image, a uint8 array
-            (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a tensor (1, H, W) or (3, H, W), uint8 or float in 0..1.
-        max_pixels: refuse more than this before decoding. (Pillow has a limit of its own, twice the default here.)
+            (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a tensor (1, H, W) or (3, H, W), uint8 or float in 0..1. The
+            colours are RGB: of an array from OpenCV (BGR) pass ``array[:, :, ::-1]``.
+        max_pixels: refuse a file with more than this before it is decoded. By default, memory decides: files that take
+            more than 2 GiB to decode (`MAX_MEMORY`) are refused.
+        truncated: "refuse" or "keep" a JPEG that is cut off. If it is kept, the missing part is gray.
         fetch_options: see `uris.fetch`.
 
     Raises:
+        TruncatedImageError: a JPEG that is cut off, and that ``truncated="keep"`` reads.
         ImageError: not an image, broken, too big, or of a kind that has no plain RGB form.
         FileNotFoundError, FetchError: it cannot be read.
     """
+    if truncated not in TRUNCATED:
+        raise ValueError(f"truncated must be one of {', '.join(TRUNCATED)}, got {truncated!r}.")
     if is_tensor(source):
         import torch  # no cost: a tensor is here, so it is imported already
 
@@ -110,9 +127,9 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, **fetch_opt
         source = source.detach().cpu()
         source = _channels_last((source.float() if source.is_floating_point() else source).numpy())
     if isinstance(source, np.ndarray):
-        return to_rgb(_from_array(source))
+        source = _from_array(source)
     if not isinstance(source, Image.Image):
-        return decode(read_encoded(source, **fetch_options), max_pixels, to_rgb)
+        return decode(read_encoded(source, **fetch_options), to_rgb, max_pixels, truncated)
     try:
         return to_rgb(source)
     except ImageError:
@@ -158,44 +175,86 @@ def read_encoded(source: ImageSource, **fetch_options: Any) -> bytes:
     return bytes(data)
 
 
-def decode(data: bytes, max_pixels: int, use: Callable[[Image.Image], T]) -> T:
-    """What ``use`` makes of the image, opened by Pillow, of an acceptable format and size, and not loaded yet.
+def decode(data: bytes, use: Callable[[Image.Image], T], max_pixels: int | None = None, truncated: str = "refuse") -> T:
+    """Return what ``use`` makes of the image, opened by Pillow and not loaded, of an acceptable format and size.
 
     Raises:
-        ImageError: for whatever is wrong with the data, also where ``use`` finds it.
+        TruncatedImageError, ImageError: for whatever is wrong with the data, also if ``use`` finds it.
     """
     if not data:
         raise ImageError("The image is empty: 0 bytes.")
-    Image.init()
+    is_jpeg = data[:2] == b"\xff\xd8"
+    if is_jpeg and truncated == "keep":
+        data += b"\xff\xd9"  # libjpeg then fills up what is missing
     try:
-        if data[:2] in (b"II", b"MM") and _strips(data) > MAX_READS:
-            raise ImageError(f"The image consists of more than {MAX_READS:,} pieces: save it as PNG.")
-        with Image.open(_Rationed(data), formats=[f for f in FORMATS if f in Image.OPEN]) as image:
-            _check_size(image, data, max_pixels)
+        image = _open(data)
+        _check_work(image, data)
+        with _check_size(image, max_pixels):
             return use(image)
     except UnidentifiedImageError as error:
         start = data[:64].lstrip().lower()
         # Nothing of the content is repeated: the URI may be a stranger's, and the file not for a stranger's eyes.
         hint = "".join(f" {look}" for pattern, look in LOOKS.items() if re.match(pattern, start))
         raise ImageError(f"Not an image in a supported format ({', '.join(FORMATS)}).{hint}") from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # of a frame
         raise ImageError(f"The image has more pixels than Pillow accepts: {error}") from error
     except ImageError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
+        if is_jpeg and str(error).startswith("image file is truncated"):
+            raise TruncatedImageError("The image is corrupt or incomplete: the end of the JPEG is missing.") from error
         kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
         raise ImageError(f"The image is corrupt or incomplete: {kind}{error}.") from error
 
 
-class _Rationed(io.BytesIO):
-    """A file of which only so many pieces are read: Pillow takes some kinds of file apart byte by byte, in Python."""
+def _open(data: bytes) -> Image.Image:
+    """Do what `Image.open` does, without its limit on pixels, which programs may set and which warns before it refuses.
 
-    _reads = 0
+    Raises:
+        UnidentifiedImageError: not in one of `FORMATS`.
+    """
+    if (data[:2] in (b"II", b"MM") and _strips(data) > MAX_READS) or _rle_width(data) > MAX_RLE_WIDTH:
+        raise ImageError(f"The image consists of more than {MAX_READS:,} pieces: save it as PNG.")
+    Image.init()
+    for factory, accept in [Image.OPEN[name] for name in FORMATS if name in Image.OPEN] + _heif(data):
+        try:
+            if accept is None or accept(data[:16]) is True:  # a string says that it was built without the format
+                file = _Rationed(data)
+                image = factory(file, "")
+                file.opening = False
+                return image
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            pass
+    raise UnidentifiedImageError
+
+
+def _heif(data: bytes) -> list[Any]:
+    """Return pillow-heif's opener for a HEIC file, if it is installed. (Registering it changes the user's Pillow.)"""
+    if not re.match(HEIC, data[:16].lower()):
+        return []
+    try:
+        return [(importlib.import_module("pillow_heif").HeifImageFile, None)]
+    except ImportError:
+        return []
+
+
+class _Rationed(io.BytesIO):
+    """A file of which only so many pieces are read, because Pillow takes some formats apart byte by byte, in Python.
+
+    ``opening`` is true while Pillow reads what comes before the pixels.
+    """
+
+    opening = True
+    _reads = _header = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
         self._reads += 1
+        if self.opening:
+            self._header += max(size or 0, 0)  # not of WebP and AVIF, which are read as a whole
         if self._reads > MAX_READS:
             raise ImageError(f"The image consists of more than {MAX_READS:,} pieces: save it as PNG.")
+        if self._header > MAX_HEADER:
+            raise ImageError(f"The image has a header of more than {MAX_HEADER >> 20} MiB: save it without metadata.")
         return super().read(size)
 
 
@@ -216,17 +275,38 @@ def _strips(data: bytes) -> int:
     return strips
 
 
-def _check_size(image: Image.Image, data: bytes, max_pixels: int) -> None:
-    """Before anything is decoded."""
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageError(f"The image has {width} x {height} pixels, more than the {max_pixels:,} allowed.")
+def _rle_width(data: bytes) -> int:
+    """Return the width that a run-length encoded BMP states; 0 for any other file."""
+    if data[:2] != b"BM" or len(data) < 34 or data[30:34] not in (b"\1\0\0\0", b"\2\0\0\0"):
+        return 0
+    return abs(struct.unpack_from("<l", data, 18)[0])
+
+
+def _check_work(image: Image.Image, data: bytes) -> None:
+    """Refuse a JPEG of too many passes."""
     if "progressive" in image.info and len(SCAN.findall(data)) > MAX_SCANS:
         raise ImageError(f"The JPEG has more than {MAX_SCANS} scans: save it as a baseline JPEG or PNG.")
+
+
+def _check_size(image: Image.Image, max_pixels: int | None) -> AbstractContextManager[object]:
+    """Refuse an image of too many pixels before it is decoded; return the lock to hold meanwhile if it is large."""
+    width, height = image.size
+    pixels = width * height
     if isinstance(image, TiffImagePlugin.TiffImageFile):  # a tile is decoded whole, however little of it is wanted
         across, down = (image.tag_v2.get(tag, 0) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
-        if across * down > max_pixels:
-            raise ImageError(f"The TIFF has tiles of {across} x {down} pixels, more than the {max_pixels:,} allowed.")
+        if across * down > pixels:
+            width, height, pixels = across, down, across * down
+    # Pillow keeps 4 bytes per pixel. Turning makes another such image, transparency three; libjpeg keeps up to 6 bytes
+    # of a progressive file.
+    each = 16 if image.format not in ("JPEG", "MPO") else 14 if "progressive" in image.info else 8
+    limit = MAX_MEMORY // each if max_pixels is None else max_pixels
+    if pixels > limit:
+        hint = "" if max_pixels is not None else " (for 2 GiB of memory)"
+        raise ImageError(f"The image has {width} x {height} pixels, more than the {limit:,} allowed{hint}.")
+    return _one_large if pixels * each > LARGE else nullcontext()
+
+
+_one_large = threading.Lock()
 
 
 def orientation_of(image: Image.Image) -> int:
@@ -244,29 +324,59 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Upright, on white, RGB; loaded, if it was not.
+    """Return a copy of the image, upright, on white, RGB. The image is loaded if it was not.
 
     Raises:
         ImageError: it has no plain RGB form.
     """
+    key, opened = _transparent_colour(image), image
     image.load()
     if min(image.size) < 1:
         raise ImageError(f"The image has no pixels: {image.width} x {image.height}.")
     if (orientation := orientation_of(image)) in TURNS:
         image = image.transpose(TURNS[orientation])
     if image.mode.startswith("I"):
-        image = _from_array(_sixteen_bits(np.asarray(image)))
+        values = np.asarray(image)
+        image = _from_array(_sixteen_bits(values))
+        if isinstance(key, int):
+            image.putalpha(_from_array(np.where(values == key, 0, 255).astype(np.uint8)))
     if image.mode == "F":
         raise ImageError("A floating-point image (mode F) has no defined white: convert it to 8 bits first.")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
+    if key != image.info.get("transparency") and image.mode in ("1", "L", "RGB"):
+        image = image.copy()
+        image.info["transparency"] = key
+    if image.has_transparency_data and not _has_unused_alpha(opened):
+        image = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     try:
-        result = image.convert("RGB")  # a copy, if it was RGB
+        result = image if image.mode == "RGB" and image is not opened else image.convert("RGB")
     except ValueError as error:
         raise ImageError(f"An image of mode {image.mode} cannot be converted to RGB: {error}") from error
     result.info = {}  # what is said there of turning and of transparency has been done
     return result
+
+
+def _transparent_colour(image: Image.Image) -> Any:
+    """Return the transparent colour of a PNG (chunk tRNS), as large as Pillow makes its pixels; else what Pillow has.
+
+    Pillow scales pixels to 8 bits, and leaves this colour as it is in the file. To be called before the image is
+    loaded: how many bits there are is not known afterwards.
+    """
+    key = image.info.get("transparency")
+    if image.format != "PNG" or key is None or not (tile := getattr(image, "tile", None)):
+        return key
+    raw = tile[0][3]
+    if raw == "RGB;16B":
+        return tuple(value >> 8 for value in key)
+    if raw == "1":
+        return 255 if key else 0
+    return key * {"L;2": 85, "L;4": 17}.get(raw, 1)
+
+
+def _has_unused_alpha(image: Image.Image) -> bool:
+    """Return whether alpha is 0 everywhere in a format whose writers often leave it so, meaning nothing."""
+    unsaid = image.format == "BMP" or (isinstance(image, TiffImagePlugin.TiffImageFile) and 338 not in image.tag_v2)
+    return unsaid and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
 
 
 def _sixteen_bits(values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A JPEG file -> an array, the quickest way that is here: simplejpeg if it is installed, else Pillow."""
+"""Decode a JPEG file to an array: with simplejpeg if it is installed, else with Pillow. Both use libjpeg-turbo."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ from typing import Any
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
-__all__ = ["FACTORS", "can_shrink", "decode_jpeg"]
-
-#: What the decoder can shrink by on the way: the means of squares of so many pixels (libjpeg's jidctred.c).
-FACTORS = (4, 2)
+__all__ = ["can_halve", "decode_jpeg"]
 
 
-def decode_jpeg(data: bytes, image: Image.Image, factor: int = 1) -> np.ndarray | None:
-    """(ceil(H / factor), ceil(W / factor), 3) uint8, not turned by EXIF; None if it is not for here.
+def decode_jpeg(data: bytes, image: Image.Image, *, half: bool = False) -> np.ndarray | None:
+    """Decode to (H, W, 3) uint8, not turned by EXIF; return None if this is not an RGB or gray JPEG.
 
     Args:
         data: the file.
-        image: the same, opened by Pillow and found to be of an acceptable size, not loaded.
-        factor: 1, or one of `FACTORS` where `can_shrink`; both sides have factor² pixels or more.
+        image: the same file, opened by Pillow and not loaded, its size checked.
+        half: decode to (ceil(H / 2), ceil(W / 2), 3), the means of squares of 2 x 2 pixels (libjpeg's jidctred.c). Only
+            where `can_halve`.
 
     Raises:
-        Exception: whatever Pillow raises on a broken file.
+        Exception: what Pillow raises on a broken file.
     """
     if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
         return None
+    factor = 2 if half else 1
     width, height = image.size
     size = (math.ceil(height / factor), math.ceil(width / factor), 3)
     if (simplejpeg := _simplejpeg()) is not None:
@@ -41,17 +40,17 @@ def decode_jpeg(data: bytes, image: Image.Image, factor: int = 1) -> np.ndarray 
         else:
             if pixels.shape == size:
                 return pixels
-    if factor > 1:
-        image.draft(None, (width // factor, height // factor))
+    if half:
+        image.draft(None, (width // 2, height // 2))
     pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     return pixels if pixels.shape == size else None
 
 
-def can_shrink(image: Image.Image) -> bool:
-    """Whether the decoder makes the same means of the colours as of the brightness.
+def can_halve(image: Image.Image) -> bool:
+    """Return whether the decoder halves colours as it halves the brightness.
 
-    It does where both are stored at one resolution (4:4:4, gray) or the colours at half of it in both directions
-    (4:2:0). Otherwise it halves the colours once more and interpolates, and that shows (up to 28 of 255 at an edge).
+    It does if both are stored at one resolution (4:4:4, gray), or the colours at half of it in both directions (4:2:0).
+    Otherwise it halves the colours once more and interpolates, which shows at edges (up to 28 of 255).
     """
     return image.mode == "L" or (image.mode == "RGB" and JpegImagePlugin.get_sampling(image) in (0, 2))
 

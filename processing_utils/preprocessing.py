@@ -1,17 +1,21 @@
-"""An image -> the numbers that a checkpoint was trained on, as exact as wanted. Pillow and numpy; no torch.
+"""An image -> the pixels that a checkpoint was trained on. Pillow and numpy; torch if it is installed.
 
-Three grades, in units of 1/255 from what torchvision's Resize and CenterCrop give on a PIL image:
+There are three grades. They are compared with torchvision's Resize and CenterCrop on a PIL image, in units of 1/255:
 
-- "reference": the same numbers.
-- "close": at most 1 off. The crop alone is resized, and JPEG files are decoded by simplejpeg where that is installed.
-- "fast": at most 2 off; at most 6 in photos so large that the JPEG decoder shrinks them on the way.
+- "reference": equal.
+- "close": at most 2 off, on average 0.002. simplejpeg decodes JPEG files and torch resizes, where they are installed.
+- "fast": as "close", but JPEG files of five times the target size or more are decoded to half their size, as Pillow's
+  `Image.draft` does. At most 2 off from the same resize of that half. docs/decisions.md has the differences from the
+  full size.
 
-What a grade's own way cannot do goes the way of the grade before it.
+An image that a faster grade cannot handle is processed as in the grade before it.
 """
 
 from __future__ import annotations
 
-from functools import partial
+import importlib
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -19,18 +23,34 @@ from PIL import Image
 
 from ..errors import ImageError
 from ..models.manifest import Preprocessing
-from .images import MAX_PIXELS, ImageSource, decode, is_encoded, open_image, orientation_of, read_encoded, to_rgb
-from .jpeg import FACTORS, can_shrink, decode_jpeg
-from .resampling import FILTERS, Window, resize_window
+from .images import ImageSource, decode, is_encoded, open_image, orientation_of, read_encoded, to_rgb
+from .jpeg import can_halve, decode_jpeg
 
-__all__ = ["GRADES", "VIEWS", "crop_pixels", "load_pixels", "normalise", "preprocess", "view_pixels"]
+__all__ = ["GRADES", "VIEWS", "check_grade", "crop_pixels", "load_pixels", "normalise", "preprocess", "view_pixels"]
 
 GRADES = ("reference", "close", "fast")
 VIEWS = ("centre", "flip", "ten-crop")
 
-# The decoder may shrink a photo as long as so many of its pixels are left for one of the result; otherwise what it
-# averages away shows (docs/decisions.md). A photo of many pixels is not sharp to the pixel and may have fewer left.
-LEFT_PER_PIXEL, LEFT_IF_LARGE, LARGE = 3.0, 2.5, 2048
+HALVED = 5.0  # pixels of the image per pixel of the result, from which "fast" decodes to half the size
+MAX_RESIZED = 89_478_485  # pixels of the resized image, before the crop
+
+
+@dataclass(frozen=True)
+class Window:
+    """A square of ``crop`` pixels at (left, top) of an image of ``size``, once it is resized to ``scaled``.
+
+    ``size`` and ``scaled`` are (width, height), as in Pillow.
+    """
+
+    size: tuple[int, int]
+    scaled: tuple[int, int]
+    left: int
+    top: int
+    crop: int
+
+    def of(self, resized: np.ndarray) -> np.ndarray:
+        """Return the crop of a resized image (H, W, 3), C-contiguous."""
+        return np.array(resized[self.top : self.top + self.crop, self.left : self.left + self.crop], order="C")
 
 
 def load_pixels(
@@ -38,13 +58,14 @@ def load_pixels(
     preset: Preprocessing,
     grade: str = "reference",
     *,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
+    truncated: str = "refuse",
     **fetch_options: Any,
 ) -> np.ndarray:
     """An image of any kind -> (crop, crop, 3) uint8 RGB, C-contiguous: shorter side resized, centre cropped.
 
     Args:
-        source, max_pixels, fetch_options: see `images.open_image`.
+        source, max_pixels, truncated, fetch_options: see `images.open_image`.
         preset: the checkpoint's.
         grade: one of `GRADES`.
 
@@ -52,11 +73,13 @@ def load_pixels(
         ImageError, FileNotFoundError, FetchError: as `images.open_image`.
         ValueError: no such grade.
     """
-    _check(grade)
+    check_grade(grade)
     if grade == "reference" or not is_encoded(source):
-        return crop_pixels(open_image(source, max_pixels=max_pixels, **fetch_options), preset, grade)
+        return crop_pixels(
+            open_image(source, max_pixels=max_pixels, truncated=truncated, **fetch_options), preset, grade
+        )
     data = read_encoded(source, **fetch_options)
-    return decode(data, max_pixels, partial(_crop_encoded, data, preset, grade))
+    return decode(data, partial(_crop_encoded, data, preset, grade), max_pixels, truncated)
 
 
 def crop_pixels(image: Image.Image, preset: Preprocessing, grade: str = "reference") -> np.ndarray:
@@ -66,12 +89,12 @@ def crop_pixels(image: Image.Image, preset: Preprocessing, grade: str = "referen
         ImageError: so long and thin that the resized image would be too big.
         ValueError: no such grade, or an image that is not RGB.
     """
-    _check(grade)
+    check_grade(grade)
     if image.mode != "RGB":
         raise ValueError(f"The image must be RGB, not {image.mode}: open it with open_image.")
     window = _window(image.size, preset)
-    if grade != "reference" and _is_resized_here(window, preset):
-        return resize_window(np.asarray(image), window, preset.interpolation)
+    if grade != "reference" and _is_bilinear(window, preset):
+        return window.of(_resize(np.asarray(image), window.scaled, image.size))
     if window.scaled != image.size:
         image = image.resize(window.scaled, Image.Resampling[preset.interpolation.upper()])
     right, bottom = window.left + window.crop, window.top + window.crop
@@ -129,7 +152,8 @@ def preprocess(image: Image.Image, preset: Preprocessing) -> np.ndarray:
     return normalise(crop_pixels(image, preset), preset)
 
 
-def _check(grade: str) -> None:
+def check_grade(grade: str) -> None:
+    """Raise a ValueError if there is no such grade."""
     if grade not in GRADES:
         raise ValueError(f"Unknown grade {grade!r}; choose from {', '.join(GRADES)}.")
 
@@ -139,41 +163,65 @@ def _window(size: tuple[int, int], preset: Preprocessing) -> Window:
     width, height = size
     short, target, crop = min(width, height), preset.resize_size, preset.crop_size
     scaled = (target, int(target * height / short)) if width <= height else (int(target * width / short), target)
-    if scaled[0] * scaled[1] > MAX_PIXELS:
+    if scaled[0] * scaled[1] > MAX_RESIZED:
         raise ImageError(f"The image ({width} x {height} pixels) is too long and narrow to be resized to {target}.")
     # torchvision rounds what it cuts off to the nearest number, and what it pads on the left down.
     left, top = (round((side - crop) / 2) if side >= crop else -((crop - side) // 2) for side in scaled)
     return Window(size, scaled, left, top, crop)
 
 
-def _is_resized_here(window: Window, preset: Preprocessing) -> bool:
-    return preset.interpolation in FILTERS and window.is_inside and window.scaled != window.size
+def _is_bilinear(window: Window, preset: Preprocessing) -> bool:
+    """Return whether `_resize` can do it: it has no other filter, and adds nothing around an image."""
+    return preset.interpolation == "bilinear" and min(window.left, window.top) >= 0 and window.scaled != window.size
+
+
+@cache
+def _torch() -> Any:
+    try:
+        return importlib.import_module("torch")
+    except ImportError:  # in Triton's Python, for example
+        return None
+
+
+def _resize(pixels: np.ndarray, scaled: tuple[int, int], size: tuple[float, float]) -> np.ndarray:
+    """(H, W, 3) uint8 -> ``scaled``, by torch's antialiased kernel for bytes, or by Pillow if torch is not installed.
+
+    Both round to bytes between their two passes, so each is at most 1.03 off the exact sum of the inputs, and one is at
+    most 2 off the other.
+
+    Args:
+        size: (width, height) that the pixels stand for: less than the array's if a decoder rounded up.
+    """
+    if (torch := _torch()) is None:
+        return np.asarray(Image.fromarray(pixels).resize(scaled, Image.Resampling.BILINEAR, box=(0, 0, *size)))
+    # reshape gives the batch its own stride, by which torch sees that the channels come last, and is twice as fast.
+    batch = (pixels if pixels.flags.writeable else pixels.copy()).reshape(1, *pixels.shape)
+    images = torch.from_numpy(batch).permute(0, 3, 1, 2)
+    resize = torch.ops.aten._upsample_bilinear2d_aa.default  # torch's interpolate takes a size or scales, not both
+    resized = resize(images, scaled[::-1], False, scaled[1] / size[1], scaled[0] / size[0])
+    return resized[0].permute(1, 2, 0).numpy()
 
 
 def _crop_encoded(data: bytes, preset: Preprocessing, grade: str, image: Image.Image) -> np.ndarray:
     """The crop of a file that Pillow has opened and not loaded."""
     orientation = orientation_of(image)
     width, height = image.size
-    window = _window((height, width) if orientation in (5, 6, 7, 8) else (width, height), preset)
-    if not _is_resized_here(window, preset):
+    turned = orientation in (5, 6, 7, 8)
+    window = _window((height, width) if turned else (width, height), preset)
+    if not _is_bilinear(window, preset):
         return crop_pixels(to_rgb(image), preset)
-    factor = _factor(window, orientation == 1) if grade == "fast" and can_shrink(image) else 1
-    pixels = decode_jpeg(data, image, factor)
+    half = grade == "fast" and _ratio(window) >= HALVED and can_halve(image)
+    pixels = decode_jpeg(data, image, half=half)
     if pixels is None:
         return crop_pixels(to_rgb(image), preset, grade)
-    return resize_window(_upright(pixels, orientation), window, preset.interpolation, factor=factor)
+    size = (width / 2, height / 2) if half else (width, height)
+    across, down = window.scaled
+    return window.of(_upright(_resize(pixels, (down, across) if turned else (across, down), size), orientation))
 
 
-def _factor(window: Window, upright: bool) -> int:
-    """By how much the JPEG decoder may shrink the photo."""
-    short = min(window.size)
-    left = LEFT_IF_LARGE if short >= LARGE else LEFT_PER_PIXEL
-    for factor in FACTORS:
-        # A mirrored photo begins with the decoder's last square, which is cut off unless the sides divide.
-        fits = upright or not (window.size[0] % factor or window.size[1] % factor)
-        if fits and window.scale >= left * factor and short >= factor**2:
-            return factor
-    return 1
+def _ratio(window: Window) -> float:
+    """Return how many pixels of the image one pixel of the result spans, on the axis where they are fewer."""
+    return min(window.size[0] / window.scaled[0], window.size[1] / window.scaled[1])
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A URI -> bytes: http and https under a policy for URLs that a stranger may have chosen, data: and file:."""
+"""Fetch the bytes behind a URI: http and https by rules for URLs that a stranger may have chosen, data: and file:."""
 
 from __future__ import annotations
 
@@ -61,6 +61,8 @@ def fetch(
     if scheme not in schemes:
         hint = "" if scheme in SCHEMES else " For a file with this name, write ./ before it."
         raise FetchError(f"Unknown scheme {scheme!r} in {client.shown(uri)!r}; expected {', '.join(schemes)}.{hint}")
+    if scheme != "data" and len(uri) > client.MAX_URL:  # urllib's time is quadratic in the length
+        raise FetchError(f"The URI has {len(uri):,} characters, more than the {client.MAX_URL:,} allowed.")
     if scheme in ("http", "https"):
         policy = dataclasses.replace(POLICY, seconds=timeout, max_bytes=max_bytes, allow_private=allow_private)
         return _get(uri, policy, resolver, connector)

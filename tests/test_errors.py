@@ -23,6 +23,7 @@ STATUSES = {
     "InexactError": 4,
     "PageError": 3,
     "PrivateAddressError": 1,
+    "TruncatedImageError": 1,
     "UnreachableError": 3,
     "UnwritableError": 3,
 }

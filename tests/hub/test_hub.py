@@ -15,7 +15,7 @@ from resnext_hub.models.manifest import default_manifest
 
 from ..conftest import ROOT, UNINSTALLED, UNINSTALLED_COMPLETELY, tracked_files
 
-ENTRYPOINTS = {*default_manifest().entrypoints, "classifier", "nvidia_convnets_processing_utils"}
+ENTRYPOINTS = {*default_manifest().entrypoints, "classifier", "nvidia_convnets_processing_utils", "transforms"}
 LOAD = "torch.hub.load({root!r}, {name!r}, source='local')"
 
 

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 MANIFEST = default_manifest()
 CHECKPOINTS = list(MANIFEST.checkpoints.values())
-UTILITIES = {"nvidia_convnets_processing_utils", "classifier"}
+UTILITIES = {"nvidia_convnets_processing_utils", "classifier", "transforms"}
 each_checkpoint = pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=lambda c: c.name)
 
 
