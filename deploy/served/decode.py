@@ -8,7 +8,6 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
 
 HERE = Path(__file__).parent
@@ -16,7 +15,6 @@ sys.path.insert(0, str(HERE))
 
 from resnext_hub.errors import ImageError  # noqa: E402
 from resnext_hub.models.manifest import Preprocessing  # noqa: E402
-from resnext_hub.processing_utils.images import MAX_PIXELS, decode  # noqa: E402
 from resnext_hub.processing_utils.inputs import prepare_pixels  # noqa: E402
 
 
@@ -31,27 +29,9 @@ class TritonPythonModel:
 
     def _answer(self, request):
         images = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()[:, 0].tolist()
-        parts = []
         try:
-            for first, group in self._groups(images):
-                number = first if len(images) > 1 else None
-                parts.append(prepare_pixels(group, self.preset, first=number, grade=self.grade))
+            # Large images are decoded one at a time, however many a request has.
+            pixels = prepare_pixels(images, self.preset, first=0 if len(images) > 1 else None, grade=self.grade)
         except ImageError as error:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
-        return pb_utils.InferenceResponse([pb_utils.Tensor("pixels", np.concatenate(parts))])
-
-    @staticmethod
-    def _groups(images):
-        """Split a request into parts that are decoded together: MAX_PIXELS limits all images of a part, not each."""
-        group, first, total = [], 0, 0
-        for i, image in enumerate(images):
-            try:
-                size = decode(image, MAX_PIXELS, lambda opened: opened.width * opened.height)
-            except ImageError:
-                size = 0  # prepare_pixels raises it again, with the image's number
-            if group and total + size > MAX_PIXELS:
-                yield first, group
-                group, first, total = [], i, 0
-            group.append(image)
-            total += size
-        yield first, group
+        return pb_utils.InferenceResponse([pb_utils.Tensor("pixels", pixels)])

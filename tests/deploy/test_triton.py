@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import runpy
@@ -106,23 +105,6 @@ def test_threads_from_the_containers_limit(
         (tmp_path / "cpu.max").write_text(f"{limit}\n")
     served["cores"].__globals__["CGROUP"] = tmp_path
     assert served["cores"]() == expected
-
-
-def test_one_request_never_decodes_more_pixels_than_one_image_may_have(monkeypatch: pytest.MonkeyPatch):
-    """Eight PNG files of 343 kB took 10.2 GB before."""
-    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    decode = runpy.run_path(str(ROOT / "deploy" / "served" / "decode.py"))
-    groups, limit = decode["TritonPythonModel"]._groups, decode["MAX_PIXELS"]
-    file = io.BytesIO()
-    Image.new("1", (9000, 9000)).save(file, "PNG")  # almost the limit
-    small = io.BytesIO()
-    Image.new("RGB", (100, 100)).save(small, "PNG")
-    assert 9000 * 9000 < limit < 9000 * 9000 * 2
-    big, little = file.getvalue(), small.getvalue()
-    found = list(groups([little, big, little, big, b"broken", little]))
-    assert [(first, len(group)) for first, group in found] == [(0, 3), (3, 3)]
-    assert [(first, len(group)) for first, group in groups([little] * 8)] == [(0, 8)]
 
 
 @pytest.fixture(scope="module")
