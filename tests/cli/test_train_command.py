@@ -57,7 +57,7 @@ def test_a_fine_tuned_network_is_a_variant(flowers: Path, tmp_path: Path, capsys
     checkpoint = find_checkpoint(out)
     assert (checkpoint.name, checkpoint.num_classes, checkpoint.license_id) == ("my_flowers", 2, TINY.license_id)
     assert [label.name for label in read_labels(checkpoint.labels)] == ["daisy", "rose"]
-    assert checkpoint.preprocessing.crop_size == 64
+    assert checkpoint.preprocessing.crop_size == TINY.preprocessing.crop_size
     network = load(checkpoint)
     assert checkpoint.params == sum(p.numel() for p in network.parameters())
     assert checkpoint.published.top1 == 100

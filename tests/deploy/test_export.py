@@ -39,6 +39,7 @@ from ..conftest import randomise
 
 MANIFEST = default_manifest()
 TINY = MANIFEST.resolve("resnext_tiny")
+CROP = TINY.preprocessing.crop_size
 GIANT = 300e6  # parameters: more than a gigabyte
 #: A network of each family, small.
 FAMILIES = {
@@ -69,7 +70,7 @@ def shrunk(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
     return dataclasses.replace(checkpoint, preprocessing=preset, **changes)
 
 
-def pixels_of(count: int, crop: int = 64, seed: int = 0) -> np.ndarray:
+def pixels_of(count: int, crop: int = CROP, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, crop, crop, 3), dtype=np.uint8)
 
 
@@ -572,7 +573,7 @@ def test_the_script_beside_the_onnx_tells_tensorrt_what_to_build(
     runpy.run_path(str(folder / "build_engine.py"), run_name="__main__")
     assert (folder / "model.plan").read_bytes() == b"plan"
     assert ("network", 2 if typed else 0) in fake.told
-    assert ("shape", "pixels", *([n, 64, 64, 3] for n in (1, 4, 16))) in fake.told
+    assert ("shape", "pixels", *([n, CROP, CROP, 3] for n in (1, 4, 16))) in fake.told
     assert ("clear", "TF32") in fake.told
     with pytest.raises(RuntimeError, match="no such file"):
         tensorrt_engine.build(tmp_path / "none.onnx", tmp_path / "plan", {}, tf32=False)

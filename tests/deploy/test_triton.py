@@ -178,17 +178,18 @@ def test_every_backend_gets_what_it_loads(
     report = add_to_repository("resnext_tiny", tmp_path / "models", serving=serving, precision=precision)
     found = {file.name for file in report.folder.iterdir()}
     assert files | {"README.md", "report.json", "metadata.json"} == found - {"model.plan"}
-    config = configurations("resnext_tiny", serving, 64, 200)["resnext_tiny_network"]
+    crop = TINY.preprocessing.crop_size
+    config = configurations("resnext_tiny", serving, crop, 200)["resnext_tiny_network"]
     given, got = (config[side][0]["name"].removesuffix(BACKENDS[backend].index) for side in ("input", "output"))
     metadata = json.loads((report.folder / "metadata.json").read_text())
-    assert metadata["input"] == {"name": given, "dtype": "uint8", "shape": [64, 64, 3]}
+    assert metadata["input"] == {"name": given, "dtype": "uint8", "shape": [crop, crop, 3]}
     assert metadata["outputs"] == [{"name": got, "dtype": "float32", "shape": [200]}]
     if backend == "tensorrt":
         assert json.loads((report.folder / "build_engine.json").read_text())["profile"] == {
             "input": "pixels",
-            "min": [1, 64, 64, 3],
-            "opt": [6, 64, 64, 3],
-            "max": [12, 64, 64, 3],
+            "min": [1, crop, crop, 3],
+            "opt": [6, crop, crop, 3],
+            "max": [12, crop, crop, 3],
         }
 
 

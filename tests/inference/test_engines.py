@@ -156,9 +156,10 @@ SIGNALS = """
 import signal, subprocess, numpy as np
 from resnext_hub.inference.engines import open_engine
 from resnext_hub.models.manifest import default_manifest
-opened = [open_engine(default_manifest().resolve("resnext_tiny"), "openvino") for _ in range(2)]
+tiny = default_manifest().resolve("resnext_tiny")
+opened = [open_engine(tiny, "openvino") for _ in range(2)]
 for i in range(2):
-    opened[i](np.zeros((1, 64, 64, 3), np.uint8))
+    opened[i](np.zeros((1, *[tiny.preprocessing.crop_size] * 2, 3), np.uint8))
 signal.signal(signal.SIGCHLD, lambda *_: print("a child has ended"))
 while opened:
     del opened[0]
