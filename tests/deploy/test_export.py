@@ -527,8 +527,9 @@ def test_tensorrt_gets_a_command_a_script_and_a_reason(exported: Callable[..., R
     assert "The engine was not built: TensorRT is not installed" in report.notes[0]
     command = (report.folder / "build_engine.sh").read_text().splitlines()[-1]
     assert command.endswith(
-        "trtexec --onnx=model.onnx --saveEngine=model.plan --minShapes=pixels:1x64x64x3 --optShapes=pixels:4x64x64x3 "
-        "--maxShapes=pixels:16x64x64x3 --stronglyTyped --noTF32 --skipInference"
+        "trtexec --onnx=model.onnx --saveEngine=model.plan "
+        f"--minShapes=pixels:1x{CROP}x{CROP}x3 --optShapes=pixels:4x{CROP}x{CROP}x3 "
+        f"--maxShapes=pixels:16x{CROP}x{CROP}x3 --stronglyTyped --noTF32 --skipInference"
     )
     first = onnx.load(report.path).graph.node[0]
     assert (first.op_type, first.input[0]) == ("Cast", "pixels")  # TensorRT takes uint8 in no other way
