@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -11,11 +12,12 @@ from ..errors import UnknownOptionError
 from ..models.manifest import Checkpoint, Preprocessing, find_checkpoint
 from ..mount import register
 from ..processing_utils.images import ImageSource, Pixels, SingleImage, is_tensor
-from ..processing_utils.inputs import prepare_pixels
+from ..processing_utils.inputs import prepare_each
 from ..processing_utils.labels import Label, read_labels
 from ..processing_utils.predictions import Prediction, check_count, top_predictions
 from ..processing_utils.preprocessing import check_grade
 from .engines import Engine, TorchEngine, open_engine
+from .engines.base import Outputs
 
 if TYPE_CHECKING:
     import torch
@@ -70,14 +72,20 @@ class Classifier:
     @overload
     def __call__(self, images: SingleImage, top: int | None = None, *, batch_size: int = 16) -> list[Prediction]: ...
     @overload
-    def __call__(self, images: Pixels, top: int | None = None, *, batch_size: int = 16) -> list[Any]: ...
+    def __call__(
+        self, images: Pixels, top: int | None = None, *, batch_size: int = 16, errors: str = "raise"
+    ) -> list[Any]: ...
     @overload
     def __call__(
         self, images: Iterable[ImageSource], top: int | None = None, *, batch_size: int = 16
     ) -> list[list[Prediction]]: ...
+    @overload
     def __call__(
-        self, images: Any, top: int | None = None, *, batch_size: int = 16
-    ) -> list[Prediction] | list[list[Prediction]]:
+        self, images: Iterable[ImageSource], top: int | None = None, *, batch_size: int = 16, errors: str
+    ) -> list[list[Prediction] | Exception]: ...
+    def __call__(
+        self, images: Any, top: int | None = None, *, batch_size: int = 16, errors: str = "raise"
+    ) -> list[Any]:
         """Classify one image or many.
 
         Args:
@@ -87,6 +95,7 @@ class Classifier:
                 in parallel, one batch at a time.
             top: number of classes to return, from 1 to all; by default 5, or all if there are fewer.
             batch_size: number of images that the network takes at once.
+            errors: "raise", or "return": the result of one of many images that cannot be used is then the exception.
 
         Returns:
             For one image a list of `Prediction`, the most probable first; for many a list of such lists, in the order
@@ -96,25 +105,57 @@ class Classifier:
         Raises:
             ImageError, FetchError, FileNotFoundError: an image cannot be used; the message says which.
             MissingPackageError: a URL is to be fetched, and validators is not installed.
-            ValueError: ``top`` or ``batch_size`` is out of range.
+            ValueError: ``top``, ``batch_size`` or ``errors`` is out of range.
         """
+        if errors not in ("raise", "return"):
+            raise ValueError(f"errors must be 'raise' or 'return', got {errors!r}.")
+        top = min(5, len(self.labels)) if top is None else check_count("top", top, len(self.labels))
+        many, results = _is_many(images), list[Any]()
+        for (logits, _), failed in self._outputs(images, batch_size, many and errors == "return"):
+            found = iter(top_predictions(logits, top, from_logits=True, labels=self.labels))
+            results += [next(found) if error is None else error for error in failed]
+        return results if many else results[0]
+
+    def features(self, images: Any, *, batch_size: int = 16) -> np.ndarray:
+        """Compute the pooled features, from which the last layer computes the logits.
+
+        Args:
+            images, batch_size: see `__call__`.
+
+        Returns:
+            (num_features,) float32 for one image, (N, num_features) for many.
+
+        Raises:
+            ImageError, FetchError, FileNotFoundError: an image cannot be used; the message says which.
+            ValueError: the network is not a `ResNeXt`.
+        """
+        many = _is_many(images)
+        found = [features for (_, features), _ in self._outputs(images, batch_size, return_errors=False)]
+        features = np.concatenate(found) if found else np.empty((0, 0), np.float32)
+        if found and not features.shape[1]:
+            raise ValueError("Only a ResNeXt has features.")
+        return features if many else features[0]
+
+    def _outputs(
+        self, images: Any, batch_size: int, return_errors: bool
+    ) -> Iterator[tuple[Outputs, list[Exception | None]]]:
+        """Yield the logits and features of each batch, and for each of its images None or why it has none."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
-        top = min(5, len(self.labels)) if top is None else check_count("top", top, len(self.labels))
-        if not _is_many(images):
-            return self._classify([images], top, first=None)[0]
-        results: list[list[Prediction]] = []
-        batch: list[ImageSource] = []
-        for image in images:
-            batch.append(image)
-            if len(batch) == batch_size:
-                results += self._classify(batch, top, first=len(results))
-                batch = []
-        return results + self._classify(batch, top, first=len(results)) if batch else results
-
-    def _classify(self, images: Sequence[ImageSource], top: int, first: int | None) -> list[list[Prediction]]:
-        logits, _ = self.engine(prepare_pixels(images, self.preset, first=first, **self._image_options))
-        return top_predictions(logits, top, from_logits=True, labels=self.labels)
+        many, first = _is_many(images), 0
+        rest = iter(images if many else [images])
+        while batch := list(itertools.islice(rest, batch_size)):
+            pixels: list[np.ndarray] = []
+            failed: list[Exception | None] = []
+            for prepared in prepare_each(batch, self.preset, first=first if many else None, **self._image_options):
+                if not isinstance(prepared, Exception):
+                    pixels.append(prepared)
+                elif not return_errors:
+                    raise prepared
+                failed.append(prepared if isinstance(prepared, Exception) else None)
+            nothing = np.empty((0, len(self.labels)), np.float32)
+            yield self.engine(np.stack(pixels)) if pixels else (nothing, nothing[:, :0]), failed
+            first += len(batch)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.engine!r}, {len(self.labels)} classes)"

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from .tables import FORMATS, write_table
 __all__ = ["Part", "Parts"]
 
 GROUP = 8192  # rows in a row group of OUT, so that OUT does not depend on the size of the parts
-IDENTITY, LOCK = "identity.json", "lock"
+IDENTITY, LOCK, PARTS = "identity.json", "lock", "part-*.parquet"
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Parts:
         """Return whether there is a stopped run to resume: one that has committed rows."""
         if (self.folder / IDENTITY).exists():
             with os.scandir(self.folder) as entries:
-                return any(entry.name.startswith("part-") for entry in entries)
+                return any(fnmatch(entry.name, PARTS) for entry in entries)
         return False
 
     def sweep(self) -> None:
@@ -151,7 +152,7 @@ class Parts:
 
     def _clear(self) -> None:
         (self.folder / IDENTITY).unlink(missing_ok=True)  # first: without it, the rest counts for nothing
-        for path in self.folder.glob("part-*"):
+        for path in self.folder.glob(PARTS):
             path.unlink()
 
     def _remove(self) -> None:
@@ -188,7 +189,7 @@ class Parts:
             OutputError: a part is missing between others.
         """
         if shard is None:
-            parts = [_part_in(path) for path in sorted(self.folder.glob("part-*.parquet"))]
+            parts = [_part_in(path) for path in sorted(self.folder.glob(PARTS))]
         else:
             parts = list(self._parts_of(shard))
         self.done = {}
@@ -299,7 +300,7 @@ class Parts:
             numbers = pa.array(range(index, index + len(merged)), pa.int64())
             return merged.add_column(1, pa.field("index", pa.int64(), nullable=False), numbers)
 
-        for path in sorted(self.folder.glob("part-*.parquet")):
+        for path in sorted(self.folder.glob(PARTS)):
             with _readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
                 columns = columns or file.schema_arrow.remove_metadata()
                 for batch in file.iter_batches(GROUP):

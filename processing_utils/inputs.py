@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from .preprocessing import load_pixels, normalise, preprocess
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Transform", "prepare_input_from_uri", "prepare_inputs", "prepare_pixels", "transforms"]
+__all__ = ["Transform", "prepare_each", "prepare_input_from_uri", "prepare_inputs", "prepare_pixels", "transforms"]
 
 WORKERS = 8  # fetching waits for the network, decoding and resizing release the interpreter's lock
 
@@ -42,24 +42,32 @@ def prepare_pixels(
         ImageError, FetchError, FileNotFoundError: an image cannot be used; the message says which.
     """
 
-    def one(image: ImageSource) -> np.ndarray:
-        return load_pixels(image, preset, **options)
-
-    with ThreadPoolExecutor(max_workers=max(1, min(WORKERS, len(images)))) as pool:
-        futures = [pool.submit(one, image) for image in images]
-        arrays: list[np.ndarray] = []
-        for i, (image, future) in enumerate(zip(images, futures, strict=True)):
-            try:
-                arrays.append(future.result())
-            except (ImageError, FetchError, FileNotFoundError) as error:
-                for later in futures[i + 1 :]:
-                    later.cancel()
-                text = with_name(str(image), error) if isinstance(image, (str, os.PathLike)) else str(error)
-                if first is None and text == str(error):
-                    raise
-                raise type(error)(text if first is None else f"Image {first + i}: {text}") from error
+    arrays: list[np.ndarray] = []
+    for prepared in prepare_each(images, preset, first=first, **options):
+        if isinstance(prepared, Exception):
+            raise prepared
+        arrays.append(prepared)
     crop = preset.crop_size
     return np.stack(arrays) if arrays else np.empty((0, crop, crop, 3), np.uint8)
+
+
+def prepare_each(
+    images: Sequence[ImageSource], preset: Preprocessing, *, first: int | None = 0, **options: Any
+) -> Iterator[np.ndarray | Exception]:
+    """Yield (crop, crop, 3) uint8 for each image, or the error that `prepare_pixels` would raise for it."""
+    pool = ThreadPoolExecutor(max_workers=max(1, min(WORKERS, len(images))))
+    try:
+        futures = [pool.submit(load_pixels, image, preset, **options) for image in images]
+        for i, (image, future) in enumerate(zip(images, futures, strict=True)):
+            try:
+                yield future.result()
+            except (ImageError, FetchError, FileNotFoundError) as error:
+                text = with_name(str(image), error) if isinstance(image, (str, os.PathLike)) else str(error)
+                named = type(error)(text if first is None else f"Image {first + i}: {text}")
+                named.__cause__ = error
+                yield error if text == str(named) == str(error) else named
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def prepare_inputs(

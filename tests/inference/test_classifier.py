@@ -133,6 +133,33 @@ def test_errors(classify: Classifier, image: Image.Image, tmp_path: Path) -> Non
         classify("http://127.0.0.1/a.jpg")
 
 
+def test_errors_can_be_returned(classify: Classifier, image: Image.Image) -> None:
+    images = [b"no image"] * 2 + [image, "missing.jpg"] + [image] * 2
+    found = classify(images, 1, batch_size=2, errors="return")
+    kinds = [ImageError, ImageError, list, FileNotFoundError, list, list]
+    assert all(map(isinstance, found, kinds)), found
+    assert "Image 1: " in str(found[1])
+    assert found[2] == classify(image, 1)
+    with pytest.raises(ValueError, match="'skip'"):
+        classify(images, errors="skip")
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_features(engine: str, image: Image.Image) -> None:
+    network = hubconf.resnext_tiny().eval()
+    with torch.inference_mode():
+        pixels = torch.from_numpy(preprocess(image, TINY.preprocessing))[None]
+        expected = network.forward_head(network.forward_features(pixels), pre_logits=True)[0].numpy()
+    classify = classifier("resnext_tiny", engine=engine)
+    assert np.allclose(classify.features(image), expected, atol=1e-4)
+    assert classify.features([image] * 3, batch_size=2).shape == (3, 512)
+    with pytest.raises(ImageError):
+        classify.features([image, b"no image"])
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64 * 64, 2))
+    with pytest.raises(ValueError, match="ResNeXt"):
+        Classifier(network, TINY.preprocessing, ["a", "b"]).features(image)
+
+
 def test_own_network_and_labels(image: Image.Image) -> None:
     network = hubconf.resnext_tiny(num_classes=2)
     classify = Classifier(network, TINY.preprocessing, ["cat", "dog"])

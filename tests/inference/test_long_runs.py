@@ -175,7 +175,7 @@ def at_random(
         kills += not is_done
         if is_done:
             break
-        if list(folder.rglob("identity.json")) and list(folder.rglob("part-*")):
+        if list(folder.rglob("identity.json")) and list(folder.rglob("part-*.parquet")):
             before = dying.files_of(folder)
             another = [arguments[0], *chance.choice(others), *arguments[1:]]
             status = dying.finished(lambda a=another: cli.main(a), errors)
