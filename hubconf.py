@@ -55,7 +55,7 @@ def resnext101_32x8d_wsl(progress=True, *, pretrained=True, num_classes=1000, **
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x8d_wsl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook(
+    return _module("models.entrypoints").facebook_network(
         "resnext101_32x8d_wsl", progress, pretrained, num_classes, network_options
     )
 
@@ -90,7 +90,7 @@ def resnext101_32x16d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x16d_wsl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook(
+    return _module("models.entrypoints").facebook_network(
         "resnext101_32x16d_wsl", progress, pretrained, num_classes, network_options
     )
 
@@ -126,7 +126,7 @@ def resnext101_32x32d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x32d_wsl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook(
+    return _module("models.entrypoints").facebook_network(
         "resnext101_32x32d_wsl", progress, pretrained, num_classes, network_options
     )
 
@@ -163,7 +163,7 @@ def resnext101_32x48d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x48d_wsl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook(
+    return _module("models.entrypoints").facebook_network(
         "resnext101_32x48d_wsl", progress, pretrained, num_classes, network_options
     )
 
@@ -199,7 +199,9 @@ def resnet18_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "resnet18_ssl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook("resnet18_ssl", progress, pretrained, num_classes, network_options)
+    return _module("models.entrypoints").facebook_network(
+        "resnet18_ssl", progress, pretrained, num_classes, network_options
+    )
 
 
 def resnet50_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
@@ -232,7 +234,9 @@ def resnet50_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "resnet50_ssl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook("resnet50_ssl", progress, pretrained, num_classes, network_options)
+    return _module("models.entrypoints").facebook_network(
+        "resnet50_ssl", progress, pretrained, num_classes, network_options
+    )
 
 
 def resnext50_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
@@ -264,7 +268,7 @@ def resnext50_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **n
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "resnext50_32x4d_ssl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook(
+    return _module("models.entrypoints").facebook_network(
         "resnext50_32x4d_ssl", progress, pretrained, num_classes, network_options
     )
 
@@ -298,7 +302,7 @@ def resnext101_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x4d_ssl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook(
+    return _module("models.entrypoints").facebook_network(
         "resnext101_32x4d_ssl", progress, pretrained, num_classes, network_options
     )
 
@@ -332,7 +336,7 @@ def resnext101_32x8d_ssl(progress=True, *, pretrained=True, num_classes=1000, **
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x8d_ssl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook(
+    return _module("models.entrypoints").facebook_network(
         "resnext101_32x8d_ssl", progress, pretrained, num_classes, network_options
     )
 
@@ -366,7 +370,7 @@ def resnext101_32x16d_ssl(progress=True, *, pretrained=True, num_classes=1000, *
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x16d_ssl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook(
+    return _module("models.entrypoints").facebook_network(
         "resnext101_32x16d_ssl", progress, pretrained, num_classes, network_options
     )
 
@@ -402,7 +406,9 @@ def resnet18_swsl(progress=True, *, pretrained=True, num_classes=1000, **network
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "resnet18_swsl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook("resnet18_swsl", progress, pretrained, num_classes, network_options)
+    return _module("models.entrypoints").facebook_network(
+        "resnet18_swsl", progress, pretrained, num_classes, network_options
+    )
 
 
 def resnet50_swsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
@@ -435,7 +441,9 @@ def resnet50_swsl(progress=True, *, pretrained=True, num_classes=1000, **network
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "resnet50_swsl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook("resnet50_swsl", progress, pretrained, num_classes, network_options)
+    return _module("models.entrypoints").facebook_network(
+        "resnet50_swsl", progress, pretrained, num_classes, network_options
+    )
 
 
 def resnext50_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
@@ -467,7 +475,7 @@ def resnext50_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, **
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "resnext50_32x4d_swsl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook(
+    return _module("models.entrypoints").facebook_network(
         "resnext50_32x4d_swsl", progress, pretrained, num_classes, network_options
     )
 
@@ -501,7 +509,7 @@ def resnext101_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, *
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x4d_swsl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook(
+    return _module("models.entrypoints").facebook_network(
         "resnext101_32x4d_swsl", progress, pretrained, num_classes, network_options
     )
 
@@ -535,7 +543,7 @@ def resnext101_32x8d_swsl(progress=True, *, pretrained=True, num_classes=1000, *
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x8d_swsl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook(
+    return _module("models.entrypoints").facebook_network(
         "resnext101_32x8d_swsl", progress, pretrained, num_classes, network_options
     )
 
@@ -572,7 +580,7 @@ def resnext101_32x16d_swsl(progress=True, *, pretrained=True, num_classes=1000, 
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x16d_swsl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook(
+    return _module("models.entrypoints").facebook_network(
         "resnext101_32x16d_swsl", progress, pretrained, num_classes, network_options
     )
 
@@ -610,7 +618,7 @@ def resnext50_32x4d(pretrained=None, progress=True, *, weights=None, num_classes
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "resnext50_32x4d", weights="DEFAULT", trust_repo=True)
     """
-    return _module("models.entrypoints").torchvision(
+    return _module("models.entrypoints").torchvision_network(
         "resnext50_32x4d", pretrained, progress, weights, num_classes, network_options
     )
 
@@ -648,7 +656,7 @@ def resnext101_32x8d(pretrained=None, progress=True, *, weights=None, num_classe
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x8d", weights="DEFAULT", trust_repo=True)
     """
-    return _module("models.entrypoints").torchvision(
+    return _module("models.entrypoints").torchvision_network(
         "resnext101_32x8d", pretrained, progress, weights, num_classes, network_options
     )
 
@@ -684,7 +692,7 @@ def resnext101_64x4d(pretrained=None, progress=True, *, weights=None, num_classe
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "resnext101_64x4d", weights="DEFAULT", trust_repo=True)
     """
-    return _module("models.entrypoints").torchvision(
+    return _module("models.entrypoints").torchvision_network(
         "resnext101_64x4d", pretrained, progress, weights, num_classes, network_options
     )
 
@@ -722,7 +730,7 @@ def nvidia_resneXt(pretrained=True, pretrained_from_file=None, state_dict_key_ma
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "nvidia_resneXt", trust_repo=True)
     """
-    return _module("models.entrypoints").nvidia(
+    return _module("models.entrypoints").nvidia_network(
         "nvidia_resneXt", pretrained, pretrained_from_file, state_dict_key_map_fn, network_options
     )
 
@@ -761,7 +769,7 @@ def nvidia_se_resnext101_32x4d(
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "nvidia_se_resnext101_32x4d", trust_repo=True)
     """
-    return _module("models.entrypoints").nvidia(
+    return _module("models.entrypoints").nvidia_network(
         "nvidia_se_resnext101_32x4d", pretrained, pretrained_from_file, state_dict_key_map_fn, network_options
     )
 
@@ -794,7 +802,9 @@ def resnext_tiny(progress=True, *, pretrained=True, num_classes=200, **network_o
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "resnext_tiny", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook("resnext_tiny", progress, pretrained, num_classes, network_options)
+    return _module("models.entrypoints").facebook_network(
+        "resnext_tiny", progress, pretrained, num_classes, network_options
+    )
 
 
 def nvidia_resnext101_32x4d(pretrained=True, pretrained_from_file=None, state_dict_key_map_fn=None, **network_options):
@@ -830,7 +840,7 @@ def nvidia_resnext101_32x4d(pretrained=True, pretrained_from_file=None, state_di
     Examples:
         >>> network = torch.hub.load("org/resnext-hub", "nvidia_resnext101_32x4d", trust_repo=True)
     """
-    return _module("models.entrypoints").nvidia(
+    return _module("models.entrypoints").nvidia_network(
         "nvidia_resnext101_32x4d", pretrained, pretrained_from_file, state_dict_key_map_fn, network_options
     )
 

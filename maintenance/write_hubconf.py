@@ -36,12 +36,12 @@ class Signature:
 
 
 FACEBOOK = Signature(
-    "facebook",
+    "facebook_network",
     "progress=True, *, pretrained=True, num_classes={num_classes}, **network_options",
     {"progress": PROGRESS, "pretrained": RANDOM, "num_classes": CLASSES, "network_options": OPTIONS},
 )
 TORCHVISION = Signature(
-    "torchvision",
+    "torchvision_network",
     "pretrained=None, progress=True, *, weights=None, num_classes={num_classes}, **network_options",
     {
         "pretrained": 'True means weights="{oldest}". It also takes what weights takes. By default, random weights.',
@@ -54,7 +54,7 @@ TORCHVISION = Signature(
     'weights="DEFAULT", ',
 )
 NVIDIA = Signature(
-    "nvidia",
+    "nvidia_network",
     "pretrained=True, pretrained_from_file=None, state_dict_key_map_fn=None, **network_options",
     {
         "pretrained": RANDOM,

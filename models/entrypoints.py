@@ -19,7 +19,7 @@ from .manifest import Architecture, Checkpoint, Manifest, default_manifest
 from .resnext import BasicBlock, Bottleneck, ResNeXt, SqueezeExcite, Stage
 from .store import Store
 
-__all__ = ["build", "facebook", "load", "nvidia", "require", "torchvision"]
+__all__ = ["build", "facebook_network", "load", "nvidia_network", "require", "torchvision_network"]
 
 log = logging.getLogger("resnext_hub")
 register(ResNeXt, Stage, BasicBlock, Bottleneck, SqueezeExcite)
@@ -134,7 +134,7 @@ def load(
     return network
 
 
-def facebook(
+def facebook_network(
     name: str,
     progress: bool,
     pretrained: bool,
@@ -170,7 +170,7 @@ def _torchvision_tag(name: str, weights: object, tags: list[str]) -> str | None:
     return tag
 
 
-def torchvision(
+def torchvision_network(
     name: str,
     pretrained: object,
     progress: bool,
@@ -196,7 +196,7 @@ def torchvision(
     return load(checkpoints[tag], num_classes, progress, **options)
 
 
-def nvidia(
+def nvidia_network(
     name: str,
     pretrained: bool,
     pretrained_from_file: str | None,

@@ -110,17 +110,17 @@ def test_facebook_weights(name: str, legacy: bool, small: Any, publish: Any, hom
     small = publish(small, name, state_of(parsed(small, tmp_path).resolve(name).architecture), legacy)
     manifest = parsed(small, tmp_path)
     expected = state_of(manifest.resolve(name).architecture)
-    network = entrypoints.facebook(name, False, True, 1000, {}, manifest)
+    network = entrypoints.facebook_network(name, False, True, 1000, {}, manifest)
     for key, value in network.state_dict().items():
         assert torch.equal(value, expected[key]), key
     assert files(home) == [manifest.resolve(name).sources[0].filename]
     assert all(p.requires_grad for p in network.parameters())
 
-    other = entrypoints.facebook(name, False, True, 7, {}, manifest)
+    other = entrypoints.facebook_network(name, False, True, 7, {}, manifest)
     assert other.fc.weight.shape[0] == 7
     assert other.fc.weight.abs().sum() > 0
     assert torch.equal(other.layer4[0].conv1.weight, expected["layer4.0.conv1.weight"])
-    headless = entrypoints.facebook(name, False, True, 0, {}, manifest)
+    headless = entrypoints.facebook_network(name, False, True, 0, {}, manifest)
     assert "fc.weight" not in headless.state_dict()
 
 
@@ -157,7 +157,7 @@ V1, V2 = tv.ResNeXt50_32X4D_Weights.IMAGENET1K_V1, tv.ResNeXt50_32X4D_Weights.IM
     ids=str,
 )
 def test_torchvision_weights(pretrained: object, weights: object, seed: int, two_versions: Manifest) -> None:
-    network = entrypoints.torchvision("resnext50_32x4d", pretrained, False, weights, 1000, {}, two_versions)
+    network = entrypoints.torchvision_network("resnext50_32x4d", pretrained, False, weights, 1000, {}, two_versions)
     assert torch.equal(network.fc.weight, state_of(SMALL, seed)["fc.weight"])
 
 
@@ -176,7 +176,7 @@ def test_torchvision_weights(pretrained: object, weights: object, seed: int, two
 )
 def test_contradictions_raise(pretrained: object, weights: object, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"IMAGENET1K|ResNeXt50_32X4D_Weights|float"):
-        entrypoints.torchvision("resnext50_32x4d", pretrained, False, weights, 1000, {})
+        entrypoints.torchvision_network("resnext50_32x4d", pretrained, False, weights, 1000, {})
 
 
 def test_64x4d_has_one_version() -> None:
@@ -195,7 +195,7 @@ def test_torchvisions_ways_to_random_weights(none: dict[str, Any]) -> None:
 
 
 def test_a_network_knows_its_checkpoint(two_versions: Manifest) -> None:
-    network = entrypoints.torchvision("resnext50_32x4d", None, False, "DEFAULT", 1000, {}, two_versions)
+    network = entrypoints.torchvision_network("resnext50_32x4d", None, False, "DEFAULT", 1000, {}, two_versions)
     assert network.checkpoint is two_versions.resolve("resnext50_32x4d.IMAGENET1K_V2")
     assert network.preprocessing.resize_size == 232
     assert len(network.labels) == 1000
@@ -224,11 +224,11 @@ def test_nvidia_weights(name: str, small: Any, publish: Any, home: Path, tmp_pat
     checkpoint = parsed(small, tmp_path).resolve(name)
     state = state_of(checkpoint.architecture)
     manifest = parsed(publish(small, checkpoint.name, as_nvidia(state, "module layers conv")), tmp_path)
-    network = entrypoints.nvidia(name, True, None, None, {}, manifest)
+    network = entrypoints.nvidia_network(name, True, None, None, {}, manifest)
     assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items())
     if checkpoint.sources[0].hash is None:
         assert "unverified" in caplog.text
-    assert entrypoints.nvidia(name, True, None, None, {"num_classes": 3}, manifest).fc.out_features == 3
+    assert entrypoints.nvidia_network(name, True, None, None, {"num_classes": 3}, manifest).fc.out_features == 3
 
 
 @pytest.mark.parametrize("container", [None, "state_dict", "model_state_dict", "model"])
@@ -240,7 +240,7 @@ def test_nvidia_from_file(container: str | None, prefix: str, small: Any, tmp_pa
     file = tmp_path / "mine.pth"
     torch.save({container: saved, "epoch": 90} if container else saved, file)
     manifest = parsed(small, tmp_path)
-    network = entrypoints.nvidia("nvidia_resneXt", False, str(file), None, {"num_classes": 12}, manifest)
+    network = entrypoints.nvidia_network("nvidia_resneXt", False, str(file), None, {"num_classes": 12}, manifest)
     assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items())
     assert network.checkpoint is None
 
@@ -249,7 +249,7 @@ def test_nvidias_key_map(small: Any, tmp_path: Path) -> None:
     state = state_of(SMALL, num_classes=12)
     file = tmp_path / "mine.pth"
     torch.save({f"module.x_{k}": v for k, v in state.items()}, file)
-    network = entrypoints.nvidia(
+    network = entrypoints.nvidia_network(
         "nvidia_resneXt", False, str(file), lambda key: key.removeprefix("x_"), {"num_classes": 12},
         parsed(small, tmp_path),
     )  # fmt: skip
@@ -270,7 +270,9 @@ def test_a_file_from_before_batches_were_counted(small: Any, tmp_path: Path) -> 
     """torch below 0.4.1 kept no num_batches_tracked."""
     state = {k: v for k, v in state_of(SMALL).items() if not k.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    network = entrypoints.nvidia("nvidia_resneXt", False, str(tmp_path / "old.pth"), None, {}, parsed(small, tmp_path))
+    network = entrypoints.nvidia_network(
+        "nvidia_resneXt", False, str(tmp_path / "old.pth"), None, {}, parsed(small, tmp_path)
+    )
     assert network.bn1.num_batches_tracked == network.layer4[0].bn3.num_batches_tracked == 0
     network(torch.randn(2, 3, 64, 64))
     assert network.bn1.num_batches_tracked == 1

@@ -27,7 +27,7 @@ from resnext_hub import cli
 from resnext_hub.errors import CheckpointError
 from resnext_hub.models import checkpoints
 from resnext_hub.models.checkpoints import load_into, mapped_state_dict, read_state_dict
-from resnext_hub.models.entrypoints import build, facebook, load
+from resnext_hub.models.entrypoints import build, facebook_network, load
 from resnext_hub.models.manifest import (
     Architecture,
     Checkpoint,
@@ -341,7 +341,7 @@ def test_a_hub_entrypoint_is_as_safe(tmp_path: Path, home: Path, manifest_json: 
         (tmp_path / "manifest.json").write_text(json.dumps(manifest_json))
         manifest = load_manifest(tmp_path / "manifest.json")
         with pytest.raises(CheckpointError, match=rf"{file} holds more than weights \(posix\.system at byte"):
-            facebook("resnet18_ssl", False, True, 1000, {}, manifest)
+            facebook_network("resnet18_ssl", False, True, 1000, {}, manifest)
 
 
 def test_a_mapped_copy_made_to_do_harm_is_made_anew(
