@@ -137,11 +137,11 @@ class Parts:
         with self._locked():
             self.check_output(resume=resume, overwrite=overwrite)  # another run may have ended meanwhile
             with explained():
-                remove_temporary(self.folder)
                 if not (resume and self.is_kept()):
                     self._clear()
                     write_atomically(self.folder / IDENTITY, json.dumps(self.identity, indent=1))
                 self.check_identity()
+                remove_temporary(self.folder)
                 self.refresh()
             try:
                 yield

@@ -324,7 +324,7 @@ def test_a_disk_that_is_full_at_a_stage(
     suffix: str, every: int, small_disk: Callable[[int], Path], tmp_path: Path
 ) -> None:
     """From no room for anything to room for all but the table."""
-    tries = 0
+    tries = resumed = 0
     made_run(tmp_path / f"o{suffix}", total=600, seconds=60)
     disk = small_disk(4096)
     said = set()
@@ -339,11 +339,12 @@ def test_a_disk_that_is_full_at_a_stage(
         assert not list(disk.rglob("*.tmp"))
         assert not (disk / f"o{suffix}").exists()
         resize(disk, 2**20)
-        made_run(disk / f"o{suffix}", total=600, seconds=60, resume=True)
+        resumed += made_run(disk / f"o{suffix}", total=600, seconds=60, resume=True).computed < 600
         assert dying.files_of(disk) == {f"o{suffix}": (tmp_path / f"o{suffix}").read_bytes()}
         (disk / f"o{suffix}").unlink()
     print(f"{suffix}: {tries} sizes of a full disk")
     assert tries > 10 / every
+    assert resumed, "the rows that were finished are kept"
     assert all(text.startswith("Cannot write the table: the disk is full.") for text in said), said
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -174,20 +173,6 @@ def test_two_runs_for_one_table_exclude_each_other(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "o.parquet", {})
     with parts.opened(), pytest.raises(OutputError, match="Another process is writing"):
         made_run(tmp_path / "o.parquet", overwrite=True)
-
-
-def test_a_full_disk(small_disk: Callable[[int], Path], tmp_path: Path) -> None:
-    disk = small_disk(120_000)
-    out = disk / "o.jsonl"
-    with pytest.raises(OutputError, match=r"the disk is full. .*\([\d,]+\) are kept in .*resume=True"):
-        made_run(out, total=5000)
-    assert not out.exists()
-    assert not list(disk.rglob("*.tmp"))
-    subprocess.run(["mount", "-o", "remount,size=8000000", disk], check=True)
-    done = made_run(out, total=5000, resume=True)
-    assert done.computed < 5000
-    made_run(tmp_path / "whole.jsonl", total=5000)
-    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
 def test_a_folder_as_the_table_is_refused_before_the_run(tmp_path: Path) -> None:
