@@ -296,9 +296,7 @@ class TrainingRun:
                 scores, labels = held_out_scores(self.network.cpu(), self.recipe, self.train_images)
                 fold_temperature(self.network.get_submodule("fc"), fit_temperature(scores, labels))
                 state = self.network.state_dict()
-            if self.val_images.images is self.train_images.images and len(
-                self.val_images
-            ):  # a part of the training set
+            if self.val_images.images is self.train_images.images and len(self.val_images) > 0:  # from the same source
                 write_held_out(self.val_images, options.out)
             data = " ".join(options.data)
             weights = publish_run(state, self.recipe, self.labels, curve[-1], options.out, data=data, base=self.base)

@@ -71,19 +71,6 @@ def test_a_fine_tuned_network_is_a_variant(flowers: Path, tmp_path: Path, capsys
     assert classifier(str(out), engine="torch")(photo, 1)[0].label == "rose"
 
 
-def test_the_same_command_goes_on(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "run"
-    assert train(flowers, out) == 0
-    first = [(path.name, path.stat().st_mtime_ns) for path in out.glob("*.pth")]
-    assert len(first) == 1
-    capsys.readouterr()
-    assert train(flowers, out) == 0
-    assert f"complete: {out / first[0][0]}" in capsys.readouterr().err
-    assert [(path.name, path.stat().st_mtime_ns) for path in out.glob("*.pth")] == first
-    assert train(flowers, out, "--set", "lr=0.5") == 2
-    assert "recipe.lr 0.01, now 0.5" in capsys.readouterr().err
-
-
 def test_a_folder_of_other_files_is_refused(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(tmp_path.rglob("*"))
     assert train(flowers, flowers) == 2

@@ -120,9 +120,12 @@ def test_a_run_resumes_only_with_its_own_identity(
     out = tmp_path / "out"
     assert train(data, out) == 0
     shutil.move(data, tmp_path / "moved")  # the same data elsewhere is the same
+    (weights_file,) = out.glob("out-*.pth")
+    written = weights_file.stat().st_mtime_ns
     capsys.readouterr()
     assert train(tmp_path / "moved", out) == 0
-    assert "complete" in capsys.readouterr().err
+    assert f"complete: {weights_file}" in capsys.readouterr().err
+    assert weights_file.stat().st_mtime_ns == written
     before = contents(out)
     do, more, named = CHANGES[change]
     if do is not None:
@@ -268,6 +271,18 @@ def test_a_loss_that_is_not_finite_has_a_status_of_its_own(
 ) -> None:
     assert train(data, tmp_path / "out", "--set", "lr=1e30") == 5
     assert "step" in capsys.readouterr().err
+
+
+def test_mixed_precision_that_is_only_emulated_is_left_out(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnext_hub.training.recipe.computes", lambda device, amp: False)
+    assert train(data, tmp_path / "out", "--set", "amp=bf16") == 0
+    assert "amp is none instead of bf16" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr("resnext_hub.training.recipe.computes", lambda device, amp: True)
+    assert train(data, tmp_path / "out", "--set", "amp=bf16") == 2  # on another machine it is another run
+    assert "recipe.amp 'none', now 'bf16'" in capsys.readouterr().err
 
 
 def test_a_single_class_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
