@@ -373,6 +373,14 @@ def test_the_cache_on_the_command_line(
     assert [name for name in left(home) if "resnext-hub" in name and name.endswith(".mapped")]
     assert [p.name for p in own.glob("*.part")] == ["running.pth.0123abcd-7.part"]
     (own / "running.pth.0123abcd-7.part").unlink()
+    whole = left(home)
     (home / "w.pth").unlink()
     assert cli.main(["cache", "prune"]) == 0
+    assert left(home) == ["somebody_elses.pth"]
+
+    load(checkpoint, progress=False)
+    assert left(home) == whole
+    assert cli.main(["cache", "remove", "no_such_variant"]) == 2
+    assert left(home) == whole
+    assert cli.main(["cache", "remove", checkpoint.name]) == 0
     assert left(home) == ["somebody_elses.pth"]
