@@ -1,4 +1,4 @@
-"""Give a checkout of this repository the package name ``resnext_hub``, wherever it lies and whatever its folder's name.
+"""Give a checkout of this repository the package name ``resnext_hub``, whatever the name of its folder.
 
 torch.hub has a checkout on ``sys.path`` only while it runs hubconf.py, and a plain ``import models`` would take, or be
 taken for, the user's own ``models``. So hubconf.py mounts its folder: a package whose ``__path__`` is the checkout is
@@ -44,7 +44,7 @@ def _is_this_checkout(package: ModuleType, root: Path) -> bool:
 
 
 def _importable_from(root: Path) -> bool | None:
-    """Whether plain ``import resnext_hub`` finds this checkout (True), another (False) or nothing (None)."""
+    """Return True if plain ``import resnext_hub`` finds this checkout, False if another, None if nothing."""
     try:
         spec = importlib.util.find_spec(NAME)
     except (ImportError, ValueError):

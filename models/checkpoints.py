@@ -1,9 +1,9 @@
-"""A verified file -> tensors mapped, not copied -> a network that has them.
+"""Load a verified file into a network: its tensors are memory-mapped, not copied.
 
-A file of ``torch.save`` since 1.6 is a zip archive whose tensors lie aligned, and is mapped where it is. Older ones,
-and safetensors, are converted once to such an archive; a legacy file from one mapping to the other, so that it never
-lies in memory whole. A mapped tensor costs no memory until it is read, and then only page cache, which all processes
-share; it is private and writable: an optimizer's step copies the pages that it touches and never reaches the file.
+A file of ``torch.save`` since 1.6 is a zip archive with aligned tensors, and is mapped directly. Older files, and
+safetensors, are converted once to such an archive; a legacy file is converted from one mapping to the other, so it is
+never completely in memory. A mapped tensor needs no memory until it is read, and then only page cache, which all
+processes share. It is private and writable: an optimizer's step copies the pages that it changes, not the file.
 
 What mapping asks for: the file must not be truncated in place while a network uses it (the process would die of
 SIGBUS). This project only ever replaces files by renaming, which leaves a mapping its old file; so do pip, git and
@@ -153,7 +153,7 @@ def _shown(names: Collection[str]) -> str:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a storage lies in a file, in bytes; ``crc`` is 0 where nobody has computed it."""
+    """The place of a storage in a file, in bytes; ``crc`` is 0 if it was not computed."""
 
     offset: int
     bytes: int
@@ -221,7 +221,7 @@ def _weights_in(value: object) -> dict[str, Stored]:
 
 
 def read_training_state(path: Path) -> Any:
-    """What a training checkpoint holds: dicts, lists and tuples of tensors, numbers and text, all of it copied.
+    """Read a training checkpoint into memory: dicts, lists and tuples of tensors, numbers and text.
 
     As in `read_state_dict`, nothing in the file is executed. Any other value becomes None.
 
@@ -261,7 +261,7 @@ def _tree(value: Any, replace: Callable[[Stored], object], count: Iterator[int],
 
 
 def _zip(file: BinaryIO, find: Callable[[object], dict[str, Stored]]) -> tuple[dict[str, Stored], dict[str, _Place]]:
-    """What a zip archive of ``torch.save`` describes, and where each storage lies.
+    """The tensors that a zip archive of ``torch.save`` describes, and the place of each storage.
 
     ``NAME/data.pkl`` describes the tensors, ``NAME/data/KEY`` is a storage. Records are stored, never
     compressed, so what can be mapped is as long as it says, and no bomb.
@@ -313,7 +313,7 @@ def _zip(file: BinaryIO, find: Callable[[object], dict[str, Stored]]) -> tuple[d
 
 
 def _legacy(file: BinaryIO, find: Callable[[object], dict[str, Stored]]) -> tuple[dict[str, Stored], dict[str, _Place]]:
-    """What a file of ``torch.save`` before 1.6 describes, and where each storage lies.
+    """The tensors that a file of ``torch.save`` before 1.6 describes, and the place of each storage.
 
     The format (torch/serialization.py, ``_legacy_save``): five pickles (magic number, protocol, system, the object,
     the storages' keys), then for each key its number of elements (int64) and its bytes.
@@ -389,7 +389,7 @@ def mapped_state_dict(path: Path, digest: str, store: Store, *, vouched: bool = 
 
 
 def examine(path: Path, *, vouched: bool = False) -> None:
-    """Read a verified file through, for what a mapped load does not look at.
+    """Read all of a verified file, for faults that a mapped load does not notice.
 
     Raises:
         CheckpointError: it is not a file of weights, or holds NaN or infinity.
@@ -398,7 +398,7 @@ def examine(path: Path, *, vouched: bool = False) -> None:
 
 
 def is_faithful(copy: Path, path: Path, *, vouched: bool = False) -> bool:
-    """Whether a mapped copy still holds, bit for bit, what its original holds."""
+    """Return True if a mapped copy has the same tensors as its original, bit for bit."""
     try:
         ours, theirs = read_state_dict(copy, mmap=True), read_state_dict(path, mmap=True, vouched=vouched)
     except CheckpointError:

@@ -33,7 +33,7 @@ __all__ = ["fetch", "local_file"]
 log = logging.getLogger("resnext_hub")
 
 ATTEMPTS = 5  # in a row without progress
-PROGRESS = 1024  # bytes: who sends fewer before each cut would keep us for ever
+PROGRESS = 1024  # bytes: a server that sends fewer before each cut would keep us for ever
 RESTARTS = 2  # from the first byte, because the parts do not fit together
 BACKOFF = 0.5  # seconds, doubled with every such attempt
 LONGEST_WAIT = 60.0  # seconds that a server's Retry-After is heeded
@@ -210,7 +210,7 @@ def _fetch_with_retries(source: Source, part: _Part, bar: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Noted:
-    """What the available bytes are part of: "" and None if the server did not state it."""
+    """The file that the downloaded bytes are part of; "" and None if the server did not state it."""
 
     url: str
     etag: str
@@ -244,7 +244,7 @@ class _Part:
         return self.file.stat().st_size if self.file.exists() else 0
 
     def noted(self, source: Source) -> _Noted | None:
-        """What was noted for the available bytes; None if they cannot be resumed."""
+        """The note about the downloaded bytes; None if they cannot be resumed."""
         try:
             data = json.loads(self.note.read_text(encoding="utf-8"))
             total = data["total"]  # and whatever else a later version has noted

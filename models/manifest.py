@@ -1,6 +1,6 @@
-"""The typed view of weights_manifest.json: what every published checkpoint is, where it lies and how to feed it.
+"""The typed view of weights_manifest.json: the source, hash, architecture and preprocessing of every checkpoint.
 
-Needs no torch: the command line lists and checks variants before it pays for one.
+Needs no torch, so that the command line lists and checks variants quickly.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Hash:
-    """``kind`` is "sha256" (the whole digest) or "sha256-prefix" (its first hex digits, as torch.hub names files:
-    they tell a broken file from a whole one, not an honest one from a forged one)."""
+    """``kind`` is "sha256" (the complete digest) or "sha256-prefix" (its first hex digits, as torch.hub names files:
+    they detect a broken file, not a forged one)."""
 
     kind: str
     value: str
@@ -109,7 +109,7 @@ class Hash:
 class Source:
     """One place that has the checkpoint: a URL, or a path on this machine. Unknown facts are None.
 
-    ``format`` is "pth-legacy" (torch.save before 1.6), "pth-zip", "safetensors", or None where nobody has said.
+    ``format`` is "pth-legacy" (torch.save before 1.6), "pth-zip", "safetensors", or None if unknown.
     """
 
     url: str | None
@@ -137,7 +137,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a checkpoint's images are made: sizes in pixels; mean and std per RGB channel of values in 0..1."""
+    """The preprocessing of a checkpoint's images: sizes in pixels; mean and std per RGB channel of values in 0..1."""
 
     resize_size: int
     crop_size: int
@@ -224,11 +224,11 @@ class Checkpoint:
 
     @property
     def variant(self) -> str:
-        """What `find_checkpoint` finds this one by."""
+        """The argument with which `find_checkpoint` returns this checkpoint."""
         return str(self.home or self.name)
 
     def measured_on(self, dataset: str) -> Accuracy | None:
-        """The first independent measurement on a dataset, None where there is none."""
+        """The first independent measurement on a dataset, None if there is none."""
         return next((row for row in self.measured if row.dataset == dataset), None)
 
 
@@ -359,7 +359,7 @@ def load_manifest(path: str | Path, folder: Path = ROOT) -> Manifest:
 
 
 def _digest_line(manifest: Path) -> str:
-    """As sha256sum prints it and, with --check, reads it."""
+    """The digest of a manifest, in the format of sha256sum."""
     return f"{hashlib.sha256(manifest.read_bytes()).hexdigest()}  {MANIFEST}\n"
 
 
@@ -382,7 +382,9 @@ def default_manifest() -> Manifest:
             "from and how they are verified, so it is not used. Install resnext-hub again or, if the change is "
             f"intended, run `sha256sum {MANIFEST} > {DIGEST}` in that folder."
         )
-    return _parsed(manifest, json.loads(manifest.read_text(encoding="utf-8")), ROOT)  # a test holds it to the schema
+    return _parsed(
+        manifest, json.loads(manifest.read_text(encoding="utf-8")), ROOT
+    )  # a test checks it against the schema
 
 
 def _expect_inside(folder: Path, path: Path) -> None:

@@ -1,10 +1,10 @@
-"""What the pickle in a file of ``torch.save`` says, read as data: nothing in it can call anything.
+"""Read the pickle in a file of ``torch.save`` as data: nothing in it can call a function.
 
 torch's reader behind ``weights_only=True`` runs no code either, but it calls functions of torch's with whatever
 arguments the file gives, and lets values become keys and parts of messages. So 2 MB of nested tuples as a key kill the
 process, 300 bytes that double a value 40 times fill the memory in an error's text, and ``bytearray(2**40)`` is allowed.
-This one knows what a state_dict is written with, and refuses the rest by the offset where it stands: what it builds is
-never larger than a constant times the pickle, and is compared, hashed and printed nowhere.
+This reader knows only what a state_dict is written with. It refuses everything else, and names the offset. What it
+builds is never larger than a constant times the pickle, and is never compared, hashed or printed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ import torch
 
 __all__ = ["LIMIT", "ForeignError", "PickleError", "Storage", "Stored", "unpickle"]
 
-LIMIT: Final = (
-    1 << 22
-)  # bytes. The pickle of the largest ResNeXt has 0.1 MB, that of a training checkpoint a few times more
+#: Bytes. The pickle of the largest ResNeXt has 0.1 MB, that of a training checkpoint a few times more.
+LIMIT: Final = 1 << 22
 
 
 class PickleError(ValueError):
@@ -69,7 +68,7 @@ class _StorageType:
 
 
 def _is(value: object, *kinds: type) -> bool:
-    """Whether a value is of a type itself, of none derived from it."""
+    """Return True if a value is of one of these types itself, not of a subclass."""
     return type(value) in kinds
 
 
@@ -171,7 +170,7 @@ def _storage(saved_id: Any) -> Storage:
 
 
 class _Reader:
-    """A pickle's machine: a stack of values, the stacks that marks have laid aside, and a memo of what comes again."""
+    """The machine that runs a pickle: a stack of values, the stacks saved by marks, and a memo of repeated values."""
 
     def __init__(self, data: bytes, at: int, storages: dict[str, Storage]) -> None:
         self.data, self.at, self.storages = data, at, storages

@@ -113,7 +113,7 @@ def _check_object(value: dict[str, Any], schema: Mapping[str, Any], root: Any, w
 
 
 def _check_choice(value: Any, schemas: list[Any], root: Any, where: tuple[str, ...]) -> None:
-    """Of "anyOf" or "oneOf": the schema's alternatives exclude each other, so the two are the same."""
+    """Check "anyOf" or "oneOf": the schema's alternatives exclude each other, so the two mean the same."""
     errors: list[SchemaError] = []
     for schema in schemas:
         try:

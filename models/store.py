@@ -149,7 +149,7 @@ class Store:
         return self.own_file(path, f".{_machine()}-{threading.get_native_id()}.part")
 
     def abandoned_parts(self, path: Path) -> list[Path]:
-        """What was left of ``path`` by processes that no longer write to it, the largest first."""
+        """The unfinished files for ``path`` that no process writes to any more, the largest first."""
         name = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{8}}-\d+\.part")
         found: list[tuple[int, Path]] = []
         for part in self.own.iterdir():
@@ -210,7 +210,7 @@ class Store:
         return False
 
     def record(self, path: Path) -> Record | None:
-        """What is known of a file since it was last hashed."""
+        """The record of a file from when it was last hashed; None if there is none."""
         try:
             noted = json.loads(self.own_file(path, ".json").read_text(encoding="utf-8"))
             return Record(**{field.name: noted[field.name] for field in dataclasses.fields(Record)})

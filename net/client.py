@@ -77,7 +77,7 @@ class BrokenOffError(GetError):
 
 @dataclass(frozen=True)
 class Policy:
-    """What a GET may do.
+    """The limits of a GET.
 
     Args:
         user_agent: how the request introduces itself.
@@ -214,7 +214,7 @@ class Answer:
 
 
 class _Request:
-    """A request and those that redirects lead to: where they may connect, and until when."""
+    """A request and its redirects, which share one policy and one time limit."""
 
     def __init__(self, policy: Policy, resolver: Resolver, connector: Connector) -> None:
         self.policy, self.resolver, self.connector = policy, resolver, connector
@@ -403,10 +403,10 @@ def _why_proxy_declines(status: int) -> str:
 
 
 def redirected(url: str, response: http.client.HTTPResponse) -> str | None:
-    """Where an answer redirects to, as a complete URL; None if it does not.
+    """The complete URL that an answer redirects to; None if it is no redirect.
 
     Raises:
-        RefusedError: to what is no URL, or to another scheme than http and https, or from https back to http.
+        RefusedError: the target is not a URL, has another scheme than http and https, or leads from https to http.
     """
     location = response.headers.get("Location")
     if response.status not in REDIRECTS or not location:
@@ -464,10 +464,10 @@ def _seconds_asked(retry_after: str) -> float | None:
 
 
 class Watchdog:
-    """Shuts a connection down when the time is up, or when a window of time has brought too little.
+    """Shuts a connection down when the time is up, or when too few bytes arrived in a window of time.
 
-    A socket's own timeout is for one receive, and a peer that sends a byte at a time, in headers, in "100 Continue" or
-    in the trailers of chunks, never lets it run out.
+    A socket's own timeout is for one receive. A peer that sends a byte at a time, in headers, in "100 Continue" or in
+    the trailers of chunks, never reaches it.
 
     Args:
         seconds: the time, or the length of a window.
@@ -511,7 +511,7 @@ class Watchdog:
         return sock
 
     def look(self) -> None:
-        """What happens at the end of a window."""
+        """End a window: begin the next one if it brought enough, else shut the connection down."""
         with self._lock:
             if self.slowest is not None and self.received - self._before >= self.slowest * self.seconds:
                 self.start()
