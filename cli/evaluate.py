@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -78,14 +79,19 @@ def add_to(commands: Any) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace, manifest: Manifest) -> int:
-    from ..evaluation.evaluate import evaluate
+    from ..evaluation.evaluate import Options, evaluate
     from ..evaluation.report import as_json, as_text, speed_as_json, write_report
 
-    options = dict(vars(arguments))
-    for name in ("command", "run", "variant", "size", "json", "expect"):
-        options.pop(name, None)
-    options["progress"] = sys.stderr.isatty()
-    report = evaluate(arguments.variant, sizes=arguments.size, **options)
+    given = vars(arguments) | {"sizes": arguments.size}
+    report = evaluate(
+        arguments.variant,
+        arguments.data,
+        arguments.out,
+        Options(**{field.name: given[field.name] for field in dataclasses.fields(Options)}),
+        resume=arguments.resume,
+        overwrite=arguments.overwrite,
+        progress=sys.stderr.isatty(),
+    )
     if report is None:  # rank 0 of a torchrun prints it
         return EXIT_OK
     if arguments.out is not None:

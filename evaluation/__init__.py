@@ -1,1 +1,1 @@
-"""A checkpoint and a labelled set -> accuracy with its interval, next to the published figure; and why it said so."""
+"""Measure accuracy on labelled images, compare it with the published figures, and show what a network looks at."""

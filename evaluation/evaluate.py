@@ -1,4 +1,4 @@
-"""`evaluate`: variants and a labelled set in, a report out."""
+"""Measure the accuracy of variants on labelled images, and compare it with the published figures."""
 
 from __future__ import annotations
 
@@ -32,21 +32,22 @@ from .label_files import find_labelled
 from .metrics import Metrics, measure
 from .targets import Dataset, Target, datasets, read_real, recognise, target_classes, targets_of
 
-__all__ = ["Comparison", "Report", "Result", "compare", "contenders_of", "evaluate", "judge", "parse_size"]
+__all__ = ["Comparison", "Options", "Report", "Result", "compare", "contenders_of", "evaluate", "judge", "parse_size"]
 
 REAL_CLASSES = 1000
-SAME_CROP = 0.006  # crop / resize of figures that may be compared: they are given to two or three digits
+SAME_CROP = 0.006  # the largest difference of crop / resize between comparable figures, which have two or three digits
+TABLE = "predictions.parquet"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Our figure beside another's: ``reproduced`` if theirs lies in both our intervals.
+    """Our accuracies compared with a known figure.
 
     Attributes:
-        kind: "published" or "measured" (by others, independently).
-        top1, top5: theirs, percent.
-        off1, off5: ours less theirs, percentage points.
-        beyond: how far theirs lies outside our intervals at most, percentage points; 0 if it is reproduced.
+        kind: "published" or "measured" (by third parties).
+        top1, top5: the known figure, in percent.
+        off1, off5: ours minus the known figure, in percentage points.
+        beyond: how far the figure is outside our intervals, in percentage points; 0 if it is inside both.
     """
 
     kind: str
@@ -70,7 +71,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Result:
-    """One contender on one set."""
+    """The metrics of one contender on one dataset."""
 
     name: str
     variant: str
@@ -86,12 +87,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured. ``unreadable``: (image, why); they do not count, and an accuracy without them is no verdict.
+    """The result of an evaluation.
 
     Attributes:
-        dataset: the known set's name, or None.
-        restricted: whether the networks chose among the set's own classes only.
-        computed, seconds: images that this run did, and how long it took; a resumed run does fewer.
+        dataset: the name of the known dataset, or None.
+        restricted: True if the networks chose among the dataset's own classes only.
+        unreadable: (image, reason) of the images that are not counted. With any, no figure counts as reproduced.
+        computed, seconds: the images that this run computed, and its duration; a resumed run computes fewer.
     """
 
     data: list[str]
@@ -110,7 +112,7 @@ class Report:
     results: tuple[Result, ...]
 
     def fails(self, kind: str) -> list[str]:
-        """Why not every contender reproduces its figure of a kind; empty where all do."""
+        """Return the reasons why not all contenders reproduce their figure of a kind; empty if all do."""
         wrong = [f"unreadable images: {len(self.unreadable):,}"] if self.unreadable else []
         for result in (r for r in self.results if r.dataset == (self.dataset or self.title)):
             found = [c for c in result.comparisons if c.kind == kind]
@@ -122,10 +124,13 @@ class Report:
 
 
 def parse_size(text: str) -> tuple[int | None, int]:
-    """ "288" -> crop 288, resized in the checkpoint's own proportion; "320:288" -> shorter side 320, crop 288.
+    """Parse a size: "288" crops 288 and resizes in the checkpoint's proportion, "320:288" resizes to 320 first.
+
+    Returns:
+        The shorter side after resizing, None for the checkpoint's proportion; and the crop.
 
     Raises:
-        ValueError: neither.
+        ValueError: any other text.
     """
     found = re.fullmatch(r"(?:(\d+):)?(\d+)", text)
     if not found or not int(found[2]) or (found[1] and int(found[1]) < int(found[2])):
@@ -142,19 +147,15 @@ def contenders_of(
     local_rank: int = 0,
     progress: bool = False,
 ) -> list[Contender]:
-    """Every variant at every size, with its engine open.
+    """Open the engine of every variant at every size.
 
     Args:
-        sizes: see `parse_size`; each checkpoint's own by default.
-        local_rank: which of the machine's GPUs, if it has any.
+        sizes: see `parse_size`; by default each checkpoint's own.
+        local_rank: the number of the GPU, if the machine has several.
 
     Raises:
         UnknownVariantError, ManifestError, CheckpointError, EngineError, ValueError: as `classifier`.
     """
-    if views not in VIEWS:
-        raise ValueError(f"Unknown views {views!r}; choose from {', '.join(VIEWS)}.")
-    if engine not in ENGINES:
-        raise EngineError(f"Unknown engine {engine!r}; choose from {', '.join(ENGINES)}.")
     asked = [parse_size(size) for size in sizes] or [(None, None)]
     checkpoints = list({c.variant: c for c in map(find_checkpoint, variants)}.values())
     found: dict[str, Contender] = {}
@@ -163,7 +164,7 @@ def contenders_of(
         name = checkpoint.name + (f"@{preset.resize_size}:{preset.crop_size}" if crop else "")
         name += "" if views == "centre" else f"+{views}"
         if any(c.name == name and c.checkpoint != checkpoint for c in found.values()):
-            name = f"{checkpoint.variant}{name.removeprefix(checkpoint.name)}"  # two runs' folders of one name
+            name = f"{checkpoint.variant}{name.removeprefix(checkpoint.name)}"  # folders of two runs with the same name
         if name not in found:
             sized = dataclasses.replace(checkpoint, preprocessing=preset)
             opened = open_engine(sized, engine, device=_device(local_rank), threads=1, progress=progress)
@@ -187,7 +188,7 @@ def _device(local_rank: int) -> str | None:
 
 
 def compare(metrics: Metrics, contender: Contender, dataset: str) -> tuple[Comparison, ...]:
-    """The figures that the manifest has for the same images made the same way, each with its verdict."""
+    """Compare with the manifest's figures for the same images and the same preprocessing."""
     checkpoint, preset = contender.checkpoint, contender.preset
     if contender.views != "centre":
         return ()
@@ -201,7 +202,7 @@ def compare(metrics: Metrics, contender: Contender, dataset: str) -> tuple[Compa
 
 
 def _is_made_so(figure: Accuracy, preset: Preprocessing) -> bool:
-    """Whether a figure is of this size and crop, as far as it says."""
+    """Return whether a figure has this size and crop, as far as they are known."""
     same_crop = figure.crop_pct is None or abs(figure.crop_pct - preset.crop_size / preset.resize_size) < SAME_CROP
     return figure.image_size in (None, preset.crop_size) and same_crop
 
@@ -211,119 +212,160 @@ def judge(metrics: Metrics, kind: str, figure: Accuracy) -> Comparison:
     assert figure.top1 is not None
     assert figure.top5 is not None
     pairs = [(metrics.top1, figure.top1), (metrics.top5, figure.top5)]
-    # A figure of two digits may be half a hundredth off: that alone is no difference.
+    # Rounded so that floating-point noise at the end of an interval does not count.
     beyond = [max(0.0, round(ours.low - theirs, 6), round(theirs - ours.high, 6)) for ours, theirs in pairs]
     off = [ours.percent - theirs for ours, theirs in pairs]
     return Comparison(kind, figure.source, figure.top1, figure.top5, off[0], off[1], max(beyond))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How an evaluation is made. All values are checked here.
+
+    Attributes:
+        labels, split, column, label_column, allow_private, anonymous: see `label_files.find_labelled`.
+        dataset: the name of a known dataset (`targets.datasets`), if it is not recognised by its size.
+        real: ImageNet-ReaL's real.json, to report accuracy on its labels too.
+        restrict: choose among the dataset's own classes only; by default as the known dataset requires.
+        sizes, views, engine: see `contenders_of`.
+        grade: see `preprocessing.load_pixels`.
+        batch: images that pass a network together.
+        workers: threads; by default all cores.
+
+    Raises:
+        ValueError, EngineError: a value is unknown or out of range.
+    """
+
+    labels: str | Path | None = None
+    split: str | None = None
+    column: str | None = None
+    label_column: str | None = None
+    allow_private: bool = False
+    anonymous: bool = False
+    dataset: str | None = None
+    real: str | Path | None = None
+    restrict: bool | None = None
+    sizes: Sequence[str] = ()
+    views: str = "centre"
+    engine: str = "auto"
+    grade: str = "reference"
+    batch: int = 16
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        known = {"views": VIEWS, "grade": GRADES, "dataset": datasets()}
+        for name, values in known.items():
+            if (value := getattr(self, name)) is not None and value not in values:
+                raise ValueError(f"Unknown {name} {value!r}; choose from {', '.join(values)}.")
+        if self.engine not in ENGINES:
+            raise EngineError(f"Unknown engine {self.engine!r}; choose from {', '.join(ENGINES)}.")
+        if self.batch < 1 or (self.workers is not None and self.workers < 1):
+            raise ValueError(f"batch and workers must be 1 or more, got {self.batch} and {self.workers}.")
+        for size in self.sizes:
+            parse_size(size)
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The options that say how the images are found."""
+        return {name: getattr(self, name) for name in ("column", "label_column", "allow_private", "anonymous")}
 
 
 def evaluate(
     variants: Sequence[str | Path] | Sequence[Contender],
     data: str | Sequence[str],
     out: str | Path | None = None,
+    options: Options | None = None,
     *,
-    labels: str | Path | None = None,
-    column: str | None = None,
-    label_column: str | None = None,
-    dataset: str | None = None,
-    real: str | Path | None = None,
-    restrict: bool | None = None,
-    sizes: Sequence[str] = (),
-    views: str = "centre",
-    engine: str = "auto",
-    grade: str = "reference",
-    batch: int = 16,
-    workers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = False,
-    allow_private: bool = False,
-    anonymous: bool = False,
-    split: str | None = None,
 ) -> Report | None:
-    """Measure the accuracy of one or several variants in one pass; None on the ranks of a torchrun other than 0.
+    """Measure the accuracy of one or several variants in one pass over labelled images.
 
     Args:
         variants: names, folders that training wrote, or contenders of your own.
-        data, labels, split, column, label_column, allow_private, anonymous: see `label_files.find_labelled`.
-        out: a folder for the table of predictions (and what an interrupted run needs), none for none.
-        dataset: which known set it is (`targets.datasets`), where it is not recognised by its size.
-        real: ImageNet-ReaL's real.json: report on its labels too.
-        restrict: choose among the set's own classes only; by default as the known set has it, else not.
-        sizes, views, engine: see `contenders_of`.
-        grade: see `preprocessing.load_pixels`.
-        batch, workers, resume, overwrite, progress: see `predict.predict`.
+        data: one or more sources; see `label_files.find_labelled`. If it is the data that a variant was trained on, the
+            images are those that the training held out.
+        out: a folder for the table of predictions and for what an interrupted run needs; None for no folder.
+        options: all defaults if None.
+        resume, overwrite, progress: see `predict.predict`.
+
+    Returns:
+        The report; None in the processes of a torchrun other than the first.
 
     Raises:
-        SourceError, OutputError, ValueError: the labelled set, the folder or an option cannot be used.
-        UnknownVariantError, ManifestError, CheckpointError, EngineError: a variant cannot be had.
+        SourceError, OutputError, ValueError: the labelled images, the folder or an option cannot be used.
+        UnknownVariantError, ManifestError, CheckpointError, EngineError: a variant is not available.
     """
-    if grade not in GRADES:
-        raise ValueError(f"Unknown grade {grade!r}; choose from {', '.join(GRADES)}.")
-    if dataset is not None and dataset not in datasets():
-        raise ValueError(f"Unknown dataset {dataset!r}; choose from {', '.join(datasets())}.")
-    if batch < 1 or (workers is not None and workers < 1):
-        raise ValueError(f"batch and workers must be 1 or more, got {batch} and {workers}.")
+    options = options or Options()
     if not variants:
         raise ValueError("Expected at least one variant.")
     processes = Processes.here()
-    if out is None and (processes.world > 1 or resume):
-        raise OutputError("Resuming a run and running under torchrun need a folder: pass out=DIR.")
-    if out is not None and processes.first:
-        table = Parts(Path(out) / "predictions.parquet", {})
+    _check_output(out, processes, resume, overwrite)
+    checkpoints = [v.checkpoint if isinstance(v, Contender) else find_checkpoint(v) for v in variants]
+    if options.real is not None and any(c.num_classes != REAL_CLASSES for c in checkpoints):
+        raise ValueError(f"ImageNet-ReaL needs networks with {REAL_CLASSES} classes.")
+    runs = [path.parent for c in checkpoints if (path := c.sources[0].path) is not None]
+    images = find_labelled(data, labels=options.labels, split=options.split, runs=runs, **options.source)
+    targets, notes = _targets(images, checkpoints)
+    known = datasets()[options.dataset] if options.dataset else recognise(images)
+    restricted = (known is not None and known.restrict) if options.restrict is None else options.restrict
+    if options.real is not None:
+        read_real(options.real, [name for name in images.names if name is not None])  # shows errors before the run
+    contenders = [v for v in variants if isinstance(v, Contender)] or contenders_of(
+        [v for v in variants if not isinstance(v, Contender)],
+        sizes=options.sizes,
+        views=options.views,
+        engine=options.engine,
+        local_rank=processes.local,
+        progress=progress,
+    )
+    with (
+        processes.joined(datetime.timedelta(days=7)),  # one process may have larger shards than the others
+        tempfile.TemporaryDirectory() as temporary,
+    ):
+        predictions = predict(
+            images,
+            contenders,
+            Path(out or temporary) / TABLE,
+            targets=targets,
+            processes=processes,
+            restricted=restricted,
+            grade=options.grade,
+            batch=options.batch,
+            workers=options.workers,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+            **options.source,
+        )
+    if predictions is None:
+        return None
+    return _report(images, targets, contenders, predictions, known, restricted, options, notes)
+
+
+def _check_output(out: str | Path | None, processes: Processes, resume: bool, overwrite: bool) -> None:
+    """Raise OutputError for a folder that cannot be used, before anything is computed for it."""
+    if out is None:
+        if processes.world > 1 or resume:
+            raise OutputError("Resuming a run and running under torchrun need a folder: pass out=DIR.")
+    elif processes.first:
+        table = Parts(Path(out) / TABLE, {})
         own = (table.out.name, table.folder.name)
         if not overwrite or Path(out).is_file():
             check_folder(Path(out), own, "choose another folder, or pass overwrite=True to write into it")
         if not resume:
             table.check_output(resume=resume, overwrite=overwrite)
-    checkpoints = [v.checkpoint if isinstance(v, Contender) else find_checkpoint(v) for v in variants]
-    if real is not None and any(c.num_classes != REAL_CLASSES for c in checkpoints):
-        raise ValueError(f"ImageNet-ReaL needs networks with {REAL_CLASSES} classes.")
-    source: dict[str, Any] = {"column": column, "label_column": label_column}
-    source |= {"allow_private": allow_private, "anonymous": anonymous}
-    images = find_labelled(data, labels=labels, split=split, **source)
-    targets, notes = _targets(images, checkpoints)
-    known = datasets()[dataset] if dataset else recognise(images)
-    chosen = (known is not None and known.restrict) if restrict is None else restrict
-    if real is not None:
-        read_real(real, [name for name in images.names if name is not None])  # what is wrong shows now
-    contenders = [v for v in variants if isinstance(v, Contender)] or contenders_of(
-        [v for v in variants if not isinstance(v, Contender)],
-        sizes=sizes,
-        views=views,
-        engine=engine,
-        local_rank=processes.local,
-        progress=progress,
-    )
-    # A week: one process may have the larger shards
-    with processes.joined(datetime.timedelta(days=7)), tempfile.TemporaryDirectory() as temporary:
-        predictions = predict(
-            images,
-            contenders,
-            Path(out or temporary) / "predictions.parquet",
-            processes=processes,
-            classes={of: target_classes(found) for of, found in targets.items()} if chosen else None,
-            grade=grade,
-            batch=batch,
-            workers=workers,
-            resume=resume,
-            overwrite=overwrite,
-            progress=progress,
-            **source,
-        )
-    if predictions is None:
-        return None
-    return _report(images, targets, contenders, predictions, known, chosen, grade, notes, real)
 
 
 def _targets(images: Listing, checkpoints: Sequence[Checkpoint]) -> tuple[dict[LabelSet, list[Target]], list[str]]:
-    """The targets in every label set that there is among the checkpoints, and what should be said of them."""
+    """Return the targets in each label set of the checkpoints, and notes about them."""
     sets = list(dict.fromkeys(c.labels for c in checkpoints))
-    if images.classes is not None:  # the tables name their numbers
+    if images.classes is not None:  # the tables have names for their numbers
         names = [images.classes[label] if isinstance(label, int) else label for label in images.labels]
         try:
             return {of: targets_of(names, read_labels(of)) for of in sets}, []
-        except SourceError:  # two classes have one name; a network with as many classes has them in the same order
+        except SourceError:  # two classes have the same name; a network with as many classes has the same order
             if any(of.classes != len(images.classes) for of in sets):
                 raise
     keys = images.labels
@@ -350,9 +392,8 @@ def _report(
     predictions: Predictions,
     known: Dataset | None,
     restricted: bool,
-    grade: str,
+    options: Options,
     notes: Sequence[str],
-    real: str | Path | None,
 ) -> Report:
     names, errors = (predictions.table[column].to_pylist() for column in ("image", "error"))
     rows = [i for i, error in enumerate(errors) if error is None]
@@ -365,8 +406,8 @@ def _report(
         )
     title = known.title if known else "these images"
     sets: list[tuple[str, Mapping[LabelSet, Sequence[Target]]]] = [(known.name if known else title, targets)]
-    if real is not None:
-        found = read_real(real, names)
+    if options.real is not None:
+        found = read_real(options.real, names)
         sets.append(("imagenet_real", dict.fromkeys(targets, found)))
     results = []
     for dataset, right in sets:
@@ -395,7 +436,7 @@ def _report(
         images=len(errors),
         classes=present,
         restricted=restricted,
-        grade=grade,
+        grade=options.grade,
         unreadable=tuple((printable(names[i]), e) for i, e in enumerate(errors) if e is not None),
         computed=predictions.computed,
         seconds=predictions.seconds,

@@ -1,8 +1,8 @@
-"""Where in an image a network sees a class: Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391).
+"""Show the parts of an image that contribute to a class: Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391).
 
-The gradient of the class's logit, averaged over each channel of the last feature map, says how much that channel speaks
-for the class; the channels' sum, weighted by it, says where. What speaks against the class is cut off. The map is as
-coarse as the last feature map (7 x 7 for 224 pixels), and it tells where the evidence lies, not whether it is any good.
+The weight of a channel is the mean gradient of the class's logit with respect to that channel of the last feature map.
+The heat map is the weighted sum of the channels, with negative values set to 0. It is as coarse as the feature map (7 x
+7 for 224 pixels). It shows where the evidence is, not whether the evidence is good.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Explanation", "explain"]
 
-STRENGTH = 0.55  # of the colours over the image
+STRENGTH = 0.55  # opacity of the colours over the image
 
 
 @dataclass(frozen=True, repr=False)
 class Explanation:
-    """A class and where it was seen.
+    """A class, and the parts of the image that contribute to it.
 
     Attributes:
-        index, label, probability: the class, its name ("" if it has none) and what the network gives it, 0..1.
-        heat: (crop, crop) float32, 0..1; all zeros if nothing speaks for the class.
-        pixels: (crop, crop, 3) uint8, what the network has seen.
+        index, label, probability: the class, its name ("" if it has none) and its probability, 0..1.
+        heat: (crop, crop) float32, 0..1; all zeros if nothing contributes to the class.
+        pixels: (crop, crop, 3) uint8, the input of the network.
     """
 
     index: int
@@ -55,7 +55,7 @@ class Explanation:
 
     @property
     def overlay(self) -> np.ndarray:
-        """(crop, crop, 3) uint8: the heat's colours over the image."""
+        """The colours of the heat map over the image, (crop, crop, 3) uint8."""
         with needed("A picture", "pictures"):
             from matplotlib import colormaps
 
@@ -95,15 +95,15 @@ def explain(
     layer: str | None = None,
     **image_options: Any,
 ) -> Explanation:
-    """Where a network sees a class.
+    """Show which parts of an image contribute to a class.
 
     Args:
-        network: a classifier, a variant's name or a training's folder; or a network in eval mode, with its ``preset``
-            and ``labels`` if it is not ours.
+        network: a classifier, a variant's name or a folder of a training run; or a network in eval mode, with its
+            ``preset`` and ``labels`` if it is not ours.
         image: see `processing_utils.images.open_image`, as ``image_options``.
         target: the class: its number, synset or name; the most probable one by default.
-        labels: names of a network's classes.
-        layer: whose output is looked at, e.g. "layer3" for a finer map; the last feature map by default.
+        labels: the names of the network's classes.
+        layer: the layer whose output is used, such as "layer3" for a finer map; by default the last feature map.
 
     Raises:
         ImageError, FileNotFoundError, FetchError: the image cannot be used.
@@ -138,7 +138,7 @@ def explain(
 
 
 def _network_of(classifier: Classifier) -> nn.Module:
-    """Engines other than PyTorch's have no gradients: their checkpoint is loaded."""
+    """Return the classifier's network, or load it again: engines other than PyTorch have no gradients."""
     if isinstance(classifier.engine, TorchEngine):
         return classifier.engine.network
     if classifier.checkpoint is None:
@@ -159,12 +159,12 @@ def _index(target: int | str, labels: Sequence[Label], classes: int) -> int:
 
 
 def _leaf(maps: Tensor) -> Tensor:
-    """The maps as the start of a graph: nothing before them needs gradients, or memory for them."""
+    """Return a copy that starts the graph, so that earlier layers need no gradients and no memory for them."""
     return maps.detach().clone().requires_grad_()
 
 
 def _from_last(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The last feature map, and the logits that come of it. No hook: other threads may be using the network."""
+    """Return the last feature map and its logits. Uses no hook, because other threads may be using the network."""
     if not hasattr(network, "forward_features") or not hasattr(network, "forward_head"):
         raise ValueError(
             f"Pass layer=, the name of the layer of {type(network).__name__} with the last feature map, e.g. 'layer4'."
@@ -186,7 +186,7 @@ def _from_layer(network: nn.Module, images: Tensor, layer: str) -> tuple[Tensor,
 
     def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         found.append(_leaf(output))
-        # What follows may work in place (ReLU): on a copy, so that the leaf stays what it is.
+        # The next layer may work in place (ReLU), so it gets a copy.
         return found[-1].clone()
 
     handle = module.register_forward_hook(keep)

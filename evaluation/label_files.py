@@ -1,4 +1,4 @@
-"""Label files beside flat folders and archives of ImageNet and its relatives: a class for each file's name."""
+"""Find labelled images, and read the label files of ImageNet and related datasets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from ..data.cells import Label
+from ..data.held_out import held_out_rows
 from ..data.labels import Listing, list_images
 from ..data.stores import reason
 from ..errors import SourceError
@@ -18,8 +19,8 @@ from ..packages import needed
 
 __all__ = ["find_label_file", "find_labelled", "ilsvrc_number", "read_label_file"]
 
-SHARD_ROWS = 512  # small, so that ranks end together
-# Looked for in the folder of the images and up to four above it (Kaggle has ILSVRC/Data/CLS-LOC/val).
+SHARD_ROWS = 512  # small, so that processes finish at about the same time
+# Looked for in the folder of the images and in four folders above it (Kaggle has ILSVRC/Data/CLS-LOC/val).
 LABEL_FILES = (
     "LOC_val_solution.csv",
     "ILSVRC2012_validation_ground_truth.txt",
@@ -37,6 +38,7 @@ def find_labelled(
     *,
     labels: str | Path | None = None,
     split: str | None = None,
+    runs: Sequence[Path] = (),
     column: str | None = None,
     label_column: str | None = None,
     allow_private: bool = False,
@@ -46,15 +48,20 @@ def find_labelled(
 
     Args:
         labels: the label file of a flat folder or archive; by default looked for near the images.
-        split: which split of the data; by default its val, or the only one.
-        column, label_column: a table's columns of images and of classes, where their names do not say it.
+        split: the split to take; by default val, or the only one.
+        runs: folders of training runs. If this is the data that one was trained on and it held out a part, and neither
+            ``split`` nor ``labels`` says otherwise, only that part is taken.
+        column, label_column: a table's columns of images and of classes, if their names do not tell.
 
     Raises:
-        SourceError: no images, an image without a class, a label file that cannot be read, several splits.
+        SourceError: no images, an image without a class, a label file that cannot be read, several splits, or runs that
+            held out different images.
     """
     specs = [data] if isinstance(data, str) else list(data)
     options = {"column": column, "label_column": label_column, "private": allow_private, "anonymous": anonymous}
     listing = list_images(specs, SHARD_ROWS, split=split, by_folder=labels is None, **options)
+    if split is None and labels is None and (held_out := _held_out(listing, runs)):
+        return held_out
     if split is None and len(present := listing.present()) > 1:
         if "val" not in present:
             raise SourceError(f"{', '.join(specs)} has several splits ({', '.join(present)}): pass split=NAME.")
@@ -65,7 +72,7 @@ def find_labelled(
         return listing
     path = Path(labels) if labels is not None else None
     found = set(listing.labels)
-    # One folder that is no class's: images in a row, whose classes a file tells.
+    # One folder that is not named after a class: a flat folder, whose classes are in a file.
     if path is None and len(found) == 1 and not SYNSET.fullmatch(str(next(iter(found)) or "")):
         path = find_label_file(listing.names[0] or "")
     if path is None:
@@ -83,14 +90,27 @@ def find_labelled(
     return replace(listing, labels=named, layout=f"the label file {path.name}")
 
 
+def _held_out(listing: Listing, runs: Sequence[Path]) -> Listing | None:
+    """Return the images that training runs held out from this data; None if none did."""
+    found = {tuple(rows): run for run in runs if (rows := held_out_rows(listing, run))}
+    if len(found) > 1:
+        raise SourceError(
+            f"{' and '.join(str(run) for run in found.values())} held out different images: evaluate one at a time."
+        )
+    if not found:
+        return None
+    ((rows, run),) = found.items()
+    return replace(listing.only(rows), layout=f"{listing.layout}, held out by {run}")
+
+
 def ilsvrc_number(name: str) -> int | None:
-    """The number in a name such as ILSVRC2012_val_00000293.JPEG, from 1."""
+    """Return the number, from 1, in a name such as ILSVRC2012_val_00000293.JPEG."""
     found = re.search(r"ILSVRC20\d\d_val_(\d{8})", name)
     return int(found[1]) if found else None
 
 
 def find_label_file(name: str) -> Path | None:
-    """The label file nearest to an image."""
+    """Return the label file nearest to an image."""
     folder = Path(name).absolute().parent
     while not folder.is_dir() and folder != folder.parent:  # a member of an archive
         folder = folder.parent
@@ -103,14 +123,16 @@ def find_label_file(name: str) -> Path | None:
 
 
 def read_label_file(path: str | Path) -> Mapping[str, Label]:
-    """The stem of an image's file name -> its class, from a file such as these:
+    """Read a label file; return the class for the stem of each file name.
 
-    - ``LOC_val_solution.csv`` (Kaggle), Tiny ImageNet's ``val_annotations.txt``, and any lines that begin with a file's
-      name and its class, parted by a comma, tab or blank;
-    - ``ILSVRC2012_validation_ground_truth.txt``: a number a line, for image 1, 2, ...; what the numbers mean is in the
-      devkit's ``meta.mat`` or ``map_clsloc.txt`` beside it;
-    - ``ILSVRC2012_devkit_t12.tar.gz``, which holds both;
-    - ``imagenet_2012_validation_synset_labels.txt``: a synset a line.
+    It may be
+
+    - ``LOC_val_solution.csv`` (Kaggle), Tiny ImageNet's ``val_annotations.txt``, or any lines that begin with a file
+      name and a class, separated by a comma, tab or space;
+    - ``ILSVRC2012_validation_ground_truth.txt`` with one number per line, for image 1, 2, ...; ``meta.mat`` or
+      ``map_clsloc.txt`` of the devkit, beside it, has the classes of the numbers;
+    - ``ILSVRC2012_devkit_t12.tar.gz``, which contains both;
+    - ``imagenet_2012_validation_synset_labels.txt`` with one synset per line.
 
     Raises:
         SourceError: the file is missing or is none of these.
@@ -166,7 +188,7 @@ def _from_lines(path: Path, text: str, beside: Callable[[str], bytes]) -> Mappin
 
 
 def _ilsvrc_synsets(path: Path, beside: Callable[[str], bytes]) -> Mapping[int, str]:
-    """ILSVRC's numbers, which are in no order of names: from what the devkit has beside the ground truth."""
+    """Return the synsets of ILSVRC's own class numbers, from the devkit's files beside the ground truth."""
     try:
         lines = (line.split() for line in beside("map_clsloc.txt").decode().splitlines())
         return {int(line[1]): line[0] for line in lines if line}

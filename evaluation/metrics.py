@@ -1,4 +1,4 @@
-"""Predictions and targets -> accuracies, intervals, calibration. Pure functions; numpy."""
+"""Accuracies, intervals and calibration, computed from predictions and targets with numpy."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ Z95 = 1.959963984540054
 
 
 def wilson_interval(right: int, total: int, z: float = Z95) -> tuple[float, float]:
-    """The interval, 0..1, that a share of ``right`` in ``total`` is known to; 95 % by default.
+    """Return the confidence interval, 0..1, of the share ``right`` of ``total``; 95 % by default.
 
-    Wilson 1927; Brown et al. 2001 (doi 10.1214/ss/1009213286): unlike the usual one it holds near 0 and 1 too.
+    Wilson 1927. Unlike the usual interval it is also valid near 0 and 1 (Brown et al. 2001, doi 10.1214/ss/1009213286).
     """
     if total == 0:
         return 0.0, 1.0
     share, square = right / total, z * z
     middle = (share + square / (2 * total)) / (1 + square / total)
     half = z / (1 + square / total) * math.sqrt(share * (1 - share) / total + square / (4 * total * total))
-    # At the ends the interval's is exact; the sum is off by a rounding.
+    # Exact at the ends, where the sum has a rounding error.
     return (0.0 if right == 0 else middle - half), (1.0 if right == total else middle + half)
 
 
 @dataclass(frozen=True)
 class Rate:
-    """How many of how many, in percent, and its 95 % interval."""
+    """``right`` of ``total``, in percent, with the 95 % interval."""
 
     right: int
     total: int
@@ -59,7 +59,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Bin:
-    """Images of about the same confidence; ``confidence`` and ``accuracy`` are means, 0..1."""
+    """The images with a confidence from ``low`` to ``high``; ``confidence`` and ``accuracy`` are means, 0..1."""
 
     low: float
     high: float
@@ -74,12 +74,12 @@ class ClassAccuracy:
     images: int
     top1: float
     top5: float
-    taken_for: int | None  #: the class that it is most often mistaken for
+    taken_for: int | None  #: the class that it is most often confused with
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """``images`` of class ``truth`` were taken for ``prediction``."""
+    """The number of ``images`` of class ``truth`` with the prediction ``prediction``."""
 
     truth: int
     prediction: int
@@ -88,8 +88,8 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What a network is worth on a set. Images without a target are ``not_counted``; classes and confusions are of the
-    images that have one class only."""
+    """The metrics of a network on a dataset. Images without a target are ``not_counted``; ``classes`` and
+    ``confusions`` cover the images with exactly one right class."""
 
     top1: Rate
     top5: Rate
@@ -102,7 +102,7 @@ class Metrics:
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> tuple[Bin, ...]:
-    """Equal bins of the confidence, and how often it was right in each (Guo et al. 2017, arXiv 1706.04599).
+    """Return the accuracy in bins of equal width of the confidence (Guo et al. 2017, arXiv 1706.04599).
 
     Args:
         confidence: (N,) probability of the predicted class, 0..1.
@@ -117,7 +117,7 @@ def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> 
 
 
 def expected_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
-    """The mean gap between confidence and accuracy, 0..1, over equal bins of the confidence (Guo et al., eq. 3).
+    """Return the mean gap between confidence and accuracy, 0..1, over these bins (Guo et al., eq. 3).
 
     Args:
         confidence, right: as `reliability`.
@@ -127,13 +127,13 @@ def expected_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: 
 
 
 def measure(classes: np.ndarray, confidence: np.ndarray, targets: Sequence[Target]) -> Metrics:
-    """Hold predictions against targets.
+    """Compare predictions with targets.
 
     Args:
         classes: (N, K) the predicted classes, best first; -1 for none.
         confidence: (N,) probability of the first, 0..1.
-        targets: N sets of the classes that are right. A prediction is right if it is any of them, a list of five if any
-            of the five is (as in Beyer et al. 2020).
+        targets: the right classes of N images. Top-1 counts if the first prediction is one of them, top-5 if one of the
+            first five is (as in Beyer et al. 2020).
     """
     counted = [i for i, target in enumerate(targets) if target]
     best = classes[counted]

@@ -1,4 +1,4 @@
-"""Results -> pictures."""
+"""Plots of the results."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ COLUMNS = 4
 
 
 def plot_reliability(results: Sequence[Result]) -> Figure:
-    """For each contender how often it is right at each confidence; on the diagonal a confidence means what it says.
+    """Plot the accuracy against the confidence, for each contender. On the diagonal they are equal.
 
-    A bar as wide as its bin, as dark as its share of the images.
+    A bar is as wide as its bin, and darker the more images are in it.
     """
     from matplotlib.figure import Figure
 
@@ -46,7 +46,7 @@ def plot_reliability(results: Sequence[Result]) -> Figure:
 
 
 def plot_sizes(results: Sequence[Result]) -> Figure:
-    """Top-1 against the size of the crop, with its 95 % interval: a line for each variant and share that is cropped."""
+    """Plot top-1 with its 95 % interval against the size of the crop, a line for each variant and proportion."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")

@@ -2,8 +2,8 @@
 
 Each image is read and decoded once, made into pixels once for each distinct geometry, and passes every network. The
 table, ``predictions.parquet``, has the columns image, index, error, and for each contender ``NAME.classes`` (the five
-best of the classes that it may choose from) and ``NAME.probabilities``. The right answers are not in it: accuracy is
-computed from this table and the targets.
+best of the classes that it may choose from), ``NAME.probabilities`` and ``NAME.targets`` (the right classes). The
+column ``target`` has the right class as the data name it.
 
 Under torchrun every rank takes each n-th shard and commits its parts into the one folder, which all must see; rank 0
 makes the table of them. A part exists once, whoever wrote it, so an image is counted once.
@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import itertools
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..data.labels import Listing
-from ..data.shards import Item
+from ..data.shards import Item, Shard
 from ..errors import ImageError, OutputError, SourceError
 from ..identity import differences
 from ..inference.engines import Engine
@@ -38,6 +40,7 @@ from ..processes import Processes
 from ..processing_utils.images import open_image
 from ..processing_utils.preprocessing import crop_pixels, load_pixels, view_pixels
 from .label_files import SHARD_ROWS
+from .targets import Target, target_classes
 
 __all__ = ["TOP", "Contender", "Predictions", "predict"]
 
@@ -46,11 +49,11 @@ TOP = 5
 
 @dataclass(frozen=True)
 class Contender:
-    """A network under test, and how its images are made.
+    """A network to evaluate, and the preprocessing of its images.
 
     Attributes:
-        name: its columns' name; unlike all others'.
-        sha256: of its weights.
+        name: the prefix of its columns, unique.
+        sha256: the digest of its weights.
         views: see `preprocessing.view_pixels`; probabilities are averaged over them.
     """
 
@@ -73,15 +76,15 @@ class Contender:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The table; and how many images were done by this run, by all ranks, in how many seconds."""
+    """The table, and the images that all processes of this run computed, in how many seconds."""
 
     table: pa.Table
     computed: int
     seconds: float
-    engine_seconds: Mapping[str, float]  #: within each contender's engine, summed over threads, of this process
+    engine_seconds: Mapping[str, float]  #: by contender, summed over the threads of this process
 
     def of(self, name: str, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """A contender's classes (N, 5), -1 where there is none, and the probability of the first (N,)."""
+        """Return a contender's classes (N, 5), -1 for none, and the probability of the first (N,)."""
         classes = np.full((len(rows), TOP), -1)
         confidence = np.zeros(len(rows))
         found = self.table[f"{name}.classes"].to_pylist(), self.table[f"{name}.probabilities"].to_pylist()
@@ -92,10 +95,41 @@ class Predictions:
         return classes, confidence
 
 
+@dataclass(frozen=True)
+class _LabelledItem(Item):
+    """An image and its place in the listing."""
+
+    place: int = 0
+
+
+@dataclass(frozen=True)
+class _LabelledShard:
+    """A shard whose items know their places; ``first`` is the place of its first one."""
+
+    shard: Shard
+    first: int
+
+    @property
+    def remote(self) -> bool:
+        return self.shard.remote
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def fingerprint(self) -> str:
+        return self.shard.fingerprint()
+
+    def items(self, start: int = 0) -> Iterator[Item]:
+        for place, item in enumerate(self.shard.items(start), self.first + start):
+            yield _LabelledItem(item.name, item.read, place)
+
+
 @dataclass
 class _Predictor:
     """Makes rows of what every contender predicts; a `resumable.RowMaker`."""
 
+    images: Listing
+    targets: Mapping[LabelSet, Sequence[Target]]
     contenders: Sequence[Contender]
     classes: Sequence[Sequence[int] | None]
     grade: str
@@ -110,9 +144,11 @@ class _Predictor:
     @property
     def columns(self) -> pa.Schema:
         fields = [pa.field("image", pa.string(), nullable=False), pa.field("error", pa.string())]
+        fields.append(pa.field("target", pa.string()))
         for contender in self.contenders:
             fields.append(pa.field(f"{contender.name}.classes", pa.list_(pa.int32())))
             fields.append(pa.field(f"{contender.name}.probabilities", pa.list_(pa.float32())))
+            fields.append(pa.field(f"{contender.name}.targets", pa.list_(pa.int32())))
         return pa.schema(fields)
 
     def __call__(self, items: Sequence[Item]) -> pa.RecordBatch:
@@ -126,7 +162,9 @@ class _Predictor:
                 errors.append(printable(str(error) or type(error).__name__))
         good = [i for i, error in enumerate(errors) if error is None]
         names = [printable(item.name) for item in items]
-        columns: list[pa.Array] = [pa.array(names, pa.string()), pa.array(errors, pa.string())]
+        places = [item.place for item in items if isinstance(item, _LabelledItem)]
+        labels = [printable(_label_text(self.images, place)) for place in places]
+        columns: list[pa.Array] = [pa.array(column, pa.string()) for column in (names, errors, labels)]
         for contender, classes in zip(self.contenders, self.classes, strict=True):
             at = self.geometries.index(contender.geometry)
             found = self._best(contender, classes, np.stack([image[at] for image in loaded])) if loaded else []
@@ -135,10 +173,12 @@ class _Predictor:
             for i, (which, probability) in zip(good, found, strict=True):
                 best[i], sure[i] = which, probability
             columns += [pa.array(best, pa.list_(pa.int32())), pa.array(sure, pa.list_(pa.float32()))]
+            right = self.targets[contender.checkpoint.labels]
+            columns.append(pa.array([sorted(right[place]) for place in places], pa.list_(pa.int32())))
         return pa.RecordBatch.from_arrays(columns, schema=self.columns)
 
     def _load(self, data: bytes) -> list[np.ndarray]:
-        """(views, crop, crop, 3) uint8 for every geometry; decoded once, but where the decoder is to shrink."""
+        """Return pixels (views, crop, crop, 3) for each geometry. Decodes once, unless the decoder may shrink."""
         if self.grade == "fast" and all(views == "centre" for _, views in self.geometries):
             return [load_pixels(data, preset, self.grade)[None] for preset, _ in self.geometries]
         if len(self.geometries) == 1 and self.geometries[0][1] == "centre":
@@ -152,7 +192,7 @@ class _Predictor:
     def _best(
         self, contender: Contender, classes: Sequence[int] | None, pixels: np.ndarray
     ) -> list[tuple[list[int], list[float]]]:
-        """The best classes and their probabilities, of pixels (N, views, crop, crop, 3); none of NaN scores."""
+        """Return the best classes and their probabilities for pixels (N, views, crop, crop, 3); none for NaN scores."""
         start = time.perf_counter()
         with self._turns.get(contender.name, contextlib.nullcontext()):
             logits = [contender.engine(np.ascontiguousarray(view))[0] for view in pixels.swapaxes(0, 1)]
@@ -167,9 +207,17 @@ class _Predictor:
         ]
 
 
+def _label_text(images: Listing, place: int) -> str:
+    """Return the class of an image as the data name it."""
+    label = images.labels[place]
+    if isinstance(label, tuple):
+        return " ".join(map(str, label))
+    return images.classes[label] if isinstance(label, int) and images.classes else str(label)
+
+
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    """In float64, so that no two logits become one probability."""
-    with np.errstate(invalid="ignore"):  # what is not finite is dealt with by the caller
+    """Compute in float64, so that different logits never become equal probabilities."""
+    with np.errstate(invalid="ignore"):  # the caller handles values that are not finite
         values = logits.astype(np.float64)
         values -= values.max(axis=1, keepdims=True)
         np.exp(values, out=values)
@@ -177,7 +225,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def gathered(processes: Processes, value: Any) -> list[Any]:
-    """The values of all processes.
+    """Return the values of all processes.
 
     Raises:
         OutputError: another process has ended.
@@ -193,8 +241,9 @@ def predict(
     contenders: Sequence[Contender],
     out: Path,
     *,
+    targets: Mapping[LabelSet, Sequence[Target]],
     processes: Processes,
-    classes: Mapping[LabelSet, Sequence[int]] | None = None,
+    restricted: bool = False,
     grade: str = "reference",
     batch: int = 16,
     workers: int | None = None,
@@ -207,7 +256,8 @@ def predict(
 
     Args:
         out: the table, a .parquet file.
-        classes: label set -> the classes to choose from; all of them by default.
+        targets: the right classes of the images, for each label set of the contenders.
+        restricted: let the networks choose only among the classes that occur in ``targets``.
         workers: threads, each with an engine of one thread; by default the cores, shared by the ranks of a machine.
         resume: continue a stopped run of the same identity; read its table if it has ended.
         source: how the images were found (column, label_column, allow_private, anonymous), for the identity.
@@ -216,12 +266,16 @@ def predict(
         OutputError: ``out`` must not be replaced, or is from a run of another identity.
         SourceError: the images are not those that the labels are for.
     """
-    choices = [None if classes is None else list(classes[c.checkpoint.labels]) for c in contenders]
+    choices = [target_classes(targets[c.checkpoint.labels]) if restricted else None for c in contenders]
     identity = {"source": list(images.specs), "images": images.fingerprint(), "grade": grade, "batch": batch}
+    labels = "\n".join(_label_text(images, place) for place in range(len(images)))
+    identity["image_labels"] = hashlib.sha256(labels.encode("utf-8", "surrogateescape")).hexdigest()
     identity |= {"shard_rows": SHARD_ROWS, "classes": choices, **source}
     identity["contenders"] = {c.name: c.identity() for c in contenders}
     seconds = {c.name: 0.0 for c in contenders}
-    predictor = _Predictor(contenders, choices, grade, seconds)
+    predictor = _Predictor(images, targets, contenders, choices, grade, seconds)
+    firsts = itertools.accumulate(images.sizes(), initial=0)
+    shards = [_LabelledShard(shard, first) for shard, first in zip(images.kept(), firsts, strict=False)]
     many = workers or max(1, available_cores() // processes.local_world)
     done: list[tuple[int, float]] = []  # of each process: images and seconds
 
@@ -243,10 +297,10 @@ def predict(
 
     if not gathered(processes, processes.first and resume and _is_made(out, identity))[0]:
         if processes.first:
-            run(out, identity, images.kept(), process, resume=resume, overwrite=overwrite)
+            run(out, identity, shards, process, resume=resume, overwrite=overwrite)
         else:
             with terminable():
-                process(enumerate(images.kept()), Parts(out, identity), lambda rows: None)
+                process(enumerate(shards), Parts(out, identity), lambda rows: None)
     if not processes.first:
         return None
     table = pq.read_table(out)

@@ -1,4 +1,4 @@
-"""A report -> text, and a folder of files: JSON for programs, tables, pictures."""
+"""Write a report as text, JSON, tables and pictures."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from .plots import plot_reliability, plot_sizes
 
 __all__ = ["as_json", "as_text", "speed_as_json", "write_report"]
 
-CONFUSIONS = 100  # pairs of a contender in the table
-# How a run went, and not what it found: in a file of its own, so that a resumed run's report is an unbroken one's.
+CONFUSIONS = 100  # pairs per contender in the table
+# In a file of their own, so that the report of a resumed run equals that of an uninterrupted one.
 SPEED = ("computed", "seconds", "engine_seconds")
 
 
 def speed_as_json(report: Report) -> dict[str, Any]:
-    """How many images the run that ended it computed, in how many seconds."""
+    """Return the images that the last run computed, and the seconds."""
     speed = report.computed / report.seconds if report.computed and report.seconds else None
     return {name: getattr(report, name) for name in SPEED} | {"images_per_second": speed}
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """The report as JSON has it; classes and confusions are in the tables."""
+    """Return the report as JSON data, without classes and confusions, which are in the tables."""
 
     def of(result: Result) -> dict[str, Any]:
         preset = {k: v for k, v in dataclasses.asdict(result.preset).items() if k != "source"}
@@ -82,7 +82,7 @@ def _facts(report: Report) -> list[str]:
 
 
 def as_text(report: Report) -> str:
-    """What the command prints: intervals are of 95 %."""
+    """Return what the command prints."""
     rows = [HEADS, *_rows(report)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADS) - 1)]
     table = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
@@ -150,9 +150,10 @@ def _json(values: dict[str, Any]) -> Callable[[Path], object]:
 
 
 def write_report(report: Report, folder: str | Path) -> list[Path]:
-    """Write report.json, report.md, speed.json, classes.csv, confusions.csv, reliability.png; sizes.png of a sweep.
+    """Write report.json, report.md, speed.json, classes.csv, confusions.csv and reliability.png; for several sizes also
+    sizes.png.
 
-    Of the same predictions all but speed.json have the same bytes.
+    The same predictions give the same bytes, except in speed.json.
 
     Raises:
         OutputError: the folder cannot be written.

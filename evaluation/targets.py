@@ -1,4 +1,4 @@
-"""Classes as people write them -> the logits that are right; and which of the known sets it is."""
+"""The right classes of labelled images as class indices, and the known datasets."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from .label_files import ilsvrc_number
 
 __all__ = ["Dataset", "Target", "datasets", "read_real", "recognise", "target_classes", "targets_of"]
 
-# How images in other layouts get their classes.
+# Advice for images in other layouts.
 LAYOUTS = " For a flat folder, pass labels=FILE; of train and val, pass split=NAME."
 
-#: The classes that are right for an image; an image without any does not count.
+#: The right classes of an image. An image without any is not counted.
 Target = frozenset[int]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A labelled set that the manifest has accuracies for.
+    """A dataset that the manifest has accuracies for.
 
     Attributes:
-        images, classes: how many it has; None for what is not recognised by them.
-        path: what is in its path, a regular expression.
-        restrict: whether the network chooses among the set's classes only.
+        images, classes: their numbers, by which it is recognised; None if it is not.
+        path: a regular expression for its path.
+        restrict: True if the network chooses among the dataset's classes only.
     """
 
     name: str
@@ -46,13 +46,13 @@ class Dataset:
 
 @cache
 def datasets() -> dict[str, Dataset]:
-    """The known sets, by the manifest's names."""
+    """Return the known datasets, by the manifest's names."""
     content = (Path(__file__).parent / "datasets.toml").read_text(encoding="utf-8")
     return {name: Dataset(name, **values) for name, values in tomllib.loads(content).items()}
 
 
 def recognise(images: Listing) -> Dataset | None:
-    """The known set that this is, None for any other."""
+    """Return the known dataset that these images are, or None."""
     present, where = len(set(images.labels)), " ".join(images.specs).lower()
     for known in datasets().values():
         same = (known.images, known.classes) == (len(images.labels), present)
@@ -66,8 +66,8 @@ def _plain(name: str) -> str:
 
 
 def _index(labels: Sequence[Label]) -> dict[str, set[int]]:
-    """Every way to name a class -> the classes that it may mean: a crayfish is no spiny lobster, though that is called
-    crayfish too."""
+    """Return the classes that each name may mean. A first name wins: "crayfish" means the class of that name, not the
+    spiny lobster, which is also called crayfish."""
     proper: dict[str, set[int]] = {}
     others: dict[str, set[int]] = {}
     for label in labels:
@@ -80,9 +80,9 @@ def _index(labels: Sequence[Label]) -> dict[str, set[int]]:
 
 
 def targets_of(keys: Iterable[Key | None], labels: Sequence[Label], *, advice: str = LAYOUTS) -> list[Target]:
-    """The class of every image among a network's.
+    """Return the right classes of every image as indices of a network's classes.
 
-    A key is a synset, a name or one of its synonyms (case, blanks, _ and - do not matter), or a class's number, or
+    A key is a synset, a name or one of its synonyms (case, spaces, _ and - do not matter), the number of a class, or
     several numbers.
 
     Raises:
@@ -118,19 +118,19 @@ def targets_of(keys: Iterable[Key | None], labels: Sequence[Label], *, advice: s
 
 
 def target_classes(targets: Iterable[Target]) -> list[int]:
-    """The classes that there are, sorted."""
+    """Return all classes that occur, sorted."""
     return sorted(set().union(*targets))
 
 
 def read_real(path: str | Path, names: Sequence[str]) -> list[Target]:
-    """ImageNet-ReaL's labels (Beyer et al. 2020, arXiv 2006.07159): none, one or several for a validation image.
+    """Read ImageNet-ReaL's labels (Beyer et al. 2020, arXiv 2006.07159): none, one or several per validation image.
 
     Args:
-        path: ``real.json``, a list of lists of classes, for image 1, 2, ... of 50,000.
-        names: the images'; each has its number in it, as ILSVRC2012_val_00000293.JPEG.
+        path: ``real.json``, a list of lists of classes for image 1, 2, ... of 50,000.
+        names: the names of the images, each with its number, such as ILSVRC2012_val_00000293.JPEG.
 
     Raises:
-        SourceError: the file is not that, or a name has no number.
+        SourceError: not such a file, or a name has no number.
     """
     try:
         lists = json.loads(Path(path).read_text("utf-8"))

@@ -252,7 +252,7 @@ def _in_order(
         for chunk in chunks:
             items: Sequence[Item] = chunk.items
             if chunk.remote:
-                items = [Item(item.name, readers.submit(item.read).result) for item in items]
+                items = [dataclasses.replace(item, read=readers.submit(item.read).result) for item in items]
             started.append((chunk, pool.submit(make_rows, items)))
             # Two more than the workers hold: one ready for the next free worker, one for an uneven neighbour.
             while len(started) >= workers + 2 or (started and started[0][1].done()):

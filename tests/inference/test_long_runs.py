@@ -31,7 +31,7 @@ from resnext_hub import cli
 from resnext_hub.errors import OutputError
 from resnext_hub.evaluation import label_files
 from resnext_hub.evaluation import predict as predicting
-from resnext_hub.evaluation.evaluate import evaluate
+from resnext_hub.evaluation.evaluate import Options, evaluate
 from resnext_hub.evaluation.report import write_report
 from resnext_hub.inference import bulk, resumable
 from resnext_hub.models.manifest import find_checkpoint
@@ -90,7 +90,7 @@ def test_a_table_whose_run_is_killed_at_a_step_on_the_disk(suffix: str, every: i
 
 
 def evaluated(data: str, folder: Path) -> None:
-    report = evaluate([contender()], data, folder / "out", batch=16, resume=True)
+    report = evaluate([contender()], data, folder / "out", Options(batch=16), resume=True)
     assert report is not None
     write_report(report, folder / "out")
 
