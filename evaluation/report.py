@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
-from ..files import write_atomically
+from ..files import remove_temporary, write_atomically
 from ..processing_utils.labels import Label, read_labels
 from .evaluate import Comparison, Report, Result
 from .metrics import Rate
@@ -171,6 +171,7 @@ def write_report(report: Report, folder: str | Path) -> list[Path]:
         writers["sizes.png"] = lambda p: plot_sizes(report.results).savefig(p, dpi=120, format="png")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_temporary(folder)  # of killed runs
         for name, write in writers.items():
             write_atomically(folder / name, write)
     except OSError as error:
