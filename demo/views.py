@@ -272,7 +272,7 @@ def _card(checkpoint: Checkpoint, answer: Answer, language: str) -> str:
     facts = "".join(f"<dt>{words(key)}</dt><dd>{value}</dd>" for key, value in rows.items())
     python = (
         "import torch\n"
-        f'classifier = torch.hub.load("org/resnext-hub", "classifier", "{checkpoint.variant}")\n'
+        f'classifier = torch.hub.load("org/resnext-hub", "classifier", "{checkpoint.variant}", trust_repo=True)\n'
         'print(classifier("photo.jpg"))'
     )
     shell = f"resnext-hub classify photo.jpg --variant {checkpoint.variant}"

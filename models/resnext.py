@@ -400,6 +400,8 @@ class ResNeXt(nn.Module):
         """Images (N, 3, H, W) -> logits (N, num_classes)."""
         return self.forward_head(self.forward_features(x))
 
+    _forward_impl = forward  # torchvision's name
+
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the head by a new, initialised one of ``num_classes`` outputs (0: none), in place."""
         weight = self.conv1.weight

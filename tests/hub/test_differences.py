@@ -128,7 +128,12 @@ def frozen(network: Any) -> nn.Module:
 )
 def test_code_around_a_network_gives_the_same_numbers(change: Callable[[Any], nn.Module]) -> None:
     layers, shape = (1, 1, 1, 1), {"groups": 2, "width_per_group": 32}
-    networks = [ResNeXt(Bottleneck, layers, 5, **shape), ResNet(TheirBottleneck, list(layers), 5, **shape)]
+    networks: list[Any] = []
+    for network, block in ((ResNeXt, Bottleneck), (ResNet, TheirBottleneck)):
+        torch.manual_seed(0)
+        networks.append(network(block, list(layers), 5, zero_init_residual=True, **shape))
+    assert all(map(torch.equal, networks[0].parameters(), networks[1].parameters()))
+    assert set(dir(networks[0])) >= set(dir(networks[1]))
     randomise(networks[0])
     networks[1].load_state_dict(networks[0].state_dict())
     images, results = torch.rand(2, 3, 64, 64), []

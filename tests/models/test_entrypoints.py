@@ -305,6 +305,24 @@ def test_other_channels_follow_timms_rule(channels: int, rgb: list[int]) -> None
             torch.testing.assert_close(network(gray), original(gray.expand(-1, 3, -1, -1)), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("options", [{}, {"num_classes": 7}, {"pretrained": False}], ids=str)
+def test_default_dtype_and_device_are_obeyed(options: dict[str, Any]) -> None:
+    plain = hubconf.resnext_tiny()
+    try:
+        torch.set_default_dtype(torch.float64)
+        network = hubconf.resnext_tiny(**options)
+        assert {p.dtype for p in network.parameters()} == {torch.float64}
+        assert torch.equal(network.conv1.weight, plain.conv1.weight.double()) != ("pretrained" in options)
+        torch.set_default_dtype(torch.float32)
+        with torch.device("meta"):
+            assert all(t.is_meta for t in hubconf.resnext_tiny(**options).state_dict().values())
+        torch.set_default_device("meta")
+        assert all(t.is_meta for t in hubconf.resnext_tiny(**options).state_dict().values())
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+
+
 def test_a_pretrained_load_draws_no_random_numbers() -> None:
     before = torch.get_rng_state()
     hubconf.resnext_tiny()
