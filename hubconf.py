@@ -32,8 +32,7 @@ def resnext101_32x8d_wsl(progress=True, *, pretrained=True, num_classes=1000, **
     - Architecture: ResNeXt-101 32x8d, 88,791,336 parameters, 16.414 GMACs at 224x224.
     - Training data: 940 million public Instagram images labelled by 1.5K hashtags (weak supervision), then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 82.2 / 96.4 (published), 82.72 / 96.624 (measured by timm's authors).
-    - Licence of the weights: CC-BY-NC-4.0, no commercial use (Creative Commons Attribution-NonCommercial 4.0,
-      https://creativecommons.org/licenses/by-nc/4.0/).
+    - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Exploring the Limits of Weakly Supervised Pretraining, https://arxiv.org/abs/1805.00932
     - Original: https://github.com/facebookresearch/WSL-Images
     - Note: Others measured a higher accuracy than published: 82.72 / 96.624 (timm), 82.55 / 96.74 (PaddleClas).
@@ -66,8 +65,7 @@ def resnext101_32x16d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
     - Architecture: ResNeXt-101 32x16d, 194,026,792 parameters, 36.163 GMACs at 224x224.
     - Training data: 940 million public Instagram images labelled by 1.5K hashtags (weak supervision), then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 84.2 / 97.2 (published), 84.166 / 97.192 (measured by timm's authors).
-    - Licence of the weights: CC-BY-NC-4.0, no commercial use (Creative Commons Attribution-NonCommercial 4.0,
-      https://creativecommons.org/licenses/by-nc/4.0/).
+    - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Exploring the Limits of Weakly Supervised Pretraining, https://arxiv.org/abs/1805.00932
     - Original: https://github.com/facebookresearch/WSL-Images
     - Note: In timm, the deprecated name ig_resnext101_32x16d loads another network,
@@ -101,8 +99,7 @@ def resnext101_32x32d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
     - Architecture: ResNeXt-101 32x32d, 468,530,472 parameters, 87.107 GMACs at 224x224.
     - Training data: 940 million public Instagram images labelled by 1.5K hashtags (weak supervision), then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 85.1 / 97.5 (published), 85.09 / 97.442 (measured by timm's authors).
-    - Licence of the weights: CC-BY-NC-4.0, no commercial use (Creative Commons Attribution-NonCommercial 4.0,
-      https://creativecommons.org/licenses/by-nc/4.0/).
+    - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Exploring the Limits of Weakly Supervised Pretraining, https://arxiv.org/abs/1805.00932
     - Original: https://github.com/facebookresearch/WSL-Images
     - Note: In timm, the deprecated name ig_resnext101_32x32d loads another network,
@@ -137,8 +134,7 @@ def resnext101_32x48d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
     - Architecture: ResNeXt-101 32x48d, 828,411,176 parameters, 153.31 GMACs at 224x224.
     - Training data: 940 million public Instagram images labelled by 1.5K hashtags (weak supervision), then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 85.4 / 97.6 (published), 85.436 / 97.576 (measured by timm's authors).
-    - Licence of the weights: CC-BY-NC-4.0, no commercial use (Creative Commons Attribution-NonCommercial 4.0,
-      https://creativecommons.org/licenses/by-nc/4.0/).
+    - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Exploring the Limits of Weakly Supervised Pretraining, https://arxiv.org/abs/1805.00932
     - Original: https://github.com/facebookresearch/WSL-Images
     - Note: In timm, the deprecated name ig_resnext101_32x48d loads another network,
@@ -175,8 +171,7 @@ def resnet18_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_
     - Training data: a subset of YFCC100M without labels, selected by a teacher trained on ImageNet-1k, then
       ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 72.8 / 91.5 (published), 72.636 / 91.416 (measured by timm's authors).
-    - Licence of the weights: CC-BY-NC-4.0, no commercial use (Creative Commons Attribution-NonCommercial 4.0,
-      https://creativecommons.org/licenses/by-nc/4.0/).
+    - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Billion-scale semi-supervised learning for image classification, https://arxiv.org/abs/1905.00546
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
     - Note: The original's README says 14M parameters; the exact number is 11,689,512.
@@ -211,8 +206,7 @@ def resnet50_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_
     - Training data: a subset of YFCC100M without labels, selected by a teacher trained on ImageNet-1k, then
       ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 79.3 / 94.9 (published), 79.252 / 94.826 (measured by timm's authors).
-    - Licence of the weights: CC-BY-NC-4.0, no commercial use (Creative Commons Attribution-NonCommercial 4.0,
-      https://creativecommons.org/licenses/by-nc/4.0/).
+    - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Billion-scale semi-supervised learning for image classification, https://arxiv.org/abs/1905.00546
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
     - Note: The original's hubconf.py first downloads torchvision's weights, then overwrites them.
@@ -246,8 +240,7 @@ def resnext50_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **n
     - Training data: a subset of YFCC100M without labels, selected by a teacher trained on ImageNet-1k, then
       ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 80.3 / 95.4 (published), 80.316 / 95.386 (measured by timm's authors).
-    - Licence of the weights: CC-BY-NC-4.0, no commercial use (Creative Commons Attribution-NonCommercial 4.0,
-      https://creativecommons.org/licenses/by-nc/4.0/).
+    - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Billion-scale semi-supervised learning for image classification, https://arxiv.org/abs/1905.00546
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
 
@@ -280,8 +273,7 @@ def resnext101_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **
     - Training data: a subset of YFCC100M without labels, selected by a teacher trained on ImageNet-1k, then
       ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 81.0 / 95.7 (published), 80.936 / 95.732 (measured by timm's authors).
-    - Licence of the weights: CC-BY-NC-4.0, no commercial use (Creative Commons Attribution-NonCommercial 4.0,
-      https://creativecommons.org/licenses/by-nc/4.0/).
+    - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Billion-scale semi-supervised learning for image classification, https://arxiv.org/abs/1905.00546
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
 
@@ -314,8 +306,7 @@ def resnext101_32x8d_ssl(progress=True, *, pretrained=True, num_classes=1000, **
     - Training data: a subset of YFCC100M without labels, selected by a teacher trained on ImageNet-1k, then
       ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 81.7 / 96.1 (published), 81.62 / 96.036 (measured by timm's authors).
-    - Licence of the weights: CC-BY-NC-4.0, no commercial use (Creative Commons Attribution-NonCommercial 4.0,
-      https://creativecommons.org/licenses/by-nc/4.0/).
+    - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Billion-scale semi-supervised learning for image classification, https://arxiv.org/abs/1905.00546
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
 
@@ -348,8 +339,7 @@ def resnext101_32x16d_ssl(progress=True, *, pretrained=True, num_classes=1000, *
     - Training data: a subset of YFCC100M without labels, selected by a teacher trained on ImageNet-1k, then
       ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 81.9 / 96.2 (published), 81.856 / 96.084 (measured by timm's authors).
-    - Licence of the weights: CC-BY-NC-4.0, no commercial use (Creative Commons Attribution-NonCommercial 4.0,
-      https://creativecommons.org/licenses/by-nc/4.0/).
+    - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Billion-scale semi-supervised learning for image classification, https://arxiv.org/abs/1905.00546
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
 
@@ -382,8 +372,7 @@ def resnet18_swsl(progress=True, *, pretrained=True, num_classes=1000, **network
     - Training data: 64 million of 940 million public Instagram images, selected by a teacher trained on their hashtags,
       then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 73.4 / 91.9 (published), 73.286 / 91.754 (measured by timm's authors).
-    - Licence of the weights: CC-BY-NC-4.0, no commercial use (Creative Commons Attribution-NonCommercial 4.0,
-      https://creativecommons.org/licenses/by-nc/4.0/).
+    - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Billion-scale semi-supervised learning for image classification, https://arxiv.org/abs/1905.00546
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
     - Note: The original's README says 14M parameters; the exact number is 11,689,512.
@@ -418,8 +407,7 @@ def resnet50_swsl(progress=True, *, pretrained=True, num_classes=1000, **network
     - Training data: 64 million of 940 million public Instagram images, selected by a teacher trained on their hashtags,
       then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 81.2 / 96.0 (published), 81.146 / 95.98 (measured by timm's authors).
-    - Licence of the weights: CC-BY-NC-4.0, no commercial use (Creative Commons Attribution-NonCommercial 4.0,
-      https://creativecommons.org/licenses/by-nc/4.0/).
+    - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Billion-scale semi-supervised learning for image classification, https://arxiv.org/abs/1905.00546
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
     - Note: The original's hubconf.py first downloads torchvision's weights, then overwrites them.
@@ -453,8 +441,7 @@ def resnext50_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, **
     - Training data: 64 million of 940 million public Instagram images, selected by a teacher trained on their hashtags,
       then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 82.2 / 96.3 (published), 82.162 / 96.224 (measured by timm's authors).
-    - Licence of the weights: CC-BY-NC-4.0, no commercial use (Creative Commons Attribution-NonCommercial 4.0,
-      https://creativecommons.org/licenses/by-nc/4.0/).
+    - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Billion-scale semi-supervised learning for image classification, https://arxiv.org/abs/1905.00546
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
 
@@ -487,8 +474,7 @@ def resnext101_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, *
     - Training data: 64 million of 940 million public Instagram images, selected by a teacher trained on their hashtags,
       then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 83.4 / 96.8 (published), 83.268 / 96.76 (measured by timm's authors).
-    - Licence of the weights: CC-BY-NC-4.0, no commercial use (Creative Commons Attribution-NonCommercial 4.0,
-      https://creativecommons.org/licenses/by-nc/4.0/).
+    - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Billion-scale semi-supervised learning for image classification, https://arxiv.org/abs/1905.00546
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
 
@@ -521,8 +507,7 @@ def resnext101_32x8d_swsl(progress=True, *, pretrained=True, num_classes=1000, *
     - Training data: 64 million of 940 million public Instagram images, selected by a teacher trained on their hashtags,
       then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 84.3 / 97.2 (published), 84.276 / 97.188 (measured by timm's authors).
-    - Licence of the weights: CC-BY-NC-4.0, no commercial use (Creative Commons Attribution-NonCommercial 4.0,
-      https://creativecommons.org/licenses/by-nc/4.0/).
+    - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Billion-scale semi-supervised learning for image classification, https://arxiv.org/abs/1905.00546
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
 
@@ -555,8 +540,7 @@ def resnext101_32x16d_swsl(progress=True, *, pretrained=True, num_classes=1000, 
     - Training data: 64 million of 940 million public Instagram images, selected by a teacher trained on their hashtags,
       then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 84.8 / 97.4 (published), 83.34 / 96.844 (measured by timm's authors).
-    - Licence of the weights: CC-BY-NC-4.0, no commercial use (Creative Commons Attribution-NonCommercial 4.0,
-      https://creativecommons.org/licenses/by-nc/4.0/).
+    - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Billion-scale semi-supervised learning for image classification, https://arxiv.org/abs/1905.00546
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
     - Note: The public file does not reach the published accuracy: timm's authors measured 83.34 / 96.844. Its author
@@ -594,7 +578,7 @@ def resnext50_32x4d(pretrained=None, progress=True, *, weights=None, num_classes
       by timm's authors).
     - Top-1 / top-5 accuracy of IMAGENET1K_V2 on ImageNet, in %: 81.198 / 95.34 (published), 81.19 / 95.344 (measured by
       timm's authors).
-    - Licence of the weights: BSD-3-Clause (BSD 3-Clause, https://spdx.org/licenses/BSD-3-Clause.html).
+    - Licence of the weights: BSD-3-Clause, https://spdx.org/licenses/BSD-3-Clause.html.
     - Paper: Aggregated Residual Transformations for Deep Neural Networks, https://arxiv.org/abs/1611.05431
     - Original: https://github.com/pytorch/vision
 
@@ -632,7 +616,7 @@ def resnext101_32x8d(pretrained=None, progress=True, *, weights=None, num_classe
       by timm's authors).
     - Top-1 / top-5 accuracy of IMAGENET1K_V2 on ImageNet, in %: 82.834 / 96.228 (published), 82.832 / 96.234 (measured
       by timm's authors).
-    - Licence of the weights: BSD-3-Clause (BSD 3-Clause, https://spdx.org/licenses/BSD-3-Clause.html).
+    - Licence of the weights: BSD-3-Clause, https://spdx.org/licenses/BSD-3-Clause.html.
     - Paper: Aggregated Residual Transformations for Deep Neural Networks, https://arxiv.org/abs/1611.05431
     - Original: https://github.com/pytorch/vision
 
@@ -668,7 +652,7 @@ def resnext101_64x4d(pretrained=None, progress=True, *, weights=None, num_classe
     - Training data: ImageNet-1k.
     - Top-1 / top-5 accuracy of IMAGENET1K_V1 on ImageNet, in %: 83.246 / 96.454 (published), 82.978 / 96.252 (measured
       by timm's authors).
-    - Licence of the weights: BSD-3-Clause (BSD 3-Clause, https://spdx.org/licenses/BSD-3-Clause.html).
+    - Licence of the weights: BSD-3-Clause, https://spdx.org/licenses/BSD-3-Clause.html.
     - Paper: Aggregated Residual Transformations for Deep Neural Networks, https://arxiv.org/abs/1611.05431
     - Original: https://github.com/pytorch/vision
     - Note: timm evaluates with a resize to 256 (82.978 / 96.252), torchvision with a resize to 232 (83.246 / 96.454).
@@ -781,8 +765,7 @@ def resnext_tiny(progress=True, *, pretrained=True, num_classes=200, **network_o
     - Training data: Tiny ImageNet (Stanford CS231n): 100,000 images of 200 ImageNet classes at 64x64; and the scores
       that EfficientNet-Lite2 gives them.
     - Top-1 / top-5 accuracy on tiny-imagenet-200, in %: 54.2 / 79.24 (measured by this project).
-    - Licence of the weights: research-only, no commercial use (trained on images derived from ImageNet, whose terms
-      allow non-commercial research and education, https://www.image-net.org/download.php).
+    - Licence of the weights: research-only, no commercial use, https://www.image-net.org/download.php.
     - Paper: Aggregated Residual Transformations for Deep Neural Networks, https://arxiv.org/abs/1611.05431
 
     Args:

@@ -111,7 +111,7 @@ def license_of(checkpoint: Checkpoint) -> str:
     if checkpoint.license is None:
         return f"not stated ({checkpoint.license_source})"
     terms = "" if checkpoint.license.commercial_use else ", no commercial use"
-    return f"{checkpoint.license_id}{terms} ({checkpoint.license.name}, {checkpoint.license.url})"
+    return f"{checkpoint.license_id}{terms}, {checkpoint.license.url}"
 
 
 def facts(checkpoints: Sequence[Checkpoint]) -> list[str]:

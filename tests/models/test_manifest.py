@@ -92,9 +92,9 @@ def test_help_says_what_the_manifest_says(checkpoint: Any) -> None:
     assert checkpoint.system.training_data in text
     assert checkpoint.system.paper.url in text
     words = {
-        "CC-BY-NC-4.0": "CC-BY-NC-4.0, no commercial use (",
-        "BSD-3-Clause": "BSD-3-Clause (",
-        "research-only": "research-only, no commercial use (",
+        "CC-BY-NC-4.0": "CC-BY-NC-4.0, no commercial use, https://",
+        "BSD-3-Clause": "BSD-3-Clause, https://",
+        "research-only": "research-only, no commercial use, https://",
         None: "not stated (",
     }
     assert f"Licence of the weights: {words[checkpoint.license_id]}" in text
