@@ -18,6 +18,7 @@ CLASSES = [value for value in vars(errors).values() if isinstance(value, type) a
 #: Other than 2, wrong arguments.
 STATUSES = {
     "CheckpointError": 3,
+    "DivergedError": 5,
     "FetchError": 1,
     "ImageError": 1,
     "InexactError": 4,
@@ -29,7 +30,7 @@ STATUSES = {
 }
 BUILT_IN = {n for n, v in vars(builtins).items() if isinstance(v, type) and issubclass(v, BaseException)}
 #: Files whose exceptions never leave the package.
-INTERNAL = {"models/pickles.py", "models/schema.py", "net/client.py"}
+INTERNAL = {"demo/gate.py", "models/pickles.py", "models/schema.py", "net/client.py"}
 
 
 @pytest.mark.parametrize("error", [*CLASSES, PageError], ids=lambda error: error.__name__)
