@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from .. import __version__
 from ..errors import EXIT_USAGE
 from ..models.manifest import default_manifest
-from . import cache, classify, demo, evaluate, export, hashtags, score, select, train
+from . import cache, classify, demo, download, evaluate, export, hashtags, score, select, train
 from . import list as listing
 from .console import status_of
 
@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
-    for command in (listing, classify, train, evaluate, export, demo, hashtags, score, select, cache):
+    for command in (listing, download, classify, train, evaluate, export, demo, hashtags, score, select, cache):
         command.add_to(commands)
     return parser
 

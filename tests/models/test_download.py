@@ -324,7 +324,7 @@ def test_manifest_mirrors_have_hashes() -> None:
 
 
 def test_the_cache_on_the_command_line(
-    server: FaultyServer, home: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    server: FaultyServer, home: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import dataclasses
 
@@ -384,3 +384,9 @@ def test_the_cache_on_the_command_line(
     assert left(home) == whole
     assert cli.main(["cache", "remove", checkpoint.name]) == 0
     assert left(home) == ["somebody_elses.pth"]
+
+    assert cli.main(["download", checkpoint.name, "--to", str(tmp_path / "usb")]) == 0
+    assert left(home) == ["somebody_elses.pth"]
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "usb"))
+    monkeypatch.setenv("RESNEXT_HUB_OFFLINE", "1")
+    load(checkpoint, progress=False)
