@@ -160,6 +160,8 @@ def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[st
     options |= {
         "engine": arguments.engine,
         "top": arguments.top,
+        "max_pixels": arguments.max_pixels,
+        "truncated": arguments.truncated,
         "allow_private": getattr(arguments, "allow_private", False),
         "progress": sys.stderr.isatty(),
     }

@@ -31,7 +31,7 @@ from ..errors import ExportError
 from ..files import sync
 from ..models.manifest import ROOT, Checkpoint, find_checkpoint
 from ..processing_utils.labels import read_labels
-from ..processing_utils.preprocessing import GRADES, load_pixels
+from ..processing_utils.preprocessing import check_grade, load_pixels
 from .export import Report, export
 from .triton_config import BACKENDS, LABELS, Serving, configurations, parts, to_text
 
@@ -143,8 +143,7 @@ def _check(checkpoint: Checkpoint, name: str, serving: Serving, out: Path) -> No
         raise ValueError(
             f"top must be from 1 to {checkpoint.num_classes}, the classes of {checkpoint.name}; got {serving.top}."
         )
-    if serving.grade not in GRADES:
-        raise ValueError(f"Unknown grade {serving.grade!r}; choose from {', '.join(GRADES)}.")
+    check_grade(serving.grade)
     if not out.exists():
         return
     if not out.is_dir() or not all((folder / CONFIG).is_file() for folder in out.iterdir() if folder.is_dir()):

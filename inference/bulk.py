@@ -20,12 +20,13 @@ with needed("A table", "bulk"):
 from ..data.names import Passed
 from ..data.shards import Item, Shard
 from ..data.source import count, shards
-from ..errors import ImageError, UnknownOptionError
+from ..errors import ImageError, TruncatedImageError, UnknownOptionError
 from ..models.download import local_file
 from ..models.manifest import Checkpoint, find_checkpoint
+from ..processing_utils.images import check_truncated
 from ..processing_utils.labels import Label, read_labels
 from ..processing_utils.predictions import top_predictions
-from ..processing_utils.preprocessing import GRADES, load_pixels
+from ..processing_utils.preprocessing import check_grade, load_pixels
 from ..processing_utils.uris import scheme_of
 from .engines import Engine, check_engine, open_engine
 from .engines.base import available_cores
@@ -45,6 +46,8 @@ class Options(TypedDict, total=False):
     features: bool
     engine: str
     grade: str
+    max_pixels: int | None
+    truncated: str
     column: str | None
     label_column: str | None
     allow_private: bool
@@ -52,6 +55,7 @@ class Options(TypedDict, total=False):
 
 
 DEFAULTS: dict[str, Any] = {"top": 5, "batch": 16, "features": False, "engine": "auto", "grade": "close"}
+DEFAULTS |= {"max_pixels": None, "truncated": "refuse"}
 DEFAULTS |= {"column": None, "label_column": None, "allow_private": False, "anonymous": False}
 
 
@@ -77,8 +81,8 @@ class Request:
             raise ValueError(f"top must be from 1 to {classes}, got {top}.")
         if batch < 1:
             raise ValueError(f"batch must be 1 or more, got {batch}.")
-        if (grade := self.options["grade"]) not in GRADES:
-            raise ValueError(f"Unknown grade {grade!r}; choose from {', '.join(GRADES)}.")
+        check_grade(self.options["grade"])
+        check_truncated(self.options["truncated"])
         check_engine(self.options["engine"])
 
     @property
@@ -117,9 +121,11 @@ class Request:
 
     def predictor(self, engine: Engine) -> Predictor:
         checkpoint = self.checkpoint
-        load = functools.partial(load_pixels, preset=checkpoint.preprocessing, grade=self.options["grade"])
+        reading = {name: self.options[name] for name in ("grade", "max_pixels")}
+        load = functools.partial(load_pixels, preset=checkpoint.preprocessing, **reading)
         width = checkpoint.architecture.num_features if self.options["features"] else None
-        return Predictor(engine, load, read_labels(checkpoint.labels), self.options["top"], width)
+        keep = self.options["truncated"] == "keep"
+        return Predictor(engine, load, read_labels(checkpoint.labels), self.options["top"], width, keep)
 
     def shards(self, passed: Passed) -> Iterator[Shard]:
         """Find the shards of the source, in order; ``passed`` counts what is left out."""
@@ -131,10 +137,11 @@ class Request:
         return count(self.source, **self.columns)
 
 
-def prediction_columns(num_features: int | None) -> pa.Schema:
+def prediction_columns(num_features: int | None, keep: bool = False) -> pa.Schema:
     """Return the columns that a `Predictor` fills.
 
-    ``error`` is null, or says why the columns after it are null. ``features`` is there if there is a number of them.
+    ``error`` is null, or says why the columns after it are null. ``features`` is there if there is a number of them,
+    and ``truncated`` if images that are cut off are kept.
     """
     columns = [
         pa.field("image", pa.string(), nullable=False),
@@ -146,6 +153,8 @@ def prediction_columns(num_features: int | None) -> pa.Schema:
     ]
     if num_features is not None:
         columns.append(pa.field("features", pa.list_(pa.float16(), num_features)))
+    if keep:
+        columns.append(pa.field("truncated", pa.bool_(), nullable=False))
     return pa.schema(columns)
 
 
@@ -154,29 +163,39 @@ class Predictor:
     """Makes rows of predictions; a `resumable.RowMaker`.
 
     Args:
-        load: encoded bytes -> (crop, crop, 3) uint8; raises ImageError.
+        load: `load_pixels`, except for ``truncated``.
         labels: a label for each logit.
         num_features: width of the column of features; None for no such column.
+        keep: take images that are cut off too, and mark their rows.
     """
 
     engine: Engine
-    load: Callable[[bytes], np.ndarray]
+    load: Callable[..., np.ndarray]
     labels: Sequence[Label]
     top: int
     num_features: int | None
+    keep: bool = False
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def columns(self) -> pa.Schema:
-        return prediction_columns(self.num_features)
+        return prediction_columns(self.num_features, self.keep)
 
     def __call__(self, items: Sequence[Item]) -> pa.RecordBatch:
         """Make a row of each item. An image that cannot be used takes no part in the engine's batch."""
         errors: list[str | None] = []
         pixels: list[np.ndarray] = []
-        for item in items:
+        truncated = [False] * len(items)
+        for i, item in enumerate(items):
             try:
-                pixels.append(self.load(item.read()))
+                data = item.read()
+                try:
+                    pixels.append(self.load(data))
+                except TruncatedImageError:
+                    if not self.keep:
+                        raise
+                    pixels.append(self.load(data, truncated="keep"))
+                    truncated[i] = True
                 errors.append(None)
             except (ImageError, OSError) as error:
                 errors.append(str(error) or type(error).__name__)
@@ -199,6 +218,8 @@ class Predictor:
             columns.append(pa.array([row and [getattr(p, name) for p in row] for row in rows], kind))
         if self.num_features is not None:
             columns.append(_halves(vectors, self.num_features))
+        if self.keep:
+            columns.append(pa.array(truncated))
         return pa.RecordBatch.from_arrays(columns, schema=self.columns)
 
     def _scores(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -244,10 +265,11 @@ def classify_many(
         progress: show a bar on stderr.
         options: top (5); batch (16), images that pass the network together (the last bits of a score may depend on
             it); features (False), add the pooled features as float16; engine ("auto"), see `engines.open_engine`;
-            grade ("close"), see `preprocessing.load_pixels`; column, the column of a table or list with the images or
-            their paths, if its name does not say so; label_column, a column that holds no images; allow_private
-            (False), fetch URLs at private addresses too; anonymous (False), ask stores for public data, without an
-            account.
+            grade ("close"), see `preprocessing.load_pixels`; max_pixels and truncated ("refuse"), see
+            `images.open_image`: with "keep", a column ``truncated`` marks the images that are cut off; column, the
+            column of a table or list with the images or their paths, if its name does not say so; label_column, a
+            column that holds no images; allow_private (False), fetch URLs at private addresses too; anonymous (False),
+            ask stores for public data, without an account.
 
     Raises:
         SourceError: there are no images in the source.

@@ -32,6 +32,7 @@ __all__ = [
     "ImageSource",
     "Pixels",
     "SingleImage",
+    "check_truncated",
     "decode",
     "is_encoded",
     "is_tensor",
@@ -117,8 +118,7 @@ def open_image(
         ImageError: not an image, broken, too big, or of a kind that has no plain RGB form.
         FileNotFoundError, FetchError: it cannot be read.
     """
-    if truncated not in TRUNCATED:
-        raise ValueError(f"truncated must be one of {', '.join(TRUNCATED)}, got {truncated!r}.")
+    check_truncated(truncated)
     if is_tensor(source):
         import torch  # no cost: a tensor is here, so it is imported already
 
@@ -136,6 +136,12 @@ def open_image(
         raise
     except Exception as error:  # it may be of a file, and Pillow's decoders raise nearly anything on a broken one
         raise ImageError(f"The PIL image cannot be used: {error}.") from error
+
+
+def check_truncated(truncated: str) -> None:
+    """Raise a ValueError unless it is "refuse" or "keep"."""
+    if truncated not in TRUNCATED:
+        raise ValueError(f"truncated must be one of {', '.join(TRUNCATED)}, got {truncated!r}.")
 
 
 def is_tensor(value: object) -> TypeGuard[torch.Tensor]:

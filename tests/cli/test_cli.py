@@ -62,6 +62,9 @@ def test_classify_json_and_a_broken_photo_among_good_ones(photo: Path, capsys: A
     assert rows[0] == rows[3]
     assert rows[0]["predictions"][0].keys() == {"index", "synset", "label", "probability"}
     assert err.count("resnext-hub: ") == 2
+    assert cli.main(["classify", photos[1], "--variant", "resnext_tiny", "--truncated", "keep"]) == 0
+    assert cli.main(["classify", photos[0], "--variant", "resnext_tiny", "--max-pixels", "10"]) == 1
+    assert "more than the 10 allowed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

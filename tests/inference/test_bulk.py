@@ -190,6 +190,14 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: Any) -> None:
     assert [len(json.loads(line)["classes"] or "") for line in out.read_text().splitlines()] == [2, 2, 2, 0, 2, 2, 2, 2]
     assert cli.main(command) == 2
     assert "pass --overwrite" in capsys.readouterr().err
+    (folder / "5.jpg").write_bytes(jpeg(5)[:-40])
+    assert cli.main([*command, "--overwrite"]) == 1
+    assert cli.main([*command, "--overwrite", "--truncated", "keep"]) == 0
+    kept = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["truncated"] for row in kept] == [i == 3 for i in range(8)]
+    assert all(len(row["classes"]) == 2 for row in kept)
+    assert cli.main([*command, "--overwrite", "--max-pixels", "10"]) == 1
+    assert "more than the 10 allowed" in out.read_text()
     (folder / "5.jpg").unlink()
     assert cli.main([*command, "--overwrite"]) == 0
 

@@ -8,10 +8,12 @@ import io
 import pickle
 import re
 import struct
+import sys
 import threading
 import warnings
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -405,6 +407,21 @@ def test_a_jpeg_that_is_cut_off(picture: Image.Image) -> None:
         assert type(error.value) is ImageError
     with pytest.raises(ValueError, match="refuse, keep"):
         open_image(data, truncated="maybe")
+
+
+def test_heic_if_pillow_heif_is_installed(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # an import of it fails
+    assert "pillow-heif" in refusal(heic)
+
+    class HeifImageFile(PngImageFile):
+        def __init__(self, file: Any, name: str) -> None:
+            assert file.read() == heic
+            super().__init__(io.BytesIO(encoded(picture)))
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(HeifImageFile=HeifImageFile))
+    assert np.array_equal(np.asarray(open_image(heic)), np.asarray(picture))
+    assert "Not an image" in refusal(b"no HEIC")
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "GIF", "BMP", "TIFF"])

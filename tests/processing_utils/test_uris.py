@@ -343,6 +343,15 @@ def test_hosts_as_they_occur(host: str) -> None:
     assert connector.calls == [("93.184.216.34", 80)]
 
 
+@pytest.mark.parametrize("start", ["http://a", "https://a/", "file://a"])
+def test_a_long_uri_is_refused_before_it_is_parsed(start: str) -> None:
+    """Normalising such a host takes Python 13 s, with the interpreter's lock held."""
+    begin = time.process_time()
+    with pytest.raises(FetchError, match="characters, more than the"):
+        fetch(start + "\u0300\u0316" * 64_000 + ".org/", connector=Refuser())
+    assert time.process_time() - begin < 1
+
+
 def test_schemes_can_be_left_out(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"secret")
     with pytest.raises(FetchError, match="scheme 'file'.* http, https"):
