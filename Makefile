@@ -139,9 +139,9 @@ demo-page: .venv-demo/.done
 	.venv-demo/bin/$(CHECK)
 	touch $@
 
-# The web page in a headless Chromium; its screenshots are in build/screenshots.
+# The web page in a headless Chromium; its screenshots are in build/screenshots. And hostile images, with the page's Pillow.
 PAGE_TESTS := .venv-demo/bin/python -m pytest tests/demo/test_demo_page.py tests/docs/test_try_page.py \
-  tests/test_telemetry.py::test_the_page
+  tests/test_telemetry.py::test_the_page tests/processing_utils/test_hostile_images.py
 page: demo-page
 	@command -v chromium > /dev/null || { echo 'make page needs Chromium: apt-get install chromium fonts-nanum' >&2; exit 1; }
 	$(PAGE_TESTS) $(ARGUMENTS)

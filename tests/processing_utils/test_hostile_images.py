@@ -292,14 +292,6 @@ def test_tiny_images(format: str, size: tuple[int, int]) -> None:
     assert all(np.abs(pixels.astype(int) - prepared[0]).max() <= 2 for pixels in prepared)
 
 
-@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "PPM"])
-@pytest.mark.parametrize("size", [(1, 100_000), (100_000, 1)])
-@pytest.mark.parametrize("grade", GRADES)
-def test_lines(format: str, size: tuple[int, int], grade: str) -> None:
-    with pytest.raises(ImageError, match="too long and narrow"):
-        load_pixels(encoded(Image.new("RGB", size), format), IMAGENET, grade)
-
-
 def test_every_seed_is_prepared_alike_by_every_grade() -> None:
     """1, 8 and 16 bits, palettes with and without transparency, LA, CMYK, YCbCr, Lab, progressive, animated, …"""
     assert len(SEEDS) > 60
@@ -454,11 +446,3 @@ def test_sixteen_bits_are_rounded_to_the_nearest() -> None:
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     expected = np.rint(values / 257).astype(np.uint8)
     assert np.array_equal(np.asarray(open_image(encoded(Image.fromarray(values), "PNG")))[:, :, 0], expected)
-
-
-def test_a_pil_image_of_a_broken_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for error in (struct.error("x"), SyntaxError("x"), KeyError("x"), MemoryError("x")):
-        image = picture()
-        monkeypatch.setattr(image, "load", lambda error=error: (_ for _ in ()).throw(error))
-        with pytest.raises(ImageError, match="The PIL image cannot be used"):
-            open_image(image)

@@ -100,7 +100,7 @@ def test_photos_keep_the_bounds(shared: Path, preset: Preprocessing, installed: 
     photos = sorted((shared / "photos").glob("*.jpg"))
     assert len(photos) == 100
     means = []
-    for photo in photos:
+    for photo in photos[:: 1 if installed == "as installed" and preset is IMAGENET else 10]:
         reference = documented(open_image(photo), preset)
         for grade in GRADES:
             pixels = load_pixels(photo, preset, grade)
