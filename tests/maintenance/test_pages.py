@@ -1,7 +1,7 @@
 """The model pages (docs/hub): what maintenance/write_pages.py writes, in PyTorch Hub's format, alike in both languages.
 
-Every code block runs, a page's in a fresh process. Checkpoints and photos come from loopback, as in test_originals.py;
-the networks have one block per stage, since test_originals.py and test_resnext.py run them at full depth.
+Every code block runs. Checkpoints and photos come from loopback, as in test_originals.py; the networks have one block
+per stage, since test_resnext.py runs them at full depth.
 """
 
 from __future__ import annotations
@@ -226,51 +226,63 @@ class Place:
         path.chmod(0o755)
 
 
-def follow(page: Page, run_python: Any, checkout: Path, photo: Path, proxy: str, home: Path, shell: bool) -> str:
-    """Run the page's Python, then its shell commands; return what these printed. The Korean page's code is the same."""
-    prelude = "" if page.name == "semi_supervised" else WITHOUT_ONNX
+def follow(pages: list[Page], run_python: Any, checkout: Path, photo: Path, proxy: str, home: Path, shell: bool) -> str:
+    """Run the pages' Python in one process, each with variables of its own, then the shell commands of the first.
+
+    Returns what these printed. The Korean pages' code is the same.
+    """
+    prelude = "" if pages[0].name == "semi_supervised" else WITHOUT_ONNX
     place = Place(home, checkout, photo, prelude)
     # No repository's branch is asked for at GitHub: the proxy refuses to connect, and torch.hub takes what it has.
     variables = environment(proxy) | {"https_proxy": proxy, "PATH": f"{place.commands}:{os.environ['PATH']}"}
-    text = text_of(page, "en")
-    run_python(UNINSTALLED + prelude + code(text, "python") + SAVE, **variables)
+    script = UNINSTALLED + prelude + "import os\n"
+    for page in pages:
+        script += f"exec({code(text_of(page, 'en'), 'python') + SAVE!r}, {{'__name__': '__main__'}})\n"
+        script += f"os.rename('result.pt', {page.name + '.pt'!r})\n"
+    run_python(script, **variables)
     if not shell:
         return ""
-    script = f"import subprocess; subprocess.run(['bash', '-euc', {code(text, 'sh')!r}], check=True)"
+    script = f"import subprocess; subprocess.run(['bash', '-euc', {code(text_of(pages[0], 'en'), 'sh')!r}], check=True)"
     return run_python(script, **variables).stdout
 
 
 @pytest.mark.parametrize(
-    ("page", "shell"),
+    ("pages", "shell"),
     # Training the larger networks on a processor is not for every day.
-    [pytest.param(page, False, id=page.name) for page in PAGES if page.name != "semi_supervised"]
-    + [pytest.param(page, True, id=f"{page.name}-shell", marks=pytest.mark.soak) for page in PAGES]
-    + [pytest.param(page, True, id=page.name) for page in PAGES if page.name == "semi_supervised"],
+    [
+        pytest.param([page for page in PAGES if page.name != "semi_supervised"], False, id="python"),
+        pytest.param([page for page in PAGES if page.name == "semi_supervised"], True, id="python and shell"),
+        *(pytest.param([page], True, id=f"{page.name}-shell", marks=pytest.mark.soak) for page in PAGES),
+    ],
 )
 def test_every_code_block_runs(
-    page: Page, shell: bool, run_python: Any, put_where_hub_fetches: Any, publish: Any, manifest_json: Any, photo: Path,
-    photo_proxy: str, tmp_path: Path,
+    pages: list[Page], shell: bool, run_python: Any, put_where_hub_fetches: Any, publish: Any, manifest_json: Any,
+    photo: Path, photo_proxy: str, tmp_path: Path,
 ) -> None:  # fmt: skip
-    checkpoint = MANIFEST.checkpoints[page.example]
-    manifest, network = published(page.example, publish, manifest_json, one_block=True)
+    manifest, networks = manifest_json, []
+    for page in pages:
+        manifest, network = published(page.example, publish, manifest, one_block=True)
+        networks.append(network)
     checkout = put_where_hub_fetches(manifest)
     here = tmp_path / "cwd"
     here.mkdir()
-    said = follow(page, run_python, checkout, photo, photo_proxy, here, shell)
+    said = follow(pages, run_python, checkout, photo, photo_proxy, here, shell)
 
-    result = torch.load(here / "result.pt", weights_only=True)
-    with torch.no_grad():
-        last = network.forward_features(result["batch"])
-        assert torch.equal(network.forward_head(last).softmax(dim=1), result["probabilities"])
-        assert torch.equal(network.forward_head(last, pre_logits=True), result["features"])
-    assert result["features"].shape[1] == checkpoint.architecture.num_features
-    size = result["batch"].shape[-1]
-    assert size == checkpoint.preprocessing.crop_size
-    assert [shape[-1] for shape in result["maps"]] == [size // stride for stride in (4, 8, 16, 32)]
-    # The pipeline that the page writes out is the one that classifier has from the manifest.
-    for index, probability in result["classified"]:
-        assert probability == pytest.approx(result["probabilities"][0, index].item(), abs=1e-3)
-    if page.author == "NVIDIA":
+    for page, network in zip(pages, networks, strict=True):
+        checkpoint = MANIFEST.checkpoints[page.example]
+        result = torch.load(here / f"{page.name}.pt", weights_only=True)
+        with torch.no_grad():
+            last = network.forward_features(result["batch"])
+            assert torch.equal(network.forward_head(last).softmax(dim=1), result["probabilities"])
+            assert torch.equal(network.forward_head(last, pre_logits=True), result["features"])
+        assert result["features"].shape[1] == checkpoint.architecture.num_features
+        size = result["batch"].shape[-1]
+        assert size == checkpoint.preprocessing.crop_size
+        assert [shape[-1] for shape in result["maps"]] == [size // stride for stride in (4, 8, 16, 32)]
+        # The pipeline that the page writes out is the one that classifier has from the manifest.
+        for index, probability in result["classified"]:
+            assert probability == pytest.approx(result["probabilities"][0, index].item(), abs=1e-3)
+    if any(page.author == "NVIDIA" for page in pages):
         with Image.open(here / "prediction.png") as picture:
             assert picture.width > 100
     if shell:
