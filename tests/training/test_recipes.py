@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 import tomllib
@@ -12,7 +13,7 @@ import pytest
 import torch
 from resnext_hub.errors import RecipeError
 from resnext_hub.models.manifest import default_manifest
-from resnext_hub.training.recipe import RECIPES, Phase, Recipe, load_recipe
+from resnext_hub.training.recipe import RANGES, RECIPES, Phase, Recipe, load_recipe
 
 from ..conftest import ROOT
 
@@ -170,6 +171,13 @@ def test_a_wrong_override_does_not_blame_the_file(wrong: dict[str, str]) -> None
     with pytest.raises(RecipeError, match=next(iter(wrong))) as caught:
         load_recipe("finetune", wrong)
     assert ".toml" not in str(caught.value)
+
+
+def test_what_a_recipe_allows_the_manifest_of_its_run_allows() -> None:
+    schema = json.loads((ROOT / "weights_manifest.schema.json").read_text())["$defs"]["preprocessing"]["properties"]
+    for key, name in (("eval_size", "crop_size"), ("eval_resize", "resize_size"), ("mean", "mean"), ("std", "std")):
+        allowed = schema[name].get("items", schema[name])
+        assert RANGES[key] == (allowed["minimum"], allowed["maximum"]), key
 
 
 def test_no_such_recipe() -> None:
