@@ -92,7 +92,7 @@ def prepare_inputs(
     """
     import torch
 
-    if isinstance(images, (str, bytes)):
+    if not hasattr(images, "__iter__") or isinstance(images, (str, bytes)) or getattr(images, "ndim", 4) in (2, 3):
         raise TypeError("prepare_inputs takes a list of images; for 1 image call prepare_input_from_uri.")
     preset = _preset_of(variant)
     batch = torch.from_numpy(normalise(prepare_pixels(list(images), preset, **options), preset))

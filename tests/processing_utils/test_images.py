@@ -604,7 +604,7 @@ def test_batches() -> None:
     assert (batch.shape, batch.dtype) == ((2, 3, TINY.crop_size, TINY.crop_size), torch.float32)
     expected = (torch.tensor([0.0, 1.0])[:, None] - torch.tensor(TINY.mean)) / torch.tensor(TINY.std)
     torch.testing.assert_close(batch[:, :, 3, 3], expected)
-    for one in ("a.jpg", b"abc"):
+    for one in ("a.jpg", b"abc", None, shade(0), torch.zeros(3, 9, 9)):
         with pytest.raises(TypeError, match="list of images.* prepare_input_from_uri"):
             prepare_inputs(one)
     assert prepare_input_from_uri(shade(7)).shape == (1, 3, 224, 224)
