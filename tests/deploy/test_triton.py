@@ -148,18 +148,9 @@ def test_a_version_is_added_and_nothing_else_changes(tmp_path: Path, exported: N
     both = content(repository)
     changed = {name for name in first if both[name] != first[name]}
     assert changed == {"resnext_tiny/config.pbtxt"}  # it names the new versions of its parts
-    assert sorted(f.name for f in (repository / "resnext_tiny_network").iterdir()) == [
-        "1",
-        "2",
-        "config.pbtxt",
-        "labels.txt",
-    ]
-    assert sorted(f.name for f in repository.iterdir() if "tiny" not in f.name) == [
-        "other",
-        "other_decode",
-        "other_labels",
-        "other_network",
-    ]
+    assert {f.name for f in (repository / "resnext_tiny_network").iterdir()} == {"1", "2", "config.pbtxt", "labels.txt"}
+    others = {f.name for f in repository.iterdir() if "tiny" not in f.name}
+    assert others == {"other", "other_decode", "other_labels", "other_network"}
     assert [f.name for f in tmp_path.iterdir()] == ["models"]  # nothing temporary is left
 
 
@@ -205,9 +196,7 @@ def test_the_command_line(tmp_path: Path, exported: None, capsys: Any):
     text = (tmp_path / "models" / "resnext_tiny_network" / "config.pbtxt").read_text()
     assert "preferred_batch_size: [2, 4]" in text
     assert "dims: [2]" in (tmp_path / "models" / "resnext_tiny" / "config.pbtxt").read_text()
-    status, said = call("--backend", "python", "--top", "2", "--max-batch", "4")
-    assert status == 2
-    assert "--model-version 2" in said
+    assert call("--backend", "python", "--top", "2", "--max-batch", "4")[0] == 2
     for wrong in (["--overwrite"], ["--max-batch", "0"], ["--batches", "1", "2", "3"], ["--top", "300", "--name", "x"]):
         status, said = call(*wrong)
         assert status == 2
@@ -568,16 +557,14 @@ def test_the_cache_answers_the_second_time(served: Served, photos: list[Path]):
     assert int(served.client.statistics(model="tiny.cached")["inference_stats"]["cache_hit"]["count"]) == 1
 
 
-def clear_cut(network: torch.nn.Module, photos: list[Path]) -> tuple[list[Path], list[list[int]]]:
-    """The photos whose best five are no matter of rounding (batches differ in the last digits), and their classes."""
-    scores = scores_of(network, photos)
+@pytest.mark.parametrize("seconds", [4, pytest.param(30, marks=pytest.mark.soak)])
+def test_32_clients_lose_nothing_and_are_batched(
+    seconds: float, served: Served, photos: list[Path], network: torch.nn.Module
+):
+    scores = scores_of(network, photos)  # of photos whose best five do not depend on rounding, as batches differ in it
     gaps = -np.diff(-np.sort(-scores, axis=1)[:, :6], axis=1)
     clear = [i for i in range(len(photos)) if gaps[i].min() > 1e-5]
-    return [photos[i] for i in clear], np.argsort(-scores, axis=1)[clear, :5].tolist()
-
-
-def hammered(served: Served, photos: list[Path], network: torch.nn.Module, seconds: float) -> None:
-    files, classes = clear_cut(network, photos)
+    files, classes = [photos[i] for i in clear], np.argsort(-scores, axis=1)[clear, :5].tolist()
     assert len(files) >= 6
     before = served.client.statistics(model="resnext_tiny_network", version="2")
     done = served.client.hammer(model="resnext_tiny", files=files, expected=classes, clients=32, seconds=seconds)
@@ -590,15 +577,6 @@ def hammered(served: Served, photos: list[Path], network: torch.nn.Module, secon
     assert images == counts["sent"]
     assert batches < images / 2  # Triton put them together
     assert max(int(row["batch_size"]) for row in after["batch_stats"]) > 1
-
-
-def test_32_clients_lose_nothing_and_are_batched(served: Served, photos: list[Path], network: torch.nn.Module):
-    hammered(served, photos, network, seconds=4)
-
-
-@pytest.mark.soak
-def test_32_clients_lose_nothing_in_half_a_minute(served: Served, photos: list[Path], network: torch.nn.Module):
-    hammered(served, photos, network, seconds=30)
 
 
 def test_a_full_queue_rejects_requests_and_answers_the_others(served: Served, photos: list[Path]):

@@ -1,0 +1,73 @@
+"""Every command of docs/deploy.md that runs without Docker, a cluster and a GPU, with resnext_tiny and few photos."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from resnext_hub.cli import main
+from resnext_hub.deploy.photos import sample_photos
+from resnext_hub.packages import missing
+
+from ..conftest import ROOT
+
+pytestmark = pytest.mark.skipif(
+    bool(missing(["onnxruntime", "onnx", "onnxscript"])), reason="needs pip install .[deploy]"
+)
+
+PAGE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+
+
+def lines() -> Iterator[list[str]]:
+    for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.M | re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                yield words
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    from PIL import Image
+
+    (tmp_path / "photos").mkdir()
+    for i, pixels in enumerate(sample_photos(12)):
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{i:02}.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_exports_run(here: Path) -> None:
+    exports = [words[1:] for words in lines() if words[:2] == ["resnext-hub", "export"]]
+    assert {words[words.index("--to") + 1] for words in exports} == {"onnx", "torch-export", "triton"}
+    for words in exports:
+        variant = ["--name", Path(words[1]).name] if "triton" in words and "--name" not in words else []
+        assert main(["export", "resnext_tiny", *words[2:], *variant]) == 0, words
+    folders = [words[words.index("--out") + 1] for words in exports if "triton" not in words]
+    assert [folder for folder in folders if not (here / folder / "README.md").is_file()] == []
+    assert {path.name for path in (here / "models" / "resnext50_32x4d_swsl_network").glob("[0-9]")} == {"1", "2"}
+
+
+def test_the_calls_from_python_run(here: Path) -> None:
+    """The call of `export` and of `add_to_repository`; the client is run by tests/deploy."""
+    blocks = [block for block in re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S) if "resnext_hub" in block]
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block.replace("resnext50_32x4d_swsl", "resnext_tiny"), {})
+
+
+def test_files_and_options_of_the_other_commands_exist() -> None:
+    others = [words for words in lines() if words[0] != "resnext-hub"]
+    for words in others:
+        for word in words:
+            if re.fullmatch(r"(deploy|benchmarks)/\S+\.\w+", word):
+                assert (ROOT / word).is_file(), word
+        if words[:1] == ["python"] and words[1].startswith("benchmarks/"):
+            command = [sys.executable, ROOT / words[1], "--help", *(w for w in words if w in ("accuracy", "speed"))]
+            known = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            if "{" not in known:  # no subcommands
+                assert [w for w in words if w.startswith("--") and w not in known] == []
