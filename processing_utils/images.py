@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import io
 import os
@@ -12,8 +13,8 @@ import re
 import struct
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, TypeVar
 
@@ -309,10 +310,22 @@ def _check_size(image: Image.Image, max_pixels: int | None) -> AbstractContextMa
     if pixels > limit:
         hint = "" if max_pixels is not None else " (for 2 GiB of memory)"
         raise ImageError(f"The image has {width} x {height} pixels, more than the {limit:,} allowed{hint}.")
-    return _one_large if pixels * each > LARGE else nullcontext()
+    return _alone() if pixels * each > LARGE else nullcontext()
 
 
 _one_large = threading.Lock()
+
+
+@contextmanager
+def _alone() -> Generator[None]:
+    """Wait until no other large image is being decoded, and have glibc return the memory of the last one.
+
+    glibc keeps what a thread has freed for that thread: eight threads that decode in turn keep eight images' memory.
+    """
+    with _one_large:
+        with suppress(AttributeError, OSError, TypeError):  # another C library, or Windows
+            ctypes.CDLL(None).malloc_trim(0)
+        yield
 
 
 def orientation_of(image: Image.Image) -> int:
