@@ -33,6 +33,19 @@ def image() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((90, 80))
 
 
+@pytest.mark.parametrize("grade", ["reference", "close", "fast"])
+def test_the_pixels_are_those_of_the_grade(grade: str, shared: Path) -> None:
+    photo = sorted((shared / "photos").glob("*.jpg"))[0]
+    seen: list[np.ndarray] = []
+    classify = classifier("resnext_tiny", engine="torch", grade=grade)
+    engine = classify.engine
+    classify.engine = lambda pixels: seen.append(pixels) or engine(pixels)  # type: ignore[assignment]
+    assert len(classify(photo)) == 5
+    assert np.array_equal(seen[0][0], load_pixels(photo, TINY.preprocessing, grade))
+    with pytest.raises(ValueError, match="grade 'exact'"):
+        classifier("resnext_tiny", grade="exact")
+
+
 def test_the_numbers_are_the_networks(classify: Classifier, image: Image.Image) -> None:
     network = hubconf.resnext_tiny().eval()
     with torch.inference_mode():
