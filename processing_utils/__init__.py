@@ -1,7 +1,6 @@
-"""A URI -> a batch; scores -> named predictions; predictions -> a picture.
+"""Turn images from anywhere into batches, scores into named predictions, and predictions into a picture.
 
-What torch.hub's ``nvidia_convnets_processing_utils`` returns. Importing it needs Pillow and numpy;
-fetching a URL needs validators.
+torch.hub's ``nvidia_convnets_processing_utils`` returns this module. It needs Pillow and numpy; URLs need validators.
 """
 
 from ..errors import FetchError, ImageError

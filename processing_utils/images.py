@@ -152,18 +152,18 @@ def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
 
 
 def with_name(name: str, error: object) -> str:
-    """The error's message, preceded by the image's name unless the message contains it."""
+    """Return the error's message, preceded by the image's name unless the message contains it."""
     text = str(error)
     return text if name.removeprefix("./") in text else f"{name[:200]}: {text}"
 
 
 def is_encoded(source: ImageSource) -> bool:
-    """Whether it is a file's content, or says where one is; else its pixels are there already."""
+    """Return whether it is the content of a file or says where one is. Otherwise its pixels are there already."""
     return not (isinstance(source, (np.ndarray, Image.Image)) or is_tensor(source))
 
 
 def read_encoded(source: ImageSource, **fetch_options: Any) -> bytes:
-    """The bytes of an encoded image, of at most ``max_bytes``; the options and errors are those of `open_image`."""
+    """Return the bytes of an encoded image, at most ``max_bytes``. Options and errors are those of `open_image`."""
     max_bytes = fetch_options.get("max_bytes", MAX_BYTES)
     if isinstance(source, str) and scheme_of(source) is not None:
         return fetch(source, **fetch_options)
@@ -266,7 +266,7 @@ class _Rationed(io.BytesIO):
 
 
 def _strips(data: bytes) -> int:
-    """Of how many strips or tiles a TIFF is made. Pillow makes an object of each as it opens the file."""
+    """Return the number of strips or tiles of a TIFF. Pillow makes an object of each when it opens the file."""
     order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
     count, entry = order + ("Q" if big else "H"), struct.Struct(order + ("HHQ8x" if big else "HHL4x"))
     strips = 0
@@ -299,7 +299,7 @@ def _check_size(image: Image.Image, max_pixels: int | None) -> AbstractContextMa
     """Refuse an image of too many pixels before it is decoded; return the lock to hold meanwhile if it is large."""
     width, height = image.size
     pixels = width * height
-    if isinstance(image, TiffImagePlugin.TiffImageFile):  # a tile is decoded whole, however little of it is wanted
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # all of a tile is decoded, however little of it is needed
         across, down = (image.tag_v2.get(tag, 0) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
         if across * down > pixels:
             width, height, pixels = across, down, across * down
@@ -329,16 +329,16 @@ def _alone() -> Generator[None]:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """How EXIF (or XMP) says that the image is to be turned, 1 to 8; 1, upright, if it cannot be read.
+    """Return how EXIF (or XMP) says that the image is to be turned, from 1 to 8; 1, upright, if it cannot be read.
 
-    `ImageOps.exif_transpose` writes all of EXIF anew, and refuses photos whose other tags it cannot write.
+    `ImageOps.exif_transpose` writes all of EXIF again, and refuses photos whose other tags it cannot write.
     """
     if image.format == "PNG":
-        image.load()  # getexif does it, as EXIF may stand behind the pixels; that they are broken is not to be missed
+        image.load()  # as getexif does, since EXIF may follow the pixels; here errors are raised
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
         return int(orientation) if orientation in TURNS else 1
-    except Exception:  # Pillow's parser raises nearly anything; whoever shows photos shows such a one as it is
+    except Exception:  # Pillow's parser raises nearly anything; viewers show such a photo as it is
         return 1
 
 

@@ -1,4 +1,4 @@
-"""The names of the classes that a checkpoint tells apart."""
+"""The names of a checkpoint's classes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ register(Label)
 
 @cache
 def read_labels(label_set: str | LabelSet = "imagenet-1k") -> tuple[Label, ...]:
-    """The labels of a set, by its name or as a checkpoint has it, in the order of the logits.
+    """Return the labels of a set, which is given by its name or as a checkpoint has it, in the order of the logits.
 
     Raises:
         ValueError: no such set, or a file that is not such a table.
@@ -40,7 +40,7 @@ def read_labels(label_set: str | LabelSet = "imagenet-1k") -> tuple[Label, ...]:
 
 
 def labels_table(labels: Sequence[Label]) -> str:
-    """The content of a file of labels, as `read_labels` reads it.
+    """Return the content of a file of labels, as `read_labels` reads it.
 
     Raises:
         ValueError: a class whose name would break the table; the message shows it.

@@ -1,4 +1,4 @@
-"""Predictions -> a picture."""
+"""Draw predictions beside their image."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["plot_predictions"]
 
 
 def plot_predictions(image: ImageSource, predictions: Sequence[Prediction], title: str = "", **options: Any) -> Figure:
-    """A figure: the image, and beside it a bar for every prediction.
+    """Return a figure of the image, and beside it a bar for each prediction.
 
     ``figure.savefig("picture.png")`` writes it; a notebook shows it as the value of a cell.
     """
     with needed("A picture", "pictures"):
-        from matplotlib.figure import Figure  # half a second that a classification need not pay
+        from matplotlib.figure import Figure  # takes half a second, which a classification does not need
 
     ink, bar, rest = "#1f2933", "#2f6f9f", "#9db8cc"
     figure = Figure(figsize=(9, max(3.6, 0.3 * len(predictions))), layout="constrained")
@@ -34,7 +34,7 @@ def plot_predictions(image: ImageSource, predictions: Sequence[Prediction], titl
     right.barh(rows, shares, height=0.62, color=[bar if row == 0 else rest for row in rows])
     right.invert_yaxis()
     right.set_yticks(rows, labels, fontsize=11, color=ink)
-    right.set_xlim(0, 112)  # the whole bar is certainty: a leader at 5% must not look like one
+    right.set_xlim(0, 112)  # the full width is certainty: 5% must not look like it
     for row, share in zip(rows, shares, strict=True):
         right.text(share, row, f" {share:.1f}%", va="center", fontsize=10, color=ink)
     right.xaxis.set_visible(False)

@@ -86,7 +86,7 @@ def crop_pixels(image: Image.Image, preset: Preprocessing, grade: str = "referen
     """RGB image -> (crop, crop, 3) uint8, C-contiguous: shorter side resized, centre cropped.
 
     Raises:
-        ImageError: so long and thin that the resized image would be too big.
+        ImageError: it is so long and thin that the resized image would be too big.
         ValueError: no such grade, or an image that is not RGB.
     """
     check_grade(grade)
@@ -109,8 +109,8 @@ def view_pixels(image: Image.Image, preset: Preprocessing, views: str) -> np.nda
             mirror images (Krizhevsky et al. 2012; the pixels of torchvision's TenCrop after Resize).
 
     Raises:
-        ImageError: so long and thin that the resized image would be too big; for "ten-crop" also smaller than the crop
-            when resized.
+        ImageError: it is so long and thin that the resized image would be too big; for "ten-crop" also smaller than
+            the crop when resized.
         ValueError: no such views, or an image that is not RGB.
     """
     if views not in VIEWS:
@@ -147,7 +147,7 @@ def preprocess(image: Image.Image, preset: Preprocessing) -> np.ndarray:
     The same numbers as torchvision's Resize, CenterCrop, ToTensor and Normalize on a PIL image.
 
     Raises:
-        ImageError: so long and thin that the resized image would be too big.
+        ImageError: it is so long and thin that the resized image would be too big.
     """
     return normalise(crop_pixels(image, preset), preset)
 
@@ -159,7 +159,7 @@ def check_grade(grade: str) -> None:
 
 
 def _window(size: tuple[int, int], preset: Preprocessing) -> Window:
-    """Where torchvision's Resize and CenterCrop put the crop, roundings included."""
+    """Return where torchvision's Resize and CenterCrop put the crop, with their rounding."""
     width, height = size
     short, target, crop = min(width, height), preset.resize_size, preset.crop_size
     scaled = (target, int(target * height / short)) if width <= height else (int(target * width / short), target)
@@ -203,7 +203,7 @@ def _resize(pixels: np.ndarray, scaled: tuple[int, int], size: tuple[float, floa
 
 
 def _crop_encoded(data: bytes, preset: Preprocessing, grade: str, image: Image.Image) -> np.ndarray:
-    """The crop of a file that Pillow has opened and not loaded."""
+    """Return the crop of a file that Pillow has opened and not loaded."""
     orientation = orientation_of(image)
     width, height = image.size
     turned = orientation in (5, 6, 7, 8)
@@ -225,7 +225,7 @@ def _ratio(window: Window) -> float:
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """A view of the pixels, turned as EXIF says; as `ImageOps.exif_transpose`."""
+    """Return a view of the pixels, turned as EXIF says, like `ImageOps.exif_transpose`."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
