@@ -52,11 +52,12 @@ class Uploads:
 
     def sweep(self) -> None:
         """Remove what is too old, and the oldest of what is too much; folders left empty too."""
-        found = []
-        for path in self.folder.rglob("*"):
-            with contextlib.suppress(OSError):  # another thread may be moving it
-                if path.is_file():
-                    stat = path.stat()
+        found, folders = [], []
+        for folder, _, names in os.walk(self.folder, topdown=False):  # passes over what vanishes meanwhile
+            folders.append(Path(folder))
+            for name in names:
+                with contextlib.suppress(OSError):
+                    stat = (path := Path(folder, name)).stat()
                     found.append((stat.st_mtime, stat.st_size, path))
         left = sum(size for _, size, _ in found)
         for written, size, path in sorted(found):
@@ -65,7 +66,7 @@ class Uploads:
             with contextlib.suppress(OSError):
                 path.unlink()
             left -= size
-        for folder in sorted((p for p in self.folder.rglob("*") if p.is_dir()), reverse=True):
+        for folder in folders[:-1]:
             with contextlib.suppress(OSError):  # not empty, or young: an upload may be about to be moved into it
                 if time.time() - folder.stat().st_mtime > self.max_age:
                     folder.rmdir()

@@ -390,6 +390,26 @@ def test_uploads_do_not_grow_old() -> None:
     assert not uploads.folder.exists()
 
 
+def test_a_folder_that_vanishes_during_a_sweep_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    uploads = Uploads(max_age=-1, every=3600)
+    try:
+        (uploads.folder / "moved").mkdir()
+        (uploads.folder / "photo.jpg").touch()
+        scandir = os.scandir
+
+        def vanish(path: Any) -> Any:
+            if Path(path).name == "moved":
+                Path(path).rmdir()
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", vanish)
+        uploads.sweep()
+        monkeypatch.undo()
+        assert not list(uploads.folder.iterdir())
+    finally:
+        uploads.close()
+
+
 def test_uploads_are_swept_by_themselves_and_do_not_fill_the_memory() -> None:
     uploads = Uploads(max_age=3600, max_bytes=1000, every=0.05)
     try:
