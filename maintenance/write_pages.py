@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from resnext_hub.maintenance.write_table import accuracy, file_size
 from resnext_hub.models.manifest import Accuracy, Checkpoint, default_manifest
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -65,15 +66,6 @@ PAGES = (
 )  # fmt: skip
 
 
-def percent(accuracy: Accuracy | None) -> str:
-    return "–" if accuracy is None else f"{accuracy.top1:.2f} / {accuracy.top5:.2f}"
-
-
-def file_size(checkpoint: Checkpoint) -> str:
-    size = checkpoint.sources[0].bytes
-    return "–" if size is None else f"{size / 1e6:,.0f} MB"
-
-
 def measured_alike(checkpoint: Checkpoint, dataset: str) -> Accuracy | None:
     """A measurement at the size and crop of the one on ImageNet, so that a row of the table is of one preprocessing."""
     base = checkpoint.measured_on("imagenet")
@@ -108,7 +100,7 @@ def render(page: Page, language: str) -> str:
     }
     aliases = {of: alias for alias, of in default_manifest().aliases.items()}
     environment.globals["alias"] = aliases.get
-    environment.filters |= {"percent": percent, "file_size": file_size, "millions": lambda n: f"{n / 1e6:.1f}"}
+    environment.filters |= {"percent": accuracy, "file_size": file_size, "millions": lambda n: f"{n / 1e6:.1f}"}
     return environment.get_template(f"{page.name}.md.j2").render()
 
 
