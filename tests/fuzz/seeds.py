@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import sys
+import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +16,7 @@ from typing import Any
 import numpy as np
 import PIL
 from PIL import Image
+from resnext_hub.tests.support.data_sets import table, tar, zipped, zstd
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -124,7 +129,39 @@ def uris() -> Iterator[tuple[str, bytes]]:
     yield "scheme", b"gopher://x/"
 
 
-SEEDS = {"image": images, "uri": uris}
+def sources() -> Iterator[tuple[str, bytes]]:
+    """(name, file): archives, tables and lists, in the ways that `data/` reads them."""
+    members = {"a/1.png": b"image", "1.cls": b"3", "b/2.png": b"image" * 9, "b/2.json": b'{"label": 1}'}
+    long = {"folder/" * 40 + name: content for name, content in members.items()}
+    bytes_, names = [b"image", b"image2"], {"info": {"features": {"label": {"names": ["a", "b"]}}}}
+    with tempfile.TemporaryDirectory() as folder:
+        top = Path(folder)
+        yield "a.tar", tar(top / "t", members).read_bytes()[:6144]
+        yield "b.tar", tar(top / "t", long, format=tarfile.PAX_FORMAT).read_bytes()
+        yield "gnu.tar", tar(top / "t", long, format=tarfile.GNU_FORMAT).read_bytes()
+        for suffix, way in (("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress), ("zst", zstd)):
+            yield f"a.tar.{suffix}", tar(top / "t", members, way).read_bytes()
+        yield "a.zip", zipped(top / "z", members).read_bytes()
+        structs = [{"bytes": b, "path": "1.png"} for b in bytes_]
+        for name, columns in (
+            ("a", {"image": structs, "label": [0, 1]}),
+            ("b", {"jpg": bytes_, "name": ["x", "y"], "wnid": ["n1", "n2"]}),
+            ("c", {"path": ["x.png", "y.png"], "label": [[1, 2], [3]]}),
+        ):
+            yield f"{name}.parquet", table(top / "p", columns, names).read_bytes()
+    yield "a.csv", b'image,label\nx.png,a\n"y, z.png",b\n'
+    yield "a.tsv", "path\tclass\nx.png\té\n".encode("utf-16")
+    yield "a.jsonl", b'{"image": "x.png", "label": 1}\n{"image": "y.png", "label": [1, 2]}\n'
+    yield "a.txt", b"\xef\xbb\xbfx.png\r\nfolder/y.png\n"
+
+
+def data() -> Iterator[tuple[str, bytes]]:
+    """`sources`, each with its suffix in the first line."""
+    for name, content in sources():
+        yield name, name.partition(".")[2].encode() + b"\n" + content
+
+
+SEEDS = {"image": images, "uri": uris, "data": data}
 
 
 def write(kind: str, folder: Path) -> int:
@@ -144,7 +181,8 @@ def arguments(kind: str, argv: Sequence[str]) -> list[str]:
     """
     seeds = tempfile.mkdtemp(prefix=f"fuzz-{kind}-")
     write(kind, Path(seeds))
-    ours = ["-max_len=4096", "-timeout=20", "-rss_limit_mb=2048", f"-dict={FOLDER / kind}.dict"]
+    length = 2**14 if kind == "data" else 2**12
+    ours = [f"-max_len={length}", "-timeout=20", "-rss_limit_mb=2048", f"-dict={FOLDER / kind}.dict"]
     grown = [argument for argument in argv[1:] if not argument.startswith("-")] or [
         tempfile.mkdtemp(prefix="fuzz-new-")
     ]

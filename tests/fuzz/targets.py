@@ -12,13 +12,17 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from resnext_hub.errors import FetchError, ImageError
+from resnext_hub.data.labels import list_images
+from resnext_hub.data.source import shards
+from resnext_hub.errors import FetchError, ImageError, SourceError
 from resnext_hub.models.manifest import Preprocessing, default_manifest
 from resnext_hub.processing_utils import uris
 from resnext_hub.processing_utils.preprocessing import GRADES, load_pixels, normalise
+from resnext_hub.processing_utils.uris import MAX_BYTES as MAX_IMAGE_BYTES
 
 MAX_PIXELS = 128 * 128  # a fuzzer wants many small images
 MAX_BYTES = 100_000
@@ -67,6 +71,42 @@ def repair(data: bytes) -> bytes:
             break
         out[end : end + 4] = struct.pack(">L", zlib.crc32(data[at + 4 : end]))
         at = end + 4
+    return bytes(out)
+
+
+def read_source(path: Path) -> tuple[int, int]:
+    """List a file and read its items, but no URI and no absolute path that it names; (images read, errors).
+
+    Raises:
+        AssertionError: an image has more bytes than one may have.
+        Exception: whatever is not a SourceError, or of an item a FetchError or FileNotFoundError.
+    """
+    read = refused = 0
+    try:
+        for shard in shards([str(path)], 4):
+            for item in shard.items():
+                if not item.name.startswith(str(path)) and (":" in item.name or item.name.startswith("/")):
+                    continue
+                try:
+                    content = item.read()
+                except (FetchError, FileNotFoundError):
+                    refused += 1
+                else:
+                    assert len(content) <= MAX_IMAGE_BYTES
+                    read += bool(content)
+        list_images([str(path)])
+    except SourceError:
+        refused += 1
+    return read, refused
+
+
+def repair_tar(data: bytes, start: int = 0) -> bytes:
+    """Right checksums for the headers of a tar, so that a mutation gets past them."""
+    out = bytearray(data)
+    for at in range(start, len(out) - 511, 512):
+        if out[at + 257 : at + 262] == b"ustar":
+            out[at + 148 : at + 156] = b" " * 8
+            out[at + 148 : at + 156] = b"%06o\0 " % sum(out[at : at + 512])
     return bytes(out)
 
 
