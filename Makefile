@@ -71,6 +71,10 @@ tools: .venv-tools/.done
 demo: .venv-core/.done
 	.venv-core/bin/resnext-hub classify demo/coffee.jpg --variant resnext_tiny --picture demo_out/coffee.png
 
+# Keep the bytecode of the tests and of this package: without it, every worker and every process that a test starts
+# compiles them again.
+quick slow test soak: export PYTHONDONTWRITEBYTECODE :=
+
 # After every edit: the tests that tests/support/slow.txt does not name.
 quick: setup
 	$(BIN)/pytest -n 2 -p no:nbmake -m "not slow and not soak"
@@ -102,9 +106,8 @@ soak: setup triton
 
 # Ten minutes each, coverage-guided; what they learn is kept in build/fuzz. (make soak does it without keeping.)
 fuzz: setup
-	mkdir -p build/fuzz/image build/fuzz/uri
-	$(BIN)/python tests/fuzz/fuzz_image.py -max_total_time=600 -print_final_stats=1 build/fuzz/image
-	$(BIN)/python tests/fuzz/fuzz_uri.py -max_total_time=600 -print_final_stats=1 build/fuzz/uri
+	for kind in image uri data; do mkdir -p build/fuzz/$$kind && $(BIN)/python tests/fuzz/fuzz_$$kind.py \
+	  -max_total_time=600 -print_final_stats=1 build/fuzz/$$kind || exit; done
 
 lint: setup
 	$(BIN)/ruff check .
