@@ -59,6 +59,8 @@ from ..support.hostile import (
 )
 from ..support.payloads import ARMED, EXTENTS, SYSTEM, UNARMED
 
+pytestmark = pytest.mark.slow  # they load in processes of their own, which no test is charged for
+
 KINDS = ["zip", "legacy", "safetensors"]
 STATE = hostile.state_dict()
 SMALL = Architecture(**(hostile.ARCHITECTURE | {"layers": (1, 1, 1, 1)}))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 LIST = Path(__file__).with_name("slow.txt")
-LONG = 0.3  # seconds of processor time
+MEAN, LONGEST = 0.2, 1.0  # seconds of processor time, over the parameters of a test
 STARTED = pytest.StashKey[float]()
 
 
 def name_of(test: str) -> str:
-    """Return a test's id without folders, so that its file may move."""
-    path, _, name = test.partition("::")
+    """Return a test's id without folders, so that its file may move, and without parameters."""
+    path, _, name = test.partition("[")[0].partition("::")
     return f"{Path(path).name}::{name}"
 
 
@@ -29,7 +31,7 @@ class SlowTests:
     def __init__(self, config: pytest.Config) -> None:
         self.worker: dict[str, int] | None = getattr(config, "workeroutput", None)
         self.left_out = 0
-        self.seconds: dict[str, float] = {}
+        self.seconds: defaultdict[str, list[float]] = defaultdict(list)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -52,13 +54,15 @@ class SlowTests:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "teardown":
-            self.seconds[name_of(report.nodeid)] = float(str(dict(report.user_properties)["seconds"]))
+            self.seconds[name_of(report.nodeid)].append(float(str(dict(report.user_properties)["seconds"])))
 
     def pytest_sessionfinish(self) -> None:
         if self.worker is not None:
             self.worker["left_out"] = self.left_out
         elif "WRITE_SLOW" in os.environ:
-            slow = sorted(test for test, seconds in self.seconds.items() if seconds > LONG)
+            slow = sorted(
+                test for test, seconds in self.seconds.items() if fmean(seconds) > MEAN or max(seconds) > LONGEST
+            )
             LIST.write_text("".join(f"{test}\n" for test in slow), encoding="utf-8")
 
     @pytest.hookimpl(optionalhook=True)
