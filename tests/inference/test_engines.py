@@ -210,6 +210,20 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub" / "checkpoints" / ".resnext-hub" / "engines"
 
 
+@pytest.fixture(scope="module")
+def built_once() -> Path:
+    open_engine(TINY, "onnxruntime")
+    path, digest = local()
+    name = f"{path.name}-onnxruntime-{building._key(TINY, digest, OnnxRuntimeEngine)}"
+    return Store().own / "engines" / name
+
+
+@pytest.fixture
+def built(built_once: Path, home: Path) -> Path:
+    """The folder of an engine that was built before."""
+    return shutil.copytree(built_once, home / built_once.name)
+
+
 @installed
 def test_a_build_that_fails_or_is_killed_leaves_nothing_in_the_way(home: Path, monkeypatch: Any) -> None:
     def fails(*args: Any) -> None:
@@ -234,13 +248,11 @@ def test_a_build_that_fails_or_is_killed_leaves_nothing_in_the_way(home: Path, m
 
 
 @installed
-def test_a_broken_engine_is_built_anew(home: Path, caplog: Any) -> None:
+def test_a_broken_engine_is_built_anew(built: Path, caplog: Any) -> None:
+    os.utime(built / "engine.json", (0, 0))
     open_engine(TINY, "onnxruntime")
-    (folder,) = home.iterdir()
-    os.utime(folder / "engine.json", (0, 0))
-    open_engine(TINY, "onnxruntime")
-    assert (folder / "engine.json").stat().st_mtime > 0, "its last use is noted"
-    (folder / "model.data").write_bytes(b"")
+    assert (built / "engine.json").stat().st_mtime > 0, "its last use is noted"
+    (built / "model.data").write_bytes(b"")
     assert off(open_engine(TINY, "onnxruntime")(pixels_of(1))[0], expected_of(pixels_of(1))[0]) < 1e-5
     assert "cannot be opened" in caplog.text
 
@@ -351,23 +363,21 @@ def test_what_an_engine_depends_on_is_in_its_key(monkeypatch: pytest.MonkeyPatch
 
 @installed
 @pytest.mark.parametrize("name", ["model.onnx", "engine.json", "model.data", "added"])
-def test_an_engine_with_a_changed_file_is_built_again(home: Path, name: str) -> None:
+def test_an_engine_with_a_changed_file_is_built_again(built: Path, name: str) -> None:
     """Of the large file, which is not hashed, a changed length is noticed."""
-    open_engine(TINY, "onnxruntime")
-    (folder,) = home.iterdir()
-    before = {path.name: path.read_bytes() for path in folder.iterdir()} | {"added": b""}
+    before = {path.name: path.read_bytes() for path in built.iterdir()} | {"added": b""}
     content = before[name]
     longer = name in ("model.data", "added")
-    (folder / name).write_bytes(content + b"x" if longer else content[:-9] + b"?" + content[-8:])
+    (built / name).write_bytes(content + b"x" if longer else content[:-9] + b"?" + content[-8:])
     open_engine(TINY, "onnxruntime")
-    assert {path.name for path in folder.iterdir()} == before.keys() - {"added"}
-    assert (folder / "model.data").read_bytes() == before["model.data"]
-    assert (folder / "model.onnx").read_bytes() == before["model.onnx"]
+    assert {path.name for path in built.iterdir()} == before.keys() - {"added"}
+    assert (built / "model.data").read_bytes() == before["model.data"]
+    assert (built / "model.onnx").read_bytes() == before["model.onnx"]
 
 
 @installed
-def test_others_cannot_replace_an_engine_after_it_was_checked(home: Path) -> None:
-    open_engine(TINY, "onnxruntime")
+def test_others_cannot_replace_an_engine_after_it_was_checked(built: Path) -> None:
+    home = built.parent
     home.chmod(0o777)
     assert open_engine(TINY, "onnxruntime").name == "onnxruntime"
     assert home.stat().st_mode & 0o022 == 0
@@ -464,14 +474,12 @@ def test_an_engine_is_fp32_whatever_the_default_is(home: Path) -> None:
 
 
 @installed
-def test_cache_verify_finds_a_broken_engine(home: Path, capsys: Any) -> None:
-    open_engine(TINY, "onnxruntime")
-    (folder,) = home.iterdir()
+def test_cache_verify_finds_a_broken_engine(built: Path, capsys: Any) -> None:
     assert cli.main(["cache", "verify"]) == 0
     assert "unchanged" in capsys.readouterr().out
-    data = bytearray((folder / "model.data").read_bytes())
+    data = bytearray((built / "model.data").read_bytes())
     data[1000] ^= 1
-    (folder / "model.data").write_bytes(data)
+    (built / "model.data").write_bytes(data)
     assert cli.main(["cache", "verify"]) == 3
     assert "was corrupt and has been removed" in capsys.readouterr().err
-    assert list(home.iterdir()) == []
+    assert list(built.parent.iterdir()) == []
