@@ -17,12 +17,12 @@ from typing import Any
 
 from ..errors import SourceError
 from .cells import NO_CLASS, Label, as_label, is_bytes, is_text, text_of
+from .footer import Chunk, Footer, read_footer, with_footer
 from .names import IMAGE_COLUMNS, LABEL_COLUMNS, NAME_COLUMNS, named
 from .stores import Access, Spool, filesystem, is_remote, is_web, keep, reason, spooled, version_of
 
 __all__ = ["Table", "class_names", "image_column", "label_column", "labels_of", "open_table"]
 
-FOOTER = 2**16  # bytes that are fetched first, of a store's table
 BATCH_BYTES = 2**26  # of a column, decoded at a time
 BATCH_ROWS = 4096
 RATIO = 2000  # how much a column may grow when it is decompressed
@@ -33,20 +33,17 @@ GROUPS_HELD = 8
 class Table:
     """An open Parquet file. ``begins``: the first row of each row group, and the number of rows at the end."""
 
-    def __init__(self, uri: str, access: Access, version: str, metadata: Any, spool: Spool | None) -> None:
-        self.uri, self.access, self.version, self.metadata, self.spool = uri, access, version, metadata, spool
+    def __init__(self, uri: str, access: Access, version: str, footer: Footer, spool: Spool | None) -> None:
+        self.uri, self.access, self.version, self.footer, self.spool = uri, access, version, footer, spool
         self.local = spool.path if spool else None if is_remote(uri) else uri
-        self.schema = metadata.schema.to_arrow_schema()
-        self.groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        self.schema = footer.schema
+        self.groups = [rows for rows, _ in footer.groups]
         self.begins = [0, *itertools.accumulate(self.groups)]
         self.rows = self.begins[-1]
 
-    def _chunks(self, group: int, columns: Sequence[str]) -> Iterator[Any]:
-        about = self.metadata.row_group(group)
-        for i in range(about.num_columns):
-            chunk = about.column(i)
-            if any(chunk.path_in_schema == c or chunk.path_in_schema.startswith(f"{c}.") for c in columns):
-                yield chunk
+    def _chunks(self, group: int, columns: Sequence[str]) -> list[Chunk]:
+        chunks = self.footer.groups[group][1]
+        return [c for c in chunks if any(c.path == name or c.path.startswith(f"{name}.") for name in columns)]
 
     def size(self, group: int, columns: Sequence[str]) -> int:
         """Bytes of some columns of a row group, as the table states them.
@@ -54,8 +51,8 @@ class Table:
         Raises:
             SourceError: they would grow more than images can.
         """
-        chunks = list(self._chunks(group, columns))
-        sizes = sum(c.total_compressed_size for c in chunks), sum(c.total_uncompressed_size for c in chunks)
+        chunks = self._chunks(group, columns)
+        sizes = sum(c.packed for c in chunks), sum(c.unpacked for c in chunks)
         if sizes[1] > RATIO * max(sizes[0], 2**12):
             raise SourceError(f"{self.uri}: {sizes[0]:,} bytes would become {sizes[1]:,} when they are decompressed.")
         return sizes[1]
@@ -69,10 +66,8 @@ class Table:
         def fill(target: Any) -> None:
             length = files.info(path)["size"]
             target.truncate(length)
-            ranges = [(length - self.metadata.serialized_size - 8, self.metadata.serialized_size + 8)]
-            for chunk in self._chunks(group, columns):
-                start = chunk.dictionary_page_offset or chunk.data_page_offset
-                ranges.append((min(start, chunk.data_page_offset), chunk.total_compressed_size))
+            ranges = [(length - self.footer.size, self.footer.size)]
+            ranges += [(chunk.start, chunk.packed) for chunk in self._chunks(group, columns)]
             for start, size in ranges:
                 target.seek(start)
                 target.write(files.cat_file(path, start=start, end=start + size))
@@ -170,7 +165,6 @@ def open_table(uri: str, access: Access, version: str | None = None) -> Table:
         FetchError: behind http(s) there is another version by now.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     if version is not None and (known := _tables.get((uri, version, access))) is not None:
         return known
@@ -180,30 +174,35 @@ def open_table(uri: str, access: Access, version: str | None = None) -> Table:
         return known
     local = spool.path if spool else None if is_remote(uri) else uri
     try:
-        metadata = pq.read_metadata(local) if local else _footer(uri, access)
-    except pa.ArrowException as error:
+        footer = read_footer(_tail(uri, access) if local is None else _local_tail(local))
+    except (pa.ArrowException, ValueError) as error:
         raise SourceError(f"{uri} is not a Parquet table: {error}") from error
-    table = _tables[uri, found, access] = Table(uri, access, found, metadata, spool)
+    table = _tables[uri, found, access] = Table(uri, access, found, footer, spool)
     for which, most in ((lambda t: t.spool, SPOOLS_HELD), (lambda t: True, TABLES_HELD)):
         for key in [key for key, table in _tables.items() if which(table)][:-most]:
             del _tables[key]
     return table
 
 
-def _footer(uri: str, access: Access) -> Any:
-    """The metadata of a store's table, read from its end."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _tail(uri: str, access: Access) -> bytes:
+    """The end of a store's table, with the whole footer."""
     files, path = filesystem(uri, access)
     try:
         length = files.info(path)["size"]
-        tail = files.cat_file(path, start=max(0, length - FOOTER), end=length)
-        if (size := int.from_bytes(tail[-8:-4], "little") + 8) > len(tail) and tail[-4:] == b"PAR1" and size <= length:
-            tail = files.cat_file(path, start=length - size, end=length)
+        return with_footer(length, lambda size: files.cat_file(path, start=length - size, end=length))
     except Exception as error:  # each store has its own
         raise SourceError(f"Cannot read {uri}: {reason(error)}") from error
-    return pq.read_metadata(pa.BufferReader(tail))
+
+
+def _local_tail(path: str) -> bytes:
+    with open(path, "rb") as file:
+        length = file.seek(0, 2)
+
+        def last(size: int) -> bytes:
+            file.seek(length - size)
+            return file.read(size)
+
+        return with_footer(length, last)
 
 
 def image_column(uri: str, schema: Any, wanted: str | None, label: str | None = None) -> tuple[str, str | None]:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from resnext_hub.data import archives, tables
 from resnext_hub.data.cells import as_label, parse_label
+from resnext_hub.data.footer import read_footer
 from resnext_hub.data.labels import list_images
 from resnext_hub.data.source import shards
 from resnext_hub.errors import FetchError, SourceError
@@ -261,6 +262,34 @@ def test_whatever_is_damaged_ends_with_an_error(name: str, tmp_path: Path) -> No
     read, refused = map(sum, zip(*counts, strict=True))
     assert refused
     assert read or name.endswith((".csv", ".tsv", ".jsonl", ".txt", "c.parquet"))
+
+
+def test_a_table_with_a_damaged_footer_does_not_end_the_process(tmp_path: Path) -> None:
+    """One bit of a length is enough for a C++ exception that Cython does not catch."""
+    content = SEEDS["c.parquet"]
+    size = int.from_bytes(content[-8:-4], "little") + 8
+    refused = 0
+    for at in range(len(content) - size, len(content) - 8):
+        damaged = bytearray(content)
+        damaged[at] ^= 3
+        refused += read_source(write(tmp_path / f"{at}.parquet", bytes(damaged)))[1] > 0
+    assert refused > 50
+
+
+def test_a_footer_is_read_as_pyarrow_reads_it(tmp_path: Path) -> None:
+    columns = {"image": [{"bytes": b"x" * i, "path": "a"} for i in range(90)], "label": [[i, 1] for i in range(90)]}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet", row_group_size=9)
+    metadata = pq.read_metadata(tmp_path / "t.parquet")
+    footer = read_footer((tmp_path / "t.parquet").read_bytes())
+    assert footer.size == metadata.serialized_size + 8
+    assert len(footer.groups) == metadata.num_row_groups == 10
+    for i, (rows, chunks) in enumerate(footer.groups):
+        assert rows == metadata.row_group(i).num_rows
+        for j, chunk in enumerate(chunks):
+            about = metadata.row_group(i).column(j)
+            start = about.dictionary_page_offset or about.data_page_offset
+            sizes = about.total_compressed_size, about.total_uncompressed_size
+            assert chunk == (about.path_in_schema, start, *sizes)
 
 
 def test_a_million_rows_are_not_held(tmp_path: Path) -> None:
