@@ -59,7 +59,7 @@ def run(kind: str, *options: str, timeout: int) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize(("kind", "runs"), [("image", 1000), ("uri", 3000)])
+@pytest.mark.parametrize(("kind", "runs"), [("image", 1000), ("uri", 3000), ("data", 1000)])
 def test_a_few_runs_of_each_fuzzer(kind: str, runs: int, tmp_path: Path) -> None:
     shown = run(kind, f"-runs={runs}", "-seed=1", f"-artifact_prefix={tmp_path}/", timeout=600)
     assert int(re.findall(r"cov: (\d+)", shown)[-1]) > 300, "it is not guided by coverage"
