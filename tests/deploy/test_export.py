@@ -120,25 +120,6 @@ def test_every_family_to_every_target(target: str, family: str, tmp_path: Path) 
     assert set(report.agreement.batches) == {1, 3, 4}
 
 
-@pytest.mark.parametrize(
-    "checkpoint",
-    [  # more than a gigabyte is for the soak tests
-        pytest.param(c, id=c.name, marks=[pytest.mark.soak] if c.params > 300e6 else [])
-        for c in MANIFEST.checkpoints.values()
-    ],
-)
-def test_every_variant(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """With one block a stage, in the quickest target; at full depth in all targets: the next test."""
-    one_each = dataclasses.replace(checkpoint.architecture, layers=(1, 1, 1, 1))
-    network = random_network(one_each, checkpoint.num_classes)
-    report = export_network(network, shrunk(checkpoint, architecture=one_each), "torchscript", tmp_path / "out")
-    assert report.agreement.difference < 1e-5
-    metadata = json.loads((report.folder / "metadata.json").read_text())
-    assert metadata["license"]["id"] == checkpoint.license_id
-    assert len(metadata["labels"]) == checkpoint.num_classes
-    assert metadata["source"]["file"] == checkpoint.sources[0].filename
-
-
 @pytest.mark.soak
 @pytest.mark.parametrize("checkpoint", MANIFEST.checkpoints.values(), ids=lambda c: c.name)
 @pytest.mark.parametrize("target", FORMATS)
