@@ -23,7 +23,7 @@ from resnext_hub.deploy import tensorrt_engine, to_tensorrt
 from resnext_hub.deploy.deployed_network import ResizeAndCrop
 from resnext_hub.deploy.export import Report, export, export_network
 from resnext_hub.deploy.formats import FORMATS
-from resnext_hub.deploy.metadata import as_strings
+from resnext_hub.deploy.metadata import as_strings, describe
 from resnext_hub.deploy.photos import read_photos, sample_photos
 from resnext_hub.deploy.signature import Signature
 from resnext_hub.deploy.verify import TOLERANCES, compare
@@ -118,6 +118,15 @@ def test_every_family_to_every_target(target: str, family: str, tmp_path: Path) 
     assert report.agreement.difference < 1e-5
     assert report.agreement.top1_agreement == 1
     assert set(report.agreement.batches) == {1, 3, 4}
+
+
+def test_what_an_artefact_says_of_every_variant() -> None:
+    for checkpoint in MANIFEST.checkpoints.values():
+        signature = Signature(checkpoint.preprocessing.crop_size, checkpoint.num_classes)
+        described = json.loads(json.dumps(describe(checkpoint, signature, "fp32", None)))
+        assert described["license"]["id"] == checkpoint.license_id
+        assert described["source"]["file"] == checkpoint.sources[0].filename
+        assert len(described["labels"]) == checkpoint.num_classes
 
 
 @pytest.mark.soak
