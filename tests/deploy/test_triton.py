@@ -431,11 +431,12 @@ def network() -> torch.nn.Module:
     return load(TINY).eval()
 
 
-def scores_of(network: torch.nn.Module, files: list[Path], grade: str = "close") -> np.ndarray:
-    """The probabilities of the fp32 network in this process."""
+def scores_of(served: Served, network: torch.nn.Module, files: list[Path]) -> np.ndarray:
+    """The probabilities of the fp32 network in this process, of the pixels that the server's decoder makes."""
     from resnext_hub.processing_utils.preprocessing import normalise
 
-    pixels = np.stack([load_pixels(file, TINY.preprocessing, grade) for file in files])
+    answers = [served.client.infer(protocol="grpc", model="resnext_tiny_decode", files=[file]) for file in files]
+    pixels = np.array([answer["outputs"]["pixels"][0] for answer in answers], np.uint8)
     with torch.inference_mode():
         return network(torch.from_numpy(normalise(pixels, TINY.preprocessing))).softmax(1).numpy()
 
@@ -469,7 +470,7 @@ def test_every_configuration_is_read_by_tritons_schema(triton_python: Path, tmp_
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_answers_are_the_networks(served: Served, photos: list[Path], network: torch.nn.Module, protocol: str):
-    expected = scores_of(network, photos)
+    expected = scores_of(served, network, photos)
     best = top_predictions(expected, 5, labels=read_labels(TINY.labels))
     answers = [served.client.infer(protocol=protocol, model="resnext_tiny", files=[file]) for file in photos]
     together = served.client.infer(protocol=protocol, model="resnext_tiny", files=photos)
@@ -505,7 +506,7 @@ def test_older_versions_stay(served: Served, photos: list[Path], network: torch.
 
 def test_tritons_own_classification(served: Served, photos: list[Path], network: torch.nn.Module):
     """A client that knows no output of ours gets labels by asking for classes, from Triton's core."""
-    expected = scores_of(network, photos[:1])[0]
+    expected = scores_of(served, network, photos[:1])[0]
     label = read_labels(TINY.labels)[int(expected.argmax())].name
     pixels = load_pixels(photos[0], TINY.preprocessing, "close")[None]
     tensor = {"name": "pixels", "kind": "UINT8", "values": pixels.tolist()}
@@ -561,7 +562,9 @@ def test_the_cache_answers_the_second_time(served: Served, photos: list[Path]):
 def test_32_clients_lose_nothing_and_are_batched(
     seconds: float, served: Served, photos: list[Path], network: torch.nn.Module
 ):
-    scores = scores_of(network, photos)  # of photos whose best five do not depend on rounding, as batches differ in it
+    scores = scores_of(
+        served, network, photos
+    )  # of photos whose best five do not depend on rounding, as batches differ in it
     gaps = -np.diff(-np.sort(-scores, axis=1)[:, :6], axis=1)
     clear = [i for i in range(len(photos)) if gaps[i].min() > 1e-5]
     files, classes = [photos[i] for i in clear], np.argsort(-scores, axis=1)[clear, :5].tolist()
