@@ -33,7 +33,7 @@ import numpy as np
 import torch
 import torchvision
 from PIL import Image
-from resnext_hub.data.names import Passed
+from resnext_hub.data.file_names import Passed
 from resnext_hub.data.source import shards
 from resnext_hub.files import sha256
 from resnext_hub.inference.bulk import SHARD_ROWS, Request

@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 from resnext_hub.benchmarks.scale import BATCH, WORKERS, doubles, shards_of
-from resnext_hub.data.names import Passed
+from resnext_hub.data.file_names import Passed
 from resnext_hub.inference.bulk import Predictor, Request
 from resnext_hub.inference.resumable import process_shards, run
 

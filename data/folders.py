@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ..errors import SourceError
 from ..processing_utils.uris import scheme_of
-from .names import Passed, is_hidden, kind_of
+from .file_names import Passed, is_hidden, kind_of
 from .stores import Access, ask, filesystem, is_remote, is_web
 
 __all__ = ["Found", "expand_braces", "find_files", "is_pattern"]

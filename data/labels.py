@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import SourceError
 from .cells import NO_CLASS, Label
-from .names import Passed, split_of
+from .file_names import Passed, split_of
 from .shards import Place, Subset, TableShard, Told
 from .source import shards
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..errors import SourceError
 from .cells import Label, as_label, parse_label
-from .names import IMAGE_COLUMNS, LABEL_COLUMNS, named
+from .columns import list_columns
 from .stores import Access, is_remote, open_binary
 
 __all__ = ["Row", "read_list"]
@@ -98,20 +98,6 @@ def _from_json(uri: str, lines: Iterator[str], column: str | None, label_column:
         if not isinstance(path := record.get(image), str) or not path:
             raise SourceError(f"{uri}, line {number:,}, has no path in {image!r}.")
         yield Row(path, as_label(record.get(label)) if label is not None else None)
-
-
-def list_columns(uri: str, names: list[str], column: str | None, label_column: str | None) -> tuple[str, str | None]:
-    """The columns of paths and of labels of a list with these columns."""
-    for wanted in (column, label_column):
-        if wanted is not None and wanted not in names:
-            raise SourceError(f"{uri} has no column {wanted!r}; choose from {', '.join(names)[:500]}.")
-    image = column or named(names, IMAGE_COLUMNS)
-    if image is None:
-        raise SourceError(
-            f"Which column of {uri} holds the images? Pass column=NAME, one of {', '.join(names)[:500]}. "
-            "(Without a header, name the list .txt: one path a line.)"
-        )
-    return image, label_column or named([name for name in names if name != image], LABEL_COLUMNS)
 
 
 def _resolved(uri: str, rows: Iterator[Row]) -> Iterator[Row]:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from ..errors import FetchError, SourceError
-from . import archives, tables
+from . import archives, columns, parquet
 from .cells import Label, as_label, cell, parse_label, text_of
-from .names import LABEL_COLUMNS, Passed, kind_of, named
-from .names import is_hidden as hidden
+from .columns import LABEL_COLUMNS, named
+from .file_names import Passed, kind_of
+from .file_names import is_hidden as hidden
 from .stores import Access, is_remote, is_web, read_image, read_range, reason, version_of
 
 __all__ = ["ArchiveShard", "Item", "PathShard", "Place", "Shard", "TableShard", "Told"]
@@ -264,8 +265,8 @@ class TableShard:
     def remote(self) -> bool:
         return True  # the column may hold URLs
 
-    def _table(self) -> tables.Table:
-        return tables.open_table(self.uri, self.access, self.version)
+    def _table(self) -> parquet.Table:
+        return parquet.open_table(self.uri, self.access, self.version)
 
     def items(self, start: int = 0) -> Iterator[Item]:
         row, end = self.first + start, self.first + self.length
@@ -299,13 +300,13 @@ class TableShard:
     def told(self, label_column: str | None = None) -> Iterator[Told]:
         try:
             table = self._table()
-            column = tables.label_column(self.uri, table.schema, self.column, label_column)
+            column = columns.label_column(self.uri, table.schema, self.column, label_column)
             if column is None:
                 for _, value in table.values(self.column, self.first, self.length):
                     path = text_of(value) or ""
                     yield Told(path, Place("", path, listed=True), None)
                 return
-            for label in tables.labels_of(table, column, self.first, self.length):
+            for label in parquet.labels_of(table, column, self.first, self.length):
                 yield Told(None, Place(self.place, ""), label)
         except SourceError:
             raise
@@ -319,8 +320,8 @@ class TableShard:
     def class_names(self, label_column: str | None) -> tuple[str, ...] | None:
         """The names of the numbers in the column of labels, where the table has them."""
         schema = self._table().schema
-        column = tables.label_column(self.uri, schema, self.column, label_column)
-        return None if column is None else tables.class_names(schema, column)
+        column = columns.label_column(self.uri, schema, self.column, label_column)
+        return None if column is None else parquet.class_names(schema, column)
 
     def name(self, number: int) -> str:
         return f"{self.uri}[{self.first + number}]"

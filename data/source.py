@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 from ..errors import SourceError
 from ..packages import needed
-from . import tables
+from . import columns, parquet
 from .cells import Label
+from .file_names import KINDS, Passed, kind_of
 from .folders import Found, expand_braces, find_files, is_pattern
 from .lists import read_list
-from .names import KINDS, Passed, kind_of
 from .shards import ArchiveShard, PathShard, TableShard
 from .stores import Access, is_remote, is_web, reason, version_of
 
@@ -106,8 +106,8 @@ class _Reader:
     def _table(self, uri: str, place: str) -> Iterator[TableShard]:
         with needed("A table", "bulk"):
             import pyarrow  # noqa: F401
-        table = tables.open_table(uri, self.access)
-        column, name_column = tables.image_column(uri, table.schema, self.column, self.label_column)
+        table = parquet.open_table(uri, self.access)
+        column, name_column = columns.image_column(uri, table.schema, self.column, self.label_column)
         for first in range(0, table.rows, self.rows):
             length = min(self.rows, table.rows - first)
             yield TableShard(uri, place, self.access, column, name_column, first, length, table.rows, table.version)

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import SourceError
 from ..models.manifest import default_manifest
 from ..processing_utils.labels import Label, read_labels
-from . import tables
+from . import parquet
 from .labels import Images, Listing, list_images
 from .shards import TableShard
 from .stores import Access, ask, filesystem, is_remote
@@ -100,10 +100,10 @@ def _blocks(listing: Listing) -> tuple[int, ...]:
     """One block; of tables that are larger than what is held, their row groups."""
     if not all(isinstance(shard, TableShard) for shard in listing.shards):
         return (len(listing),)
-    opened = [tables.open_table(s.uri, s.access, s.version) for s in listing.shards if s.first == 0]
+    opened = [parquet.open_table(s.uri, s.access, s.version) for s in listing.shards if s.first == 0]
     columns = [listing.shards[0].column]
     size = sum(table.size(group, columns) for table in opened for group in range(len(table.groups)))
-    if size <= tables.HELD_BYTES:
+    if size <= parquet.HELD_BYTES:
         return (len(listing),)
     begins = np.cumsum([0, *(rows for table in opened for rows in table.groups)])
     return tuple(n for n in np.diff(np.searchsorted(listing.numbers, begins)).tolist() if n)
@@ -137,7 +137,7 @@ def relabelled(listing: Listing, table: str, classes: Sequence[str] | None = Non
     Raises:
         SourceError: other columns, or numbers that the images or classes have not.
     """
-    opened = tables.open_table(table, Access())
+    opened = parquet.open_table(table, Access())
     column = next((c for c in ("class", "targets") if c in opened.schema.names), None)
     names = [c for c in ("index", column, "repeat_factor") if c is not None and c in opened.schema.names]
     if column is None or "index" not in names or not opened.rows:

@@ -22,7 +22,7 @@ from ..errors import FetchError, SourceError
 from ..packages import needed
 from ..processing_utils.uris import MAX_BYTES, fetch, read_file, scheme_of
 from ..telemetry import silence
-from .names import ANONYMOUS, RAW, STORES
+from .file_names import RAW
 
 __all__ = [
     "Access",
@@ -38,6 +38,16 @@ __all__ = [
     "spooled",
     "version_of",
 ]
+
+# fsspec knows many more (ftp, ssh, github, chains such as simplecache::http://). Some connect to any address that is
+# written in the URI, or open any file, and a list or table may be a stranger's.
+STORES = ("s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "oci", "oss", "memory")
+#: How each store is asked for public data without an account.
+ANONYMOUS = {
+    **{scheme: {"anon": True} for scheme in ("s3", "s3a", "az", "abfs", "abfss")},
+    **{scheme: {"token": "anon"} for scheme in ("gs", "gcs")},
+    "hf": {"token": False},
+}
 
 # A list, table or archive behind http(s) is fetched completely, with the same checks as images.
 WEB = ("http", "https")

@@ -17,7 +17,7 @@ from ..packages import needed
 with needed("A table", "bulk"):
     import pyarrow as pa
 
-from ..data.names import Passed
+from ..data.file_names import Passed
 from ..data.shards import Item, Shard
 from ..data.source import count, shards
 from ..errors import ImageError, TruncatedImageError, UnknownOptionError

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from ..data.names import Passed
+from ..data.file_names import Passed
 from ..errors import EngineError, OutputError
 from ..identity import differences
 from ..net.addresses import answers

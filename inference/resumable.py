@@ -30,7 +30,7 @@ from ..packages import needed
 with needed("A table", "bulk"):
     import pyarrow as pa
 
-from ..data.names import Passed
+from ..data.file_names import Passed
 from ..data.shards import Item, Shard
 from ..identity import versions
 from ..models.manifest import Checkpoint, Preprocessing

@@ -17,10 +17,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from resnext_hub.data import archives, tables
+from resnext_hub.data import archives, parquet
 from resnext_hub.data.cells import as_label, parse_label
-from resnext_hub.data.footer import read_footer
 from resnext_hub.data.labels import list_images
+from resnext_hub.data.parquet_footer import read_footer
 from resnext_hub.data.source import shards
 from resnext_hub.errors import FetchError, SourceError
 from resnext_hub.processing_utils.uris import MAX_BYTES
@@ -292,7 +292,7 @@ def test_a_million_rows_are_not_held(tmp_path: Path) -> None:
     """Memory while they are listed does not grow with their number."""
     (tmp_path / "l.txt").write_text("".join(f"folder/{i:07}.jpg\n" for i in range(1_000_000)))
     pq.write_table(pa.table({"path": [f"folder/{i:07}.jpg" for i in range(1_000_000)]}), tmp_path / "t.parquet")
-    tables.open_table(str(tmp_path / "t.parquet"), tables.Access())
+    parquet.open_table(str(tmp_path / "t.parquet"), parquet.Access())
     for name, start in (("l.txt", 0), ("t.parquet", 4090)):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         number = 0
@@ -314,7 +314,7 @@ def test_labels_as_people_write_them() -> None:
 
 def test_suffixes_are_those_of_the_formats_that_are_read() -> None:
     from PIL import Image
-    from resnext_hub.data.names import IMAGES
+    from resnext_hub.data.file_names import IMAGES
     from resnext_hub.processing_utils.images import FORMATS
 
     Image.init()

@@ -20,8 +20,8 @@ import pytest
 from PIL import Image
 from resnext_hub.curation import selection
 from resnext_hub.data import names as names_
+from resnext_hub.data.file_names import Passed
 from resnext_hub.data.labels import list_images
-from resnext_hub.data.names import Passed
 from resnext_hub.data.source import shards
 from resnext_hub.data.splits import relabelled, train_and_val
 from resnext_hub.errors import SourceError

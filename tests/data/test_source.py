@@ -15,8 +15,8 @@ import fsspec.core
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from resnext_hub.data import parquet
 from resnext_hub.data import source as sources
-from resnext_hub.data import tables
 from resnext_hub.data.shards import Item
 from resnext_hub.errors import FetchError, MissingPackageError, PrivateAddressError, SourceError
 
@@ -201,7 +201,7 @@ def test_a_table_from_the_web_is_fetched_once(folder: Path, served: Any) -> None
     pq.write_table(table_of("paths", folder), served.folder / "t.parquet")
     again = list(sources.shards([f"{served.url}/t.parquet"], 3, private=True))
     assert again[0].fingerprint() != found[0].fingerprint()
-    tables._tables.clear()  # as on another machine
+    parquet._tables.clear()  # as on another machine
     with pytest.raises(FetchError):
         next(iter(found[0].items())).read()
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from resnext_hub.data import tables
+from resnext_hub.data import parquet
 from resnext_hub.data.labels import list_images
 from resnext_hub.data.splits import LabelledImages, hold_out, open_images, relabelled, train_and_val
 from resnext_hub.errors import SourceError
@@ -92,12 +92,12 @@ def test_what_cannot_be_used_is_refused(make: object, message: str, tmp_path: Pa
 
 
 def test_large_tables_are_read_by_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnext_hub.data.tables.HELD_BYTES", 1)
-    monkeypatch.setattr("resnext_hub.data.tables.GROUPS_HELD", 2)
+    monkeypatch.setattr("resnext_hub.data.parquet.HELD_BYTES", 1)
+    monkeypatch.setattr("resnext_hub.data.parquet.GROUPS_HELD", 2)
     images = open_images(table(tmp_path / "x.parquet"))
     assert images.blocks == (2, 2, 2)
     assert [colour(images, i) for i in (5, 0, 3, 1, 4, 2)] == [5, 0, 3, 1, 4, 2]
-    assert len(tables._groups) == 2
+    assert len(parquet._groups) == 2
 
 
 def test_an_epoch_is_a_permutation_of_its_seed() -> None:

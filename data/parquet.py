@@ -17,11 +17,10 @@ from typing import Any
 
 from ..errors import SourceError
 from .cells import NO_CLASS, Label, as_label, is_bytes, is_text, text_of
-from .footer import Chunk, Footer, read_footer, with_footer
-from .names import IMAGE_COLUMNS, LABEL_COLUMNS, NAME_COLUMNS, named
+from .parquet_footer import Chunk, Footer, read_footer, with_footer
 from .stores import Access, Spool, filesystem, is_remote, is_web, keep, reason, spooled, version_of
 
-__all__ = ["Table", "class_names", "image_column", "label_column", "labels_of", "open_table"]
+__all__ = ["Table", "class_names", "labels_of", "open_table"]
 
 BATCH_BYTES = 2**26  # of a column, decoded at a time
 BATCH_ROWS = 4096
@@ -203,50 +202,6 @@ def _local_tail(path: str) -> bytes:
             return file.read(size)
 
         return with_footer(length, last)
-
-
-def image_column(uri: str, schema: Any, wanted: str | None, label: str | None = None) -> tuple[str, str | None]:
-    """The column of images, and that of their names, if the images are bytes and there is one.
-
-    Raises:
-        SourceError: there is none, or several could be meant.
-    """
-    content = [field.name for field in schema if is_bytes(field.type)]
-    text = [field.name for field in schema if is_text(field.type) and field.name != label]
-    if wanted is not None and wanted not in (*content, *text):
-        raise SourceError(f"{uri} has no column {wanted!r} of images or paths; choose from {', '.join(schema.names)}.")
-    candidates = content or text
-    chosen = wanted or (candidates[0] if len(candidates) == 1 else named(candidates, IMAGE_COLUMNS))
-    if chosen is None:
-        raise SourceError(
-            f"Which column of {uri} holds the images? Pass column=NAME, one of {', '.join(schema.names)}."
-        )
-    return chosen, named(text, NAME_COLUMNS) if chosen in content else None
-
-
-def label_column(uri: str, schema: Any, image: str, wanted: str | None) -> str | None:
-    """The column of classes; None if there is none, and the images are paths, whose folders may be classes.
-
-    Raises:
-        SourceError: there is none.
-    """
-    if wanted is not None and wanted not in schema.names:
-        raise SourceError(f"{uri} has no column {wanted!r}; choose from {', '.join(schema.names)}.")
-    usable = [f.name for f in schema if f.name != image and _holds_labels(f.type)]
-    found = wanted or named(usable, LABEL_COLUMNS)
-    if found is None and not is_text(schema.field(image).type):
-        raise SourceError(
-            f"Which column of {uri} holds the classes? Pass label_column=NAME, one of {', '.join(schema.names)}."
-        )
-    return found
-
-
-def _holds_labels(kind: Any) -> bool:
-    from pyarrow import types
-
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return types.is_integer(kind.value_type)
-    return is_text(kind) or types.is_integer(kind) or types.is_floating(kind)
 
 
 def class_names(schema: Any, column: str) -> tuple[str, ...] | None:

@@ -1,4 +1,4 @@
-"""Names with a meaning: suffixes, hidden files, split folders, columns. `docs/data.md` lists them for users."""
+"""File and folder names with a meaning: suffixes, hidden files, split folders. `docs/data.md` lists them for users."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import Literal
 
-__all__ = ["Kind", "Passed", "is_hidden", "kind_of", "named", "split_of"]
+__all__ = ["Kind", "Passed", "is_hidden", "kind_of", "split_of"]
 
 Kind = Literal["image", "list", "table", "archive"]
 
@@ -38,28 +38,6 @@ SPLITS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 
-# The first of these that a table or list has.
-IMAGE_COLUMNS = (
-    *("image", "img", "images", "picture", "photo", "jpg", "jpeg", "png", "webp", "path", "image_path", "filepath"),
-    *("file", "file_name", "filename", "uri", "url", "image_url", "name", "image_id"),
-)
-LABEL_COLUMNS = (
-    *("label", "wnid", "synset", "class", "cls", "labels", "target", "targets", "class_index", "class_id"),
-    *("class_name", "label_name", "fine_label", "category"),
-)
-# What an encoded image in a table is called.
-NAME_COLUMNS = ("name", "path", "file_name", "filename", "__key__")
-
-# fsspec knows many more (ftp, ssh, github, chains such as simplecache::http://). Some connect to any address that is
-# written in the URI, or open any file, and a list or table may be a stranger's.
-STORES = ("s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "oci", "oss", "memory")
-#: How each store is asked for public data without an account.
-ANONYMOUS = {
-    **{scheme: {"anon": True} for scheme in ("s3", "s3a", "az", "abfs", "abfss")},
-    **{scheme: {"token": "anon"} for scheme in ("gs", "gcs")},
-    "hf": {"token": False},
-}
-
 
 def kind_of(name: str) -> Kind | None:
     """The kind of file that a name's suffix states."""
@@ -75,12 +53,6 @@ def is_hidden(name: str) -> bool:
 def split_of(word: str) -> str | None:
     """train, val or test, if a word means one of them."""
     return SPLITS.get(word.lower())
-
-
-def named(names: list[str], ordered: tuple[str, ...]) -> str | None:
-    """The first of ``ordered`` that is among names, whatever the case."""
-    lower = {name.lower(): name for name in reversed(names)}
-    return next((lower[name] for name in ordered if name in lower), None)
 
 
 class Passed(Counter[str]):
