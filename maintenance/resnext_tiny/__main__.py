@@ -4,9 +4,8 @@
 
 1. start: train a smaller network on the labels (resnext_tiny_start.toml).
 2. scores: a teacher scores the training images (teacher.py).
-3. tiny: enlarge the network, and train it on the labels and the scores (resnext_tiny.toml).
-4. large: train it at 80 pixels, to be used at 96 (resnext_tiny_96.toml), and fit the temperature.
-5. Compare test sizes, and write the weights in float16 as OUT/resnext_tiny-HASH.pth.
+3. tiny: enlarge the network, train it on the labels and the scores (resnext_tiny.toml), and fit the temperature.
+4. Compare test sizes, and write the weights in float16 as OUT/resnext_tiny-HASH.pth.
 
 DATA has train*.parquet, val*.parquet (columns wnid and jpeg) and classes.tsv. The test size and the temperature are
 measured on training images that are held out in all steps; val is only used to report the accuracy. Other options, such
@@ -42,7 +41,7 @@ SIZES = range(64, 113, 8)
 @torch.inference_mode()
 def accuracy_by_size(run: Path, data: Path) -> dict[int, tuple[float, float]]:
     """(top-1, cross-entropy) of a run at each test size, on the training images that its recipe holds out."""
-    recipe = load_recipe(HERE / "resnext_tiny_96.toml", {})
+    recipe = load_recipe(HERE / "resnext_tiny.toml", {})
     images, _, _ = train_and_val(str(data), seed=recipe.seed)
     held = PixelTable.read(images.subset(np.flatnonzero(hold_out(images, recipe.seed, count=recipe.held_out))))
     checkpoint = find_checkpoint(run)
@@ -74,10 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         score_data(data, out / "scores", torch.get_num_threads())
     scores = ("--teacher-scores", out / "scores")
     train("resnext_tiny", "tiny", "--initial-weights", out / "start" / "weights.pt", *scores)
-    train("resnext_tiny_96", "large", "--initial-weights", out / "tiny" / "weights.pt", *scores)
-    for size, (top1, loss) in accuracy_by_size(out / "large", data).items():
+    for size, (top1, loss) in accuracy_by_size(out / "tiny", data).items():
         print(f"{size} pixels: {100 * top1:.2f}% top-1, cross-entropy {loss:.4f} on held-out training images")
-    weights = out / "large" / find_checkpoint(out / "large").sources[0].path
+    weights = out / "tiny" / find_checkpoint(out / "tiny").sources[0].path
     print(f"Saved {publish_half(read_state_dict(weights), out, 'resnext_tiny')}")
     return 0
 
