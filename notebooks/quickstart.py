@@ -4,7 +4,7 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/org/resnext-hub/blob/main/notebooks/quickstart.ipynb)
 #
 # Classify a photo, then look inside the network. `resnext_tiny` needs no download beyond the repository: it is small, looks at
-# 64x64 pixels and knows 200 classes. Set `VARIANT` to another name, such as `resnext50_32x4d_swsl`, to use published weights
+# 80x80 pixels and knows 200 classes. Set `VARIANT` to another name, such as `resnext50_32x4d_swsl`, to use published weights
 # with 1,000 classes (mind their licence).
 
 # %%

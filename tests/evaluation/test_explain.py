@@ -96,7 +96,7 @@ def test_it_is_the_papers_formula() -> None:
         images = torch.from_numpy(preprocess(image, preset))[None]
         maps = network.forward_features(images)
         cam = torch.einsum("c,chw->hw", network.fc.weight[17], maps[0]).relu()
-        expected = nn.functional.interpolate(cam[None, None], (64, 64), mode="bilinear")[0, 0]
+        expected = nn.functional.interpolate(cam[None, None], images.shape[2:], mode="bilinear")[0, 0]
         assert found.probability == pytest.approx(float(network(images).softmax(1)[0, 17]), abs=1e-6)
     np.testing.assert_allclose(found.heat, (expected / expected.max()).numpy(), atol=1e-5)
 

@@ -168,7 +168,7 @@ def test_features(engine: str, image: Image.Image) -> None:
     assert classify.features([image] * 3, batch_size=2).shape == (3, 512)
     with pytest.raises(ImageError):
         classify.features([image, b"no image"])
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64 * 64, 2))
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * TINY.preprocessing.crop_size**2, 2))
     with pytest.raises(ValueError, match="ResNeXt"):
         Classifier(network, TINY.preprocessing, ["a", "b"]).features(image)
 
@@ -208,12 +208,12 @@ def test_accuracy_is_what_the_manifest_says(classify: Classifier, shared: Path) 
     best = torch.from_numpy(logits).topk(5).indices
     hits = best == expected[:, None]
     top1, top5 = 100 * hits[:, 0].float().mean().item(), 100 * hits.any(1).float().mean().item()
-    assert top1 >= 50
+    assert top1 >= 58
     # Two of 5,000 images may fall otherwise where another processor rounds otherwise.
     assert top1 == pytest.approx(TINY.published.top1, abs=0.05)
     assert top5 == pytest.approx(TINY.published.top5, abs=0.05)
     confidence = torch.from_numpy(logits).softmax(1).amax(1)
-    assert expected_calibration_error(confidence.numpy(), hits[:, 0].numpy()) <= 0.05
+    assert expected_calibration_error(confidence.numpy(), hits[:, 0].numpy()) <= 0.03
 
 
 def test_its_labels_are_those_it_was_trained_on(shared: Path) -> None:
