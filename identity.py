@@ -1,4 +1,4 @@
-"""The identity of a run that can be resumed: a JSON record of everything that decides its result."""
+"""The identity of a resumable run: a JSON record of everything that determines its result."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ class Run:
             self.descriptor = None
 
     def wait(self, seconds: float) -> bool:
-        """Whether it has ended well; one that takes longer is killed."""
+        """True if it exits with status 0 in time; otherwise it is killed."""
         if self.descriptor is not None:
             begun = time.monotonic()
             while not select.select([self.descriptor], [], [], 0.1)[0]:
@@ -203,7 +203,7 @@ HALF = len(CONTENT) // 2
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """What the server does: a few steps, or one for ever."""
+    """The server's behaviour: a few steps, or one step for all requests."""
 
     title: str
     script: tuple[str, ...] = ()
@@ -277,7 +277,7 @@ def url_of(fault: Fault, server: FaultyServer, client: str) -> str:
 
 
 def try_one(fault: Fault, name: str, client: Client, folder: Path, seconds: float) -> str:
-    """What came of a fault: the cell of the table."""
+    """The outcome of a fault: the cell of the table."""
     with serving() as server:
         server.content = CONTENT
         url = url_of(fault, server, name)

@@ -104,11 +104,11 @@ def open_session(model: Path) -> Any:
 
 
 def choices() -> dict[str, Mapping[str, Any]]:
-    """What int8 could be instead: convolutions in float32 (by number, of a `Bottleneck`), images in a batch, and other
+    """The alternatives for int8: convolutions in float32 (by number, of a `Bottleneck`), images in a batch, and other
     arguments and extra options of ONNX Runtime's `quantize_static`."""
     quantization = import_quietly("onnxruntime.quantization")
 
-    def percentile(percent: float) -> Mapping[str, Any]:  # wants whole batches
+    def percentile(percent: float) -> Mapping[str, Any]:  # needs complete batches
         extra = {"CalibMovingAverage": False, "CalibPercentile": percent}
         return {
             "batch": 8,

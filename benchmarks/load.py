@@ -91,7 +91,7 @@ class Endpoint:
 
 
 def requests_for(endpoint: Endpoint, images: Path | None, outputs: list[str]) -> list[tuple[dict[str, str], bytes]]:
-    """What the model is to be asked, over and over."""
+    """The requests that are sent repeatedly."""
     inputs = endpoint.metadata()["inputs"]
     if len(inputs) != 1:
         raise SystemExit(f"The model has {len(inputs)} inputs; this script supports models with one.")

@@ -1,4 +1,4 @@
-"""What a long run holds as it goes: memory, open descriptors and threads, beside the rows that are done.
+"""Measure a long run: memory, open descriptors and threads against finished rows.
 
     python benchmarks/long_run.py --rows 1000000 --photos TABLE.parquet --times 20 --trace docs/results/long_run.csv
     python benchmarks/long_run.py --trace docs/results/long_run.csv --picture docs/pictures/long_run_memory.png

@@ -1,4 +1,4 @@
-"""How time and memory grow with the number of images: 1 k to 1 M rows of doubles, each size in a fresh process.
+"""Measure how time and memory grow with the number of images: 1 k to 1 M rows, each size in a fresh process.
 
     python benchmarks/scale.py [--sizes 1000 10000 100000 1000000] [--picture docs/pictures/scale.png]
 

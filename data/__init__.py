@@ -1,4 +1,4 @@
-"""What users point at -> numbered images and, where there are any, their labels. One reader for all commands.
+"""Read data sets for all commands: folders, lists, tables, archives and stores become numbered images with labels.
 
 The rules are in ``docs/data.md``. `source` finds the shards, `shards` reads them, `labels` decides classes and splits,
 and `splits` makes the sets for a training.

@@ -65,7 +65,7 @@ Read = Callable[[], bytes]
 
 
 def members(uri: str, access: Access) -> Iterator[tuple[Member, Read]]:
-    """Each file in an archive, with what reads its content; call it before the next file is asked for.
+    """Each file in an archive, with a function that reads its content, to be called before the next file is requested.
 
     Raises:
         ArchiveError: from here on it is damaged.
@@ -121,7 +121,7 @@ def content(read: Callable[[int, int], bytes], member: Member) -> bytes:
 
 
 def unpacked(uri: str, access: Access, version: str) -> str:
-    """Where an archive's members can be read one by one: itself, or a temporary copy without compression.
+    """The path of a file whose members can be read one by one: the archive, or a temporary uncompressed copy.
 
     Raises:
         SourceError: the copy does not fit on the disk.
@@ -150,7 +150,7 @@ _copies: dict[tuple[str, str], Spool] = {}
 
 
 class _Input:
-    """A file that is read forwards. ``limit``: of what may be skipped at once, where skipping means reading."""
+    """A file that is read forwards. ``limit``: the most bytes to skip at once, if skipping means reading."""
 
     def __init__(self, file: Any, limit: int | None) -> None:
         self.file, self.limit, self.at = file, limit, 0
@@ -168,7 +168,7 @@ class _Input:
         return data
 
     def check(self, size: int) -> None:
-        """Refuse a size that cannot be, before anything is read for it."""
+        """Refuse an impossible size before anything is read for it."""
         if self.end is not None and self.at + size > self.end:
             raise ArchiveError("it breaks off.")
         if self.limit is not None and size > self.limit:
@@ -270,7 +270,7 @@ class _Xz:
         self.file, self.one = file, lzma.LZMADecompressor(memlimit=XZ_MEMORY)
 
     def close(self) -> None:
-        """The file is its owner's."""
+        """Do nothing: the caller closes the file."""
 
     def read(self, length: int) -> bytes:
         while True:

@@ -1,4 +1,4 @@
-"""Labels as people write them, and cells of Arrow tables: each held to a size before it is copied."""
+"""Read labels and the cells of Arrow tables. The size of each cell is checked before it is copied."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["NO_CLASS", "Label", "as_label", "cell", "is_bytes", "is_text", "pars
 
 #: A class: its name or synset, its number, or the numbers of several.
 Label = str | int | tuple[int, ...]
-#: What -1 and an empty cell say: this image has no class.
+#: Stands for -1 and for an empty cell: this image has no class.
 NO_CLASS = -1
 TEXT = 2**16  # characters of a path, URI or name; a data: URI may be as long as an image
 
 
 def parse_label(text: str) -> Label | None:
-    """A label of a text file, where numbers are written as text and lists as JSON (`inference.tables` does so)."""
+    """A label in a text file: numbers are written as text, and lists as JSON (as `inference.tables` writes them)."""
     text = text.strip()
     if text.startswith("["):
         with contextlib.suppress(ValueError, RecursionError):
@@ -29,7 +29,7 @@ def parse_label(text: str) -> Label | None:
 
 
 def as_label(value: Any) -> Label | None:
-    """A value of a table or of JSON as a label: ``NO_CLASS`` for -1, null and "", None for what is no label at all."""
+    """A value of a table or of JSON as a label: ``NO_CLASS`` for -1, null and "", None if it cannot be a label."""
     if value is None or value == "":
         return NO_CLASS
     if isinstance(value, str):
@@ -59,7 +59,7 @@ def _plain(kind: Any) -> Any:
 
 
 def is_text(kind: Any) -> bool:
-    """Whether an Arrow type holds strings."""
+    """True if an Arrow type holds strings."""
     from pyarrow import types
 
     kind = _plain(kind)
@@ -67,7 +67,7 @@ def is_text(kind: Any) -> bool:
 
 
 def is_bytes(kind: Any) -> bool:
-    """Whether an Arrow type holds encoded images: bytes, or a struct of ``bytes`` and ``path`` (Hugging Face)."""
+    """True if an Arrow type holds encoded images: bytes, or a struct of ``bytes`` and ``path`` (Hugging Face)."""
     from pyarrow import types
 
     kind = _plain(kind)

@@ -43,10 +43,10 @@ def list_columns(uri: str, names: list[str], column: str | None, label_column: s
 
 
 def image_column(uri: str, schema: Any, wanted: str | None, label: str | None = None) -> tuple[str, str | None]:
-    """The column of images, and that of their names, if the images are bytes and there is one.
+    """The column of images, and the column of their names, if the images are bytes and there is one.
 
     Raises:
-        SourceError: there is none, or several could be meant.
+        SourceError: there is none, or there are several candidates.
     """
     content = [field.name for field in schema if is_bytes(field.type)]
     text = [field.name for field in schema if is_text(field.type) and field.name != label]
@@ -62,7 +62,7 @@ def image_column(uri: str, schema: Any, wanted: str | None, label: str | None = 
 
 
 def label_column(uri: str, schema: Any, image: str, wanted: str | None) -> str | None:
-    """The column of classes; None if there is none, and the images are paths, whose folders may be classes.
+    """The column of classes; None if there is none and the images are paths, whose folders may be the classes.
 
     Raises:
         SourceError: there is none.

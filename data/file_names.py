@@ -15,7 +15,7 @@ IMAGES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".avif", ".avifs"),
 )
-# Photos that people have and that cannot be read here. They are images all the same: each gives a row with an error.
+# Photos that cannot be read here. They count as images: each gives a row with an error.
 UNREADABLE = (".heic", ".heif", ".hif", ".jp2", ".j2k", ".jxl")
 # Pillow would open some of these as TIFF, and return their thumbnail.
 RAW = (".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".raf", ".orf", ".rw2", ".pef", ".srw", ".3fr", ".iiq")
@@ -46,7 +46,7 @@ def kind_of(name: str) -> Kind | None:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder below the root is left out, by its own name."""
+    """True if a file or folder below the root is left out because of its name."""
     return name.startswith(".") or name.lower() in HIDDEN
 
 
@@ -56,7 +56,7 @@ def split_of(word: str) -> str | None:
 
 
 class Passed(Counter[str]):
-    """Counts what was left out: a suffix, or a reason in words -> how many files."""
+    """The number of files that were left out, by suffix or by reason."""
 
     def file(self, name: str) -> None:
         """Count a file by its suffix."""

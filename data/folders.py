@@ -21,12 +21,12 @@ MAGIC = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True)
 class Found:
-    """What one spec names.
+    """The files that one spec names.
 
     Attributes:
-        how: one file that was named, the files in a folder, or those that a pattern matches.
+        how: "file": one named file; "folder": the files in a folder; "pattern": those that a pattern matches.
         root: the length of the part of each path that is not below the data's root.
-        paths: found as they are asked for; sorted within each folder.
+        paths: found while they are iterated; sorted within each folder.
     """
 
     how: Literal["file", "folder", "pattern"]
@@ -35,7 +35,7 @@ class Found:
 
 
 def is_pattern(spec: str) -> bool:
-    """Whether a spec is to be read as a pattern. The path of a file or folder that exists never is."""
+    """True if a spec is a pattern. The path of an existing file or folder never is."""
     return bool(re.search(r"[*?\[{]", spec)) and not is_remote(spec) and not os.path.lexists(spec)
 
 
@@ -56,10 +56,10 @@ def expand_braces(spec: str) -> Iterator[str]:
 
 
 def find_files(spec: str, access: Access, passed: Passed) -> Found:
-    """Find the files that a spec names; what is hidden below its root is counted in ``passed``.
+    """Find the files that a spec names; hidden files below its root are counted in ``passed``.
 
     Raises:
-        SourceError: there is nothing of that name; a folder or a store cannot be read.
+        SourceError: no such file, folder or pattern; a folder or a store cannot be read.
     """
     if is_web(spec):
         return Found("file", spec.rfind("/") + 1, iter([spec]))
@@ -76,7 +76,7 @@ def find_files(spec: str, access: Access, passed: Passed) -> Found:
 
 
 def _as_path(name: str) -> str:
-    """A local file whose name looks like a URI (http:x.jpg) is still a file."""
+    """Put ./ before a local file's name that looks like a URI (http:x.jpg)."""
     return f".{os.sep}{name}" if scheme_of(name) else name
 
 
@@ -87,7 +87,7 @@ def _fixed(pattern: str) -> int:
 
 
 def _visible(names: list[str], root: int, passed: Passed) -> Iterator[str]:
-    """Leave out folders, and what is hidden; glob itself takes names with a dot only where the pattern has the dot."""
+    """Leave out folders and hidden files. (glob matches names with a dot only where the pattern has the dot.)"""
     for name in names:
         if any(is_hidden(part) and not part.startswith(".") for part in name[root:].split("/")):
             passed["hidden"] += 1
@@ -96,7 +96,7 @@ def _visible(names: list[str], root: int, passed: Passed) -> Iterator[str]:
 
 
 def _walk(folder: str, passed: Passed, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """The files below a folder, sorted within each folder: what is held is one folder's names.
+    """The files below a folder, sorted within each folder. Only one folder's names are in memory at each level.
 
     Links to folders are followed, as torchvision's ImageFolder does; a link that leads back to a folder above is not.
     """

@@ -17,7 +17,7 @@ __all__ = ["HELD_OUT", "held_out_rows", "write_held_out"]
 
 HELD_OUT = "held_out.tsv"
 MOST_BYTES = 500_000_000
-CHECKED = 1000  # images whose content is recorded, so that other data with the same names is told apart
+CHECKED = 1000  # images whose content is recorded, to notice other data with the same names
 
 
 def _sha256(read: Callable[[int], bytes], number: int) -> str:

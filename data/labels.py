@@ -1,7 +1,7 @@
 """The class of each image, and its split: decided here, for every command, over all images of a source at once.
 
-A label is told by a column of a table or list, by a ``.cls`` or ``.json`` in an archive, or by the first folder below
-the data's root, after a folder that names a split. What has two readings is refused with the question.
+A label comes from a column of a table or list, from a ``.cls`` or ``.json`` in an archive, or from the first folder
+below the data's root, after a folder that names a split. Ambiguous data is refused with a question.
 """
 
 from __future__ import annotations
@@ -20,30 +20,31 @@ import numpy as np
 from ..errors import SourceError
 from .cells import NO_CLASS, Label
 from .file_names import Passed, split_of
-from .shards import Place, Subset, TableShard, Told
+from .shards import Facts, Place, Subset, TableShard
 from .source import shards
 
 __all__ = ["Images", "Listing", "list_images"]
 
-#: ``split``: take the folders' names for classes, whatever they are.
+#: A value of ``split``: all folders are classes, even those named like a split.
 NO_SPLIT = "none"
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of a source with a label each, by number; what has no class is left out.
+    """The images of a source, each with a label; images without a class are left out.
 
     Attributes:
         specs: what was listed.
-        shards: all of the source. ``starts``: the number of each one's first image, and the number of all images.
-        numbers: (N,) of these images, in the source.
-        labels: one for each; None for all if nothing tells the classes.
-        names: the images' names; None where only reading would tell.
-        splits: of each image, None for no split.
+        shards: all shards of the source.
+        starts: the number of each shard's first image, then the number of all images.
+        numbers: (N,) the number of each of these images in the source.
+        labels: one for each image; all None if no labels were found.
+        names: the images' names; None if a name is known only after reading.
+        splits: the split of each image, or None.
         classes: names of the labels that are numbers, in their order, if the tables have them.
         layout: how the labels were found, in words.
-        explicit: whether columns or label files told them, and not folders.
-        passed: what was left out.
+        explicit: True if the labels come from columns or label files, False if from folders.
+        passed: counts the files that were left out.
     """
 
     specs: tuple[str, ...]
@@ -62,11 +63,11 @@ class Listing:
         return len(self.numbers)
 
     def present(self) -> list[str]:
-        """The splits that there are."""
+        """The splits that images have."""
         return sorted({split for split in self.splits if split is not None})
 
     def only(self, rows: Sequence[int]) -> Listing:
-        """These images, by their place in this listing."""
+        """A listing of some of these images, by their position in this one."""
         return replace(
             self,
             numbers=self.numbers[np.asarray(rows, np.int64)],
@@ -95,7 +96,7 @@ class Listing:
         return [size for size in found if size]
 
     def fingerprint(self) -> str:
-        """Which of the source's images these are: a value that changes when the choice does."""
+        """A value that changes when other images of the source are chosen."""
         digest = hashlib.sha256(self.numbers.astype("<i8").tobytes()).hexdigest()
         return f"{len(self)} of {self.starts[-1]}, sha256 {digest}"
 
@@ -129,7 +130,7 @@ class Images:
         return shard.read(row)
 
     def key(self, number: int) -> str:
-        """What an image is called below the data's root."""
+        """The path of an image below the data's root."""
         shard, row = self._at(number)
         return shard.key(row)
 
@@ -149,31 +150,31 @@ def list_images(
     """List the images of a source and their labels.
 
     Args:
-        split: take this one (train, val, test); "none": no folder's name is a split. Default: all, see `Listing.of`.
-        labelled: False for what has no labels, or whose labels do not matter.
-        by_folder: False where something else tells the classes: folders are no labels, and nothing is left out.
+        split: train, val or test: list this one only; "none": no folder's name is a split; None: list all splits.
+        labelled: False to read no labels.
+        by_folder: False if the classes come from elsewhere: folders are no labels, and nothing is left out.
 
     Raises:
-        SourceError: no images; labels that are missing, or that can be read in two ways.
+        SourceError: no images; labels are missing or ambiguous.
     """
     passed, what = Passed(), ", ".join(specs)
     options: dict[str, Any] = {"column": column, "label_column": label_column, "private": private}
     found = tuple(shards(specs, rows, anonymous=anonymous, passed=passed, **options))
-    told: list[Told] = []
+    facts: list[Facts] = []
     starts = [0]
     for shard in found:
-        told += shard.told(label_column) if labelled else shard.places()
-        starts.append(len(told))
-    places = [one.place for one in told]
+        facts += shard.facts(label_column) if labelled else shard.places()
+        starts.append(len(facts))
+    places = [one.place for one in facts]
     splits, folders = _splits(places, _folders(places), split, what)
     numbers = [i for i, own in enumerate(splits) if split in (None, NO_SPLIT, own)]
     if not numbers:
         there = ", ".join(sorted(set(filter(None, splits)))) or "no splits"
         raise SourceError(f"{what} has no split {split!r}; it has {there}.")
-    labels: list[Label | None] = [None for _ in told]
+    labels: list[Label | None] = [None for _ in facts]
     layout, explicit, names = "", False, set[tuple[str, ...] | None]()
     if labelled:
-        kept = [told[i] for i in numbers]
+        kept = [facts[i] for i in numbers]
         found_labels, layout, explicit = _labels(kept, [folders[i] if by_folder else () for i in numbers], what)
         for i, label in zip(numbers, found_labels, strict=True):
             labels[i] = label
@@ -187,7 +188,7 @@ def list_images(
         starts,
         np.asarray(numbers, np.int64),
         [labels[i] for i in numbers],
-        [told[i].name for i in numbers],
+        [facts[i].name for i in numbers],
         [splits[i] for i in numbers],
         next(iter(names), None),
         layout,
@@ -197,7 +198,7 @@ def list_images(
 
 
 def _with_labels(numbers: list[int], labels: list[Label | None], explicit: bool, passed: Passed) -> list[int]:
-    """The images that have a class; all, if none has. The others are counted."""
+    """The images that have a class, or all if none has one. The others are counted as passed over."""
     missing = NO_CLASS if explicit else None
     kept = [i for i in numbers if labels[i] != missing]
     if not kept:
@@ -270,7 +271,7 @@ def _splits(
 def _container_split(container: str) -> str | None:
     """The split that the path of an archive or table names: by a folder, or by the first word of its own name.
 
-    One that the user named itself is no part of anything.
+    A file that the user named itself is not part of a split.
     """
     if container.startswith("./"):
         return None
@@ -284,24 +285,24 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _labels(
-    told: Sequence[Told], folders: Sequence[tuple[str, ...]], what: str
+    facts: Sequence[Facts], folders: Sequence[tuple[str, ...]], what: str
 ) -> tuple[list[Label | None], str, bool]:
-    """(labels, layout, whether columns or label files told them). All labels are None if nothing tells the classes.
+    """(labels, layout, explicit), as in `Listing`. All labels are None if there are none.
 
     Raises:
-        SourceError: an image has no label and others have, or none has a class, or its folder can be read in two ways.
+        SourceError: some images have a label and others none; no image has a class; the class folder is ambiguous.
     """
-    labels: list[Label | None] = [one.label for one in told]
+    labels: list[Label | None] = [one.label for one in facts]
     if any(label is not None for label in labels):
         if None in labels:
             missing = labels.index(None)
-            name = told[missing].name or f"Image {missing:,} of {what}"
+            name = facts[missing].name or f"Image {missing:,} of {what}"
             raise SourceError(f"{name} has no class, and others have: every image needs a label, or -1 for no class.")
         if set(labels) == {NO_CLASS}:
             raise SourceError(f"No image of {what} has a class: each has no label, or the label -1.")
-        in_archives = any(one.place.file and one.place.container for one in told)
+        in_archives = any(one.place.file and one.place.container for one in facts)
         return labels, "labels in archives (WebDataset)" if in_archives else "a column of labels", True
-    listed = [own for one, own in zip(told, folders, strict=True) if one.place.listed]
+    listed = [own for one, own in zip(facts, folders, strict=True) if one.place.listed]
     if listed and all(len(own) > 1 for own in listed):
         raise SourceError(f"Which folder of the paths in {what} is the class? Write a list with a column for it: .csv.")
     return [own[0] if own else None for own in folders], "class folders", False

@@ -101,7 +101,7 @@ def _from_json(uri: str, lines: Iterator[str], column: str | None, label_column:
 
 
 def _resolved(uri: str, rows: Iterator[Row]) -> Iterator[Row]:
-    """Rows with relative paths made paths of the list's folder, if the first of them is there."""
+    """Rows whose relative paths are resolved from the list's folder, if the first one exists there."""
     folder: str | None = None
     for row in rows:
         if is_remote(row.path) or os.path.isabs(row.path):

@@ -32,6 +32,6 @@ def add_reading_options(parser: Any, *, split: bool = False, **defaults: Any) ->
 
 
 def reading_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What was passed for them, by the names that `labels.list_images` has."""
+    """The options that were passed, as keyword arguments of `labels.list_images`."""
     options = {name: getattr(arguments, name, None) for name in ("column", "label_column", "split")}
     return options | {"private": arguments.allow_private, "anonymous": arguments.anonymous}

@@ -84,7 +84,7 @@ class Table:
         stated = self.size(group, columns)
         kinds = {name: self.schema.field(name).type for name in columns}
         # A dictionary's cells are in the file once and may be in every row. Text is read as a dictionary, and of images
-        # so few at a time that all may be as large as the whole column.
+        # so few at a time that each may be as large as the complete column.
         text = [name for name, kind in kinds.items() if is_text(kind)]
         rows = max(1, min(64, BATCH_BYTES // max(1, stated))) if any(map(is_bytes, kinds.values())) else BATCH_ROWS
         path = self._path(group, columns)
@@ -108,7 +108,7 @@ class Table:
     def cells(self, columns: Sequence[str], first: int, length: int) -> Iterator[tuple[int, list[Any]]]:
         """(row, its cells in these columns as Arrow's scalars), in order; decodes the row groups that hold them.
 
-        The next call goes on where this one ends: a row group may have a million rows, and a shard 4,096.
+        The next call resumes where this one ends, because a row group may have a million rows and a shard 4,096.
         """
         end, key = first + length, (self.uri, self.version, *columns)
         start, batches = _reading.pop(key, (first + 1, iter(())))
@@ -125,7 +125,7 @@ class Table:
                 return
 
     def cell(self, column: str, row: int) -> Any:
-        """One cell; its row group stays decoded for the next ones."""
+        """One cell. Its row group stays decoded for later calls."""
         group = bisect_right(self.begins, row) - 1
         key = (self.uri, self.version, column, group)
         held = _groups.pop(key, None)
@@ -147,7 +147,7 @@ class Table:
         raise SourceError(f"{self.uri} has fewer rows than it states.")
 
 
-#: Table and columns -> the first row of the batch that was read last, and it and those after it.
+#: Table and columns -> the first row of the last batch that was read, and an iterator from that batch on.
 _reading: OrderedDict[tuple[str, ...], tuple[int, Iterator[tuple[int, Any]]]] = OrderedDict()
 TABLES_READING = 4
 _groups: OrderedDict[tuple[str, str, str, int], list[Any]] = OrderedDict()
@@ -157,11 +157,11 @@ TABLES_HELD, SPOOLS_HELD = 64, 4
 
 
 def open_table(uri: str, access: Access, version: str | None = None) -> Table:
-    """Open a Parquet file; one from the web is fetched again, unless ``version`` is here.
+    """Open a Parquet file. A file behind http(s) is fetched again, unless this ``version`` is already open.
 
     Raises:
         SourceError: it is not a Parquet file, or cannot be read.
-        FetchError: behind http(s) there is another version by now.
+        FetchError: the file behind http(s) has changed since.
     """
     import pyarrow as pa
 
@@ -184,7 +184,7 @@ def open_table(uri: str, access: Access, version: str | None = None) -> Table:
 
 
 def _tail(uri: str, access: Access) -> bytes:
-    """The end of a store's table, with the whole footer."""
+    """The end of a store's table, with the complete footer."""
     files, path = filesystem(uri, access)
     try:
         length = files.info(path)["size"]

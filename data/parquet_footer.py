@@ -33,7 +33,7 @@ class Footer(NamedTuple):
 
 
 def with_footer(length: int, last: Callable[[int], bytes]) -> bytes:
-    """The end of a file of this length, with the whole footer; ``last(n)`` returns its last n bytes."""
+    """The end of a file of this length, with the complete footer; ``last(n)`` returns its last n bytes."""
     tail = last(min(FIRST, length))
     size = _size(tail)
     return last(size) if len(tail) < size <= length and tail[-4:] == MAGIC else tail

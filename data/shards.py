@@ -18,7 +18,7 @@ from .file_names import Passed, kind_of
 from .file_names import is_hidden as hidden
 from .stores import Access, is_remote, is_web, read_image, read_range, reason, version_of
 
-__all__ = ["ArchiveShard", "Item", "PathShard", "Place", "Shard", "TableShard", "Told"]
+__all__ = ["ArchiveShard", "Facts", "Item", "PathShard", "Place", "Shard", "TableShard"]
 
 LABEL_FILES = (".cls", ".json")
 LABEL_BYTES = 2**20
@@ -33,9 +33,12 @@ class Item:
 
 
 class Place(NamedTuple):
-    """Where an image lies below the data's root: ``file``, in the archive or table ``container`` ("" for none).
+    """The place of an image below the data's root.
 
-    ``listed``: the root is not known, and ``file`` is a path in a list.
+    Attributes:
+        container: the archive or table that has it; "" for none.
+        file: its path, in the container if there is one.
+        listed: True if ``file`` is a path in a list, whose root is not known.
     """
 
     container: str
@@ -43,8 +46,8 @@ class Place(NamedTuple):
     listed: bool = False
 
 
-class Told(NamedTuple):
-    """What is known of an image before it is read. ``name``: as its item's; None where only reading would tell."""
+class Facts(NamedTuple):
+    """The facts about an image that are known without reading it. ``name``: as in `Item`, or None."""
 
     name: str | None
     place: Place
@@ -55,13 +58,13 @@ class Shard(Protocol):
     """A run of items. Picklable, so that another process or machine can read it.
 
     All shards of this module can also be read one by one, with ``name(number)``, ``read(number)`` and ``key(number)``:
-    what an item is called below the data's root, which stays when the data is moved. ``told(label_column)`` gives what
-    is known of each item without reading the images, and ``places()`` the same without labels.
+    the item's path below the data's root, which stays the same when the data is moved. ``facts(label_column)`` yields
+    the `Facts` of each item without reading the images, and ``places()`` the same without labels.
     """
 
     @property
     def remote(self) -> bool:
-        """Whether reading an item waits for a network, so that reading ahead pays."""
+        """True if reading an item may wait for a network, so that reading ahead saves time."""
         ...
 
     def items(self, start: int = 0) -> Iterator[Item]:
@@ -73,7 +76,7 @@ class Shard(Protocol):
         ...
 
     def __len__(self) -> int:
-        """The number of items; TypeError where only reading would tell."""
+        """The number of items; raises TypeError if it is known only after reading."""
         ...
 
 
@@ -83,7 +86,7 @@ def _raise(error: Exception) -> bytes:
 
 @dataclass(frozen=True)
 class PathShard:
-    """Paths and URIs. ``roots``: of each the length of the part that is not below the data's root, -1 if listed."""
+    """Paths and URIs. ``roots``: the length of each path's part above the data's root; -1 if the root is not known."""
 
     paths: tuple[str, ...]
     roots: tuple[int, ...]
@@ -98,11 +101,11 @@ class PathShard:
         for path in self.paths[start:]:
             yield Item(path, functools.partial(read_image, path, self.access))
 
-    def told(self, label_column: str | None = None) -> Iterator[Told]:
+    def facts(self, label_column: str | None = None) -> Iterator[Facts]:
         for path, root, label in zip(self.paths, self.roots, self.labels, strict=True):
-            yield Told(path, Place("", path[max(root, 0) :], root < 0), label)
+            yield Facts(path, Place("", path[max(root, 0) :], root < 0), label)
 
-    places = told
+    places = facts
 
     def name(self, number: int) -> str:
         return self.paths[number]
@@ -123,7 +126,7 @@ class PathShard:
 
 @dataclass(frozen=True)
 class ArchiveShard:
-    """The images in one archive, in its order. ``place``: its own path below the data's root."""
+    """The images in one archive, in its order. ``place``: the archive's path below the data's root."""
 
     uri: str
     place: str
@@ -135,7 +138,7 @@ class ArchiveShard:
         return False  # an item's bytes are there when the item is
 
     def _files(self) -> Iterator[tuple[archives.Member, archives.Read]]:
-        """Images and label files; what else there is is counted."""
+        """Images and label files; other files are counted as passed over."""
         for member, read in archives.members(self.uri, self.access):
             if any(map(hidden, member.name.split("/"))):
                 self.passed["hidden"] += 1
@@ -167,8 +170,8 @@ class ArchiveShard:
             broken = FetchError(f"{self.uri} is incomplete or corrupt: {reason(error)}")
             yield Item(self.uri, functools.partial(_raise, broken))
 
-    def told(self, label_column: str | None = None) -> Iterator[Told]:
-        """As of any shard; only the headers and the label files are read."""
+    def facts(self, label_column: str | None = None) -> Iterator[Facts]:
+        """The facts about each image. Only the headers and the label files are read."""
         names: list[str] = []
         labels: dict[str, Label] = {}
         try:
@@ -190,9 +193,9 @@ class ArchiveShard:
         if not names:
             raise SourceError(f"No images in {self.uri}. {self.passed}".strip())
         for name in names:
-            yield Told(f"{self.uri}/{name}", Place(self.place, name), labels.get(_stem(name)))
+            yield Facts(f"{self.uri}/{name}", Place(self.place, name), labels.get(_stem(name)))
 
-    places = told
+    places = facts
 
     @functools.cached_property
     def _index(self) -> tuple[str, list[archives.Member]]:
@@ -297,25 +300,25 @@ class TableShard:
             return Item(content, functools.partial(read_image, content, self.access))
         return Item(label, functools.partial(bytes, content))
 
-    def told(self, label_column: str | None = None) -> Iterator[Told]:
+    def facts(self, label_column: str | None = None) -> Iterator[Facts]:
         try:
             table = self._table()
             column = columns.label_column(self.uri, table.schema, self.column, label_column)
             if column is None:
                 for _, value in table.values(self.column, self.first, self.length):
                     path = text_of(value) or ""
-                    yield Told(path, Place("", path, listed=True), None)
+                    yield Facts(path, Place("", path, listed=True), None)
                 return
             for label in parquet.labels_of(table, column, self.first, self.length):
-                yield Told(None, Place(self.place, ""), label)
+                yield Facts(None, Place(self.place, ""), label)
         except SourceError:
             raise
         except Exception as error:  # each store has its own
             raise SourceError(f"Cannot read {self.uri}: {reason(error)}") from error
 
-    def places(self) -> Iterator[Told]:
-        """As `told`, without the labels, which the table need not have."""
-        return itertools.repeat(Told(None, Place(self.place, ""), None), self.length)
+    def places(self) -> Iterator[Facts]:
+        """As `facts`, without the labels, which the table need not have."""
+        return itertools.repeat(Facts(None, Place(self.place, ""), None), self.length)
 
     def class_names(self, label_column: str | None) -> tuple[str, ...] | None:
         """The names of the numbers in the column of labels, where the table has them."""

@@ -1,4 +1,4 @@
-"""What users point at -> shards of numbered items, in an order that depends on the content alone.
+"""Find the images that users name, as shards of numbered items in an order that depends on the content alone.
 
 A source is one or more of these, of this machine, behind http(s), or in an object store (s3://, gs://, ...): a folder,
 a pattern, a list, a Parquet table, an archive, or one image. `docs/data.md` has the rules.
@@ -128,7 +128,7 @@ def shards(
     Args:
         specs: what the module's documentation lists.
         rows: images in a shard of paths or of table rows. (An archive is one shard.)
-        column, label_column: of images and of labels in a table or list, where their names do not say it.
+        column, label_column: the columns of images and of labels in a table or list; None: found by their names.
         private: fetch URLs at private addresses too.
         anonymous: ask stores for public data, without an account.
         passed: counts what is left out.
@@ -158,7 +158,7 @@ def _path_shard(paths: list[_Path], access: Access) -> PathShard:
 
 
 def count(specs: Sequence[str], *, column: str | None = None, label_column: str | None = None) -> int | None:
-    """The number of images, None where only reading everything, or listing a remote store, would tell."""
+    """The number of images; None if counting would mean reading everything or listing a remote store."""
     if any(is_remote(spec) for spec in specs):
         return None
     try:
@@ -168,7 +168,7 @@ def count(specs: Sequence[str], *, column: str | None = None, label_column: str 
 
 
 def is_collection(spec: str) -> bool:
-    """Whether a spec names a folder, a pattern, a list, a table or an archive, and not one image."""
+    """True if a spec names a folder, a pattern, a list, a table or an archive, and not one image."""
     import os
 
     return is_pattern(spec) or os.path.isdir(spec) or kind_of(spec) in ("list", "table", "archive")
@@ -176,7 +176,7 @@ def is_collection(spec: str) -> bool:
 
 @dataclass(frozen=True)
 class TableFile:
-    """A Parquet file, and what tells it from another that takes its place. ``filesystem``: fsspec's; None: local."""
+    """A Parquet file. ``version`` changes when the file is replaced. ``filesystem``: fsspec's; None: local."""
 
     uri: str
     version: str

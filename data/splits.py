@@ -1,4 +1,4 @@
-"""Labelled images for training: classes as indices, a part held out, and the sets that a data set itself names."""
+"""Make training and validation sets: classes as indices, from the data's own splits or with a part held out."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class LabelledImages:
         classes: the name of every class, in the order of the logits.
         labels: (N,) int64 class indices; or (N, K), several for an image, -1 where there are fewer.
         images: reads them, by number in the source.
-        rows: (N,) that number of each.
-        repeat_factors: (N,) how often an epoch has each image, on average (`hashtags`); None: once.
-        blocks: lengths of the runs of images that are best read together, in order; they add up to N.
+        rows: (N,) the number of each image in the source.
+        repeat_factors: (N,) how often an epoch has each image, on average (`curation.hashtags`); None: once.
+        blocks: sizes of groups of consecutive images that are read fastest together; they add up to N.
     """
 
     classes: tuple[str, ...]
@@ -52,7 +52,7 @@ class LabelledImages:
         return self.images.read(int(self.rows[i]))
 
     def subset(self, indices: np.ndarray, labels: np.ndarray | None = None) -> LabelledImages:
-        """Images by number, an image as often as its number comes; with other labels, if given."""
+        """The images at these indices, which may repeat; with other labels, if given."""
         chosen = np.asarray(indices, np.int64)
         labels = self.labels[chosen] if labels is None else labels
         return replace(self, labels=labels, rows=self.rows[chosen], blocks=(len(chosen),), repeat_factors=None)
@@ -61,7 +61,7 @@ class LabelledImages:
 def indexed(listing: Listing, classes: Sequence[str] | None = None) -> tuple[tuple[str, ...], np.ndarray]:
     """(classes, the index of each image's label in them).
 
-    Numbers are indices as they are, or of the names that the tables have for them. Names are sorted.
+    Labels that are numbers are used as indices. Labels that are names are indexed in ``classes``, or sorted.
 
     Raises:
         SourceError: an image without a class, or with one that is not among ``classes``.
@@ -97,7 +97,7 @@ def several(lists: Sequence[Sequence[Any]]) -> np.ndarray:
 
 
 def _blocks(listing: Listing) -> tuple[int, ...]:
-    """One block; of tables that are larger than what is held, their row groups."""
+    """One block; for tables too large to keep decoded, one block per row group."""
     if not all(isinstance(shard, TableShard) for shard in listing.shards):
         return (len(listing),)
     opened = [parquet.open_table(s.uri, s.access, s.version) for s in listing.shards if s.first == 0]
@@ -121,21 +121,21 @@ def open_images(spec: str | Path, classes: Sequence[str] | None = None, **option
         classes: names in the order of the logits; None: those found, sorted.
 
     Raises:
-        SourceError: nothing there that can be used; an unknown class.
+        SourceError: no usable images; an unknown class.
     """
     return _labelled(list_images([str(spec)], **options), classes)
 
 
 def relabelled(listing: Listing, table: str, classes: Sequence[str] | None = None) -> LabelledImages:
-    """Images with the classes that a table gives them by their number; only those, and as often as the table has them.
+    """The images that a table lists by their number, with the table's classes; repeated as often as in the table.
 
     Args:
-        listing: the source that was classified or tagged, whose numbers the table has.
+        listing: the source that was classified or tagged; the table has its image numbers.
         table: parquet with a column ``index`` and one of ``class`` (`selection`) or ``targets`` (lists; `hashtags`).
         classes: names in the order of the table's numbers.
 
     Raises:
-        SourceError: other columns, or numbers that the images or classes have not.
+        SourceError: the columns are missing, or a number is out of range.
     """
     opened = parquet.open_table(table, Access())
     column = next((c for c in ("class", "targets") if c in opened.schema.names), None)
@@ -163,13 +163,14 @@ def relabelled(listing: Listing, table: str, classes: Sequence[str] | None = Non
 
 
 def hold_out(images: LabelledImages, seed: int, *, share: float | None = None, count: int | None = None) -> np.ndarray:
-    """Which images to hold out, (N,) bool: of each class as large a part as of all, and never all of it.
+    """Choose the images to hold out, (N,) bool: the same share of every class, and never a complete class.
 
-    Images are chosen by a digest of their names below the data's root, and never by their place. So the choice stays
-    when the data is moved, and when other images are added it changes little.
+    Images are chosen by a digest of their paths below the data's root. So the choice stays the same when the data is
+    moved, and changes little when other images are added.
 
     Args:
-        share: of each class; or ``count``: of all together.
+        share: the part of each class to hold out.
+        count: the number of images to hold out, instead of ``share``.
     """
     part = share if share is not None else (count or 0) / max(1, len(images))
     keys = (images.images.key(int(row)) for row in images.rows)
@@ -194,7 +195,7 @@ def read_classes(path: str | Path) -> list[tuple[str, str]]:
 
 
 def _own_names(data: str, access: Access) -> dict[str, str]:
-    """What ``classes.tsv`` in the data's folder says: class -> name, in the order of the classes."""
+    """Read ``classes.tsv`` in the data's folder: class -> name, in the order of the classes."""
     path = f"{data.rstrip('/')}/classes.tsv"
     if is_remote(data):
         files, inside = filesystem(path, access)
@@ -273,5 +274,5 @@ def train_and_val(
 
 
 def _unsplit(options: dict[str, Any]) -> dict[str, Any]:
-    """Options for a source whose split was chosen by its path, or whose numbers count all images."""
+    """The options without ``split``, for a source that is one split or whose numbers count all images."""
     return {key: value for key, value in options.items() if key != "split"}

@@ -1,4 +1,4 @@
-"""Files of this machine, behind http(s), or in an object store: open them, read a part, tell versions apart.
+"""Files on this machine, behind http(s), or in an object store: open them, read parts, notice replaced files.
 
 A list or a table may come from a stranger, so each path and URI in it is checked: schemes, addresses, sizes.
 """
@@ -42,7 +42,7 @@ __all__ = [
 # fsspec knows many more (ftp, ssh, github, chains such as simplecache::http://). Some connect to any address that is
 # written in the URI, or open any file, and a list or table may be a stranger's.
 STORES = ("s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "oci", "oss", "memory")
-#: How each store is asked for public data without an account.
+#: The options with which each store serves public data without an account.
 ANONYMOUS = {
     **{scheme: {"anon": True} for scheme in ("s3", "s3a", "az", "abfs", "abfss")},
     **{scheme: {"token": "anon"} for scheme in ("gs", "gcs")},
@@ -72,7 +72,7 @@ def is_web(spec: str) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """Return an error's message without what the caller names: no class name, number or file of a system's error."""
+    """Return an error's message. For a system error, only its text: callers name the file themselves."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return str(error) if isinstance(error, SourceError) else f"{type(error).__name__}: {error}"
@@ -82,7 +82,7 @@ def ask(uri: str, question: Callable[..., Any], *arguments: Any, **options: Any)
     """Call a method of a store.
 
     Raises:
-        SourceError: instead of whatever the store raises; each has its own errors.
+        SourceError: the store raised any error; each store has its own.
     """
     try:
         return question(*arguments, **options)
@@ -122,7 +122,7 @@ def filesystem(uri: str, access: Access = Access(), schemes: Sequence[str] = ("f
 
 
 def version_of(uri: str, access: Access = Access()) -> str:
-    """Length and date (or ETag) of a file: another value if it was replaced."""
+    """The length and date (or ETag) of a file, which change when it is replaced."""
     try:
         if not is_remote(uri):
             status = os.stat(uri)
@@ -169,7 +169,7 @@ def read_image(location: str, access: Access) -> bytes:
     """Read one encoded image, of at most ``MAX_BYTES``.
 
     Raises:
-        FetchError, FileNotFoundError: it is refused, missing or too big, or no file.
+        FetchError, FileNotFoundError: it is refused, missing, too big, or not a file.
     """
     scheme = scheme_of(location)
     if location.lower().endswith(RAW):
@@ -193,7 +193,7 @@ def read_image(location: str, access: Access) -> bytes:
 
 
 class Spool:
-    """A temporary file that is removed with the object, or with the process that made it."""
+    """A temporary file, removed when the object is garbage-collected or its process ends."""
 
     def __init__(self, fill: Callable[[Any], object]) -> None:
         folder = tempfile.mkdtemp(prefix="resnext-hub-")
@@ -217,13 +217,13 @@ def check_free(folder: str, what: str) -> None:
         raise SourceError(f"{what} does not fit on the disk of {tempfile.gettempdir()}: set TMPDIR to another folder.")
 
 
-# (what was asked for) -> its spool, of the last few: each shard of a table needs it again.
+# Key -> spool, for the last few: each shard of a table needs its spool again.
 _spools: OrderedDict[Any, Spool] = OrderedDict()
 SPOOLS = 2
 
 
 def keep(key: Any, make: Callable[[], Spool]) -> Spool:
-    """Return the spool of this key, made now if it is not one of the last few."""
+    """Return the spool of this key; make it if it is not among the last few."""
     spool = _spools.pop(key, None) or make()
     _spools[key] = spool
     while len(_spools) > SPOOLS:

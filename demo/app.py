@@ -1,4 +1,4 @@
-"""What a Hugging Face Space runs. The first variant needs no download; each of the others is fetched when chosen."""
+"""The script of a Hugging Face Space. The first variant needs no download; the others are downloaded when chosen."""
 
 from resnext_hub.demo.logic import Models
 from resnext_hub.demo.page import serve

@@ -54,7 +54,7 @@ class Gate:
         max_upload: bytes of an upload's body: one file.
         max_uploads: bytes of all uploads under way together with what lies in ``folder``.
         queue: returns Gradio's queue, for the limits per visitor.
-        full: returns what a visitor with such an ``Accept-Language`` is told when the queue is full.
+        full: returns the message for a full queue in the language of an ``Accept-Language`` header.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Gate:
             await self.app(scope, receive, send)
 
     async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A JSON body, read whole and parsed here, so that Gradio sees exactly what was checked."""
+        """A JSON body, read completely and parsed here, so that Gradio gets exactly the checked body."""
         join = scope["path"].endswith("/join")
         body = b"".join([part async for part in _body(scope, receive, self.max_join if join else SMALL_BODY)])
         try:

@@ -1,4 +1,4 @@
-"""What the page does, without the page: photos in, answers out. Knows nothing of Gradio."""
+"""The functions of the page, without the user interface: photos in, answers out. Does not import Gradio."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ TOGETHER = 8  # photos of a zip that pass the network together
 
 @dataclass(frozen=True)
 class Limits:
-    """What one visitor may ask for at once. A zip's photos have the limits of single ones too."""
+    """The limits of one request. The photos in a zip have the same limits as single photos."""
 
     image_bytes: int = 16 * MIB
     image_pixels: int = 60_000_000  # phones: 8160 x 6144
@@ -86,7 +86,7 @@ class Limits:
 
 
 class PageError(ResNeXtHubError):
-    """What a visitor is told: a key of texts.toml, what fills its gaps, and what the library says of it."""
+    """An error that the page shows: a key of texts.toml, the values for its placeholders, and the library's message."""
 
     exit_code = EXIT_WEIGHTS
 
@@ -97,7 +97,7 @@ class PageError(ResNeXtHubError):
 
 @contextlib.contextmanager
 def _told(variant: str = "") -> Iterator[None]:
-    """Turn the library's errors into what a visitor is told; what names files of this machine goes to the log alone."""
+    """Turn the library's errors into a `PageError`; messages that name files of this machine are only logged."""
     try:
         yield
     except PrivateAddressError as error:
@@ -112,7 +112,7 @@ def _told(variant: str = "") -> Iterator[None]:
 
 
 class Models:
-    """The variants that the page offers, opened when they are first asked for; of too many, the least used one goes.
+    """The variants that the page offers. Each is opened at its first use; the least recently used are closed.
 
     Args:
         variants: names or trainings' folders, as `find_checkpoint` takes them.
@@ -173,7 +173,7 @@ class Models:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a variant says of a photo, best first; and what that took, in seconds."""
+    """A variant's predictions for a photo, best first, and the time that they took in seconds."""
 
     variant: str
     predictions: list[Prediction]
@@ -220,7 +220,7 @@ def _jpeg(image: Image.Image) -> bytes:
 
 
 def fetch_photo(url: str, limits: Limits, fetch: Callable[..., bytes] = fetch) -> bytes:
-    """What is behind a visitor's URL.
+    """Download the photo at a visitor's URL.
 
     Args:
         fetch: as `processing_utils.uris.fetch`, which refuses private addresses.
@@ -288,7 +288,7 @@ def index_of(model: Classifier, key: str) -> int | None:
 
 @dataclass(frozen=True)
 class Picture:
-    """Where a variant sees a class: the centre crop that it looks at, and the heat map on it, both as JPEG."""
+    """The centre crop that a variant looks at, and the same with the heat map of a class, both as JPEG."""
 
     label: str
     probability: float
@@ -298,7 +298,7 @@ class Picture:
 
 
 def picture(models: Models, name: str, data: bytes, index: int, limits: Limits) -> Picture:
-    """Return where a variant sees class ``index`` in a photo.
+    """Return the heat map of class ``index`` in a photo.
 
     Raises:
         PageError: no photo, no such variant or class.
@@ -320,7 +320,7 @@ def picture(models: Models, name: str, data: bytes, index: int, limits: Limits) 
 
 
 def _sharper(found: Explanation, photo: Image.Image, preset: Preprocessing) -> Explanation:
-    """Return the same in more pixels: of the few that the network is given, a person makes out little."""
+    """Enlarge the crop from the original photo: the network's own input is too small for a person to see much."""
     side = min(photo.size) * preset.crop_size / preset.resize_size
     if preset.crop_size > preset.resize_size:  # the crop reaches over the edge
         return found
@@ -342,7 +342,7 @@ class Row:
 
 
 def open_zip(data: bytes, limits: Limits) -> list[zipfile.ZipInfo]:
-    """The files in a zip that are to have a row; folders, and what macOS adds, are none.
+    """The files in a zip that get a row; folders and the files that macOS adds are left out.
 
     Raises:
         PageError: too big, too many, or no zip.

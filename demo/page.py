@@ -370,7 +370,7 @@ class _Page:
         return self._shown(session, language)
 
     def cancel(self, session: Session) -> str:
-        """Drop what is awaited. A download that has begun goes on: the next visitor who asks finds it further."""
+        """Cancel the request. A download that has started continues, for the next visitor who needs it."""
         for what in ("photo", "run", "choose", "batch"):
             session.turn(what)
         return ""
@@ -588,7 +588,7 @@ def _keep_forgetting(page: gr.Blocks, app: Any) -> None:
 
 
 def serve(models: Models, host: str, port: int, open_browser: bool = False) -> None:
-    """Serve the page until the process is told to end; then remove what was uploaded."""
+    """Serve the page until SIGTERM or Ctrl-C; then remove the uploads."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # containers end so: as Ctrl-C, with cleaning up
     page = build(models)

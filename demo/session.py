@@ -1,4 +1,4 @@
-"""What the page remembers of one visitor for ten minutes, in memory only. Knows nothing of Gradio."""
+"""The state of one visitor, kept in memory for ten minutes. Does not import Gradio."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Session:
     turns: dict[str, int] = field(default_factory=dict)
 
     def turn(self, what: str) -> int:
-        """Begin something that the visitor asked for: an earlier answer of its kind that is still awaited is stale."""
+        """Begin a request: an unfinished earlier request of the same kind becomes stale."""
         with _GUARD:  # of all sessions: Gradio copies a session, and a lock cannot be copied
             self.turns[what] = self.turns.get(what, 0) + 1
             return self.turns[what]
@@ -39,6 +39,6 @@ class Session:
         return self.turns.get(what) != turn
 
     def take(self, photo: bytes | None, preview: bytes) -> None:
-        """Replace the photo; the answers to the last one go with it."""
+        """Replace the photo, and drop the answers for the one before."""
         self.photo, self.preview, self.chosen = photo, preview, ""
         self.answers, self.pictures, self.without, self.errors, self.done = [], {}, set(), [], ()

@@ -1,4 +1,4 @@
-"""Where a visitor's uploads lie for a moment. Gradio writes every upload to a file; here none grows old."""
+"""The folder of visitors' uploads. Gradio writes every upload to a file; these are soon deleted."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Uploads:
             self.sweep()
 
     def sweep(self) -> None:
-        """Remove what is too old, and the oldest of what is too much; folders left empty too."""
+        """Remove files that are too old, then the oldest while there are too many bytes, then empty folders."""
         found, folders = [], []
         for folder, _, names in os.walk(self.folder, topdown=False):  # passes over what vanishes meanwhile
             folders.append(Path(folder))

@@ -1,4 +1,4 @@
-"""What the page shows, as HTML, in a visitor's language. Knows nothing of Gradio; text from outside is escaped.
+"""The HTML of the page, in a visitor's language. Does not import Gradio; text from outside is escaped.
 
 Pictures and tables are data: URLs, so that no answer is ever a file on the server.
 """
@@ -56,7 +56,7 @@ def _texts() -> dict[str, dict[str, str]]:
 
 
 def say(language: str, key: str, **values: object) -> str:
-    """Return a text of texts.toml, its gaps filled."""
+    """Return a text of texts.toml with its placeholders filled in."""
     return _texts()[key][language].format(**values)
 
 
@@ -74,7 +74,7 @@ def preferred_language(accept: str | None) -> str:
 
 
 def notices(errors: Sequence[PageError], language: str) -> str:
-    """Say what went wrong, each thing once, where screen readers announce it; empty if nothing did."""
+    """The error messages, each once, in an element that screen readers announce; "" if there are none."""
 
     def one(error: PageError) -> str:
         detail = f"<small lang='en'>{escape(error.detail)}</small>" if error.detail and language == "en" else ""
@@ -199,7 +199,7 @@ def results(session: Session, models: Models, language: str) -> str:
 
 
 def _summary(session: Session, language: str) -> str:
-    """What a screen reader announces: each variant's first class."""
+    """The text for screen readers: each variant's best class."""
 
     def line(answer: Answer) -> str:
         label, share = short_names(answer.predictions)[0], f"{answer.predictions[0].probability:.0%}"
@@ -247,7 +247,7 @@ def _column(session: Session, answer: Answer, checkpoint: Checkpoint, language: 
 
 
 def _card(checkpoint: Checkpoint, answer: Answer, language: str) -> str:
-    """What a variant is, how good, under which licence, how long it took, and how to use it."""
+    """One variant: its description, accuracy, licence, time for this photo, and code to use it."""
     words = partial(_escaped, language)
     published = checkpoint.published
     accuracy = []
@@ -309,7 +309,7 @@ def batch(rows: Sequence[Row], top: int, language: str) -> str:
 
 
 def zip_line(session: Session, count: int, language: str) -> str:
-    """What the last zip file holds."""
+    """The content of the last zip file, in one line."""
     return f"<p role='status'>{_escaped(language, 'zip_taken', name=session.zip_name, count=count)}</p>"
 
 

@@ -1,4 +1,4 @@
-"""What the page "Try it" runs in the visitor's browser: resnext_tiny as ONNX, and ONNX Runtime for the web.
+"""Build the files that the page "Try it" runs in the browser: resnext_tiny as ONNX, and ONNX Runtime for the web.
 
     python docs/browser.py build/try
 

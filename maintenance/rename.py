@@ -19,7 +19,7 @@ GITHUB_NAME = re.compile(r"[A-Za-z0-9](?:-?[A-Za-z0-9]){0,38}")
 
 
 def owner() -> str:
-    """The present owner, as pyproject.toml has it."""
+    """The current owner, read from pyproject.toml."""
     urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
     return urls["Repository"].split("/")[3]
 

@@ -33,7 +33,7 @@ NOT_FETCHED = "not fetched"
 
 @dataclass(frozen=True)
 class Result:
-    """What was found at one source. ``message`` is the download's own, where it failed."""
+    """The result of checking one source. ``message``: why the download failed."""
 
     checkpoint: str
     place: str
@@ -44,7 +44,7 @@ class Result:
     date: str = ""
 
     def settles(self, source: Source) -> bool:
-        """Whether a source need not be fetched again: it was, and the manifest expects what was found then."""
+        """True if a source was fetched before and the manifest expects what was found: it need not be fetched again."""
         if self.state not in (VERIFIED, FIRST_SEEN) or self.sha256 is None:
             return False
         return source.bytes in (None, self.bytes) and (source.hash is None or self.sha256.startswith(source.hash.value))
@@ -119,7 +119,7 @@ def report(results: list[Result]) -> str:
 
 
 def filled_in(text: str, results: list[Result]) -> str:
-    """The manifest's text with whole hashes and lengths; else as it was, to the last blank."""
+    """The manifest's text with complete hashes and lengths filled in, and nothing else changed."""
     expected = json.loads(text)
     for result in results:
         if result.sha256 is None:

@@ -67,14 +67,14 @@ PAGES = (
 
 
 def measured_alike(checkpoint: Checkpoint, dataset: str) -> Accuracy | None:
-    """A measurement at the size and crop of the one on ImageNet, so that a row of the table is of one preprocessing."""
+    """A measurement with the preprocessing of the one on ImageNet, so that a table row has one preprocessing."""
     base = checkpoint.measured_on("imagenet")
     rows = (row for row in checkpoint.measured if row.dataset == dataset)
     return base and next((r for r in rows if (r.image_size, r.crop_pct) == (base.image_size, base.crop_pct)), None)
 
 
 def load_arguments(checkpoint: Checkpoint) -> str:
-    """What follows the repository in `torch.hub.load`."""
+    """The arguments after the repository in `torch.hub.load`."""
     tag = f', weights="{checkpoint.tag}"' if checkpoint.tag else ""
     return f'"{checkpoint.entrypoint}"{tag}'
 

@@ -5,9 +5,8 @@ safetensors, are converted once to such an archive; a legacy file is converted f
 never completely in memory. A mapped tensor needs no memory until it is read, and then only page cache, which all
 processes share. It is private and writable: an optimizer's step copies the pages that it changes, not the file.
 
-What mapping asks for: the file must not be truncated in place while a network uses it (the process would die of
-SIGBUS). This project only ever replaces files by renaming, which leaves a mapping its old file; so do pip, git and
-rsync.
+The file must not be truncated in place while a network uses it: the process would be killed (SIGBUS). This project
+replaces files only by renaming, after which a mapping still has the old file. pip, git and rsync do the same.
 """
 
 from __future__ import annotations
@@ -163,7 +162,7 @@ class _Place:
 def _read(path: Path, *, mmap: bool, find: Callable[[object], dict[str, Stored]] | None = None) -> dict[str, Tensor]:
     """The tensors of a file of ``torch.save``, private and writable: mapped where they lie, or copied from there.
 
-    Those of a legacy file lie unaligned, and are good for copying only. ``find`` finds them in what was pickled.
+    Tensors in a legacy file are unaligned, so copy them. ``find`` extracts the tensors from the unpickled value.
     """
     with open(path, "rb") as file:
         described, places = (_zip if file.read(4) == ZIP else _legacy)(file, find or _weights_in)

@@ -33,7 +33,7 @@ __all__ = ["fetch", "local_file"]
 log = logging.getLogger("resnext_hub")
 
 ATTEMPTS = 5  # in a row without progress
-PROGRESS = 1024  # bytes: a server that sends fewer before each cut would keep us for ever
+PROGRESS = 1024  # bytes; fewer before a cut count as no progress, or retries would never end
 RESTARTS = 2  # from the first byte, because the parts do not fit together
 BACKOFF = 0.5  # seconds, doubled with every such attempt
 LONGEST_WAIT = 60.0  # seconds that a server's Retry-After is heeded

@@ -125,7 +125,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 and top-5 in percent on the validation set of ``dataset`` (None: not measured), and who says so."""
+    """Top-1 and top-5 in percent on the validation set of ``dataset`` (None: not measured), and their source."""
 
     dataset: str
     top1: float | None
@@ -364,7 +364,7 @@ def _digest_line(manifest: Path) -> str:
 
 
 def write_digest(folder: Path) -> None:
-    """Record that the manifest in a checkout is as it is meant to be; `default_manifest` takes no other."""
+    """Record the digest of a checkout's manifest; `default_manifest` accepts only a manifest with this digest."""
     (folder / DIGEST).write_text(_digest_line(folder / MANIFEST), encoding="utf-8", newline="\n")
 
 

@@ -25,7 +25,7 @@ LIMIT: Final = 1 << 22
 
 
 class PickleError(ValueError):
-    """A pickle that does not say what a state_dict is."""
+    """A pickle that does not contain a state_dict."""
 
 
 class ForeignError(PickleError):
@@ -47,7 +47,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor as it is described: a view of a storage, inside its bounds; all in elements."""
+    """The description of a tensor: a view of a storage, within its bounds; all numbers are in elements."""
 
     storage: Storage
     offset: int
@@ -57,7 +57,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class _Global:
-    """The only thing that a pickle can call: one of the functions below."""
+    """A function below, the only kind of object that a pickle can call."""
 
     call: Callable[..., Any]
 
@@ -125,7 +125,7 @@ def _dictionary(pairs: Any = None) -> dict[Any, Any]:
 
 
 def _ignored(*_: object) -> None:
-    """Something harmless that stands beside the weights of a training checkpoint."""
+    """Replaces harmless values beside the weights of a training checkpoint."""
 
 
 _DTYPES: Final = {

@@ -84,7 +84,7 @@ def checkpoints_folder() -> Path:
 
 @cache
 def _machine() -> str:
-    """Eight hex digits that tell this machine, since it was started, from others that share its folders."""
+    """Eight hex digits that identify this machine since its start, among those that share its folders."""
     try:
         start = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
     except OSError:

@@ -28,7 +28,7 @@ _SPECIAL = tuple(
 
 
 def literal(host: str) -> str | None:
-    """The address that a host spells, in any form that the C library takes (0x7f.1, 2130706433, …); None for a name."""
+    """The address that a host is written as, in any form of the C library (0x7f.1, 2130706433, …); None for a name."""
     host = host.rstrip(".")  # some proxies drop it
     try:
         return str(ipaddress.ip_address(host))

@@ -86,7 +86,7 @@ class Policy:
         slowest: bytes per second. If given, ``seconds`` is a window instead: the answer must begin within one, and may
             then take as long as it likes, if every window brings this much.
         silence: seconds for each connection attempt, and without a byte.
-        max_bytes: refuse a longer body. Only `Answer.body` looks at it.
+        max_bytes: refuse a longer body. Only `Answer.body` checks it.
         allow_private: connect to private, loopback and link-local addresses too.
         trusted: the URL is the user's or the project's own. It is sent as it is, may be at a private address, and may
             then redirect to others; if it is at a public one, its redirects must be too. Other URLs are normalised
@@ -156,7 +156,7 @@ class Answer:
             BrokenOffError: the server is busy.
             RefusedError: any other status, or compressed content.
         """
-        # Not the server's own words.
+        # The standard phrase, never the server's own text.
         phrase = f"the server answered {self.status} {http.client.responses.get(self.status, '')}".rstrip()
         if self.status in RETRIED:
             raise BrokenOffError(phrase, _seconds_asked(self.headers.get("Retry-After", "")))
@@ -169,7 +169,7 @@ class Answer:
             raise RefusedError(f"the server sent compressed content ({encoding[:50]!r}), which was not requested")
 
     def read(self) -> bytes:
-        """The next bytes, b"" at the end. An end before the announced one is not noticed here.
+        """The next bytes, b"" at the end. Does not notice a body that is shorter than announced.
 
         Raises:
             BrokenOffError: the connection broke.
@@ -187,7 +187,7 @@ class Answer:
         return chunk
 
     def body(self) -> bytes:
-        """All of it.
+        """The complete body.
 
         Raises:
             BrokenOffError: the connection broke, or ended before the announced length.
@@ -251,7 +251,7 @@ class _Request:
         proxy = _proxy(target)
         peer = proxy or target
         connection = _connection(target.scheme == "https" or peer.scheme == "https", peer.host, peer.port)
-        # The one hook that http.client has for this; plain and TLS connections and proxy tunnels go through it.
+        # The only hook of http.client for this; plain connections, TLS and proxy tunnels all use it.
         setattr(connection, "_create_connection", functools.partial(self._connect, proxy and target.host))  # noqa: B010
         selector = target.selector
         if proxy is not None and target.scheme == "https":
@@ -319,7 +319,7 @@ def _connection(tls: bool, host: str, port: int) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(host, port)
     import ssl  # here: Triton's Python has none that loads, and a served model fetches nothing
 
-    # Not http.client's own choice, which programs override to connect to unverified peers of theirs.
+    # A fresh context: programs replace http.client's default with one that verifies nothing.
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return http.client.HTTPSConnection(host, port, context=context)
@@ -342,7 +342,7 @@ class _Target:
         if not trusted:
             parts = _normalised(parts)
         self.scheme, self.netloc = parts.scheme, unquote(parts.netloc)
-        # Of the host nothing is left to the interpretation of those who read it later, a proxy among them.
+        # The host must be unambiguous, since a proxy will parse it again.
         if self.scheme not in DEFAULT_PORTS or not _HOST.fullmatch(self.netloc):
             raise ValueError("expected http or https, and a host in ASCII")
         host = urlsplit(f"//{self.netloc}")
@@ -351,9 +351,9 @@ class _Target:
 
 
 def _normalised(parts: SplitResult) -> SplitResult:
-    """A stranger's URL as it is sent: host and path in ASCII, the scheme's own port left out."""
+    """Normalise an untrusted URL: host and path in ASCII, the scheme's default port left out."""
     host, port = parts.hostname or "", parts.port
-    if not host:  # of http:10.0.0.1 the path would be read as the host, by a proxy
+    if not host:  # a proxy would take the path of http:10.0.0.1 for the host
         raise ValueError("it has no host")
     if ":" not in host:
         host = host.encode("idna").decode("ascii")
@@ -388,7 +388,7 @@ def _proxy(target: _Target) -> _Proxy | None:
         return None
     match = _PROXY.fullmatch(proxy)
     port = int(match["port"] or 80) if match else 0
-    if match is None or port > 65535:  # the message does not repeat it: it may hold a password
+    if match is None or port > 65535:  # the message does not repeat the URL, which may hold a password
         raise RefusedError(f"the environment variable {target.scheme}_proxy must be the URL of an http or https proxy")
     user, _, password = map(unquote, (match["login"] or "").partition(":"))
     authorization: dict[str, str] = {}
@@ -430,7 +430,7 @@ def resolve(host: str, port: int) -> Sequence[str]:
     """The addresses of a host, as the system knows them.
 
     Raises:
-        OSError, UnicodeError: it knows none; it is no name.
+        OSError, UnicodeError: it has none, or it is not a valid name.
     """
     return [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
@@ -445,7 +445,7 @@ def shown(url: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """Text that cannot control a terminal, whoever wrote it."""
+    """Replace unprintable characters, which could control a terminal."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
@@ -454,7 +454,7 @@ def _failed(error: Exception) -> str:
 
 
 def _seconds_asked(retry_after: str) -> float | None:
-    """The seconds from now that a Retry-After asks for, None if it makes no sense."""
+    """The seconds from now that a Retry-After asks for; None if it is malformed."""
     if retry_after.isdecimal():
         return float(retry_after)
     try:
@@ -476,7 +476,7 @@ class Watchdog:
 
     def __init__(self, seconds: float, slowest: int | None = None) -> None:
         self.seconds, self.slowest = seconds, slowest
-        self.received = 0  # the caller counts
+        self.received = 0  # bytes, counted by the caller
         self.expired = False
         self._stopped = False
         self._twin: socket.socket | None = None
@@ -485,7 +485,7 @@ class Watchdog:
         self.start()
 
     def start(self) -> None:
-        """Begin a window, instead of the one that has begun."""
+        """Begin a new window, and cancel the present one."""
         with self._lock:
             self._before = self.received
             self._end = time.monotonic() + self.seconds
@@ -501,7 +501,7 @@ class Watchdog:
         return self._end - time.monotonic()
 
     def watch(self, sock: socket.socket) -> socket.socket:
-        """Watch this connection, and none before it."""
+        """Watch this connection instead of the one before."""
         with self._lock:
             if self._twin is not None:
                 self._twin.close()

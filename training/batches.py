@@ -165,7 +165,7 @@ def _collate(
 
 
 def _ignore_signals(worker: int) -> None:
-    """Leave signals, which reach the whole process group, to the main process: it writes a checkpoint first."""
+    """Ignore signals in a worker: they reach all processes, and the main one writes a checkpoint first."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -252,7 +252,7 @@ class InMemory:
         recipe, size = self.recipe, self.recipe.batch_size
         order = torch.from_numpy(epoch_order(len(self), recipe.seed, epoch))
         for step in range(first, len(order) // size):
-            # Drawn for the whole batch, then divided: the crops are the same on any number of processes.
+            # Drawn for the global batch, then divided: the crops are the same on any number of processes.
             generator = torch.Generator().manual_seed(_step_seed(recipe, epoch, step))
             lo, hi = recipe.crop_scale
             boxes = random_boxes(size, (lo, hi), generator)[rank::world]

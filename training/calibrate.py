@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: a temperature for the logits, fitted on images held out of training.
+"""Calibrate probabilities: fit a temperature for the logits on images that were held out of training.
 
 One number divides all logits (Guo et al. 2017, arXiv 1706.04599). It changes no ranking, and a division of the logits
 is one of the head's weight and bias, so the calibrated network is an ordinary one.

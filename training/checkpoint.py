@@ -1,6 +1,6 @@
 """The checkpoint of a run: written completely or not at all, checked when it is read, and the one before it kept.
 
-A checkpoint holds the sha256 of its own content: a bit that changed on the disk is noticed, wherever it is.
+A checkpoint holds the sha256 of its own content, which detects any bit that changed on the disk.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def contiguous(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_file(path: Path, content: str | Callable[[Path], object]) -> None:
-    """`files.write_atomically`, where an error says what to do.
+    """Call `files.write_atomically`; its errors say what to do.
 
     Raises:
         OutputError: the file cannot be written, because the disk is full for example.

@@ -1,4 +1,4 @@
-"""A trained network's weights -> a larger network that computes the same, to go on training from.
+"""Copy a trained network's weights into a larger network that computes the same, and can then be trained.
 
 Function-preserving growth (Net2Net: Chen et al. 2015, arXiv 1511.05641), for the two ways in which a ResNeXt grows
 without touching the width of its shortcuts: fewer, wider groups (a grouped convolution is one with fewer groups whose
@@ -20,10 +20,10 @@ __all__ = ["grow_into"]
 
 @torch.no_grad()
 def grow_into(network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
-    """Load weights of a smaller or equal network of the same widths; what it has no weights for adds nothing at first.
+    """Load weights of a smaller or equal network of the same widths. The remaining blocks contribute nothing at first.
 
     Raises:
-        ValueError: a tensor's shape does not fit, or the weights hold what the network has not.
+        ValueError: a tensor's shape does not fit, or the network has no such tensor.
     """
     own = network.state_dict()
     if surplus := sorted(state_dict.keys() - own.keys()):
@@ -47,7 +47,7 @@ def grow_into(network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
 
 
 def _regrouped(value: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A weight (out, in / more groups, k, k) as that of ``conv``: zeros where it connects what was not connected."""
+    """Convert a weight of more groups to the shape of ``conv``'s: new connections get zeros."""
     old_groups = conv.in_channels // value.shape[1]
     if conv.in_channels % value.shape[1] or old_groups % conv.groups:
         raise ValueError(f"{old_groups} groups cannot be merged into {conv.groups}.")

@@ -29,7 +29,7 @@ from .recipe import Recipe
 
 __all__ = ["Loop", "accuracy", "unreadable"]
 
-AGREE_EVERY = 8  # steps after which the processes ask each other whether one was told to stop
+AGREE_EVERY = 8  # steps between the exchanges of stop signals among the processes
 COLUMNS = ("epoch", "image_size", "lr", "loss", "val_loss", "val_top1", "val_top5", "seconds", "broken")
 
 
@@ -63,7 +63,7 @@ def accuracy(
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run has come. ``rows`` is the curve: a row for each epoch that was validated."""
+    """The progress of a run. ``rows`` is the curve: a row for each validated epoch."""
 
     step: int = 0
     seconds: float = 0.0
@@ -179,7 +179,7 @@ class Loop:
         return self._save_weights(), self.progress.rows
 
     def _train(self, epoch: int) -> None:
-        """Take the steps of an epoch that are left."""
+        """Take the remaining steps of an epoch."""
         progress, before = self.progress, epoch * self.length
         self.optimisation.training_mode()
         if progress.step == before + self.length:  # stopped before the validation
@@ -287,11 +287,11 @@ class Loop:
         self.saved = time.monotonic()
 
     def _resume(self) -> None:
-        """Take the checkpoint of the folder, if there is one and it is of this run.
+        """Load the checkpoint in the folder, if there is one of this run.
 
         Raises:
             OutputError: it is of a run with another identity.
-            CheckpointError: it is damaged, or has not the form of what it replaces.
+            CheckpointError: it is damaged, or its structure differs from this run's.
         """
         state = checkpoint.read(self.out, self.say, first=self.processes.first)
         if state is None:
@@ -331,7 +331,7 @@ class Loop:
 
 
 def _identity(state: dict[str, Any]) -> dict[str, Any] | None:
-    """The identity in a state, which may be from someone else; None if it has none."""
+    """The identity in a state, which may be untrusted; None if it has none."""
     try:
         found = json.loads(state["identity"])
     except (KeyError, TypeError, ValueError, RecursionError):
@@ -351,7 +351,7 @@ def _with_epochs_of(before: dict[str, Any], now: dict[str, Any]) -> tuple[dict[s
 
 
 def _progress(state: dict[str, Any], length: int) -> Progress | None:
-    """The progress in a state, which may be from someone else; None if it makes no sense."""
+    """The progress in a state, which may be untrusted; None if it is invalid."""
     found: Any = state.get("progress")
     rows: Any = found.get("rows") if type(found) is dict else None
     form = dataclasses.asdict(Progress()) | {"rows": [dict.fromkeys(COLUMNS, 0.0)] * len(rows or ())}
@@ -363,7 +363,7 @@ def _progress(state: dict[str, Any], length: int) -> Progress | None:
 
 
 def _fits(state: dict[str, Any], parts: Mapping[str, Any], step: int) -> bool:
-    """True if everything in a state, which may be from someone else, has the form of what it replaces."""
+    """True if everything in a state, which may be untrusted, has the structure of the value that it replaces."""
     expected = {name: part.state_dict() for name, part in parts.items()}
     theirs = {name: state.get(name) for name in expected}
     optimizer, given = parts["optimizer"], theirs["optimizer"]
@@ -390,7 +390,7 @@ def _is_alike(value: Any, form: Any) -> bool:
 
 
 def _note_broken(broken: tuple[Broken, ...], epoch: int, out: Path) -> None:
-    """Add a row for each broken image and epoch, once, though a resumed run meets it again."""
+    """Add one row for each broken image and epoch, even if a resumed run reads it again."""
     if not broken:
         return
     path = out / "broken.csv"

@@ -1,4 +1,4 @@
-"""The optimiser's steps: parameters in groups, what is frozen, and one step after another."""
+"""The optimiser: parameter groups, frozen layers, and the training step."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Optimisation:
     """Trains a network one step at a time: forward and backward in micro-batches, then scaled, clipped and averaged.
 
     Args:
-        network: what the recipe does not train is frozen here.
+        network: the layers that the recipe does not train are frozen here.
         micro_batch: images per forward pass; None: all of this process's batch.
         length: steps per epoch.
     """

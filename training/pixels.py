@@ -1,7 +1,7 @@
 """Small images, decoded once, held in memory and augmented a batch at a time.
 
 A network for 64x64 images takes about a millisecond per image. Decoding a JPEG and cropping it takes as long. Decoded
-once and cropped with two matrix products for the whole batch, an image takes a tenth of that.
+once and cropped with two matrix products for the batch, an image takes a tenth of that.
 """
 
 from __future__ import annotations

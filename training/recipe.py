@@ -35,7 +35,7 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights, given the data and the weights to start from.
+    """Everything that determines the trained weights, besides the data and the initial weights.
 
     Network: ``architecture``, by its name in the manifest (None: that of the variant to fine-tune); ``init``: the
     variance of new convolutions is scaled by "fan_out" (torchvision) or "fan_in" (NVIDIA).
@@ -151,7 +151,7 @@ class Recipe:
         raise IndexError(f"The epoch must be less than {self.epochs}.")
 
     def resolved(self, preset: Preprocessing | None, architecture: str | None) -> Recipe:
-        """The recipe with all values set: those that it leaves open are those of the weights to start from."""
+        """The recipe with all values set; missing ones come from the weights to start from."""
         last = self.phases[-1].image_size
         size = self.eval_size or last or (preset.crop_size if preset else 224)
         resize = self.eval_resize or (preset.resize_size if preset and preset.crop_size == size else size * 256 // 224)
@@ -250,12 +250,12 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | None = None) 
         ) from error
     changed = {k: _parsed(v) if isinstance(v, str) else v for k, v in (overrides or {}).items()}
     if "phases" in changed:
-        values.pop("epochs", None)  # which are of the file's one phase
+        values.pop("epochs", None)  # these belong to the file's only phase
     try:
         return _made(values | changed)
     except RecipeError as error:
         if changed and _makes_sense(values):
-            raise  # the overrides are to blame, not the file
+            raise  # the error is in the overrides, not in the file
         raise RecipeError(f"{path}: {error}") from error
 
 

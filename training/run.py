@@ -118,7 +118,7 @@ class FinishedRun:
 
 
 class TrainingRun:
-    """A run in steps, each on the one before: `open_data`, `start_network`, `train`, `publish`. `run` takes them all.
+    """A training run in four steps: `open_data`, `start_network`, `train`, `publish`. `run` takes them all.
 
     Args:
         say: called with each line of progress; in the first process only.
@@ -288,7 +288,7 @@ class TrainingRun:
         return InMemory(self.recipe, PixelTable.read(self.train_images), scores)
 
     def publish(self, state: dict[str, Tensor], curve: list[dict[str, float]]) -> FinishedRun:
-        """Make the folder a variant with these weights. What is there already stays as it is."""
+        """Make the folder a variant with these weights. Existing files stay as they are."""
         options, weights = self.options, None
         if self.processes.first:
             if self.recipe.held_out:

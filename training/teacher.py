@@ -26,7 +26,7 @@ GRID = 3
 
 
 def save_array(array: np.ndarray, path: Path) -> Path:
-    """Write a .npy file, completely or not at all; make its folder."""
+    """Write a .npy file atomically; create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(temporary: Path) -> None:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from resnext_hub.curation import selection
-from resnext_hub.data import names as names_
+from resnext_hub.data import columns, file_names
 from resnext_hub.data.file_names import Passed
 from resnext_hub.data.labels import list_images
 from resnext_hub.data.source import shards
@@ -211,7 +211,7 @@ def test_the_documentation_lists_these_layouts(root: Path) -> None:
 
 def test_the_documentation_lists_these_names(root: Path) -> None:
     text = (root / "docs" / "data.md").read_text()
-    for name in (*names_.IMAGES, *names_.IMAGE_COLUMNS, *names_.LABEL_COLUMNS, *names_.SPLITS):
+    for name in (*file_names.IMAGES, *columns.IMAGE_COLUMNS, *columns.LABEL_COLUMNS, *file_names.SPLITS):
         assert f"`{name}`" in text, name
 
 
