@@ -55,7 +55,7 @@ def _importable_from(root: Path) -> bool | None:
 
 
 def _installed() -> bool:
-    import importlib.metadata  # only here: it is slow, and the command line does without it
+    import importlib.metadata  # imported here, because it is slow and the command line does not need it
 
     try:
         importlib.metadata.distribution("resnext-hub")
@@ -86,7 +86,7 @@ def mount(root: str | os.PathLike[str]) -> ModuleType:
         name = f"{NAME}_{hashlib.blake2b(key.encode(), digest_size=4).hexdigest()}"
     else:
         found = _importable_from(root)
-        if found:  # installed editable, or the working folder is the one that holds a checkout of this name
+        if found:  # an editable installation, or the working folder has a checkout of this name
             package = importlib.import_module(NAME)
             setattr(package, _KEY, key)
             package.__dict__["__mounted__"] = not _installed()

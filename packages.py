@@ -72,7 +72,7 @@ def needed(what: str, feature: str) -> Iterator[None]:
         raise
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
-        if module in ("", __name__.partition(".")[0]):  # a fault of this package, not of the environment
+        if module in ("", __name__.partition(".")[0]):  # an error in this package, not in the environment
             raise
         package = _PACKAGE_OF.get(module, module)
         raise MissingPackageError(f"{what} needs {package}: {install(feature)}", name=module) from error

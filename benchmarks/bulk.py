@@ -1,4 +1,4 @@
-"""Many images to one table: this project against the loops that people write, and against its own limit.
+"""Compare `classify_many` with common hand-written loops, and with its own upper bound.
 
     python benchmarks/bulk.py [--photos FOLDER] [--images 1000] [--runs 3] [--engine auto] [--variants NAME ...]
 
@@ -86,7 +86,7 @@ def with_loader(network: torch.nn.Module, files: list[Path]) -> None:
 
 
 def core_seconds(work: Callable[[int], None], images: int) -> float:
-    """Core-seconds an image when every core does this alone: what two cores do at once is not twice what one does."""
+    """Core-seconds per image with all cores busy: two busy cores are not twice as fast as one."""
     cores = available_cores()
     threads = [threading.Thread(target=work, args=(i,)) for i in range(cores)]
     start = time.perf_counter()
@@ -98,7 +98,7 @@ def core_seconds(work: Callable[[int], None], images: int) -> float:
 
 
 def give_weights(variant: str, network: torch.nn.Module, folder: Path) -> None:
-    """Put the network's weights into the cache, and have the loaded manifest say that they are the variant's."""
+    """Put the network's weights into the cache, and change the loaded manifest so that they are the variant's."""
     manifest = default_manifest()
     checkpoint = manifest.resolve(variant)
     path = folder / "hub" / "checkpoints" / f"{checkpoint.name}.pth"

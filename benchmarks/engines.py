@@ -75,7 +75,7 @@ int main(int n, char **v) {
 
 
 def peer(way: str, network: str, folder: Path) -> Any:
-    """A function from a batch number to logits, as each library is used by its own documentation."""
+    """A function from a batch number to logits, written as in each library's documentation."""
     images: dict[int, np.ndarray] = {b: np.load(folder / f"images-{b}.npy") for b in _batches(folder)}
     if way.startswith("ours"):
         return _ours(way.partition(" ")[2], network, folder)
@@ -216,7 +216,7 @@ class Way:
 
 
 def fma_peak(folder: Path) -> float | None:
-    """Billions of multiply-adds a second of all cores; None without a C compiler."""
+    """Billions of multiply-adds per second on all cores; None without a C compiler."""
     (folder / "fma.c").write_text(FMA)
     try:
         subprocess.run(

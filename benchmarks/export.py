@@ -44,7 +44,7 @@ SLOW = 8  # times eager's: timed once
 
 
 def network_of(checkpoint: Any) -> tuple[Any, bool]:
-    """The network, and whether its weights are the checkpoint's."""
+    """(the network, True if it has the checkpoint's weights)."""
     import torch
     from resnext_hub.models.entrypoints import build, load
     from resnext_hub.models.store import Store

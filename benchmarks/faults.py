@@ -140,7 +140,7 @@ class Client:
 
 
 class Run:
-    """A process that downloads. It is held by a descriptor: its id may be another's once it has ended."""
+    """A process that downloads, identified by a descriptor, since its id may be reused after its end."""
 
     def __init__(self, process: int, report: Path) -> None:
         self.process, self.report = process, report
@@ -166,7 +166,7 @@ class Run:
         return self.report.exists() and self.report.read_text() == "0"
 
     def _starved(self) -> float:
-        """Seconds that it waited for a processor: a busy machine is not the library's fault."""
+        """Seconds that it waited for a processor; they are not counted against the library."""
         try:
             return int(Path(f"/proc/{self.process}/schedstat").read_text().split()[1]) / 1e9
         except OSError:
@@ -179,7 +179,7 @@ class Run:
 
     @property
     def words(self) -> str:
-        """The name of the error it ended with."""
+        """The name of the error that ended it."""
         lines = Path(f"{self.report}.log").read_text().strip().splitlines() or ["no message"]
         named = [
             line.split(":")[0].rsplit(".", 1)[-1] for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)

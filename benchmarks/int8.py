@@ -48,7 +48,7 @@ class Accuracy:
 
 
 def measure_accuracy(variant: str, train: Path, val: Path, folder: Path, every: int = 1, **options: Any) -> Accuracy:
-    """Export a variant in fp32 and int8 and have both name a table of labelled images, or every 2nd, 3rd ... of it."""
+    """Export a variant in fp32 and int8, and evaluate both on a table of labelled images, or on every n-th image."""
     from resnext_hub.deploy.export import export
 
     labels, pixels = read(variant, val, every)
@@ -62,7 +62,7 @@ def measure_accuracy(variant: str, train: Path, val: Path, folder: Path, every: 
 
 
 def accuracy_of(fp32: np.ndarray, int8: np.ndarray, labels: np.ndarray, size: float) -> Accuracy:
-    """Of the classes that both call each image, (N,) each."""
+    """Compare the classes predicted by both networks, (N,) each, with the labels."""
     right = fp32 == labels, int8 == labels
     change = right[1].astype(float) - right[0]
     loss, margin = -100 * change.mean(), 196 * change.std(ddof=1) / math.sqrt(len(change))

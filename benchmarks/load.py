@@ -81,7 +81,7 @@ class Endpoint:
         return self._headers | {"Inference-Header-Content-Length": str(len(head))}, head + data
 
     def ask(self, request: tuple[dict[str, str], bytes]) -> str | None:
-        """Why there was no answer; None where there was."""
+        """Send a request. Returns the error, or None."""
         headers, body = request
         try:
             answer = self._pool.request("POST", f"{self._model}/infer", body=body, headers=headers)
@@ -115,7 +115,7 @@ def requests_for(endpoint: Endpoint, images: Path | None, outputs: list[str]) ->
 def run(
     load: str, endpoint: Endpoint, requests: list[Any], threads: int, due: Iterator[float], warm_up: float, end: float
 ) -> Result:
-    """Ask at the times that are due (0: at once) until ``end``; only requests due after ``warm_up`` are counted."""
+    """Send requests at their due times (0: immediately) until ``end``; count only those due after ``warm_up``."""
     latencies: list[float] = []
     errors: Counter[str] = Counter()
     numbers = itertools.count()

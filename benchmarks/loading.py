@@ -1,10 +1,10 @@
-"""From a cached checkpoint to a network: this repository against the original hub code, in fresh processes.
+"""Measure loading a cached checkpoint: this repository and the original hub code, in fresh processes.
 
     python benchmarks/loading.py [--runs 5] [--variants resnext101_32x8d_wsl resnext101_32x48d_wsl]
 
 "hub": torch.hub.load and one image, imports included, against torchvision as a hub repository. "ready": after the
 imports, the time until the network is ready and until it has given logits, and the private memory it has taken
-(RssAnon, in units of the checkpoint's length), against the code of WSL-Images' hubconf.py; ours once more for the
+(RssAnon, in units of the checkpoint's length), against the code of WSL-Images' hubconf.py; ours again for the
 first load, which converts the file. "four processes": their proportional set sizes (Pss) while all hold the network,
 in the same unit; what is shared counts once. The files have random weights under the published names, keys, shapes
 and legacy format.

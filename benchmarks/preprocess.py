@@ -43,7 +43,7 @@ def ours(data: bytes, preset: Preprocessing, grade: str) -> np.ndarray:
 
 
 def ours_without(data: bytes, preset: Preprocessing, module: Any, name: str) -> np.ndarray:
-    """Ours, close, as if a package were not installed."""
+    """Our grade "close", as if a package were not installed."""
     found = getattr(module, name)
     setattr(module, name, lambda: None)
     try:

@@ -32,7 +32,7 @@ BATCH, WORKERS = 16, 2
 
 
 class Double(Engine):
-    """1,000 logits an image, of its one pixel."""
+    """A fake network: 1,000 logits per image, computed from one pixel."""
 
     name, threads, concurrent = "double", 1, True
 

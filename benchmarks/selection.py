@@ -47,7 +47,7 @@ def make_scores(folder: Path, images: int, top: int, rows: int = 5_000_000) -> N
 
 
 def make_hashtags(folder: Path, images: int, rows: int = 5_000_000) -> None:
-    """Three hashtags an image: names of classes, by Zipf's law, and of a long tail that stands for none."""
+    """Three hashtags per image: names of classes, by Zipf's law, and a long tail that maps to no class."""
     folder.mkdir()
     with duckdb.connect(config={"memory_limit": "1500MB", "threads": 1}) as connection:
         for first in range(0, images, rows):
@@ -62,7 +62,7 @@ def make_hashtags(folder: Path, images: int, rows: int = 5_000_000) -> None:
 
 
 def measured(command: list[str], folder: Path) -> tuple[float, float, float, float]:
-    """Seconds, processor seconds, peak memory in MiB, and peak of what the folder grows by in MiB, of a command."""
+    """Run a command: (seconds, processor seconds, peak memory in MiB, peak growth of the folder in MiB)."""
     before, spent = _size(folder), _processor_seconds()
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

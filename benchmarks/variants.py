@@ -57,7 +57,7 @@ def processor() -> str:
 
 
 def measure(architecture: str, engine: str) -> dict[str, str | int | float]:
-    """In a process of its own, with TORCH_HOME an empty folder."""
+    """Measure in a separate process with an empty TORCH_HOME."""
     import torch
     from resnext_hub.inference.engines import open_engine
     from resnext_hub.models.entrypoints import build

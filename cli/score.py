@@ -34,7 +34,7 @@ def add_to(commands: Any) -> None:
 def _score(arguments: argparse.Namespace, manifest: Manifest) -> None:
     from ..data.splits import train_and_val
     from ..training.pixels import PixelTable
-    from ..training.teacher import save_array, score_images
+    from ..training.teacher_scores import save_array, score_images
 
     teacher, options = find_checkpoint(arguments.variant), reading_options(arguments)
     options["say"] = lambda line: print(line, file=sys.stderr)

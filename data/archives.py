@@ -142,7 +142,7 @@ def unpacked(uri: str, access: Access, version: str) -> str:
         return _copies.setdefault((uri, version), Spool(fill)).path
 
 
-# Copies for reading one by one stay: a training comes back to each in every epoch.
+# Kept until the process ends: a training reads each archive in every epoch.
 _copies: dict[tuple[str, str], Spool] = {}
 
 

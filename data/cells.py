@@ -122,5 +122,5 @@ def cell(scalar: Any) -> tuple[str | None, bytes | str | None]:
         path = text_of(fields["path"]) if "path" in fields else None
         data = _bytes_of(fields["bytes"]) if "bytes" in fields else None
         return path, path if data is None else data
-    # By its class: a look at its type costs more than all the rest, and there may be a billion of them.
+    # By its class, because reading its Arrow type takes longer than everything else here.
     return None, text_of(scalar, 2 * MAX_BYTES) if "String" in type(scalar).__name__ else _bytes_of(scalar)

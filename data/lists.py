@@ -42,7 +42,7 @@ def read_list(uri: str, access: Access, column: str | None = None, label_column:
         start = file.read(4)
         file.seek(0)
         encoding = next((name for mark, name in MARKS if start.startswith(mark)), "utf-8")
-        # Names of files are bytes: what is no UTF-8 is kept as it is.
+        # File names are bytes: those that are not UTF-8 are kept as they are.
         errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
         try:
             with io.TextIOWrapper(file, encoding, errors, newline=None) as text:

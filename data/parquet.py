@@ -25,7 +25,7 @@ __all__ = ["Table", "class_names", "labels_of", "open_table"]
 BATCH_BYTES = 2**26  # of a column, decoded at a time
 BATCH_ROWS = 4096
 RATIO = 2000  # how much a column may grow when it is decompressed
-HELD_BYTES = 4 * 2**30  # of decoded row groups that a training holds
+HELD_BYTES = 4 * 2**30  # of decoded row groups that a training keeps in memory
 GROUPS_HELD = 8
 
 
@@ -89,7 +89,7 @@ class Table:
         rows = max(1, min(64, BATCH_BYTES // max(1, stated))) if any(map(is_bytes, kinds.values())) else BATCH_ROWS
         path = self._path(group, columns)
         with pq.ParquetFile(path, pre_buffer=False, read_dictionary=text) as file:
-            # One thread: the workers are many, and what Arrow throws in a thread of its own ends the process.
+            # One thread: there are many workers, and an exception in one of Arrow's threads ends the process.
             yield from file.iter_batches(rows, [group], list(columns), use_threads=False)
 
     def values(self, column: str, first: int, length: int) -> Iterator[tuple[int, Any]]:

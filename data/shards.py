@@ -135,7 +135,7 @@ class ArchiveShard:
 
     @property
     def remote(self) -> bool:
-        return False  # an item's bytes are there when the item is
+        return False  # an item is yielded with its bytes
 
     def _files(self) -> Iterator[tuple[archives.Member, archives.Read]]:
         """Images and label files; other files are counted as passed over."""
@@ -166,7 +166,7 @@ class ArchiveShard:
                 raise archives.ArchiveError("it holds no images.")
         except SourceError:
             raise
-        except Exception as error:  # each store has its own; what came before it stands
+        except Exception as error:  # each store has its own; the items before it stay valid
             broken = FetchError(f"{self.uri} is incomplete or corrupt: {reason(error)}")
             yield Item(self.uri, functools.partial(_raise, broken))
 
@@ -222,7 +222,7 @@ class ArchiveShard:
 
     def fingerprint(self) -> str:
         if is_web(self.uri):
-            return self.uri  # to know more it would have to be fetched completely
+            return self.uri  # a real version would need a complete download
         return f"{self.uri} {version_of(self.uri, self.access)}"
 
     def __len__(self) -> int:
@@ -284,7 +284,7 @@ class TableShard:
             broken = FetchError(f"{self.uri} is corrupt: {reason(error)}")
         else:
             broken = FetchError(f"{self.uri} has fewer rows than it states.")
-        for at in range(row, end):  # every row gets its item, so that no number shifts
+        for at in range(row, end):  # every row gets an item, so that numbers do not shift
             yield Item(f"{self.uri}[{at}]", functools.partial(_raise, broken))
 
     def _item(self, row: int, value: Any, name: Any = None) -> Item:

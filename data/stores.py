@@ -39,8 +39,8 @@ __all__ = [
     "version_of",
 ]
 
-# fsspec knows many more (ftp, ssh, github, chains such as simplecache::http://). Some connect to any address that is
-# written in the URI, or open any file, and a list or table may be a stranger's.
+# fsspec has many more (ftp, ssh, github, chains such as simplecache::http://). Some of them connect to any address in
+# the URI or open any file, and a list or table may be untrusted.
 STORES = ("s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "oci", "oss", "memory")
 #: The options with which each store serves public data without an account.
 ANONYMOUS = {
@@ -52,7 +52,7 @@ ANONYMOUS = {
 # A list, table or archive behind http(s) is fetched completely, with the same checks as images.
 WEB = ("http", "https")
 WEB_BYTES, WEB_SECONDS = 2 * 2**30, 1800.0
-FREE_BYTES = 2**30  # stay free on the disk of the temporary folder
+FREE_BYTES = 2**30  # to keep free on the disk of the temporary folder
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def filesystem(uri: str, access: Access = Access(), schemes: Sequence[str] = ("f
         import fsspec.core
     options = ANONYMOUS.get(scheme, {}) if access.anonymous else {}
     try:
-        # Listings would be kept for the life of the process: a folder of a million names, and an old one on a resume.
+        # Without the cache: it would keep a million names in memory, and return an old listing to a resumed run.
         return fsspec.core.url_to_fs(uri, use_listings_cache=False, **options)
     except Exception as error:  # s3fs is not installed, no credentials: each store has its own
         raise SourceError(f"{uri}: {type(error).__name__}: {error}") from error

@@ -31,10 +31,10 @@ ROUTES = {
 }
 ROUTES["HEAD"] = ROUTES["GET"]
 
-SMALL_BODY = 16 * 1024  # of cancel and reset
+SMALL_BODY = 16 * 1024  # for cancel and reset
 SESSION_EVENTS = 8  # that one visitor may have waiting or running
 SILENT_SECONDS = 15.0  # after which the events of a visitor who does not listen for answers are dropped
-BODY_SECONDS, BODY_RATE = 60.0, 64 * 1024  # a body may take so long, and a second more per so many bytes
+BODY_SECONDS, BODY_RATE = 60.0, 64 * 1024  # time limit of a body: seconds, plus one per this many bytes
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -168,7 +168,7 @@ class Gate:
                 part = await anext(parts)
             except StopAsyncIteration:
                 return {"type": "http.request", "body": b"", "more_body": False}
-            # A name may lie across two parts; in the tail alone it cannot be complete.
+            # A name may be split between two parts.
             files += (tail + part).count(b"filename=")
             tail = part[-8:]
             if files > 1:
@@ -256,7 +256,7 @@ def _size(folder: Path) -> int:
                         stack.append(entry.path)
                     else:
                         total += entry.stat(follow_symlinks=False).st_size
-        except OSError:  # being swept
+        except OSError:  # another thread is removing it
             continue
     return total
 

@@ -134,7 +134,7 @@ class Models:
         self._engine, self._kept = engine, kept
         self._open: OrderedDict[str, Classifier] = OrderedDict()
         self._guard = threading.Lock()
-        self._opening = {name: threading.Lock() for name in self.checkpoints}  # one may take minutes to be fetched
+        self._opening = {name: threading.Lock() for name in self.checkpoints}  # a download may take minutes
 
     def is_here(self, name: str) -> bool:
         """True if nothing has to be downloaded for the variant."""
@@ -163,7 +163,7 @@ class Models:
             crop = opened.preset.crop_size
             opened.engine(
                 np.zeros((1, crop, crop, 3), np.uint8)
-            )  # the first call is slower, and would be what is shown
+            )  # warm up: the first call is slower, and its time would be shown
             with self._guard:
                 self._open[name] = opened
                 while len(self._open) > self._kept:
@@ -349,7 +349,7 @@ def open_zip(data: bytes, limits: Limits) -> list[zipfile.ZipInfo]:
     """
     if len(data) > limits.zip_bytes:
         raise PageError("error_zip_big", mib=limits.zip_bytes // MIB)
-    # Before a list of a million entries is made of them.
+    # Before zipfile makes a list of a million entries.
     if data.count(b"PK\x01\x02") > 10 * limits.zip_members:
         raise PageError("error_zip_many", count=limits.zip_members)
     try:
@@ -412,7 +412,10 @@ def _read_member(file: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> by
         raise ImageError("Archives within the zip are not opened.")
     if info.flag_bits & 1:
         raise ImageError("The file is encrypted.")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # LZMA's window takes what memory it says
+    if info.compress_type not in (
+        zipfile.ZIP_STORED,
+        zipfile.ZIP_DEFLATED,
+    ):  # LZMA allocates what the file states
         raise ImageError("The file uses an unsupported compression; expected zip's usual one, deflate.")
     try:
         with file.open(info) as member:

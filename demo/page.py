@@ -65,14 +65,14 @@ __all__ = ["build", "forget", "launch", "serve"]
 
 log = logging.getLogger("resnext_hub")
 
-KEPT_SECONDS = 600  # what is in memory of a visitor who does nothing
-SESSIONS = 32  # visitors whose photos are in memory; of more, the oldest are forgotten
+KEPT_SECONDS = 600  # without a request, after which a visitor's data is dropped
+SESSIONS = 32  # visitors whose photos are in memory; the oldest are dropped first
 WAITING = 32  # requests in each queue
 DOWNLOADS = 4  # weights that are downloaded or opened at the same time
 HERE = Path(__file__).parent
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Apple SD Gothic Neo", "Malgun Gothic", "Noto Sans KR", "sans-serif")
 
-#: Waiting for the network or for weights must not occupy what calculates: each kind of request has a queue.
+#: One queue for each kind of request: waiting for downloads must not block the networks.
 QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 16}
 TAKE = QUICK | {"concurrency_id": "take", "trigger_mode": "multiple"}
 FETCH = QUICK | {"concurrency_id": "fetch", "trigger_mode": "multiple"}
@@ -86,7 +86,7 @@ CALCULATE: dict[str, Any] = {
 }
 
 
-#: Of a photo, a notice, answers and a status: all stay. A generator that yields nothing would clear them.
+#: Leaves photo, notice, answers and status unchanged. (A generator that yields nothing would clear them.)
 NOTHING = (gr.skip(),) * 4
 
 
@@ -396,7 +396,7 @@ class _Page:
         refused = {error.values.get("variant") for error in session.errors if error.key == "error_weights"}
         wanted = (data, tuple(names), count_of(top, self.limits.top))
         if data is None or (session.answers and session.done == wanted):
-            yield NOTHING[1:]  # a refused photo: what is shown stays
+            yield NOTHING[1:]  # a refused photo: leave the page unchanged
             return
         session.done, session.answers, session.without = wanted, [], set()
         if not names:
@@ -444,7 +444,7 @@ class _Page:
     def choose(self, session: Session, language: str, event: gr.EventData) -> Iterator[Any]:
         """A class was clicked: every variant's heat map is of it. Of two quick clicks the second counts."""
         at = float(getattr(event, "at", 0.0))
-        if at < session.clicked:  # two requests that overtook each other
+        if at < session.clicked:  # the requests arrived in the wrong order
             yield NOTHING[:2]
             return
         turn, session.clicked = session.turn("choose"), at
@@ -590,7 +590,7 @@ def _keep_forgetting(page: gr.Blocks, app: Any) -> None:
 def serve(models: Models, host: str, port: int, open_browser: bool = False) -> None:
     """Serve the page until SIGTERM or Ctrl-C; then remove the uploads."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # containers end so: as Ctrl-C, with cleaning up
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # how containers stop: handled like Ctrl-C
     page = build(models)
     address = launch(page, host, port, inbrowser=open_browser)
     print(f"resnext-hub demo: {address} (press Ctrl-C to stop)", flush=True)  # noqa: T201

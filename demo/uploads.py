@@ -53,7 +53,7 @@ class Uploads:
     def sweep(self) -> None:
         """Remove files that are too old, then the oldest while there are too many bytes, then empty folders."""
         found, folders = [], []
-        for folder, _, names in os.walk(self.folder, topdown=False):  # passes over what vanishes meanwhile
+        for folder, _, names in os.walk(self.folder, topdown=False):  # skips what is deleted meanwhile
             folders.append(Path(folder))
             for name in names:
                 with contextlib.suppress(OSError):

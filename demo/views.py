@@ -40,7 +40,7 @@ EXAMPLES = {
     "officer": HERE / "examples" / "officer.jpg",
 }
 PREVIEW_ROWS = 20
-UNSURE = 0.5  # a calibrated network is more often wrong than right below it
+UNSURE = 0.5  # below this probability, a calibrated network is wrong more often than right
 ICONS = {
     "remove": "M6 6l12 12M18 6L6 18",
     "camera": "M4 8h4l2-3h4l2 3h4v11H4z M12 10.5a3 3 0 1 0 0 6 3 3 0 0 0 0-6",
@@ -251,7 +251,7 @@ def _card(checkpoint: Checkpoint, answer: Answer, language: str) -> str:
     words = partial(_escaped, language)
     published = checkpoint.published
     accuracy = []
-    if published.top1 is not None:  # a training on too few images claims none
+    if published.top1 is not None:  # a run with too few validation images states none
         accuracy.append(words("accuracy_value", top1=published.top1, top5=published.top5, dataset=published.dataset))
     if measured := checkpoint.measured_on(published.dataset):
         accuracy.append(words("measured_value", top1=f"{measured.top1:.2f}", top5=f"{measured.top5:.2f}"))

@@ -70,7 +70,7 @@ def halve(model: onnx.ModelProto) -> None:
 
 
 def fetch_runtime(folder: Path, out: Path) -> None:
-    """Unpack what the page needs of ONNX Runtime for the web."""
+    """Unpack the files of ONNX Runtime for the web that the page needs."""
     command = ["npm", "pack", "--silent", PACKAGE]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""Draw what weights_manifest.json and benchmarks/variants.csv say into docs/pictures/.
+"""Draw the figures in docs/pictures/ from weights_manifest.json and benchmarks/variants.csv.
 
     python docs/pictures.py [accuracy.png demo.jpg grad_cam.png resnext_tiny.png]
 
@@ -48,7 +48,7 @@ def family(checkpoint: Checkpoint) -> str:
 
 
 def top1(checkpoint: Checkpoint) -> float:
-    """As measured by timm's authors at 224 pixels, or else as published."""
+    """Top-1 as measured by timm's authors at 224 pixels, otherwise as published."""
     found = (row for row in checkpoint.measured if row.dataset == "imagenet" and row.image_size == 224)
     top1 = next(found, checkpoint.published).top1
     assert top1 is not None

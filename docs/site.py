@@ -37,7 +37,7 @@ def on_startup(**_: Any) -> None:
 
 
 def on_config(config: Any) -> None:
-    """Leave out the page that runs the network in the browser where its runtime cannot be fetched."""
+    """Leave out the page that runs the network in the browser if its runtime cannot be downloaded."""
     if shutil.which("npm") is None:
         log.info('The page "Try it" is left out: it needs npm.')
         config["nav"] = [entry for entry in config["nav"] if "try.md" not in entry.values()]

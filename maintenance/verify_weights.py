@@ -26,7 +26,7 @@ from resnext_hub.models.store import Store
 from resnext_hub.net.client import GetError
 
 VERIFIED = "verified"
-FIRST_SEEN = "first seen"  # its publisher states no hash: this is what it was at that date
+FIRST_SEEN = "first seen"  # the publisher states no hash, so this is the hash at that date
 WRONG = "not the published file"
 NOT_FETCHED = "not fetched"
 

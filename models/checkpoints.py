@@ -50,9 +50,9 @@ log = logging.getLogger("resnext_hub")
 
 ALIGNMENT = 64  # bytes; torch.save's own. On unaligned tensors vector instructions round in another order.
 MOST_VALUES, DEEPEST = 1_000_000, 20  # in a training checkpoint; that of a ResNeXt-101 has some 10,000
-MOST_VIEWS = 8  # how often a file's tensors may name its bytes: a thousand views of a GB would be read for ever
+MOST_VIEWS = 8  # bytes of all tensors, relative to the file: many views of the same bytes would take too long to read
 CONTAINERS = ("state_dict", "model_state_dict", "model")  # Lightning and NVIDIA; PyTorch's tutorials; torchvision
-ZIP = b"PK\x03\x04"  # the first bytes of an archive; torch goes by them too
+ZIP = b"PK\x03\x04"  # the first bytes of an archive, which torch checks too
 
 
 def read_state_dict(path: str | Path, *, mmap: bool = False, vouched: bool = False) -> dict[str, Tensor]:
@@ -121,7 +121,7 @@ def _read_by_torch(path: Path) -> dict[str, Tensor]:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the file's format: `read_state_dict` has warned
+            warnings.simplefilter("ignore")  # `read_state_dict` has warned about the format
             value: Any = torch.load(path, "cpu", weights_only=True)  # pyright: ignore[reportUnknownMemberType]
     except Exception as error:  # pickle.UnpicklingError, RuntimeError, and what its functions raise
         raise _explained(path, error) from error
@@ -381,7 +381,7 @@ def mapped_state_dict(path: Path, digest: str, store: Store, *, vouched: bool = 
         with store.lock(path):
             if not copy.exists() and not _convert(path, copy, store, vouched):
                 return read_state_dict(path, vouched=vouched)
-    except UnwritableError as error:  # an image with the weights in it, say, mounted read-only
+    except UnwritableError as error:  # for example, a container image with the weights, mounted read-only
         log.warning("%s could not be converted; reading it without memory mapping: %s", path.name, error)
         return read_state_dict(path, vouched=vouched)
     return read_state_dict(copy, mmap=True)

@@ -36,7 +36,7 @@ ATTEMPTS = 5  # in a row without progress
 PROGRESS = 1024  # bytes; fewer before a cut count as no progress, or retries would never end
 RESTARTS = 2  # from the first byte, because the parts do not fit together
 BACKOFF = 0.5  # seconds, doubled with every such attempt
-LONGEST_WAIT = 60.0  # seconds that a server's Retry-After is heeded
+LONGEST_WAIT = 60.0  # seconds; longer values of Retry-After are cut
 POLICY = Policy(
     user_agent="resnext-hub (+https://github.com/org/resnext-hub)",
     redirects=10,
@@ -66,7 +66,7 @@ def local_file(
     store = store or Store()
     present = store.find(checkpoint)
     if present is None:
-        # Sources of other formats have other names: the first one's name stands for all of them.
+        # The sources' file names differ by format: lock the first one's name for all of them.
         with store.lock(store.path_of(checkpoint, checkpoint.sources[0])):
             present = store.find(checkpoint) or _fetch_first(checkpoint, store, progress)
     path, source = present
@@ -131,7 +131,7 @@ def fetch(source: Source, path: Path, store: Store, progress: bool = True) -> No
         GetError: no file could be downloaded.
         CheckpointError: the content is not the published one, or it cannot be written.
     """
-    # Only here: torch takes seconds to import. tqdm where it is installed, else a plain bar of torch's.
+    # Imported here because torch takes seconds. It is tqdm if that is installed, otherwise torch's plain bar.
     from torch.hub import tqdm  # pyright: ignore[reportPrivateImportUsage]
 
     part = _Part(path, store)
@@ -171,7 +171,7 @@ def _fetch_verified(source: Source, path: Path, part: _Part, store: Store, bar: 
         except CheckpointError as error:
             if in_one_piece or last:
                 raise
-            # Pieces of two states of the file, or a piece that a crash of the machine damaged.
+            # The pieces are of two versions of the file, or a crash of the machine damaged one.
             log.info("%s The resumed download is corrupt; starting again.", error)
             part.discard()
 
@@ -247,7 +247,7 @@ class _Part:
         """The note about the downloaded bytes; None if they cannot be resumed."""
         try:
             data = json.loads(self.note.read_text(encoding="utf-8"))
-            total = data["total"]  # and whatever else a later version has noted
+            total = data["total"]  # keys of later versions are ignored
             noted = _Noted(str(data["url"]), str(data["etag"]), None if total is None else int(total))
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -25,7 +25,7 @@ log = logging.getLogger("resnext_hub")
 register(ResNeXt, Stage, BasicBlock, Bottleneck, SqueezeExcite)
 
 PYTHON_FLOOR, TORCH_FLOOR = (3, 11), (2, 10)
-#: Arguments of `ResNeXt` that a caller may choose; the others are the variant.
+#: Arguments of `ResNeXt` that a caller may choose; the others define the variant.
 NETWORK_OPTIONS = ("zero_init_residual", "replace_stride_with_dilation", "norm_layer", "in_chans", "conv_init")
 VARIANT_OPTIONS = frozenset(Architecture.__dataclass_fields__)
 
@@ -121,7 +121,7 @@ def load(
     """
     num_classes = checkpoint.num_classes if num_classes is None else num_classes
     head = num_classes != 0 and (file is not None or num_classes == checkpoint.num_classes)
-    # First: a wrong argument is found before a download of up to 3.3 GB.
+    # First, so that a wrong argument is reported before a download of up to 3.3 GB.
     network = _build_to_fill(checkpoint.architecture, num_classes, network_options, head)
     if file is None:
         store = Store()

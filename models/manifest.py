@@ -48,7 +48,7 @@ DIGEST = "weights_manifest.sha256"
 SCHEMA = "weights_manifest.schema.json"
 LIMIT: Final = 4 << 20  # bytes of a manifest; ours has 0.1 MB
 LABELS_LIMIT: Final = 16 << 20  # bytes of a file of labels
-#: Characters that no text in a manifest or a file of labels has: controls, line separators, halves of a character.
+#: Characters not allowed in a manifest or a file of labels: controls, line separators, surrogates.
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 PLAIN_NAME: Final = re.compile(r"\w[\w.-]*")  # of a file; the schema's "path" is made of these
 
@@ -330,7 +330,7 @@ def _parsed(path: Path, data: Mapping[str, Any], folder: Path) -> Manifest:
         for key, value in data["checkpoints"].items():
             where = ("checkpoints", key)
             checkpoints[key] = _checkpoint(key, value, shared, folder)
-    except KeyError as error:  # the schema has seen to the rest
+    except KeyError as error:  # the schema check excludes other errors
         raise SchemaError(where, f"{error} is not defined") from error
     return Manifest(path, checkpoints, shared["architectures"], shared["label_sets"], dict(data["aliases"]))
 

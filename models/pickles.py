@@ -105,7 +105,7 @@ def _parameter(data: object, *_: object) -> Stored:
 
 
 def _put(target: dict[Any, Any], key: object, value: object) -> None:
-    if not _is(key, str, int):  # a nested tuple is hashed without end, a deep one until the stack is through
+    if not _is(key, str, int):  # hashing a nested tuple may never end, or overflow the stack
         raise PickleError(f"a dictionary key of type {type(key).__name__}")
     if key in target:
         raise PickleError("a repeated dictionary key")
@@ -120,7 +120,7 @@ def _dictionary(pairs: Any = None) -> dict[Any, Any]:
     if _is(pairs, list):
         for key, value in pairs:
             _put(result, key, value)
-        pairs.clear()  # moved, not copied: else a list that is named a million times would fill the memory
+        pairs.clear()  # moved, not copied: a list that is referenced a million times would fill the memory
     return result
 
 
@@ -242,7 +242,7 @@ class _Reader:
         self.memo[self.number(form)] = self.stack[-1]
 
 
-#: What torch.save writes at protocols 2 to 5. Of other opcodes nothing is known here, so none of them can do anything.
+#: The opcodes that torch.save writes at protocols 2 to 5. All others are refused.
 _OPCODES: Final[Mapping[bytes, Callable[[_Reader], object]]] = {
     b"\x80": lambda reader: reader.take(1),  # the protocol
     b"(": _Reader.mark,

@@ -359,7 +359,7 @@ class ResNeXt(nn.Module):
 
     def _init_weights(self, zero_init_residual: bool, conv_init: str) -> None:
         if self.conv1.weight.is_meta:
-            return  # there are no numbers to draw, and torch imports its compiler (seconds) to draw none
+            return  # nothing to initialise, and torch would import its compiler, which takes seconds
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 # He et al. 2015, https://arxiv.org/abs/1502.01852: keeps the variance of the gradient through ReLUs.

@@ -120,4 +120,4 @@ def _check_choice(value: Any, schemas: list[Any], root: Any, where: tuple[str, .
             return check(value, schema, root, where)
         except SchemaError as error:
             errors.append(error)
-    raise max(errors, key=lambda error: len(error.where))  # of the alternative that was meant, most likely
+    raise max(errors, key=lambda error: len(error.where))  # most likely that of the intended alternative

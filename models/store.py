@@ -33,7 +33,7 @@ __all__ = ["Record", "Store", "StoredFile", "checkpoints_folder", "is_abandoned"
 
 log = logging.getLogger("resnext_hub")
 
-ABANDONED_AFTER = 600  # seconds without a write, after which no process is writing a file any more
+ABANDONED_AFTER = 600  # seconds without a write, after which a file counts as abandoned
 _PART = re.compile(r"(.+?)(?:\.[0-9a-f]{16}\.mapped)?\.([0-9a-f]{8})-(\d+)\.part")  # see `Store.part`
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}  # what file systems without locks answer
 
@@ -176,7 +176,7 @@ class Store:
         Raises:
             UnwritableError: the folder cannot be written.
         """
-        import filelock  # a fifth of the time that loading a cached network takes, and that needs no lock
+        import filelock  # its import takes a fifth of the time of loading a cached network, which needs no lock
 
         file = self.own_file(path, ".lock")
         guard = filelock.FileLock(file)
@@ -186,7 +186,7 @@ class Store:
         except filelock.Timeout:
             log.info("Waiting for another process that is downloading or converting %s", path.name)
             guard.acquire()
-        except NotImplementedError as error:  # filelock's own words for ENOSYS
+        except NotImplementedError as error:  # raised by filelock for ENOSYS
             log.info("%s cannot be locked: %s", file, error)
         except OSError as error:
             if error.errno not in NO_LOCKS:

@@ -29,7 +29,7 @@ from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 from ..packages import needed
 from .addresses import is_public, literal
 
-__all__ = ["Answer", "BrokenOffError", "GetError", "Policy", "PrivateAddressError", "RefusedError", "get", "shown"]
+__all__ = ["Answer", "BrokenOffError", "GetError", "NotPublicError", "Policy", "RefusedError", "get", "shown"]
 
 MAX_URL = 8192  # characters: Python's parsing and IDNA take time quadratic in the length
 CHUNK = 1 << 20
@@ -60,7 +60,7 @@ class RefusedError(GetError):
     """Another attempt would end in the same way."""
 
 
-class PrivateAddressError(RefusedError):
+class NotPublicError(RefusedError):
     """The host is at an address that is not public, and the policy allows none. The message names the address."""
 
 
@@ -182,7 +182,7 @@ class Answer:
             watchdog.check()
             raise BrokenOffError(_failed(error)) from error
         if not chunk:
-            watchdog.check()  # the end of the body may be where it was shut down
+            watchdog.check()  # the body may have ended because the watchdog closed it
         watchdog.received += len(chunk)
         return chunk
 
@@ -228,7 +228,7 @@ class _Request:
         try:
             return self._send(_Target(url, self.policy.trusted), headers)
         except (ValueError, http.client.InvalidURL) as error:
-            if isinstance(error, OSError):  # of both kinds is only ssl.SSLCertVerificationError
+            if isinstance(error, OSError):  # only ssl.SSLCertVerificationError is both an OSError and a ValueError
                 raise RefusedError(
                     f"its certificate is not trusted: {error}; to trust your own CA, set SSL_CERT_FILE"
                 ) from error
@@ -311,13 +311,13 @@ class _Request:
             self.inside = bool(private) and len(private) == len(addresses)
         elif private:
             where = "the server redirects, and " if self.redirected else ""
-            raise PrivateAddressError(f"{where}{host} is at {private[0]}, which is not a public address")
+            raise NotPublicError(f"{where}{host} is at {private[0]}, which is not a public address")
 
 
 def _connection(tls: bool, host: str, port: int) -> http.client.HTTPConnection:
     if not tls:
         return http.client.HTTPConnection(host, port)
-    import ssl  # here: Triton's Python has none that loads, and a served model fetches nothing
+    import ssl  # here, because ssl does not load in Triton's Python, and a served model fetches nothing
 
     # A fresh context: programs replace http.client's default with one that verifies nothing.
     context = ssl.create_default_context()
@@ -414,7 +414,7 @@ def redirected(url: str, response: http.client.HTTPResponse) -> str | None:
     where = f"the server redirects to {shown(location)!r}"
     if len(location) > MAX_URL:
         raise RefusedError(f"{where}…, which has more than {MAX_URL:,} characters")
-    try:  # headers are read as Latin-1, and hold UTF-8 more often than not
+    try:  # http.client decodes headers as Latin-1, but most are UTF-8
         target = urljoin(url, quote(location, encoding="latin-1", safe=string.punctuation))
         scheme = urlsplit(target).scheme
     except ValueError as error:
@@ -459,7 +459,7 @@ def _seconds_asked(retry_after: str) -> float | None:
         return float(retry_after)
     try:
         return email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
-    except (ValueError, TypeError, IndexError, OverflowError):  # the parser was not made for what servers send
+    except (ValueError, TypeError, IndexError, OverflowError):  # the parser fails in many ways on malformed dates
         return None
 
 
@@ -481,7 +481,7 @@ class Watchdog:
         self._stopped = False
         self._twin: socket.socket | None = None
         self._timer: threading.Timer | None = None
-        self._lock = threading.RLock()  # of the timer's thread and the caller's
+        self._lock = threading.RLock()  # for the timer's thread and the caller's
         self.start()
 
     def start(self) -> None:

@@ -49,7 +49,7 @@ PUBLISHED = (
 
 
 def read_source(script: Path) -> Any:
-    """The notebook, without outputs, that a script in jupytext's percent format stands for."""
+    """Convert a script in jupytext's percent format to a notebook without outputs."""
     notebook = jupytext.read(script)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -123,7 +123,7 @@ def execute(folder: Path, notebooks: list[Path], timeout: int) -> int:
 
 
 def smaller(png: str) -> str:
-    """A picture in 256 colours: a third of the length, for a repository that many will clone."""
+    """Reduce a picture to 256 colours: a third of the size."""
     out = io.BytesIO()
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     image.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(out, "PNG", optimize=True)
@@ -146,7 +146,7 @@ def joined(outputs: list[Any]) -> list[Any]:
 
 
 def executed(path: Path, folder: Path) -> Any:
-    """The executed notebook without what the next run would change for no reason."""
+    """The executed notebook without parts that differ between equal runs."""
     notebook: Any = nbformat.read(path, as_version=4)
     notebook.metadata = read_source(HERE / f"{path.stem}.py").metadata
     for cell in notebook.cells:
@@ -176,7 +176,7 @@ def figures(cell: Any) -> list[str]:
 
 
 def agree(stored: str | None, fresh: str | None) -> bool:
-    """Whole numbers must be equal. Percentages and decimals may differ by 4 % and 0.05: processors round differently."""
+    """Integers must be equal. Percentages and decimals may differ by 4 % and 0.05: processors round differently."""
     if stored is None or fresh is None or stored == fresh:
         return stored == fresh
     stored, fresh = stored.replace(",", ""), fresh.replace(",", "")
@@ -187,7 +187,7 @@ def agree(stored: str | None, fresh: str | None) -> bool:
 
 
 def differences(stored: Any, fresh: Any) -> list[str]:
-    """One line for every stored figure that a run no longer shows."""
+    """One line for each stored figure that the new run does not show."""
     return [
         f"cell {number}: {before} is stored, {now} is shown"
         for number, (old, new) in enumerate(zip_longest(stored.cells, fresh.cells, fillvalue={}))

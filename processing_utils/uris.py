@@ -79,7 +79,7 @@ def _get(
         with client.get(url, policy, {"Accept": "image/*"}, resolver=resolver, connector=connector) as answer:
             answer.require(200)
             return answer.body()
-    except client.PrivateAddressError as error:
+    except client.NotPublicError as error:
         raise PrivateAddressError(
             f"{client.shown(url)} was refused: {error}. If you trust the URL's origin, pass allow_private=True."
         ) from error

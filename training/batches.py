@@ -35,7 +35,7 @@ __all__ = ["Batch", "Broken", "FromFiles", "InMemory", "TrainingSet", "class_sha
 
 log = logging.getLogger("resnext_hub")
 
-MIX = 0x9E3779B1, 0x85EBCA77  # odd numbers that spread seeds over 32 bits: torch's generator takes no more of a seed
+MIX = 0x9E3779B1, 0x85EBCA77  # odd numbers that spread seeds over the 32 bits that torch's generator uses
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class FromFiles:
 
     def _order(self, epoch: int) -> np.ndarray:
         recipe = self.recipe
-        if self.images.repeat_factors is not None:  # the counts of an epoch vary a little around their sum
+        if self.images.repeat_factors is not None:  # the number of images varies a little between epochs
             from ..curation.hashtags import resampled_indices  # needs pyarrow
 
             return np.resize(resampled_indices(self.images.repeat_factors, recipe.seed, epoch), len(self))

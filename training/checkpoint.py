@@ -139,7 +139,7 @@ def claimed(out: Path) -> Iterator[None]:
     except filelock.Timeout as error:
         raise OutputError(f"Another process trains in {out}: wait for it, or choose another folder.") from error
     try:
-        remove_temporary(out)  # of killed runs
+        remove_temporary(out)  # left by killed runs
         yield
     finally:
         guard.release()

@@ -77,7 +77,7 @@ class Display:
 
             self.board = SummaryWriter(
                 str(self.out / "tensorboard")
-            )  # only now: a run that cannot start leaves nothing
+            )  # created now, so that a run that cannot start leaves no files
         if self.board is not None:
             for key, value in row.items():
                 if key != "epoch":

@@ -187,7 +187,7 @@ class Loop:
         rank, world = self.processes.rank, self.processes.world
         for batch in self.train_set.batches(epoch, progress.step - before, rank, world):
             loss = self.optimisation.take(batch, progress.step)
-            self._settle()  # of the step before: a GPU need not be waited for
+            self._settle()  # the step before, so that the GPU is not waited for
             self.pending = loss
             progress.step += 1
             progress.broken += len(batch.broken)
@@ -248,7 +248,7 @@ class Loop:
         path, network = self.out / "weights.pt", self._agreed()
         if self.processes.first:
             checkpoint.save(path, checkpoint.contiguous(network.state_dict()))
-        self.processes.gather(None)  # the others read it when it is there
+        self.processes.gather(None)  # the others read it after this
         return path
 
     def _settle(self) -> None:
@@ -368,7 +368,7 @@ def _fits(state: dict[str, Any], parts: Mapping[str, Any], step: int) -> bool:
     theirs = {name: state.get(name) for name in expected}
     optimizer, given = parts["optimizer"], theirs["optimizer"]
     momenta: Any = given.get("state") if type(given) is dict else None
-    if type(momenta) is dict and momenta:  # empty in a new optimiser; by the parameters' numbers
+    if type(momenta) is dict and momenta:  # empty in a new optimiser; the keys are the parameters' numbers
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         expected["optimizer"]["state"] = {i: {"momentum_buffer": p.detach()} for i, p in enumerate(parameters)}
     scheduler: Any = theirs["scheduler"]

@@ -144,6 +144,6 @@ def publish_run(
     # Last: a folder with a manifest is complete.
     write_file(out / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     for old in out.glob(f"{name}-????????.pth"):
-        if old != weights:  # of an earlier end of this run
+        if old != weights:  # published before this run was extended
             old.unlink()
     return weights

@@ -38,7 +38,7 @@ from .loop import Loop, unreadable
 from .pixels import PixelTable
 from .publish import publish_run
 from .recipe import Recipe, load_recipe
-from .teacher import read_scores
+from .teacher_scores import read_scores
 
 __all__ = ["FinishedRun", "RunOptions", "TrainingRun"]
 
@@ -142,7 +142,7 @@ class TrainingRun:
         if self.recipe != recipe:
             self.say(f"amp is none instead of {recipe.amp}: this {self.processes.device.type} would only emulate it.")
         self.workers = min(os.cpu_count() or 1, 8) if options.workers is None else options.workers
-        #: What decides the result beside the recipe; the steps add to it.
+        #: Everything besides the recipe that determines the result; the steps add to it.
         self.identity: dict[str, Any] = {"versions": versions("torch", "torchvision", "numpy", "pillow")}
 
     def run(self) -> FinishedRun:
@@ -158,7 +158,7 @@ class TrainingRun:
             torch.set_num_threads(self.options.threads)
         if self.processes.first:
             check_folder(self.options.out, ("run.json", "last.pt", "previous.pt"), "choose another folder")
-        # Generous: one process may be held up by a slow store, and the others wait for it.
+        # Long, since the others wait for a process with a slow store.
         with self.processes.joined(datetime.timedelta(hours=2), gpu=True):
             self.open_data()
             self.start_network()
@@ -181,11 +181,11 @@ class TrainingRun:
             say=self.say,
             **options.reading,
         )
-        labels_table(self.labels)  # raises now, not at the end, for a class name that no file of labels can have
+        labels_table(self.labels)  # checks the class names now and not at the end
         if len(self.labels) < 2:
             raise SourceError(f"{', '.join(options.data)} has {len(self.labels)} class: training needs at least two.")
         self.order = np.arange(len(train))
-        if recipe.held_out:  # the last ones
+        if recipe.held_out:  # the last images
             self.order = np.argsort(hold_out(train, recipe.seed, count=recipe.held_out), kind="stable")
             train = train.subset(self.order)
         self.train_images = train

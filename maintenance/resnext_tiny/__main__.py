@@ -32,7 +32,7 @@ from ...models.manifest import find_checkpoint
 from ...training.pixels import PixelTable
 from ...training.publish import publish_half
 from ...training.recipe import load_recipe
-from .teacher import score_data
+from .efficientnet import score_data
 
 HERE = Path(__file__).parent
 SIZES = range(64, 113, 8)

@@ -11,7 +11,7 @@ import torch
 from resnext_hub.data.splits import open_images
 from resnext_hub.errors import ImageError
 from resnext_hub.evaluation.metrics import expected_calibration_error
-from resnext_hub.maintenance.resnext_tiny.teacher import fit_head, load_teacher, write_features, write_scores
+from resnext_hub.maintenance.resnext_tiny.efficientnet import fit_head, load_teacher, write_features, write_scores
 from resnext_hub.models.entrypoints import build, load
 from resnext_hub.models.manifest import Architecture, find_checkpoint
 from resnext_hub.processing_utils.labels import read_labels
@@ -21,7 +21,7 @@ from resnext_hub.training.grow import grow_into
 from resnext_hub.training.optimisation import distillation_loss
 from resnext_hub.training.pixels import PixelTable, box_means, random_boxes, resized_crops
 from resnext_hub.training.recipe import Phase, Recipe
-from resnext_hub.training.teacher import read_scores, score_images
+from resnext_hub.training.teacher_scores import read_scores, score_images
 from torchvision.transforms.v2 import functional as TF
 
 SMALL = Architecture("Bottleneck", (1, 1, 1, 1), 2, 16, None, 16, False)

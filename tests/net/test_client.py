@@ -17,8 +17,8 @@ from resnext_hub.net.client import (
     MAX_URL,
     BrokenOffError,
     GetError,
+    NotPublicError,
     Policy,
-    PrivateAddressError,
     RefusedError,
     Watchdog,
     get,
@@ -273,7 +273,7 @@ def test_a_proxy_is_told_the_host_and_checks_it_itself(
     """But addresses written as numbers are checked here."""
     monkeypatch.setenv(f"{scheme}_proxy", "http://proxy.example:3128")
     for url in (f"{scheme}://10.0.0.1/", f"{scheme}://[::1]/", f"{scheme}://[::ffff:10.0.0.1]:81/"):
-        with pytest.raises(PrivateAddressError, match=" is at "):
+        with pytest.raises(NotPublicError, match=" is at "):
             wire.get(url, STRANGERS)
     assert wire.connected == []
     with pytest.raises(BrokenOffError, match="no way to proxy.example"):

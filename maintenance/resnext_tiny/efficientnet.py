@@ -6,7 +6,7 @@ EfficientNet-Lite2 has 77.6 % top-1 on ImageNet at 260x260 (Google, Apache-2.0).
 `write_features` runs the network once over every image, enlarged, and keeps the last feature map, pooled to
 `GRID` x `GRID` cells. `fit_head` then fits the last layer to these images and classes, starting from its own rows for
 them, because the teacher was not trained on enlarged 64-pixel images. `write_scores` writes the scores of every cell
-for `training.teacher`.
+for `training.teacher_scores`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ...packages import needed
 from ...processing_utils.labels import read_labels
 from ...telemetry import SWITCHES, import_quietly
 from ...training.pixels import PixelTable, box_means, random_boxes
-from ...training.teacher import GRID, save_array
+from ...training.teacher_scores import GRID, save_array
 
 __all__ = ["fit_head", "load_teacher", "score_data", "write_features", "write_scores"]
 
