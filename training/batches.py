@@ -228,7 +228,7 @@ class FromFiles:
 class InMemory:
     """Training batches cut from a `PixelTable`, with the teacher's scores of each crop if there is a teacher.
 
-    ``scores``: (N, rows, columns, classes), see `teacher`.
+    ``scores``: (N, rows, columns, classes), see `teacher_scores`.
     """
 
     def __init__(self, recipe: Recipe, table: PixelTable, scores: Tensor | None = None) -> None:

@@ -65,7 +65,7 @@ class Recipe:
 
     ``in_memory`` holds small images of one size decoded (`pixels.PixelTable`). The last ``held_out`` training images
     are not trained on: the temperature of the scores is fitted on them (`calibrate`). ``distillation_weight`` is the
-    share of the loss that compares the network with a teacher's scores (`teacher`), both softened by
+    share of the loss that compares the network with a teacher's scores (`teacher_scores`), both softened by
     ``distillation_temperature`` (Hinton et al. 2015, arXiv 1503.02531); the rest is the loss of the labels.
     """
 

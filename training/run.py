@@ -58,7 +58,7 @@ class RunOptions:
         classes: a file with the order and names of the classes, such as a run's labels.tsv.
         reading: column, label_column, split, private and anonymous; see `data.labels.list_images`.
         initial_weights: a state_dict of the recipe's network, or of a smaller one (`grow`), to start from.
-        teacher_scores: a folder of scores to distil from (`teacher`).
+        teacher_scores: a folder of scores to distil from (the module `teacher_scores`).
         micro_batch: images per forward pass, to save memory.
         workers: processes that read images; None: the number of cores, at most 8.
         threads: CPU threads of PyTorch; None: PyTorch's default.

@@ -3,7 +3,7 @@
     python -m resnext_hub.maintenance.resnext_tiny --data tiny-imagenet-200 --out runs/resnext_tiny
 
 1. start: train a smaller network on the labels (resnext_tiny_start.toml).
-2. scores: a teacher scores the training images (teacher.py).
+2. scores: a teacher scores the training images (efficientnet.py).
 3. tiny: enlarge the network, train it on the labels and the scores (resnext_tiny.toml), and fit the temperature.
 4. Compare test sizes, and write the weights in float16 as OUT/resnext_tiny-HASH.pth.
 
