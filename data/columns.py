@@ -28,16 +28,25 @@ def named(names: list[str], ordered: tuple[str, ...]) -> str | None:
     return next((lower[name] for name in ordered if name in lower), None)
 
 
+def _which(uri: str, content: str, option: str, names: list[str]) -> SourceError:
+    return SourceError(
+        f"Which column of {uri} holds the {content}? Pass {option}=NAME, one of {', '.join(names)[:500]}."
+    )
+
+
 def list_columns(uri: str, names: list[str], column: str | None, label_column: str | None) -> tuple[str, str | None]:
-    """The columns of paths and of labels of a list with these columns."""
+    """The columns of paths and of labels of a list with these columns.
+
+    Raises:
+        SourceError: a list has no such column, or no column of paths.
+    """
     for wanted in (column, label_column):
         if wanted is not None and wanted not in names:
             raise SourceError(f"{uri} has no column {wanted!r}; choose from {', '.join(names)[:500]}.")
     image = column or named(names, IMAGE_COLUMNS)
     if image is None:
         raise SourceError(
-            f"Which column of {uri} holds the images? Pass column=NAME, one of {', '.join(names)[:500]}. "
-            "(Without a header, name the list .txt: one path a line.)"
+            f"{_which(uri, 'images', 'column', names)} (Without a header, name the list .txt: one path per line.)"
         )
     return image, label_column or named([name for name in names if name != image], LABEL_COLUMNS)
 
@@ -55,9 +64,7 @@ def image_column(uri: str, schema: Any, wanted: str | None, label: str | None = 
     candidates = content or text
     chosen = wanted or (candidates[0] if len(candidates) == 1 else named(candidates, IMAGE_COLUMNS))
     if chosen is None:
-        raise SourceError(
-            f"Which column of {uri} holds the images? Pass column=NAME, one of {', '.join(schema.names)}."
-        )
+        raise _which(uri, "images", "column", schema.names)
     return chosen, named(text, NAME_COLUMNS) if chosen in content else None
 
 
@@ -72,9 +79,7 @@ def label_column(uri: str, schema: Any, image: str, wanted: str | None) -> str |
     usable = [f.name for f in schema if f.name != image and _holds_labels(f.type)]
     found = wanted or named(usable, LABEL_COLUMNS)
     if found is None and not is_text(schema.field(image).type):
-        raise SourceError(
-            f"Which column of {uri} holds the classes? Pass label_column=NAME, one of {', '.join(schema.names)}."
-        )
+        raise _which(uri, "classes", "label_column", schema.names)
     return found
 
 

@@ -19,14 +19,11 @@ IMAGES = (
 UNREADABLE = (".heic", ".heif", ".hif", ".jp2", ".j2k", ".jxl")
 # Pillow would open some of these as TIFF, and return their thumbnail.
 RAW = (".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".raf", ".orf", ".rw2", ".pef", ".srw", ".3fr", ".iiq")
-ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".zip")
-LISTS = (".txt", ".lst", ".csv", ".tsv", ".jsonl")
-TABLES = (".parquet",)
 KINDS: dict[Kind, tuple[str, ...]] = {
     "image": (*IMAGES, *UNREADABLE, *RAW),
-    "list": LISTS,
-    "table": TABLES,
-    "archive": ARCHIVES,
+    "list": (".txt", ".lst", ".csv", ".tsv", ".jsonl"),
+    "table": (".parquet",),
+    "archive": (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".zip"),
 }
 
 HIDDEN = ("__macosx", "@eadir", "thumbs.db", "desktop.ini")
