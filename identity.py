@@ -13,7 +13,7 @@ __all__ = ["differences", "versions"]
 
 
 def versions(*packages: str) -> dict[str, str | None]:
-    """Return the version of this package and of others; None if one is not installed."""
+    """Return the versions of this package and of the given ones; None for one that is not installed."""
     return {"resnext-hub": __version__} | {package: library_version(package) for package in packages}
 
 

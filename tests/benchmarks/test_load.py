@@ -82,7 +82,7 @@ def test_waiting_counts_in_an_open_loop(port: int, tmp_path: Path):
     assert behind["p99"] > 10 * alone["p50"]
 
 
-def test_failures_are_counted_and_said(port: int, tmp_path: Path):
+def test_failures_are_counted_and_reported(port: int, tmp_path: Path):
     status, results, said = load(port, "broken", tmp_path / "r.json", "--clients", "2", "--seconds", "1")
     assert status == 1
     ((error, count),) = results[0]["errors"].items()

@@ -46,7 +46,7 @@ def test_every_true_hashtag_is_found_again() -> None:
     assert [mapping[canonical(tag)] for (tag,) in lists] == [(number,) for number in range(200)]
 
 
-def test_simulations_that_are_none() -> None:
+def test_simulations_that_are_refused() -> None:
     for options in ({"true": 1.5}, {"noise": -1.0}, {"zipf": -1.0}, {"distractors": -1}):
         with pytest.raises(ValueError, match="must"):
             simulate_hashtags([0], LABELS, seed=0, **options)

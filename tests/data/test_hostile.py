@@ -216,7 +216,7 @@ def test_paths_of_devices_and_pipes_are_refused(name: str, tmp_path: Path) -> No
                 read()
 
 
-def test_lists_that_are_none(tmp_path: Path) -> None:
+def test_lists_that_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
     for content, name, fact in (
         (b"x" * 2**21, "l.txt", "1,048,576"),

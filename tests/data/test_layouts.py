@@ -333,7 +333,9 @@ def test_photos_that_cannot_be_read_are_rows(tmp_path: Path) -> None:
     assert classes_of(tmp_path / "d") == ["apple", "dog", "fig", "pear"]
 
 
-def test_what_is_left_out_is_counted_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_passed_over_are_counted_and_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from resnext_hub.cli import main
 
     folder(tmp_path / "d")

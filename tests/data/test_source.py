@@ -259,7 +259,7 @@ def test_without_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:
         names("s3://bucket/s.tar")
 
 
-def test_sources_that_are_none(tmp_path: Path) -> None:
+def test_sources_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="none"):
         names(str(tmp_path / "none"))
     with pytest.raises(SourceError):

@@ -249,7 +249,7 @@ def test_fetching_says_nothing_on_stdout_and_the_licence_once(
     assert done.stderr.count("CC-BY-NC-4.0") == 1
 
 
-def test_a_clone_that_lies_beside_the_script_travels_too(run_python: Any, copy_repository: Any, tmp_path: Path) -> None:
+def test_a_clone_beside_the_script_can_be_pickled(run_python: Any, copy_repository: Any, tmp_path: Path) -> None:
     """A folder named resnext_hub in the working folder can be imported by its name, but not from elsewhere."""
     (tmp_path / "cwd").mkdir()
     checkout = copy_repository("cwd/resnext_hub")

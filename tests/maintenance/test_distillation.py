@@ -154,7 +154,7 @@ def test_a_temperature_undoes_too_much_confidence() -> None:
     torch.testing.assert_close(head(x), expected)
 
 
-def test_images_in_memory_are_of_one_size_and_whole(tmp_path: Path, photo: Path) -> None:
+def test_images_in_memory_have_one_size_and_are_complete(tmp_path: Path, photo: Path) -> None:
     from PIL import Image
 
     for name, size in (("a", 20), ("b", 24)):

@@ -84,7 +84,7 @@ def run(script: ModuleType, checkout: Path, tmp_path: Path) -> Callable[..., int
     return run_it
 
 
-def test_whole_hashes_are_filled_in_and_nothing_else_changes(
+def test_complete_hashes_are_filled_in_and_nothing_else_changes(
     run: Callable[..., int], checkout: Path, served: Any, tmp_path: Path
 ) -> None:
     before = (checkout / "weights_manifest.json").read_text()

@@ -310,7 +310,7 @@ def unaligned(tmp_path: Path, home: Path) -> Path:
     return path
 
 
-def test_a_copy_is_written_once_and_that_is_said(unaligned: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_copy_is_written_once_and_logged(unaligned: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "resnext_hub")
     for _ in range(2):
         assert checkpoints.mapped_state_dict(unaligned, "0" * 64, Store())["w"].tolist() == [1, 1, 1]

@@ -59,13 +59,13 @@ def test_cut_and_resumed(server: FaultyServer, home: Path, share: int) -> None:
     assert left(home) == [NAME]
 
 
-def test_a_server_without_ranges_begins_anew(server: FaultyServer) -> None:
+def test_a_server_without_ranges_restarts_the_download(server: FaultyServer) -> None:
     server.script = ["cut 100000", "whole"]
     path, _ = local_file(described(source_at(server)), progress=False)
     assert path.read_bytes() == CONTENT
 
 
-def test_a_file_that_changed_between_parts_begins_anew(server: FaultyServer) -> None:
+def test_a_file_that_changed_between_parts_is_downloaded_again(server: FaultyServer) -> None:
     other = os.urandom(len(CONTENT))
     server.content, server.etag, server.script = other, '"old"', ["cut 100000"]
     with pytest.MonkeyPatch.context() as patch:
@@ -79,7 +79,7 @@ def test_a_file_that_changed_between_parts_begins_anew(server: FaultyServer) -> 
 
 
 @pytest.mark.parametrize("step", ["otherrange", "otherfile", "416", "patched"])
-def test_a_rest_that_does_not_belong_to_the_part_begins_anew(server: FaultyServer, home: Path, step: str) -> None:
+def test_a_range_of_another_file_restarts_the_download(server: FaultyServer, home: Path, step: str) -> None:
     server.script = ["cut 100000", step]  # "patched" is only found when all is there: it has the ETag
     assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
     assert "Range" not in server.seen[-1]

@@ -226,7 +226,7 @@ def test_sixteen_processes_fetch_and_convert_once(forks: Forks, tmp_path: Path) 
     assert files(tmp_path).keys() == {"file", "copy"}
 
 
-def test_locks_that_are_none_cost_downloads_and_no_file(forks: Forks, tmp_path: Path) -> None:
+def test_without_working_locks_files_are_correct(forks: Forks, tmp_path: Path) -> None:
     """huggingface/huggingface_hub#4228: processes that share a part append to each other's bytes."""
     before = len(forks.server.seen)
     forks.server.script = ["slow 0.002"] * 8

@@ -129,7 +129,7 @@ ASKED: dict[str, str] = {}  # the client adds what every request has
 
 
 @pytest.mark.parametrize("progress", [True, False])
-def test_a_whole_file(network: Network, path: Path, caplog: pytest.LogCaptureFixture, progress: bool) -> None:
+def test_a_complete_file(network: Network, path: Path, caplog: pytest.LogCaptureFixture, progress: bool) -> None:
     caplog.set_level("DEBUG", "resnext_hub")
     answer = Made(chunks=[CONTENT[:7], CONTENT[7:]], Content_Length=str(len(CONTENT)), ETag='"one"')
     network.answers = [answer]
@@ -382,7 +382,7 @@ def test_without_a_hash_only_a_strong_etag_is_gone_on_from(network: Network, pat
         assert ("Range" in network.asked[-1][1]) == goes_on
 
 
-def test_a_part_that_is_whole_is_not_asked_for(network: Network, path: Path, part: Path) -> None:
+def test_a_complete_part_is_not_requested(network: Network, path: Path, part: Path) -> None:
     part.write_bytes(CONTENT)
     note_of(part).write_text(json.dumps({"url": URL, "etag": "", "total": 1900}))
     fetch(SOURCE, path)
@@ -390,7 +390,7 @@ def test_a_part_that_is_whole_is_not_asked_for(network: Network, path: Path, par
     assert path.read_bytes() == CONTENT
 
 
-def test_pieces_that_do_not_fit_are_fetched_anew_once(
+def test_pieces_that_do_not_fit_are_downloaded_again_once(
     network: Network, path: Path, part: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", "resnext_hub")
@@ -427,7 +427,7 @@ def test_more_or_less_than_announced(network: Network, path: Path, waits: list[f
     assert [asked.get("Range") for _, asked in network.asked][:2] == [None, "bytes=1899-" if size < 1900 else None]
 
 
-def test_what_was_cut_off_is_said(
+def test_an_incomplete_download_is_reported(
     network: Network, path: Path, waits: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", "resnext_hub")
@@ -538,7 +538,7 @@ def says(error: pytest.ExceptionInfo[UnreachableError], *facts: str) -> bool:
     return all(fact in text for fact in ("resnet18_ssl", "w.pth", "RESNEXT_HUB_MIRROR", "resnext_tiny", *facts))
 
 
-def test_what_is_said_when_no_source_will_do(network: Network, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_when_all_sources_fail(network: Network, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network.answers = [Made(404), RefusedError("it is asleep")]
     with pytest.raises(UnreachableError) as error:
         local_file(described(SOURCE, MIRROR), progress=False)

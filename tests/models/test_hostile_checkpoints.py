@@ -346,7 +346,7 @@ def test_a_hub_entrypoint_is_as_safe(tmp_path: Path, home: Path, manifest_json: 
             facebook_network("resnet18_ssl", False, True, 1000, {}, manifest)
 
 
-def test_a_mapped_copy_made_to_do_harm_is_made_anew(
+def test_a_malicious_mapped_copy_is_made_again(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)

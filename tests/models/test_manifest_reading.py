@@ -171,7 +171,7 @@ def test_paths_start_at_the_folder_that_is_named(tmp_path: Path, manifest_json: 
     assert list(manifest.checkpoints) == ["resnext_tiny"]
 
 
-def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, manifest_json: dict[str, Any]) -> None:
+def test_errors_name_the_key(tmp_path: Path, manifest_json: dict[str, Any]) -> None:
     def refused(**parts: Any) -> str:
         path = written(tmp_path, copy.deepcopy(manifest_json) | parts, "resnet18_ssl") / "weights_manifest.json"
         with pytest.raises(ManifestError) as error:

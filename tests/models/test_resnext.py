@@ -136,7 +136,7 @@ def test_features(name: str) -> None:
         assert network(x).shape == (1, network.num_features)
 
 
-def test_the_parts_make_the_whole() -> None:
+def test_features_and_head_make_forward() -> None:
     network = build(SMALL, 10).eval()
     x = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():

@@ -108,7 +108,7 @@ def test_what_is_built_on_a_traced_network_computes_the_same(make: Any, network:
         torch.testing.assert_close(got["logits"] if isinstance(got, dict) else got, network(images))
 
 
-def test_attributes_that_others_read_are_torchvisions(network: ResNeXt) -> None:
+def test_attributes_are_named_as_in_torchvision(network: ResNeXt) -> None:
     other = ResNet(theirs.Bottleneck, list(LAYERS), 5, **SHAPE)
     for name in ("inplanes", "groups", "base_width", "dilation", "_norm_layer"):
         assert getattr(network, name) == getattr(other, name)

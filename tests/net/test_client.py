@@ -267,7 +267,7 @@ def test_who_is_connected_to(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_proxy_is_told_the_host_and_checks_it_itself(
+def test_a_proxy_gets_the_hosts_name_and_checks_it_itself(
     wire: Wire, scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But addresses written as numbers are checked here."""

@@ -135,7 +135,7 @@ def test_augmentation_differs_between_draws_and_not_between_runs(colours: Path) 
     assert torch.equal(later.images, first[24:32])
 
 
-def test_repeated_images_are_augmented_anew(colours: Path) -> None:
+def test_repeated_images_are_augmented_differently(colours: Path) -> None:
     images = open_images(colours / "train.parquet")
     batch = next(FromFiles(dataclasses.replace(RECIPE, repeats=4), images).batches(0, 0, 0, 1))
     assert (batch.labels[:4] == batch.labels[0]).all()

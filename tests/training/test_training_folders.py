@@ -30,7 +30,7 @@ def done(colours: Path, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def test_a_training_checkpoint_is_read_whole(done: Path) -> None:
+def test_a_training_checkpoint_is_read_completely(done: Path) -> None:
     ours, theirs = read_training_state(done / "last.pt"), torch.load(done / "last.pt", weights_only=True)
 
     def compare(a: Any, b: Any) -> None:
