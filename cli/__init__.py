@@ -6,6 +6,7 @@ Starts without torch: a command imports what it needs when it runs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import sys
 from collections.abc import Sequence
@@ -13,9 +14,9 @@ from collections.abc import Sequence
 from .. import __version__
 from ..errors import EXIT_USAGE
 from ..models.manifest import default_manifest
-from . import cache, classify, demo, download, evaluate, export, hashtags, score, select, train
+from . import cache, classify, demo, download, evaluate, export, hashtags, info, score, select, train
 from . import list as listing
-from .console import status_of
+from .console import quiet, status_of
 
 __all__ = ["main"]
 
@@ -29,8 +30,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
-    for command in (listing, download, classify, train, evaluate, export, demo, hashtags, score, select, cache):
+    for command in (listing, info, download, classify, train, evaluate, export, demo, hashtags, score, select, cache):
         command.add_to(commands)
+    for name in ("download", "classify", "train", "evaluate", "export", "demo", "score"):
+        commands.choices[name].add_argument("--quiet", action="store_true", help="print only results and errors")
     return parser
 
 
@@ -45,5 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no run
     out = getattr(arguments, "out", None)
-    resumable = out is not None and arguments.command in ("classify", "evaluate")
-    return status_of(lambda: arguments.run(arguments, default_manifest()), out, resumable=resumable)
+    resumable = str(out) != "-" and out is not None and arguments.command in ("classify", "evaluate")
+    with quiet() if vars(arguments).pop("quiet", False) else contextlib.nullcontext():
+        return status_of(lambda: arguments.run(arguments, default_manifest()), out, resumable=resumable)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.options import add_reading_options
-from ..errors import EXIT_IMAGE, EXIT_OK, EXIT_USAGE, ImageError
+from ..errors import EXIT_IMAGE, EXIT_OK, EXIT_USAGE, ImageError, SourceError
 from ..models.manifest import Manifest, find_checkpoint
 from ..packages import install, missing
 from .console import as_options, counted, fail
@@ -20,14 +22,19 @@ from .console import as_options, counted, fail
 if TYPE_CHECKING:
     from ..processing_utils import Prediction
 
-__all__ = ["add_to"]
+__all__ = ["DEVICES", "GRADES", "add_to"]
 
 DEFAULT_VARIANT = "resnext50_32x4d"
 # Arguments of classify_many that only --out takes.
 TABLE_OPTIONS = (
     *("batch", "workers", "features", "column", "label_column", "grade", "cluster", "gpus", "resume", "overwrite"),
-    "anonymous",
+    *("anonymous", "redo_errors"),
 )
+GRADES = (
+    "how images are resized. reference: as documented, and the slowest; close: faster, at most 2 of 255 off; fast: as "
+    "close, but JPEG files of 5 times the target size or more are decoded at half their size"
+)
+DEVICES = "where torch runs the network: cpu, cuda, cuda:1, mps, xpu (default: the NVIDIA GPU if there is one)"
 PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp")
 
 
@@ -35,18 +42,24 @@ def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""
     about = "name what is in photos, or make a table of many images"
     classify = commands.add_parser("classify", help=about, description=f"{about.capitalize()}.")
-    classify.add_argument("photos", nargs="+", metavar="PHOTO", help="path or URL; with --out also folders and more")
+    photos = "path or URL, or - for an image from stdin; with --out also folders and more"
+    classify.add_argument("photos", nargs="+", metavar="PHOTO", help=photos)
     variant = "a name from 'resnext-hub list', or a folder that 'train' wrote (default: %(default)s)"
     classify.add_argument("--variant", default=DEFAULT_VARIANT, metavar="VARIANT", help=variant)
-    engines = "what runs the network: auto, torch, onnxruntime or openvino (default: %(default)s)"
+    engines = (
+        "what runs the network: auto, torch, onnxruntime or openvino; auto: torch on a GPU, else ONNX Runtime if it "
+    )
+    engines += "is installed (default: %(default)s)"
     classify.add_argument("--engine", default="auto", metavar="ENGINE", help=engines)
+    classify.add_argument("--device", metavar="DEVICE", help=DEVICES)
     classify.add_argument("--top", type=_positive_number, metavar="K", help="number of classes to show (default: 5)")
     classify.add_argument("--json", action="store_true", help="print one JSON object per photo, one per line")
     pixels = "refuse images with more pixels; by default, memory decides: those that take more than 2 GiB to decode"
     classify.add_argument("--max-pixels", type=_positive_number, metavar="N", help=pixels)
     cut = "a JPEG that is cut off: refuse it, or keep it with the missing part in gray (default: refuse)"
     classify.add_argument("--truncated", choices=("refuse", "keep"), default="refuse", help=cut)
-    classify.add_argument("--picture", type=Path, metavar="FILE", help="save photo and predictions (one photo only)")
+    picture = "save photo and predictions (one photo only); its folder is made if it is missing"
+    classify.add_argument("--picture", type=Path, metavar="FILE", help=picture)
     _add_table_arguments(classify)
     classify.set_defaults(run=_classify)
 
@@ -55,10 +68,15 @@ def _add_table_arguments(classify: argparse.ArgumentParser) -> None:
     table = classify.add_argument_group(
         "many images to one table",
         "With --out, PHOTO may also be a folder, a pattern ('*.jpg', 'shards-{000..099}.tar'), a LIST.txt of paths or "
-        "URLs, a TABLE.parquet, an archive of images (.tar, WebDataset), or any of these at s3://, gs://, https://.",
+        "URLs, a TABLE.parquet, an archive of images (.tar, WebDataset), or any of these at s3://, gs://, https://. "
+        "- reads a list of paths or URLs from stdin.",
     )
     table.add_argument(
-        "--out", type=Path, metavar="FILE", help="table to write (.parquet, .csv or .jsonl): one row per image"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="table to write (.parquet, .csv or .jsonl), one row per image; its folder is made if it is missing. - "
+        "writes CSV to stdout, or with --json JSON lines",
     )
     # SUPPRESS: what is not passed is left to the default of classify_many, and shows without --out.
     options: list[tuple[str, dict[str, Any]]] = [
@@ -67,12 +85,16 @@ def _add_table_arguments(classify: argparse.ArgumentParser) -> None:
         ("--features", {"action": "store_true", "help": "add a column of pooled features (float16)"}),
         (
             "--grade",
-            {"choices": ("reference", "close", "fast"), "help": "how exactly images are resized (default: close)"},
+            {"choices": ("reference", "close", "fast"), "help": f"{GRADES} (default: close)"},
         ),
         ("--cluster", {"choices": ("ray",), "help": "use all nodes of a cluster; --workers is then per actor"}),
         ("--gpus", {"type": float, "metavar": "N", "help": "GPUs per actor (default: 0)"}),
         ("--resume", {"action": "store_true", "help": "continue a run that was stopped"}),
         ("--overwrite", {"action": "store_true", "help": "replace FILE, or what a stopped run left of it"}),
+        (
+            "--redo-errors",
+            {"action": "store_true", "help": "classify only the images that have an error in FILE.parquet"},
+        ),
     ]
     for name, settings in options:
         table.add_argument(name, default=argparse.SUPPRESS, **settings)
@@ -88,7 +110,8 @@ def _positive_number(text: str) -> int:
 def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
     options = {name: value for name, value in vars(arguments).items() if name in TABLE_OPTIONS}
     if arguments.out is None and options:
-        return fail(f"--{next(iter(options))} is an option for tables: pass --out FILE too.", EXIT_USAGE)
+        option = next(iter(options)).replace("_", "-")
+        return fail(f"--{option} is an option for tables: pass --out FILE too.", EXIT_USAGE)
     if wrong := _wrong_picture(arguments.picture, arguments.photos):
         return fail(wrong, EXIT_USAGE)
     from ..data.source import is_collection
@@ -121,12 +144,15 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
     status, classify = EXIT_OK, None
     for photo in arguments.photos:
         try:
-            image = open_image(photo, truncated=arguments.truncated, **reading)
+            content = sys.stdin.buffer.read() if photo == "-" else photo
+            image = open_image(content, truncated=arguments.truncated, **reading)
         except (ImageError, OSError) as error:
             status = failed(photo, error)
             continue
         # Only now: a wrong path need not wait for weights.
-        classify = classify or classifier(checkpoint.variant, engine=arguments.engine, build=False)
+        classify = classify or classifier(
+            checkpoint.variant, engine=arguments.engine, device=arguments.device, build=False
+        )
         try:
             predictions = classify(image, arguments.top)
         except ImageError as error:
@@ -149,16 +175,24 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
 
 
 def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[str, Any]) -> int:
-    if arguments.json or arguments.picture:
-        return fail("--json and --picture cannot be used with --out; --out FILE.jsonl writes JSON lines.", EXIT_USAGE)
+    to_stdout = str(arguments.out) == "-"
+    if arguments.picture:
+        return fail("--picture cannot be used with --out.", EXIT_USAGE)
+    if arguments.json and not to_stdout:
+        return fail("--json cannot be used with --out FILE: --out FILE.jsonl writes JSON lines.", EXIT_USAGE)
+    special = "--out -" if to_stdout else "--redo-errors" if options.pop("redo_errors", False) else None
+    others = [name for name in ("cluster", "gpus", "resume", "overwrite", "redo_errors") if name in options]
+    if special and others:
+        return fail(f"--{others[0].replace('_', '-')} cannot be used with {special}.", EXIT_USAGE)
     cluster = options.pop("cluster", None)
     if cluster is None and "gpus" in options:
         return fail("--gpus is an option for clusters: pass --cluster ray too.", EXIT_USAGE)
-    from ..inference.bulk import classify_many
+    from ..inference.bulk import classify_many, redo_errors, stream_predictions
     from ..inference.cluster import classify_on_ray
 
     options |= {
         "engine": arguments.engine,
+        "device": arguments.device,
         "top": arguments.top,
         "max_pixels": arguments.max_pixels,
         "truncated": arguments.truncated,
@@ -167,13 +201,42 @@ def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[st
     }
     if cluster and "workers" in options:
         options["cores"] = options.pop("workers")
-    done = (classify_on_ray if cluster else classify_many)(arguments.photos, arguments.out, variant, **options)
-    print(f"Saved {done.out}: {counted(done.images, 'image')}", file=sys.stderr)
+    with _source(arguments.photos, arguments.out) as source:
+        if to_stdout:
+            suffix = ".jsonl" if arguments.json else ".csv"
+            done = stream_predictions(source, sys.stdout, suffix, variant, **options)
+        elif special:
+            del options["progress"]  # few images
+            done = redo_errors(source, arguments.out, variant, **options)
+            print(f"{counted(done.computed, 'image')} classified again", file=sys.stderr)
+        else:
+            done = (classify_on_ray if cluster else classify_many)(source, arguments.out, variant, **options)
+    if not to_stdout:
+        print(f"Saved {done.out}: {counted(done.images, 'image')}", file=sys.stderr)
     if done.passed:
         print(done.passed, file=sys.stderr)
     if done.errors:
         return fail(f"{counted(done.errors, 'image')} could not be used: see the column 'error'.", EXIT_IMAGE)
     return EXIT_OK
+
+
+@contextlib.contextmanager
+def _source(photos: list[str], out: Path) -> Iterator[list[str]]:
+    """Replace "-" by a file with the list from stdin: beside ``out``, so that a resumed run has the same source."""
+    if "-" not in photos:
+        yield photos
+        return
+    content = sys.stdin.buffer.read()
+    if b"\0" in content:
+        raise SourceError("stdin is not a list of paths or URLs. To classify one image from stdin, leave out --out.")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "stdin.txt" if str(out) == "-" else out.with_name(f"{out.name}.stdin.txt")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        try:
+            yield [str(file) if photo == "-" else photo for photo in photos]
+        finally:
+            file.unlink()
 
 
 def _wrong_picture(picture: Path | None, photos: list[str]) -> str | None:

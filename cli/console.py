@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 from ..errors import EXIT_OK, EXIT_STOPPED, EXIT_USAGE, ResNeXtHubError, StoppedError
 
@@ -14,6 +17,7 @@ __all__ = [
     "as_options",
     "counted",
     "fail",
+    "quiet",
     "status_of",
 ]
 
@@ -27,6 +31,7 @@ OPTIONS = {
                 "anonymous",
                 "calibration",
                 "column",
+                "device",
                 "engine",
                 "label_column",
                 "label_table",
@@ -59,8 +64,22 @@ def counted(number: int, noun: str) -> str:
 
 def fail(message: str, status: int) -> int:
     """Print on stderr what went wrong; return the status."""
-    print(f"resnext-hub: {as_options(message)}", file=sys.stderr)
+    print(f"resnext-hub: {as_options(message)}", file=_failures[-1] if _failures else sys.stderr)
     return status
+
+
+_failures: list[TextIO] = []  # inside `quiet`: where failures are still printed
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Print nothing on stderr but failures: no licences, notes, progress or names of saved files."""
+    _failures.append(sys.stderr)
+    try:
+        with open(os.devnull, "w", encoding="utf-8") as nothing, contextlib.redirect_stderr(nothing):
+            yield
+    finally:
+        _failures.pop()
 
 
 def status_of(run: Callable[[], int | None], out: Path | None = None, *, resumable: bool = False) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from ..data.options import add_reading_options
 from ..errors import EXIT_DIFFERENT, EXIT_IMAGE, EXIT_OK
 from ..models.manifest import Manifest
+from .classify import DEVICES, GRADES
 from .console import counted, fail
 
 __all__ = ["add_to"]
@@ -66,11 +67,13 @@ def add_to(commands: Any) -> None:
     made.add_argument("--size", nargs="+", default=[], metavar="SIZE", help=sizes)
     views = "crops whose predictions are averaged (default: %(default)s)"
     made.add_argument("--views", choices=("centre", "flip", "ten-crop"), default="centre", help=views)
-    grade = "how exactly images are resized (default: %(default)s)"
-    made.add_argument("--grade", choices=("reference", "close", "fast"), default="reference", help=grade)
+    made.add_argument(
+        "--grade", choices=("reference", "close", "fast"), default="reference", help=f"{GRADES} (default: %(default)s)"
+    )
     run = parser.add_argument_group("the run (under torchrun, all processes must share DIR)")
     engines = "what runs the network, see 'classify' (default: %(default)s)"
     run.add_argument("--engine", default="auto", metavar="ENGINE", help=engines)
+    run.add_argument("--device", metavar="DEVICE", help=DEVICES)
     run.add_argument("--batch", type=int, default=16, metavar="N", help="images per batch (default: %(default)s)")
     run.add_argument("--workers", type=int, metavar="N", help="threads (default: all cores)")
     run.add_argument("--resume", action="store_true", help="continue a run that was stopped")

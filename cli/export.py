@@ -30,7 +30,7 @@ def add_to(commands: Any) -> None:
         "report.json has the measured differences.",
     )
     variant = "a name from 'resnext-hub list', or a folder that 'train' wrote"
-    parser.add_argument("variant", metavar="VARIANT", help=variant)
+    parser.add_argument("--variant", required=True, metavar="VARIANT", help=variant)
     parser.add_argument("--to", required=True, choices=[*FORMATS, TRITON], metavar="FORMAT", help=names)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
     precisions = list(dict.fromkeys(p for kind in FORMATS.values() for p in kind.precisions))

@@ -34,6 +34,11 @@ def _which(uri: str, content: str, option: str, names: list[str]) -> SourceError
     )
 
 
+def _label_named(usable: list[str], names: list[str]) -> str | None:
+    """The column of labels; None in a table of `classify --out`, whose column ``label`` is a prediction."""
+    return None if {"error", "probabilities"} <= set(names) else named(usable, LABEL_COLUMNS)
+
+
 def list_columns(uri: str, names: list[str], column: str | None, label_column: str | None) -> tuple[str, str | None]:
     """The columns of paths and of labels of a list with these columns.
 
@@ -48,7 +53,7 @@ def list_columns(uri: str, names: list[str], column: str | None, label_column: s
         raise SourceError(
             f"{_which(uri, 'images', 'column', names)} (Without a header, name the list .txt: one path per line.)"
         )
-    return image, label_column or named([name for name in names if name != image], LABEL_COLUMNS)
+    return image, label_column or _label_named([name for name in names if name != image], names)
 
 
 def image_column(uri: str, schema: Any, wanted: str | None, label: str | None = None) -> tuple[str, str | None]:
@@ -77,7 +82,7 @@ def label_column(uri: str, schema: Any, image: str, wanted: str | None) -> str |
     if wanted is not None and wanted not in schema.names:
         raise SourceError(f"{uri} has no column {wanted!r}; choose from {', '.join(schema.names)}.")
     usable = [f.name for f in schema if f.name != image and _holds_labels(f.type)]
-    found = wanted or named(usable, LABEL_COLUMNS)
+    found = wanted or _label_named(usable, schema.names)
     if found is None and not is_text(schema.field(image).type):
         raise _which(uri, "classes", "label_column", schema.names)
     return found

@@ -144,6 +144,7 @@ def contenders_of(
     sizes: Sequence[str] = (),
     views: str = "centre",
     engine: str = "auto",
+    device: str | None = None,
     local_rank: int = 0,
     progress: bool = False,
 ) -> list[Contender]:
@@ -151,7 +152,8 @@ def contenders_of(
 
     Args:
         sizes: see `parse_size`; by default each checkpoint's own.
-        local_rank: the number of the GPU, if the machine has several.
+        engine, device: see `engines.open_engine`.
+        local_rank: the number of the GPU, if the machine has several and ``device`` is None.
 
     Raises:
         UnknownVariantError, ManifestError, CheckpointError, EngineError, ValueError: as `classifier`.
@@ -167,7 +169,7 @@ def contenders_of(
             name = f"{checkpoint.variant}{name.removeprefix(checkpoint.name)}"  # folders of two runs with the same name
         if name not in found:
             sized = dataclasses.replace(checkpoint, preprocessing=preset)
-            opened = open_engine(sized, engine, device=_device(local_rank), threads=1, progress=progress)
+            opened = open_engine(sized, engine, device=device or _device(local_rank), threads=1, progress=progress)
             found[name] = Contender(name, checkpoint, local_file(checkpoint)[1], preset, opened, views)
     return list(found.values())
 
@@ -227,7 +229,7 @@ class Options:
         dataset: the name of a known dataset (`targets.datasets`), if it is not recognised by its size.
         real: ImageNet-ReaL's real.json, to report accuracy on its labels too.
         restrict: choose among the dataset's own classes only; by default as the known dataset requires.
-        sizes, views, engine: see `contenders_of`.
+        sizes, views, engine, device: see `contenders_of`.
         grade: see `preprocessing.load_pixels`.
         batch: images that pass a network together.
         workers: threads; by default all cores.
@@ -248,6 +250,7 @@ class Options:
     sizes: Sequence[str] = ()
     views: str = "centre"
     engine: str = "auto"
+    device: str | None = None
     grade: str = "reference"
     batch: int = 16
     workers: int | None = None
@@ -317,6 +320,7 @@ def evaluate(
         sizes=options.sizes,
         views=options.views,
         engine=options.engine,
+        device=options.device,
         local_rank=processes.local,
         progress=progress,
     )

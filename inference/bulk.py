@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
+import json
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, TextIO, TypedDict, Unpack
 
 import numpy as np
 
@@ -16,11 +20,15 @@ from ..packages import needed
 
 with needed("A table", "bulk"):
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 from ..data.file_names import Passed
+from ..data.outputs import explained
 from ..data.shards import Item, Shard
 from ..data.source import count, shards
-from ..errors import ImageError, TruncatedImageError, UnknownOptionError
+from ..errors import ImageError, OutputError, TruncatedImageError, UnknownOptionError
+from ..files import write_atomically
+from ..identity import differences
 from ..models.download import local_file
 from ..models.manifest import Checkpoint, find_checkpoint
 from ..processing_utils.images import check_truncated
@@ -30,10 +38,19 @@ from ..processing_utils.preprocessing import check_grade, load_pixels
 from ..processing_utils.uris import scheme_of
 from .engines import Engine, check_engine, open_engine
 from .engines.base import available_cores
-from .parts import Parts
-from .resumable import Summary, identify, import_tqdm, printable, process_shards, run
+from .parts import GROUP, Part, Parts, numbered
+from .resumable import Summary, identify, import_tqdm, printable, process_shards, progress_bar, run, terminable
+from .tables import write_table, write_text
 
-__all__ = ["Options", "Predictor", "Request", "classify_many", "prediction_columns"]
+__all__ = [
+    "Options",
+    "Predictor",
+    "Request",
+    "classify_many",
+    "prediction_columns",
+    "redo_errors",
+    "stream_predictions",
+]
 
 SHARD_ROWS = 4096
 
@@ -45,6 +62,7 @@ class Options(TypedDict, total=False):
     batch: int
     features: bool
     engine: str
+    device: str | None
     grade: str
     max_pixels: int | None
     truncated: str
@@ -54,7 +72,14 @@ class Options(TypedDict, total=False):
     anonymous: bool
 
 
-DEFAULTS: dict[str, Any] = {"top": 5, "batch": 16, "features": False, "engine": "auto", "grade": "close"}
+DEFAULTS: dict[str, Any] = {
+    "top": 5,
+    "batch": 16,
+    "features": False,
+    "engine": "auto",
+    "grade": "close",
+    "device": None,
+}
 DEFAULTS |= {"max_pixels": None, "truncated": "refuse"}
 DEFAULTS |= {"column": None, "label_column": None, "allow_private": False, "anonymous": False}
 
@@ -111,11 +136,11 @@ class Request:
                 next(shards([spec], 1, **self.columns))
 
     def open_engine(self) -> Engine:
-        return open_engine(self.checkpoint, self.options["engine"], threads=1)
+        return open_engine(self.checkpoint, self.options["engine"], device=self.options["device"], threads=1)
 
     def identity(self, engine: Engine) -> dict[str, Any]:
         """Return everything that decides the table's content."""
-        options = {name: value for name, value in self.options.items() if name != "engine"}
+        options = {name: value for name, value in self.options.items() if name not in ("engine", "device")}
         network = identify(self.checkpoint, local_file(self.checkpoint)[1], engine)
         return {"source": self.source, "shard_rows": SHARD_ROWS} | options | network
 
@@ -140,12 +165,16 @@ class Request:
 def prediction_columns(num_features: int | None, keep: bool = False) -> pa.Schema:
     """Return the columns that a `Predictor` fills.
 
-    ``error`` is null, or says why the columns after it are null. ``features`` is there if there is a number of them,
-    and ``truncated`` if images that are cut off are kept.
+    ``error`` is null, or says why the columns after it are null. ``label``, ``synset`` and ``probability`` are those of
+    the most probable class. ``features`` is there if there is a number of them, and ``truncated`` if images that are
+    cut off are kept.
     """
     columns = [
         pa.field("image", pa.string(), nullable=False),
         pa.field("error", pa.string()),
+        pa.field("label", pa.string()),
+        pa.field("synset", pa.string()),
+        pa.field("probability", pa.float32()),
         pa.field("classes", pa.list_(pa.int32())),
         pa.field("labels", pa.list_(pa.string())),
         pa.field("synsets", pa.list_(pa.string())),
@@ -214,7 +243,11 @@ class Predictor:
             pa.array([printable(item.name) for item in items], pa.string()),
             pa.array([error and printable(error) for error in errors], pa.string()),
         ]
-        for name, kind in zip(("index", "label", "synset", "probability"), self.columns.types[2:6], strict=True):
+        columns += [
+            pa.array([row and getattr(row[0], name) for row in rows], self.columns.field(name).type)
+            for name in ("label", "synset", "probability")
+        ]
+        for name, kind in zip(("index", "label", "synset", "probability"), self.columns.types[5:9], strict=True):
             columns.append(pa.array([row and [getattr(p, name) for p in row] for row in rows], kind))
         if self.num_features is not None:
             columns.append(_halves(vectors, self.num_features))
@@ -251,8 +284,9 @@ def classify_many(
 ) -> Summary:
     """Write a table with a row for each of many images, in the order of the source.
 
-    Its columns: image (name), index (0...), error (null, or why there is no prediction), classes, labels, synsets and
-    probabilities (lists of ``top``, best first; null with an error), and features if asked for.
+    Its columns: image (name), index (0...), error (null, or why there is no prediction), label, synset and probability
+    of the most probable class, classes, labels, synsets and probabilities (lists of ``top``, best first; all null with
+    an error), and features if asked for.
 
     Args:
         source: one or more folders, patterns, lists, tables, archives or images; see docs/data.md.
@@ -265,6 +299,7 @@ def classify_many(
         progress: show a bar on stderr.
         options: top (5); batch (16), images that pass the network together (the last bits of a score may depend on
             it); features (False), add the pooled features as float16; engine ("auto"), see `engines.open_engine`;
+            device, where to run the network, by default the GPU if there is one;
             grade ("close"), see `preprocessing.load_pixels`; max_pixels and truncated ("refuse"), see
             `images.open_image`: with "keep", a column ``truncated`` marks the images that are cut off; column, the
             column of a table or list with the images or their paths, if its name does not say so; label_column, a
@@ -299,3 +334,110 @@ def classify_many(
         total=request.count() if progress else None,
         passed=passed,
     )
+
+
+@dataclass
+class _Stream(Parts):
+    """Rows that are written as soon as they are made, instead of kept as parts; ``out`` is "-.csv" or "-.jsonl"."""
+
+    file: TextIO | None = None
+
+    def commit(self, part: Part, batches: Sequence[pa.RecordBatch], columns: pa.Schema) -> None:
+        assert self.file is not None
+        table = numbered(pa.Table.from_batches(batches, columns), itertools.count(self.rows))
+        write_text(self.file, self.out.suffix, table, first=not self.rows)
+        self.file.flush()
+        self.rows += part.rows
+        self.errors += part.errors
+
+
+def stream_predictions(
+    source: str | Sequence[str],
+    file: TextIO,
+    suffix: str,
+    variant: str,
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+    **options: Unpack[Options],
+) -> Summary:
+    """Write the rows of `classify_many` to an open file as they are made, such as stdout. They cannot be resumed.
+
+    Args:
+        suffix: ".csv" or ".jsonl".
+        source, variant, workers, progress, options: see `classify_many`.
+
+    Raises:
+        SourceError, UnknownVariantError, CheckpointError, EngineError, ValueError: as `classify_many`.
+    """
+    request, passed = Request(source, variant, **options), Passed()
+    stream = _Stream(Path(f"-{suffix}"), {}, file=file)
+    request.check(stream.out, workers=workers, resume=False, overwrite=True, progress=progress)
+    rows = request.predictor(request.open_engine())
+    batch, total = request.options["batch"], request.count() if progress else None
+    with terminable(), progress_bar(progress, total, 0) as advance:
+        shards, often = enumerate(request.shards(passed)), -1.0
+        workers = workers or available_cores()
+        process_shards(shards, stream, advance, make_rows=rows, batch=batch, workers=workers, commit_seconds=often)
+    return Summary(stream.out, stream.rows, stream.errors, stream.rows, passed)
+
+
+def redo_errors(
+    source: str | Sequence[str],
+    out: str | Path,
+    variant: str,
+    *,
+    workers: int | None = None,
+    **options: Unpack[Options],
+) -> Summary:
+    """Classify again the images of a finished Parquet table whose rows state an error, and replace these rows.
+
+    Args:
+        source, variant, workers, options: see `classify_many`; the same as for the table.
+
+    Raises:
+        OutputError: ``out`` is no table of `classify_many`, or was made with other options; its images are not those
+            of the source.
+        SourceError, UnknownVariantError, CheckpointError, EngineError, ValueError: as `classify_many`.
+    """
+    out, request, passed = Path(out), Request(source, variant, **options), Passed()
+    if out.suffix != ".parquet" or not out.is_file():
+        raise OutputError(f"{out} is no .parquet table: only such a table says how it was made.")
+    engine = request.open_engine()
+    identity, make_rows = request.identity(engine), request.predictor(engine)
+    before = json.loads((pq.read_schema(out).metadata or {}).get(b"resnext_hub", b"{}"))
+    if different := differences(before, identity):
+        raise OutputError(f"{out} was made with other options: {different}. Pass the same ones.")
+    items = (item for shard in request.shards(passed) for item in shard.items(0))
+    batch, numbers = request.options["batch"], list[int]()
+    held: list[Item] = []
+    with pq.ParquetFile(out) as file:
+        columns = (rows.to_pydict() for rows in file.iter_batches(columns=["image", "error"]))
+        cells = ((name, error) for c in columns for name, error in zip(c["image"], c["error"], strict=True))
+        for number, (item, cell) in enumerate(itertools.zip_longest(items, cells)):
+            if item is None or cell is None or printable(item.name) != cell[0]:
+                raise OutputError(f"The images of {out} are not those of the source, from row {number} on.")
+            if cell[1] is not None:
+                numbers.append(number)
+                held.append(item)
+        total = file.metadata.num_rows
+    with terminable(), ThreadPoolExecutor(workers or available_cores()) as pool:
+        made = list(pool.map(make_rows, (held[i : i + batch] for i in range(0, len(held), batch))))
+    redone = numbered(pa.Table.from_batches(made, make_rows.columns), numbers)
+
+    def replaced() -> Iterator[pa.Table]:
+        first = 0
+        with pq.ParquetFile(out) as file:
+            for batch in file.iter_batches(GROUP):
+                start, end = bisect_left(numbers, first), bisect_left(numbers, first + len(batch))
+                rows = np.arange(len(batch))
+                rows[np.array(numbers[start:end], int) - first] = np.arange(end - start) + len(batch)
+                old = pa.Table.from_batches([batch]).replace_schema_metadata(None)
+                yield pa.concat_tables([old, redone.slice(start, end - start)]).take(pa.array(rows))
+                first += len(batch)
+
+    errors = len(redone) - redone["error"].null_count
+    if numbers:
+        with explained():
+            write_atomically(out, lambda temporary: write_table(temporary, ".parquet", replaced(), identity))
+    return Summary(out, total, errors, len(redone), passed)

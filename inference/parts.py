@@ -8,10 +8,11 @@ finished, the parts become OUT, row for row in the order of the source, and the 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -27,7 +28,7 @@ from ..files import remove_temporary, write_atomically
 from ..identity import differences
 from .tables import FORMATS, write_table
 
-__all__ = ["Part", "Parts"]
+__all__ = ["Part", "Parts", "numbered"]
 
 GROUP = 8192  # rows in a row group of OUT, so that OUT does not depend on the size of the parts
 IDENTITY, LOCK, PARTS = "identity.json", "lock", "part-*.parquet"
@@ -296,9 +297,7 @@ class Parts:
         count = index = 0
 
         def table(batches: list[pa.RecordBatch]) -> pa.Table:
-            merged = pa.Table.from_batches(batches, columns).replace_schema_metadata(None)
-            numbers = pa.array(range(index, index + len(merged)), pa.int64())
-            return merged.add_column(1, pa.field("index", pa.int64(), nullable=False), numbers)
+            return numbered(pa.Table.from_batches(batches, columns).replace_schema_metadata(None), range(index, 2**63))
 
         for path in sorted(self.folder.glob(PARTS)):
             with _readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -313,6 +312,12 @@ class Parts:
                         count += len(batch)
         if waiting or (not index and columns):
             yield table(waiting)
+
+
+def numbered(table: pa.Table, numbers: Iterable[int]) -> pa.Table:
+    """Add the column ``index``, which a finished table has and its parts lack."""
+    index = pa.array(itertools.islice(numbers, len(table)), pa.int64())
+    return table.add_column(1, pa.field("index", pa.int64(), nullable=False), index)
 
 
 def _part_in(path: Path) -> Part:

@@ -6,12 +6,12 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["FORMATS", "write_table"]
+__all__ = ["FORMATS", "write_table", "write_text"]
 
 FORMATS = (".parquet", ".csv", ".jsonl")
 TEXT_ROWS = 256  # rows that are Python objects at the same time
@@ -25,7 +25,12 @@ def write_table(path: Path, suffix: str, tables: Iterator[pa.Table], identity: d
             (a spreadsheet may take it for a formula).
         identity: the run that made the table; stored in the metadata of a Parquet file.
     """
-    {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}[suffix](path, tables, identity)
+    if suffix == ".parquet":
+        _write_parquet(path, tables, identity)
+        return
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        for number, table in enumerate(tables):
+            write_text(file, suffix, table, first=not number)
 
 
 def _write_parquet(path: Path, tables: Iterator[pa.Table], identity: dict[str, Any]) -> None:
@@ -37,32 +42,33 @@ def _write_parquet(path: Path, tables: Iterator[pa.Table], identity: dict[str, A
             first = next(tables, None)
 
 
-def _write_csv(path: Path, tables: Iterator[pa.Table], _: dict[str, Any]) -> None:
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        for number, table in enumerate(tables):
-            if not number:
-                writer.writerow(table.column_names)
-            for row in _rows(table):
-                writer.writerow([json.dumps(v, ensure_ascii=False) if isinstance(v, list) else v for v in row])
-
-
-def _write_jsonl(path: Path, tables: Iterator[pa.Table], _: dict[str, Any]) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        for table in tables:
-            for row in _rows(table):
-                file.write(json.dumps(dict(zip(table.column_names, row, strict=True)), ensure_ascii=False) + "\n")
+def write_text(file: TextIO, suffix: str, table: pa.Table, *, first: bool) -> None:
+    """Write rows as ".csv" or ".jsonl"; the first rows of a .csv have a header."""
+    if suffix == ".jsonl":
+        for row in _rows(table):
+            file.write(json.dumps(dict(zip(table.column_names, row, strict=True)), ensure_ascii=False) + "\n")
+        return
+    writer = csv.writer(file)
+    if first:
+        writer.writerow(table.column_names)
+    for row in _rows(table):
+        writer.writerow([json.dumps(v, ensure_ascii=False) if isinstance(v, list) else v for v in row])
 
 
 def _rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
     """Yield rows as Python values; floats have as few digits as distinguish them from their neighbours."""
 
     def values(column: pa.ChunkedArray) -> list[Any]:
-        kind = column.type.value_type if hasattr(column.type, "value_type") else None
-        digits = {pa.float32(): 9, pa.float16(): 5}.get(kind)
+        listed = hasattr(column.type, "value_type")
+        digits = {pa.float32(): 9, pa.float16(): 5}.get(column.type.value_type if listed else column.type)
         if digits is None:
             return column.to_pylist()
-        return [row and [float(f"{float(v):.{digits}g}") for v in row] for row in column.to_pylist()]
+
+        def short(value: Any) -> float:
+            return float(f"{float(value):.{digits}g}")
+
+        rows = column.to_pylist()
+        return [row if row is None else [short(v) for v in row] if listed else short(row) for row in rows]
 
     for first in range(0, len(table), TEXT_ROWS):
         yield from zip(*(values(column) for column in table.slice(first, TEXT_ROWS).columns), strict=True)

@@ -5,16 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from resnext_hub.cli.list import file_size
 from resnext_hub.models.manifest import Accuracy, Checkpoint, default_manifest, write_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKER = "<!-- variants -->"
-
-
-def file_size(checkpoint: Checkpoint) -> str:
-    """The length of the published file; "≈" where the publisher states none: four bytes for each parameter."""
-    size = checkpoint.sources[0].bytes
-    return f"≈ {4 * checkpoint.params / 1e6:,.0f} MB" if size is None else f"{size / 1e6:,.0f} MB"
 
 
 def accuracy(found: Accuracy | None) -> str:

@@ -47,13 +47,13 @@ for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg"):
 # `--preprocessing` and `--softmax` put both into the graph: pixels go in as bytes, probabilities come out.
 
 # %%
-# !resnext-hub export resnext_tiny --to onnx --out exports/fp32 --preprocessing --softmax --photos photos
+# !resnext-hub export --variant resnext_tiny --to onnx --out exports/fp32 --preprocessing --softmax --photos photos
 
 # %% [markdown]
 # The same in int8, with value ranges measured on the photos:
 
 # %%
-# !resnext-hub export resnext_tiny --to onnx --out exports/int8 --preprocessing --softmax --photos photos --precision int8 --calibration photos
+# !resnext-hub export --variant resnext_tiny --to onnx --out exports/int8 --preprocessing --softmax --photos photos --precision int8 --calibration photos
 
 # %% [markdown]
 # `metadata.json`, and the ONNX file itself, contain what a server must know: inputs and outputs, preprocessing, labels, licence,
@@ -112,7 +112,7 @@ plt.show()
 # ONNX Runtime does, on a GPU if there is one.
 
 # %%
-# !resnext-hub export resnext_tiny --to triton --out models --backend python
+# !resnext-hub export --variant resnext_tiny --to triton --out models --backend python
 
 # %%
 print(*sorted(Path("models").glob("*/*")), sep="\n")

@@ -194,7 +194,7 @@ def test_exports(outside: Outside) -> None:
     outside.run(
         "from resnext_hub import cli\n"
         "for arguments in ('onnx --out fp32', 'tensorrt --precision bf16 --out bf16'):\n"
-        "    assert cli.main(['export', 'resnext_tiny', '--to', *arguments.split()]) == 0\n"
+        "    assert cli.main(['export', '--variant', 'resnext_tiny', '--to', *arguments.split()]) == 0\n"
     )
     assert (outside.seen, outside.undocumented) == (set(), [])
 

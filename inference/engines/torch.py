@@ -93,6 +93,10 @@ def device_of(device: str | torch.device | None) -> torch.device:
         raise EngineError(f"No such device: {device!r}. Pass 'cpu', 'cuda' or 'cuda:1', for example.") from error
     if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
         raise EngineError(f"The device {where} is not available. GPUs that PyTorch finds: {torch.cuda.device_count()}.")
+    try:
+        torch.empty(1, device=where)
+    except (RuntimeError, AssertionError) as error:  # mps, xpu: not in this build, or no such hardware
+        raise EngineError(f"The device {where} is not available with this machine's PyTorch.") from error
     return where
 
 

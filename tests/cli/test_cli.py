@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import csv
+import io
 import json
 import re
 import shlex
@@ -11,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from resnext_hub import cli, errors
 from resnext_hub.cli import console
@@ -22,7 +25,7 @@ def test_list_fits_a_terminal_and_names_everything(capsys: Any) -> None:
     out, err = capsys.readouterr()
     assert err == ""
     assert all(len(line) <= 80 for line in out.splitlines())
-    names = [line.split()[0] for line in out.splitlines()[1:] if line and line[0].islower()]
+    names = [line.split()[0] for line in out.splitlines()[1:] if re.match(r"\w+(\.\w+)? .*\d", line)]
     assert names[: len(default_manifest().checkpoints)] == list(default_manifest().checkpoints)
     swsl = next(line for line in out.splitlines() if line.startswith("resnext101_32x16d_swsl"))
     assert "84.80" in swsl
@@ -34,6 +37,106 @@ def test_list_json(capsys: Any) -> None:
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == list(default_manifest().checkpoints)
     assert rows[0]["license"] == "CC-BY-NC-4.0"
+
+
+def test_list_by_pattern_and_by_what_is_here(capsys: Any) -> None:
+    def names(*arguments: str) -> list[str]:
+        assert cli.main(["list", "--json", *arguments]) == 0
+        return [row["name"] for row in json.loads(capsys.readouterr().out)]
+
+    assert names("*48d*") == names("48D") == ["resnext101_32x48d_wsl"]
+    assert "resnext_tiny" in names("--cached")
+    assert cli.main(["list", "efficientnet"]) == 2
+    assert cli.main(["list", "tiny"]) == 0
+    assert "4 MB" in capsys.readouterr().out
+
+
+def test_info(capsys: Any) -> None:
+    assert cli.main(["info", "resnext_tiny"]) == 0
+    out, tiny = capsys.readouterr().out, default_manifest().resolve("resnext_tiny")
+    assert all(fact in out for fact in ("1.9 M", f"{tiny.published.top1:.2f} /", "research-only", "200", ".pth"))
+    assert cli.main(["info", "resnext_tiny", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bytes"] == tiny.sources[0].bytes
+    assert cli.main(["info", "runs/none"]) == 2
+    assert "No such folder: runs/none" in capsys.readouterr().err
+
+
+def stdin(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+def test_an_image_from_stdin(photo: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stdin(monkeypatch, photo.read_bytes())
+    assert cli.main(["classify", "-", "--variant", "resnext_tiny", "--json"]) == 0
+    piped = json.loads(capsys.readouterr().out)
+    assert piped["image"] == "-"
+    assert cli.main(["classify", str(photo), "--variant", "resnext_tiny", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["predictions"] == piped["predictions"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_a_list_from_stdin_and_a_table_to_stdout(
+    arguments: list[str], photo: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    command = ["classify", "-", "--variant", "resnext_tiny", "--top", "2", "--quiet"]
+    stdin(monkeypatch, f"{photo}\nmissing.jpg\n{photo}\n".encode())
+    assert cli.main([*command, "--out", "-", *arguments]) == 1
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    rows = [json.loads(line) for line in lines] if arguments else list(csv.DictReader(lines))
+    assert [row["image"] for row in rows] == [str(photo), "missing.jpg", str(photo)]
+    assert [int(row["index"]) for row in rows] == [0, 1, 2]
+    assert "No such file" in rows[1]["error"]
+    assert not rows[1]["label"]
+    assert err.count("\n") == 1  # the failure; --quiet drops the rest
+    best = (lambda v: v[0]) if arguments else (lambda v: json.loads(v)[0])
+    assert rows[0]["label"] == best(rows[0]["labels"])
+    assert rows[0]["synset"] == best(rows[0]["synsets"])
+    assert float(rows[0]["probability"]) == best(rows[0]["probabilities"])
+    stdin(monkeypatch, f"{photo}\n".encode())
+    assert cli.main([*command, "--out", str(tmp_path / "new" / "t.csv")]) == 0
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["t.csv"]
+    stdin(monkeypatch, photo.read_bytes())
+    assert cli.main([*command, "--out", "-"]) == 2
+
+
+def test_errors_of_a_table_are_redone(photo: Path, capsys: Any, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("1.jpg", "2.jpg", "3.jpg"):
+        (tmp_path / "a" / name).write_bytes(photo.read_bytes())
+    (tmp_path / "a" / "2.jpg").write_bytes(photo.read_bytes()[:3000])
+    out = tmp_path / "t.parquet"
+    command = ["classify", str(tmp_path / "a"), "--variant", "resnext_tiny", "--features", "--out", str(out)]
+    assert cli.main(command) == 1
+    before = pq.read_table(out)
+    assert [error is None for error in before["error"].to_pylist()] == [True, False, True]
+    (tmp_path / "a" / "2.jpg").write_bytes(photo.read_bytes())
+    assert cli.main([*command, "--redo-errors", "--top", "3"]) == 2
+    assert "top" in capsys.readouterr().err
+    assert cli.main([*command, "--redo-errors"]) == 0
+    after = pq.read_table(out)
+    assert after.schema.equals(before.schema, check_metadata=True)
+    assert after.take([0, 2]).equals(before.take([0, 2]))
+    rows = after.drop_columns(["image", "index"]).to_pylist()
+    assert rows[1]["label"] == rows[0]["label"]
+    assert after["index"].to_pylist() == [0, 1, 2]
+    (tmp_path / "a" / "4.jpg").write_bytes(photo.read_bytes())
+    assert cli.main([*command, "--redo-errors"]) == 2
+    assert "row 3" in capsys.readouterr().err
+
+
+def test_options_that_exclude_each_other(capsys: Any) -> None:
+    for arguments in ("--out - --resume", "--out t.parquet --overwrite --redo-errors", "--redo-errors"):
+        assert cli.main(["classify", "a.jpg", "--variant", "resnext_tiny", *arguments.split()]) == 2
+        assert arguments.split()[-1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["xpu", "mps", "cuda:99"])
+def test_a_device_that_is_not_here(device: str, photo: Path, capsys: Any) -> None:
+    command = ["classify", str(photo), "--variant", "resnext_tiny", "--device"]
+    assert cli.main([*command, device]) == 2
+    assert device in capsys.readouterr().err
+    assert cli.main([*command, "cpu"]) == 0
 
 
 def test_classify(photo: Path, capsys: Any, tmp_path: Path) -> None:
@@ -171,7 +274,19 @@ def test_a_reader_that_has_seen_enough() -> None:
 
 def test_help_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    for command in ("", "list", "classify", "train", "evaluate", "export", "demo", "cache", "cache list"):
+    for command in (
+        "",
+        "list",
+        "info",
+        "download",
+        "classify",
+        "train",
+        "evaluate",
+        "export",
+        "demo",
+        "cache",
+        "cache list",
+    ):
         with pytest.raises(SystemExit):
             cli.main([*command.split(), "--help"])
         assert all(len(line) <= 80 for line in capsys.readouterr().out.splitlines())

@@ -19,6 +19,7 @@ from resnext_hub.data import parquet
 from resnext_hub.data import source as sources
 from resnext_hub.data.shards import Item
 from resnext_hub.errors import FetchError, MissingPackageError, PrivateAddressError, SourceError
+from resnext_hub.inference.tables import write_table
 
 from ..support.data_sets import ORDER, photo_folder, tar_of
 from ..support.made_runs import jpeg
@@ -266,3 +267,13 @@ def test_sources_that_are_refused(tmp_path: Path) -> None:
         names(str(tmp_path))
     with pytest.raises(SourceError, match="nosuch://x"):
         names("nosuch://x")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_predictions_are_not_taken_for_labels(suffix: str, folder: Path, tmp_path: Path) -> None:
+    table, classified = tmp_path / f"t{suffix}", {"error": [""], "label": ["cat"], "probabilities": [[0.5]]}
+    for columns, expected in (({"label": ["cat"]}, True), (classified, False)):
+        rows = pa.table({"image": [str(folder / "0.jpg")], **columns})
+        write_table(table, suffix, iter([rows]), {})
+        (shard,) = sources.shards([str(table)], 16)
+        assert [told.label is not None for told in shard.told()] == [expected]

@@ -328,7 +328,7 @@ def test_an_artefact_with_other_answers_is_not_written(tmp_path: Path, monkeypat
         return fold(network, lanes)
 
     monkeypatch.setattr("resnext_hub.deploy.deployed_network.fold", wrong)
-    command = ["export", "resnext_tiny", "--to", "torchscript", "--out", str(tmp_path / "out")]
+    command = ["export", "--variant", "resnext_tiny", "--to", "torchscript", "--out", str(tmp_path / "out")]
     assert cli.main(command) == 4
     assert "of their range" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -344,7 +344,7 @@ def test_an_export_that_fails_leaves_nothing(at: str, tmp_path: Path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(type(kind), at, lambda self, conversion, folder: fails(conversion, folder))
-    assert cli.main(["export", "resnext_tiny", "--to", "torchscript", "--out", str(tmp_path / "out")]) == 2
+    assert cli.main(["export", "--variant", "resnext_tiny", "--to", "torchscript", "--out", str(tmp_path / "out")]) == 2
     assert "No space left" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -629,7 +629,19 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_command(tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "out"
-    command = ["export", "resnext_tiny", "--to", "torchscript", "--out", str(out), "--precision", "fp16", "--top", "3"]
+    command = [
+        "export",
+        "--variant",
+        "resnext_tiny",
+        "--to",
+        "torchscript",
+        "--out",
+        str(out),
+        "--precision",
+        "fp16",
+        "--top",
+        "3",
+    ]
     assert cli.main(command) == 0
     text = capsys.readouterr().out
     assert str(out / "model.pt") in text
@@ -638,7 +650,7 @@ def test_the_command(tmp_path: Path, capsys: Any) -> None:
     assert "pass --overwrite" in capsys.readouterr().err
     assert cli.main([*command, "--overwrite", "--batches", "1", "2", "3"]) == 2
     assert "torchscript has no option 'batches'" in capsys.readouterr().err
-    assert cli.main(["export", "no_such", "--to", "onnx", "--out", str(tmp_path / "no")]) == 2
+    assert cli.main(["export", "--variant", "no_such", "--to", "onnx", "--out", str(tmp_path / "no")]) == 2
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,9 @@ def test_every_backend_gets_what_it_loads(
 
 def test_the_command_line(tmp_path: Path, exported: None, capsys: Any):
     def call(*arguments: str) -> tuple[int, str]:
-        status = cli.main(["export", "resnext_tiny", "--to", "triton", "--out", str(tmp_path / "models"), *arguments])
+        status = cli.main(
+            ["export", "--variant", "resnext_tiny", "--to", "triton", "--out", str(tmp_path / "models"), *arguments]
+        )
         out, err = capsys.readouterr()
         return status, out + err
 

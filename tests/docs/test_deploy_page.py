@@ -45,8 +45,8 @@ def test_the_exports_run(here: Path) -> None:
     exports = [words[1:] for words in lines() if words[:2] == ["resnext-hub", "export"]]
     assert {words[words.index("--to") + 1] for words in exports} == {"onnx", "torch-export", "triton"}
     for words in exports:
-        variant = ["--name", Path(words[1]).name] if "triton" in words and "--name" not in words else []
-        assert main(["export", "resnext_tiny", *words[2:], *variant]) == 0, words
+        variant = ["--name", Path(words[2]).name] if "triton" in words and "--name" not in words else []
+        assert main(["export", "--variant", "resnext_tiny", *words[3:], *variant]) == 0, words
     folders = [words[words.index("--out") + 1] for words in exports if "triton" not in words]
     assert [folder for folder in folders if not (here / folder / "README.md").is_file()] == []
     assert {path.name for path in (here / "models" / "resnext50_32x4d_swsl_network").glob("[0-9]")} == {"1", "2"}

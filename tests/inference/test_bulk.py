@@ -88,8 +88,8 @@ def test_the_formats_hold_the_same(folder: Path, tmp_path: Path) -> None:
         for key, value in row.items():
             read = cell[key] or None
             read = json.loads(read) if read and key in ("index", "classes", "labels", "synsets") else read
-            if key in ("probabilities", "features"):
-                kind = np.float32 if key == "probabilities" else np.float16
+            if key in ("probability", "probabilities", "features"):
+                kind = np.float16 if key == "features" else np.float32
                 assert value is None or np.array_equal(np.array(line[key], kind), np.array(value, kind))
                 assert (read and json.loads(read)) == line[key]
             else:
@@ -207,7 +207,7 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: Any) -> None:
     [
         (["x", "--resume"], "pass --out FILE"),
         (["x", "--out", "o.csv", "--gpus", "1"], "pass --cluster ray"),
-        (["x", "--out", "o.csv", "--json"], "--json and --picture cannot be used with --out"),
+        (["x", "--out", "o.csv", "--json"], "--out FILE.jsonl"),
         (["x", "--out", "o.xls"], "must end in one of .parquet, .csv, .jsonl"),
         (["/no/such", "--out", "{tmp}/o.csv"], "No such file, folder or pattern: /no/such"),
         (["x", "--out", "o.csv", "--resume", "--overwrite"], "either --resume or --overwrite"),

@@ -1,0 +1,53 @@
+"""``resnext-hub info``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from ..errors import EXIT_OK
+from ..models.manifest import Manifest, find_checkpoint
+from .list import file_size, row
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to argparse's subparsers."""
+    about = "describe a variant: size, accuracy, preprocessing, licence, file"
+    parser: argparse.ArgumentParser = commands.add_parser("info", help=about, description=f"{about.capitalize()}.")
+    name = "a name from 'resnext-hub list', or a folder that 'train' wrote"
+    parser.add_argument("variant", metavar="VARIANT", help=name)
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    parser.set_defaults(run=_info)
+
+
+def _info(arguments: argparse.Namespace, manifest: Manifest) -> int:
+    c = find_checkpoint(arguments.variant)
+    values = row(c)
+    if arguments.json:
+        print(json.dumps(values, indent=1))
+        return EXIT_OK
+    p, size = c.preprocessing, file_size(c)
+    figures = [("published", c.published), *((f"measured by {m.source.split()[0]}", m) for m in c.measured)]
+    use = {None: "", True: ", commercial use allowed", False: ", no commercial use"}[
+        c.license and c.license.commercial_use
+    ]
+    lines = [
+        ("trained on", c.system.training_data),
+        ("size", f"{c.params / 1e6:.1f} M parameters, {c.gmacs:.2f} GMACs, file of {size}"),
+        ("classes", f"{c.num_classes:,}"),
+        *(("top-1/5 in %", f"{a.top1:.2f} / {a.top5:.2f} on {a.dataset}, {by}") for by, a in figures),
+        ("images", f"resized to {p.resize_size}, cropped to {p.crop_size} pixels; {p.interpolation}"),
+        ("normalise", f"mean {list(p.mean)}, std {list(p.std)}"),
+        ("licence", f"{c.license_id or 'not stated'}{use}"),
+        ("paper", f"{c.system.paper.title}, {c.system.paper.url}"),
+        *(("source", source.url) for source in c.sources if source.url),
+        ("file", values["cached"] or f"not on this machine: resnext-hub download {c.name}"),
+        *(("known issue", issue) for issue in c.known_issues),
+    ]
+    print(c.variant)
+    for name, text in lines:
+        print(f"  {name:14}{text}")
+    return EXIT_OK
