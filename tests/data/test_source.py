@@ -276,4 +276,4 @@ def test_predictions_are_not_taken_for_labels(suffix: str, folder: Path, tmp_pat
         rows = pa.table({"image": [str(folder / "0.jpg")], **columns})
         write_table(table, suffix, iter([rows]), {})
         (shard,) = sources.shards([str(table)], 16)
-        assert [told.label is not None for told in shard.told()] == [expected]
+        assert [facts.label is not None for facts in shard.facts()] == [expected]
