@@ -111,7 +111,7 @@ def locate(module: str, name: str) -> Any:
     return pkgutil.resolve_name(f"{package.__name__}.{module}:{name}")
 
 
-# What a pickle of a mounted class holds instead of "module.name": the package is not importable in a fresh process, so
+# A pickle of a mounted class has this instead of "module.name": the package is not importable in a fresh process, so
 # an expression of standard-library functions finds the checkout at its path, or else an installed resnext_hub.
 _FIND = (
     "run_path(script)['locate'](module, name) if isfile(script) else resolve_name('resnext_hub.' + module + ':' + "

@@ -47,7 +47,7 @@ def _entries(manifest: Manifest) -> list[StoredFile | EngineFolder]:
 
 
 def _described(entry: StoredFile | EngineFolder) -> list[str]:
-    """What ``cache list`` prints below a name."""
+    """The lines that ``cache list`` prints below a name."""
     of = entry.checkpoint.name if entry.checkpoint else "an unknown checkpoint"
     if entry.removable:
         return [f"can be removed: {entry.removable}"]

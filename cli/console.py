@@ -1,4 +1,4 @@
-"""What every command shares: how results and failures are printed."""
+"""Print results and failures; shared by all commands."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Contender:
 
     @property
     def geometry(self) -> tuple[Preprocessing, str]:
-        """What its pixels depend on; the networks normalise them themselves."""
+        """The values that determine the pixels. (Networks normalise them themselves.)"""
         return dataclasses.replace(self.preset, mean=(0, 0, 0), std=(1, 1, 1), source=""), self.views
 
     def identity(self) -> dict[str, Any]:

@@ -85,7 +85,7 @@ DEFAULTS |= {"column": None, "label_column": None, "allow_private": False, "anon
 
 
 class Request:
-    """What `classify_many` was asked for, checked. Picklable, for the nodes of a cluster.
+    """The validated arguments of `classify_many`. Picklable, for the nodes of a cluster.
 
     Args:
         source, variant, options: see `classify_many`.

@@ -71,7 +71,7 @@ class RowMaker(Protocol):
 
 @dataclass(frozen=True)
 class Summary:
-    """What a finished run has done.
+    """The result of a finished run.
 
     Attributes:
         images, errors: rows in the table, and how many of them state an error.

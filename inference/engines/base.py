@@ -1,4 +1,4 @@
-"""What every engine is, and how it is used in a forked process."""
+"""The base class of engines, and their use in a forked process."""
 
 from __future__ import annotations
 
