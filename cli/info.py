@@ -30,7 +30,8 @@ def _info(arguments: argparse.Namespace, manifest: Manifest) -> int:
         print(json.dumps(values, indent=1))
         return EXIT_OK
     p, size = c.preprocessing, file_size(c)
-    figures = [("published", c.published), *((f"measured by {m.source.split()[0]}", m) for m in c.measured)]
+    by = "published" if c.home is None else "measured by its training"
+    figures = [(by, c.published), *((f"measured by {m.source.split()[0]}", m) for m in c.measured)]
     use = {None: "", True: ", commercial use allowed", False: ", no commercial use"}[
         c.license and c.license.commercial_use
     ]

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from resnext_hub.maintenance.write_table import accuracy, file_size
+from resnext_hub.cli.list import file_size
+from resnext_hub.maintenance.write_table import accuracy
 from resnext_hub.models.manifest import Accuracy, Checkpoint, default_manifest
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

@@ -433,9 +433,9 @@ def find_checkpoint(variant: str | Path) -> Checkpoint:
     if isinstance(variant, str) and not any(separator in variant for separator in separators):
         try:
             return default_manifest().resolve(variant)
-        except UnknownVariantError:
+        except UnknownVariantError as error:
             if not variant or not Path(variant).is_dir():
-                raise
+                raise UnknownVariantError(f"{error} There is no folder of this name either.") from None
     folder = Path(variant)
     if not folder.is_dir():
         if folder.name != str(variant):  # a path: no published name has a separator

@@ -59,6 +59,8 @@ def test_info(capsys: Any) -> None:
     assert json.loads(capsys.readouterr().out)["bytes"] == tiny.sources[0].bytes
     assert cli.main(["info", "runs/none"]) == 2
     assert "No such folder: runs/none" in capsys.readouterr().err
+    assert cli.main(["info", "xyzzy"]) == 2
+    assert "no folder" in capsys.readouterr().err
 
 
 def stdin(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
