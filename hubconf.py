@@ -880,9 +880,9 @@ def classifier(variant, **options):
 
     Args:
         variant: the name of an entrypoint, or of a checkpoint ("resnext50_32x4d.IMAGENET1K_V1").
-        options: engine ("auto", "torch", "onnxruntime" or "openvino"), build, device and progress; and for
-            images, grade, allow_private, schemes, max_bytes, max_pixels, timeout and truncated. See
-            `inference.classifier.classifier`.
+        options: engine ("auto", "torch", "onnxruntime" or "openvino"), precision ("fp32", "bf16", "int8" or "auto"),
+            calibration, build, device and progress; and for images, grade, allow_private, schemes, max_bytes,
+            max_pixels, timeout and truncated. See `inference.classifier.classifier`.
 
     Raises:
         ValueError: no such variant; the message suggests similar names.

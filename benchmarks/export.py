@@ -62,10 +62,10 @@ def network_of(checkpoint: Any) -> tuple[Any, bool]:
 
 def compare(variant: str, photos: str | None, batches: list[int], rounds: int, folder: Path) -> None:
     import torch
+    from resnext_hub.data.photos import read_photos, sample_photos
     from resnext_hub.deploy.conversion import Conversion
     from resnext_hub.deploy.export import PHOTOS, export_network
     from resnext_hub.deploy.formats import FORMATS
-    from resnext_hub.deploy.photos import read_photos, sample_photos
     from resnext_hub.deploy.signature import Signature
     from resnext_hub.models.manifest import find_checkpoint
     from resnext_hub.processing_utils.preprocessing import crop_pixels, normalise

@@ -135,8 +135,8 @@ def choices() -> dict[str, Mapping[str, Any]]:
 def compare_choices(variant: str, train: Path, held_out: Path, folder: Path) -> None:
     """Print how far from fp32 each choice is."""
     import onnx
-    from resnext_hub.deploy import int8
     from resnext_hub.deploy.export import export
+    from resnext_hub.inference.engines import int8
 
     quantize_static = int8.quantization.quantize_static
     labels, pixels = read(variant, held_out)

@@ -17,7 +17,7 @@ from ..data.options import add_reading_options
 from ..errors import EXIT_IMAGE, EXIT_OK, EXIT_USAGE, ImageError, SourceError
 from ..models.manifest import Manifest, find_checkpoint
 from ..packages import install, missing
-from .console import as_options, counted, fail
+from .console import add_precision_options, as_options, counted, fail
 
 if TYPE_CHECKING:
     from ..processing_utils import Prediction
@@ -52,6 +52,7 @@ def add_to(commands: Any) -> None:
     engines += "is installed (default: %(default)s)"
     classify.add_argument("--engine", default="auto", metavar="ENGINE", help=engines)
     classify.add_argument("--device", metavar="DEVICE", help=DEVICES)
+    add_precision_options(classify, "; by default, --out takes images of PHOTO")
     classify.add_argument("--top", type=_positive_number, metavar="K", help="number of classes to show (default: 5)")
     classify.add_argument("--json", action="store_true", help="print one JSON object per photo, one per line")
     pixels = "refuse images with more pixels; by default, memory decides: those that take more than 2 GiB to decode"
@@ -124,13 +125,10 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
     if arguments.top > checkpoint.num_classes:
         return fail(f"--top must be from 1 to {checkpoint.num_classes} for {checkpoint.name}.", EXIT_USAGE)
 
-    from ..inference.engines import ENGINES
-
-    if arguments.engine not in ENGINES:
-        return fail(f"Unknown engine {arguments.engine!r}; choose from {', '.join(ENGINES)}.", EXIT_USAGE)
     if arguments.out is not None:
         return _classify_many(arguments, checkpoint.variant, options)
     from ..inference.classifier import classifier
+    from ..inference.engines import check_engine
     from ..processing_utils import open_image, plot_predictions
     from ..processing_utils.images import with_name
 
@@ -140,6 +138,8 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
             print(json.dumps(found, ensure_ascii=False), flush=True)
         return fail(with_name(photo, error), EXIT_IMAGE)
 
+    check_engine(arguments.engine, arguments.precision, arguments.calibration is not None)
+    how = {name: getattr(arguments, name) for name in ("engine", "precision", "calibration")}
     reading = {"allow_private": getattr(arguments, "allow_private", False), "max_pixels": arguments.max_pixels}
     status, classify = EXIT_OK, None
     for photo in arguments.photos:
@@ -150,9 +150,7 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
             status = failed(photo, error)
             continue
         # Only now: a wrong path need not wait for weights.
-        classify = classify or classifier(
-            checkpoint.variant, engine=arguments.engine, device=arguments.device, build=False
-        )
+        classify = classify or classifier(checkpoint.variant, device=arguments.device, build=False, **how)
         try:
             predictions = classify(image, arguments.top)
         except ImageError as error:
@@ -193,6 +191,8 @@ def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[st
     options |= {
         "engine": arguments.engine,
         "device": arguments.device,
+        "precision": arguments.precision,
+        "calibration": arguments.calibration,
         "top": arguments.top,
         "max_pixels": arguments.max_pixels,
         "truncated": arguments.truncated,

@@ -8,12 +8,13 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from ..errors import EXIT_OK, EXIT_STOPPED, EXIT_USAGE, ResNeXtHubError, StoppedError
 
 __all__ = [
     "OPTIONS",
+    "add_precision_options",
     "as_options",
     "counted",
     "fail",
@@ -45,6 +46,18 @@ OPTIONS = {
     "version": "--model-version",
 }
 _ARGUMENT = re.compile(rf"(?<![\w/?&])({'|'.join(OPTIONS)})=(?:True\b|'([^']*)'|(?=[A-Z0-9]))")
+
+
+def add_precision_options(parser: Any, default: str = "") -> None:
+    """Add --precision and --calibration to an argparse parser.
+
+    Args:
+        default: what the help adds about the images for calibration.
+    """
+    formats = "number format: fp32, bf16, int8, or auto for the fastest that needs no images (default: %(default)s)"
+    parser.add_argument("--precision", default="fp32", metavar="PRECISION", help=formats)
+    images = f"images to calibrate int8 with, any source{default}"
+    parser.add_argument("--calibration", metavar="SOURCE", help=images)
 
 
 def as_options(message: str) -> str:

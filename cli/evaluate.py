@@ -13,7 +13,7 @@ from ..data.options import add_reading_options
 from ..errors import EXIT_DIFFERENT, EXIT_IMAGE, EXIT_OK
 from ..models.manifest import Manifest
 from .classify import DEVICES, GRADES
-from .console import counted, fail
+from .console import add_precision_options, counted, fail
 
 __all__ = ["add_to"]
 
@@ -74,6 +74,7 @@ def add_to(commands: Any) -> None:
     engines = "what runs the network, see 'classify' (default: %(default)s)"
     run.add_argument("--engine", default="auto", metavar="ENGINE", help=engines)
     run.add_argument("--device", metavar="DEVICE", help=DEVICES)
+    add_precision_options(run)
     run.add_argument("--batch", type=int, default=16, metavar="N", help="images per batch (default: %(default)s)")
     run.add_argument("--workers", type=int, metavar="N", help="threads (default: all cores)")
     run.add_argument("--resume", action="store_true", help="continue a run that was stopped")

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ..data.photos import CALIBRATION, SAMPLE, read_photos, sample_photos
 from ..errors import ExportError, InexactError, UnknownOptionError
 from ..files import publish, sha256, temporary_name
 from ..inference.engines.export import float32_by_default
+from ..inference.engines.precision import TOLERANCES
 from ..models.manifest import Checkpoint, Preprocessing, find_checkpoint
 from ..mount import register
 from ..packages import install, missing
@@ -26,10 +28,9 @@ from ..processing_utils.preprocessing import crop_pixels
 from .conversion import Conversion, Format
 from .formats import FORMATS
 from .metadata import describe
-from .photos import SAMPLE, read_photos, sample_photos
 from .readme import readme
 from .signature import Signature
-from .verify import TOLERANCES, Agreement, compare
+from .verify import Agreement, compare
 
 if TYPE_CHECKING:
     from ..models.resnext import ResNeXt
@@ -39,7 +40,6 @@ __all__ = ["Report", "export", "export_network"]
 PHOTOS = 64  # of the user's, to verify with
 PHOTOS_OF_ANY_SIZE = 8  # the same if resizing is part of the artefact: they are kept at full size
 SAMPLES = 8  # crops to verify with if the user passes no photos
-CALIBRATION = 512  # more images do not change the ranges
 
 #: The options of every format, with their defaults.
 DEFAULTS = {
@@ -108,7 +108,7 @@ def export(
         calibration: images for int8, any source (docs/data.md). At most 512 are used, spread evenly.
         photos: images to verify the export with, at most 64. By default a ninth of the calibration images, which are
             then not used for calibration; without any, crops of a photo that is always available.
-        column, label_column, allow_private, anonymous: see `photos.read_photos`.
+        column, label_column, allow_private, anonymous: see `data.photos.read_photos`.
         progress: show a bar while the weights are downloaded.
         options: precision, preprocessing, resize, softmax, top, overwrite and the format's own: see `export_network`.
 

@@ -52,7 +52,7 @@ class OnnxFormat(Format):
         if conversion.precision != "int8":
             write_onnx(conversion.module(), conversion, path, opset)
             return []
-        from .int8 import lanes_of, quantise
+        from ..inference.engines.int8 import lanes_of, quantise
 
         assert conversion.calibration is not None
         module = conversion.module(lanes_of(conversion.network))

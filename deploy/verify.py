@@ -10,16 +10,8 @@ import numpy as np
 from ..mount import register
 from .signature import Signature
 
-__all__ = ["TOLERANCES", "Agreement", "compare"]
+__all__ = ["Agreement", "compare"]
 
-# The largest allowed difference of a logit, as a fraction of the range of all logits on the same images.
-# - fp32: the same sums in another order; 1e-6 is usual, and a swapped channel or a lost bias gives 1e-2 and more.
-# - fp16, bf16: a rounding error is half a unit in the last place, 2**-11 and 2**-8. Errors of L layers add up like a
-#   random walk, to sqrt(L) times that at most: 5e-3 and 4e-2 at 101 layers.
-# - int8: the largest value of a tensor is 255 steps, most values are a few dozen. The largest difference of
-#   resnext_tiny on 4,000 images is 0.14, with no loss of accuracy (benchmarks/int8.py); this tolerance only detects
-#   broken exports.
-TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 8e-2, "int8": 0.4}
 SMALLEST = 1e-37  # smaller probabilities are not normal float32 numbers, and count as equal
 
 

@@ -19,8 +19,8 @@ with needed("An evaluation", "evaluate"):  # before the import of `resumable`, w
 
 from ..data.labels import Listing
 from ..data.outputs import check_folder
-from ..errors import EngineError, OutputError, SourceError
-from ..inference.engines import ENGINES, open_engine
+from ..errors import OutputError, SourceError
+from ..inference.engines import check_engine, open_engine
 from ..inference.parts import Parts
 from ..inference.resumable import printable
 from ..models.download import local_file
@@ -145,6 +145,8 @@ def contenders_of(
     views: str = "centre",
     engine: str = "auto",
     device: str | None = None,
+    precision: str = "fp32",
+    calibration: str | Sequence[str] | None = None,
     local_rank: int = 0,
     progress: bool = False,
 ) -> list[Contender]:
@@ -152,7 +154,7 @@ def contenders_of(
 
     Args:
         sizes: see `parse_size`; by default each checkpoint's own.
-        engine, device: see `engines.open_engine`.
+        engine, device, precision, calibration: see `inference.engines.open_engine`.
         local_rank: the number of the GPU, if the machine has several and ``device`` is None.
 
     Raises:
@@ -169,7 +171,8 @@ def contenders_of(
             name = f"{checkpoint.variant}{name.removeprefix(checkpoint.name)}"  # folders of two runs with the same name
         if name not in found:
             sized = dataclasses.replace(checkpoint, preprocessing=preset)
-            opened = open_engine(sized, engine, device=device or _device(local_rank), threads=1, progress=progress)
+            how: dict[str, Any] = {"device": device or _device(local_rank), "threads": 1, "progress": progress}
+            opened = open_engine(sized, engine, precision=precision, calibration=calibration, **how)
             found[name] = Contender(name, checkpoint, local_file(checkpoint)[1], preset, opened, views)
     return list(found.values())
 
@@ -229,7 +232,7 @@ class Options:
         dataset: the name of a known dataset (`targets.datasets`), if it is not recognised by its size.
         real: ImageNet-ReaL's real.json, to report accuracy on its labels too.
         restrict: choose among the dataset's own classes only; by default as the known dataset requires.
-        sizes, views, engine, device: see `contenders_of`.
+        sizes, views, engine, device, precision, calibration: see `contenders_of`.
         grade: see `preprocessing.load_pixels`.
         batch: images that pass a network together.
         workers: threads; by default all cores.
@@ -251,6 +254,8 @@ class Options:
     views: str = "centre"
     engine: str = "auto"
     device: str | None = None
+    precision: str = "fp32"
+    calibration: str | Sequence[str] | None = None
     grade: str = "reference"
     batch: int = 16
     workers: int | None = None
@@ -260,8 +265,7 @@ class Options:
         for name, values in known.items():
             if (value := getattr(self, name)) is not None and value not in values:
                 raise ValueError(f"Unknown {name} {value!r}; choose from {', '.join(values)}.")
-        if self.engine not in ENGINES:
-            raise EngineError(f"Unknown engine {self.engine!r}; choose from {', '.join(ENGINES)}.")
+        check_engine(self.engine, self.precision, self.calibration is not None)
         if self.batch < 1 or (self.workers is not None and self.workers < 1):
             raise ValueError(f"batch and workers must be 1 or more, got {self.batch} and {self.workers}.")
         for size in self.sizes:
@@ -321,6 +325,8 @@ def evaluate(
         views=options.views,
         engine=options.engine,
         device=options.device,
+        precision=options.precision,
+        calibration=options.calibration,
         local_rank=processes.local,
         progress=progress,
     )

@@ -71,10 +71,10 @@ HEADS = ("", "top-1 %", "top-5 %", "ECE %", "compared with")
 
 
 def _facts(report: Report) -> list[str]:
-    lines = [
-        f"{report.title}: {report.images:,} images in {report.classes} classes ({report.layout}), grade {report.grade}"
-        + (", predictions restricted to these classes" if report.restricted else "")
-    ]
+    how = [f"grade {report.grade}", " and ".join(sorted({result.precision for result in report.results}))]
+    how += ["predictions restricted to these classes"] if report.restricted else []
+    images = f"{report.images:,} images in {report.classes} classes ({report.layout})"
+    lines = [", ".join([f"{report.title}: {images}", *how])]
     if report.unreadable:
         name, why = report.unreadable[0]
         lines.append(f"Unreadable, and not counted: {len(report.unreadable):,} of them, e.g. {name}: {why}")

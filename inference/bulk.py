@@ -63,6 +63,8 @@ class Options(TypedDict, total=False):
     features: bool
     engine: str
     device: str | None
+    precision: str
+    calibration: str | Sequence[str] | None
     grade: str
     max_pixels: int | None
     truncated: str
@@ -72,15 +74,8 @@ class Options(TypedDict, total=False):
     anonymous: bool
 
 
-DEFAULTS: dict[str, Any] = {
-    "top": 5,
-    "batch": 16,
-    "features": False,
-    "engine": "auto",
-    "grade": "close",
-    "device": None,
-}
-DEFAULTS |= {"max_pixels": None, "truncated": "refuse"}
+DEFAULTS: dict[str, Any] = {"top": 5, "batch": 16, "features": False, "engine": "auto", "grade": "close"}
+DEFAULTS |= {"device": None, "precision": "fp32", "calibration": None, "max_pixels": None, "truncated": "refuse"}
 DEFAULTS |= {"column": None, "label_column": None, "allow_private": False, "anonymous": False}
 
 
@@ -108,7 +103,8 @@ class Request:
             raise ValueError(f"batch must be 1 or more, got {batch}.")
         check_grade(self.options["grade"])
         check_truncated(self.options["truncated"])
-        check_engine(self.options["engine"])
+        precision, images = self.options["precision"], self.options["calibration"]
+        check_engine(self.options["engine"], precision, images is not None or precision == "int8")
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -118,6 +114,11 @@ class Request:
     def columns(self) -> dict[str, Any]:
         """The columns of a table or list that the user has named."""
         return {name: self.options[name] for name in ("column", "label_column")}
+
+    @property
+    def access(self) -> dict[str, Any]:
+        """How URLs and stores may be reached."""
+        return {"private": self.options["allow_private"], "anonymous": self.options["anonymous"]}
 
     def check(self, out: str | Path, *, workers: int | None, resume: bool, overwrite: bool, progress: bool) -> None:
         """Raise what is wrong with the run, or with a source of this machine, before an engine is built for it.
@@ -136,11 +137,15 @@ class Request:
                 next(shards([spec], 1, **self.columns))
 
     def open_engine(self) -> Engine:
-        return open_engine(self.checkpoint, self.options["engine"], device=self.options["device"], threads=1)
+        how: dict[str, Any] = {name: self.options[name] for name in ("device", "precision")}
+        if how["precision"] == "int8":
+            how |= {"calibration": self.options["calibration"] or self.source} | self.columns | self.access
+        return open_engine(self.checkpoint, self.options["engine"], threads=1, **how)
 
     def identity(self, engine: Engine) -> dict[str, Any]:
         """Return everything that decides the table's content."""
-        options = {name: value for name, value in self.options.items() if name not in ("engine", "device")}
+        by_engine = ("engine", "device", "precision", "calibration")  # their effect is in the engine's identity
+        options = {name: value for name, value in self.options.items() if name not in by_engine}
         network = identify(self.checkpoint, local_file(self.checkpoint)[1], engine)
         return {"source": self.source, "shard_rows": SHARD_ROWS} | options | network
 
@@ -154,8 +159,7 @@ class Request:
 
     def shards(self, passed: Passed) -> Iterator[Shard]:
         """Find the shards of the source, in order; ``passed`` counts what is left out."""
-        access = {"private": self.options["allow_private"], "anonymous": self.options["anonymous"]}
-        return shards(self.source, SHARD_ROWS, passed=passed, **self.columns, **access)
+        return shards(self.source, SHARD_ROWS, passed=passed, **self.columns, **self.access)
 
     def count(self) -> int | None:
         """Return the number of images, if that is known without reading everything."""
@@ -297,14 +301,14 @@ def classify_many(
             engine, and versions of packages.
         overwrite: replace ``out``, and drop the finished rows of a stopped run.
         progress: show a bar on stderr.
-        options: top (5); batch (16), images that pass the network together (the last bits of a score may depend on
-            it); features (False), add the pooled features as float16; engine ("auto"), see `engines.open_engine`;
-            device, where to run the network, by default the GPU if there is one;
-            grade ("close"), see `preprocessing.load_pixels`; max_pixels and truncated ("refuse"), see
-            `images.open_image`: with "keep", a column ``truncated`` marks the images that are cut off; column, the
-            column of a table or list with the images or their paths, if its name does not say so; label_column, a
-            column that holds no images; allow_private (False), fetch URLs at private addresses too; anonymous (False),
-            ask stores for public data, without an account.
+        options: top (5); batch (16), images that pass the network together (the last bits of a score may depend on it);
+            features (False), add the pooled features as float16; engine ("auto"), precision ("fp32"), calibration
+            (for int8; by default images of the source) and device (by default the GPU if there is one), see
+            `engines.open_engine`; grade ("close"), see `preprocessing.load_pixels`; max_pixels and truncated
+            ("refuse"), see `images.open_image`: with "keep", a column ``truncated`` marks the images that are cut off;
+            column, the column of a table or list with the images or their paths, if its name does not say so;
+            label_column, a column that holds no images; allow_private (False), fetch URLs at private addresses too;
+            anonymous (False), ask stores for public data, without an account.
 
     Raises:
         SourceError: there are no images in the source.

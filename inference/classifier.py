@@ -163,9 +163,8 @@ class Classifier:
 
 def _check(image_options: dict[str, Any]) -> None:
     if unknown := sorted(image_options.keys() - set(IMAGE_OPTIONS)):
-        raise UnknownOptionError(
-            f"Unknown options {unknown}; choose from engine, device and {', '.join(IMAGE_OPTIONS)}."
-        )
+        names = ("engine", "precision", "calibration", "device", *IMAGE_OPTIONS)
+        raise UnknownOptionError(f"Unknown options {unknown}; choose from {', '.join(names)}.")
     check_grade(image_options.get("grade", "reference"))
 
 
@@ -179,6 +178,8 @@ def classifier(
     device: str | torch.device | None = None,
     progress: bool = True,
     build: bool = True,
+    precision: str = "fp32",
+    calibration: str | Sequence[str] | None = None,
     **image_options: Any,
 ) -> Classifier:
     """Make a `Classifier` for a published checkpoint, or for one that training wrote.
@@ -191,6 +192,8 @@ def classifier(
         device: where to run the network; by default the GPU if there is one.
         progress: show a bar while the weights are downloaded.
         build: False if you have only a few images: "auto" then uses PyTorch unless the engine was built before.
+        precision, calibration: the number format ("fp32", "bf16", "int8" or "auto"), and images to calibrate int8 with;
+            see `inference.engines.open_engine`.
         image_options: grade ("reference", "close" or "fast", see `processing_utils.preprocessing`), allow_private,
             schemes, max_bytes, max_pixels, timeout, truncated; see `processing_utils.images.open_image`.
 
@@ -202,6 +205,7 @@ def classifier(
     """
     _check(image_options)
     checkpoint = find_checkpoint(variant)
-    opened = open_engine(checkpoint, engine, device=device, progress=progress, build=build)
+    how: dict[str, Any] = {"device": device, "progress": progress, "build": build}
+    opened = open_engine(checkpoint, engine, precision=precision, calibration=calibration, **how)
     labels = read_labels(checkpoint.labels)
     return Classifier(opened, checkpoint.preprocessing, labels, checkpoint=checkpoint, **image_options)

@@ -118,6 +118,7 @@ def identify(
         "labels": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
         "engine": engine.name,
         "precision": engine.precision,
+        "calibration": engine.calibration,
         "versions": versions("numpy", "pillow", "simplejpeg", engine.library),
     }
 

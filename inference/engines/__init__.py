@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ...errors import EngineError
 from ...models.manifest import Checkpoint
+from ...packages import missing
+from ...processing_utils.preprocessing import crop_pixels
 from .base import Engine
 from .building import open_built
 from .built import BuiltEngine
 from .onnxruntime import OnnxRuntimeEngine
 from .openvino import OpenVINOEngine
+from .precision import PRECISIONS, computes_bf16
 from .torch import TorchEngine, device_of
 
 if TYPE_CHECKING:
     from torch import device as TorchDevice
 
-__all__ = ["BUILT", "ENGINES", "Engine", "TorchEngine", "check_engine", "open_engine"]
+__all__ = ["BUILT", "ENGINES", "PRECISIONS", "Engine", "TorchEngine", "check_engine", "open_engine"]
 
 log = logging.getLogger("resnext_hub")
 
 BUILT: dict[str, type[BuiltEngine]] = {kind.name: kind for kind in (OnnxRuntimeEngine, OpenVINOEngine)}
 ENGINES = ("auto", TorchEngine.name, *BUILT)
+#: The engine that "auto" takes on a CPU for each precision (docs/performance.md). Without it, PyTorch computes.
+FASTEST: dict[str, type[BuiltEngine]] = {"fp32": OnnxRuntimeEngine, "bf16": OpenVINOEngine, "int8": OnnxRuntimeEngine}
 
 
-def check_engine(engine: str) -> None:
-    """Raise EngineError if there is no engine of this name."""
+def check_engine(engine: str, precision: str = "fp32", calibrated: bool = False) -> None:
+    """Raise EngineError if there is no such engine or precision, or if they do not fit.
+
+    Args:
+        calibrated: there are images for calibration.
+    """
     if engine not in ENGINES:
         raise EngineError(f"Unknown engine {engine!r}; choose from {', '.join(ENGINES)}.")
+    if precision not in PRECISIONS:
+        raise EngineError(f"Unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}.")
+    able = [name for name, kind in ({TorchEngine.name: TorchEngine} | BUILT).items() if precision in kind.precisions]
+    if "auto" not in (engine, precision) and engine not in able:
+        raise EngineError(f"The engine {engine} does not compute in {precision}; choose from auto, {', '.join(able)}.")
+    if calibrated != (precision == "int8"):
+        what = "calibration=SOURCE is for int8" if calibrated else "int8 needs images: pass calibration=SOURCE"
+        raise EngineError(f"{what}.")
 
 
 def open_engine(
@@ -41,6 +62,9 @@ def open_engine(
     threads: int | None = None,
     progress: bool = True,
     build: bool = True,
+    precision: str = "fp32",
+    calibration: str | Sequence[str] | None = None,
+    **reading: Any,
 ) -> Engine:
     """Open the engine of a checkpoint, and build it first if it has not been built on this machine.
 
@@ -51,29 +75,61 @@ def open_engine(
         progress: show a bar while weights are downloaded.
         build: with False, "auto" uses an engine that was built before, or else PyTorch: for a few images, building
             takes longer than it saves.
+        precision: one of `PRECISIONS`. "bf16" and "int8" are faster on processors with instructions for them. "auto"
+            takes bf16 on a CPU that gains by it, float16 autocast on a GPU, and otherwise fp32.
+        calibration: images to calibrate int8 with, any source (docs/data.md). At most 512 are used, spread evenly;
+            a quarter of them only measures how often int8 and fp32 have the same best class.
+        reading: how to read these, see `data.photos.read_photos`.
 
     Raises:
-        EngineError: no such engine or device; a package that it needs is missing, or it cannot be built.
+        EngineError: no such engine, precision or device; a package that it needs is missing, or it cannot be built.
+        SourceError: the images for calibration cannot be read.
         CheckpointError: the weights cannot be downloaded or verified.
     """
-    check_engine(engine)
+    check_engine(engine, precision, calibration is not None)
     if device is not None:
         device_of(device)
     on_cpu = not _has_gpu() if device is None else str(device).partition(":")[0] == "cpu"
     if engine not in ("auto", "torch") and not on_cpu and device is not None:
         raise EngineError(f"The engine {engine} runs on the CPU only: for {device} pass engine='torch'.")
-    kind = BUILT.get(engine) or (OnnxRuntimeEngine if engine == "auto" and on_cpu else None)
+    on_cpu = on_cpu or engine in BUILT
+    if precision == "auto":
+        precision = _fastest_precision(engine) if on_cpu else "fp16"
+    elif precision == "bf16" and on_cpu and not computes_bf16():
+        log.warning("This processor has no instructions for bf16: fp32 is faster.")
+    kind = BUILT.get(engine) or (FASTEST[precision] if engine == "auto" and on_cpu else None)
+    if precision == "int8" and kind is None:
+        raise EngineError("int8 runs on the CPU only: pass device='cpu'.")
     if kind is not None:
+        only = engine != "auto" or precision == "int8"  # nothing else computes what was asked for
+        pixels = None if calibration is None else _pixels(calibration, checkpoint, reading)
         try:
-            if opened := open_built(checkpoint, kind, threads, progress, build or engine != "auto"):
+            if opened := open_built(checkpoint, kind, threads, progress, build or only, precision, pixels):
                 return opened
         except EngineError as error:
-            if engine != "auto":
+            if only:
                 raise
             log.info("%s", error)
     from ...models.entrypoints import load
+    from .graph import fold
 
-    return TorchEngine(load(checkpoint, progress=progress), checkpoint.preprocessing, device, threads)
+    network = load(checkpoint, progress=progress)
+    if precision == "bf16":
+        network = fold(network).bfloat16()
+    return TorchEngine(network, checkpoint.preprocessing, device, threads, autocast=precision == "fp16")
+
+
+def _fastest_precision(engine: str) -> str:
+    """Return the precision that "auto" takes on a CPU."""
+    able = not missing(OpenVINOEngine.needs) if engine == "auto" else engine in (TorchEngine.name, OpenVINOEngine.name)
+    return "bf16" if able and computes_bf16() else "fp32"
+
+
+def _pixels(source: str | Sequence[str], checkpoint: Checkpoint, reading: dict[str, Any]) -> np.ndarray:
+    from ...data.photos import CALIBRATION, read_photos  # pyarrow
+
+    crop = functools.partial(crop_pixels, preset=checkpoint.preprocessing)
+    return np.stack(read_photos(source, CALIBRATION, crop, **reading))
 
 
 def _has_gpu() -> bool:

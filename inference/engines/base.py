@@ -23,7 +23,8 @@ class Engine(ABC):
         name: the engine's name in `ENGINES`.
         library: the package that computes, whose version decides the last bits of the results.
         device: the device it runs on.
-        precision: the number format it computes in.
+        precision: the number format it computes in: "fp32", "bf16", "int8", or on a GPU "fp16".
+        calibration: for int8, the sha256 of the pixels it was calibrated with and verified on.
         threads: processor cores that one call uses; None if torch decides.
         concurrent: True if several threads may call it at once, and gain by it.
         build_seconds: how long it took to build, for an engine that is built.
@@ -33,6 +34,7 @@ class Engine(ABC):
     library: ClassVar[str] = "numpy"
     device: str = "cpu"
     precision: str = "fp32"
+    calibration: str | None = None
     threads: int | None = None
     concurrent: bool = False
     build_seconds: float = 0.0

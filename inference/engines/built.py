@@ -30,10 +30,12 @@ class BuiltEngine(Engine):
     Attributes:
         extra: the extra of this project that installs what it needs.
         portion: the number of images that one core takes at a time.
+        precisions: the precisions it can be built in.
         needs, builds_with: the packages to open and to build it.
     """
 
     extra: ClassVar[str]
+    precisions: ClassVar[Sequence[str]]
     portion: ClassVar[int] = 4
     needs: ClassVar[Sequence[str]]
     builds_with: ClassVar[Sequence[str]] = ("torch", "onnx", "onnxscript")
@@ -42,7 +44,9 @@ class BuiltEngine(Engine):
         self.folder = folder
         self._cores = self.threads = threads or available_cores()
         self.concurrent = self.threads == 1
-        self.build_seconds = json.loads((folder / "engine.json").read_text(encoding="utf-8"))["build_seconds"]
+        record = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
+        self.build_seconds, self.precision = record["build_seconds"], record["precision"]
+        self.calibration = record["calibration"]
         self._open()
 
     def _open(self) -> None:
@@ -72,8 +76,14 @@ class BuiltEngine(Engine):
 
     @classmethod
     @abstractmethod
-    def build(cls, network: ResNeXt, preset: Preprocessing, folder: Path) -> None:
-        """Write the built form into a folder. The network is changed and must not be used afterwards."""
+    def build(
+        cls, network: ResNeXt, preset: Preprocessing, folder: Path, precision: str, calibration: np.ndarray | None
+    ) -> None:
+        """Write the built form into a folder. The network is changed and must not be used afterwards.
+
+        Args:
+            calibration: uint8 pixels (N, crop, crop, 3) for int8.
+        """
 
     def __call__(self, pixels: np.ndarray) -> Outputs:
         count = len(pixels)

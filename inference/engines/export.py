@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["export_onnx", "exporters_silenced", "float32_by_default", "instruction_sets"]
 
 
-def export_onnx(network: ResNeXt, preset: Preprocessing, folder: Path) -> Path:
-    """Write the rewritten network with a free batch size; the weights are in files of their own, as ONNX holds 2 GB."""
+def export_onnx(network: ResNeXt, preset: Preprocessing, folder: Path, lanes: int | None = None) -> Path:
+    """Write the rewritten network with a free batch size; the weights are in files of their own, as ONNX holds 2 GB.
+
+    Args:
+        lanes: see `graph.fold`; by default the float32 values in a vector register.
+    """
     import torch
 
     from .graph import rewrite
@@ -30,7 +34,7 @@ def export_onnx(network: ResNeXt, preset: Preprocessing, folder: Path) -> Path:
     pixels = torch.zeros(2, preset.crop_size, preset.crop_size, 3, dtype=torch.uint8, device="cpu")
     with exporters_silenced():
         torch.onnx.export(
-            rewrite(network, preset, _lanes()),
+            rewrite(network, preset, lanes or _lanes()),
             (pixels,),
             folder / "model.onnx",
             dynamo=True,

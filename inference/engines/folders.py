@@ -34,6 +34,7 @@ __all__ = [
     "is_unchanged",
     "note_use",
     "remove_interrupted",
+    "write_record",
 ]
 
 RECORD = "engine.json"
@@ -69,6 +70,10 @@ def folder_of_engines(store: Store) -> Path:
 
 def read_record(folder: Path) -> dict[str, Any]:
     return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -15,6 +15,7 @@ from ...telemetry import import_quietly
 from .base import Outputs
 from .built import BuiltEngine
 from .export import export_onnx
+from .precision import computes_int8
 
 if TYPE_CHECKING:
     from ...models.resnext import ResNeXt
@@ -28,6 +29,7 @@ class OnnxRuntimeEngine(BuiltEngine):
     name = library = "onnxruntime"
     needs = ("onnxruntime",)
     extra = "fast"
+    precisions = ("fp32", "int8")
 
     def _run_with(self, threads: int) -> Callable[[np.ndarray], Outputs]:
         onnxruntime = import_quietly("onnxruntime")
@@ -43,14 +45,23 @@ class OnnxRuntimeEngine(BuiltEngine):
         return run
 
     @classmethod
-    def build(cls, network: ResNeXt, preset: Preprocessing, folder: Path) -> None:
-        exported = export_onnx(network, preset, folder / "exported")
+    def build(
+        cls, network: ResNeXt, preset: Preprocessing, folder: Path, precision: str, calibration: np.ndarray | None
+    ) -> None:
+        exported = folder / "exported"
+        if calibration is None:
+            model = export_onnx(network, preset, exported)
+        else:
+            from .int8 import lanes_of, quantise
+
+            exact, model = export_onnx(network, preset, exported, lanes_of(network)), exported / "int8.onnx"
+            quantise(exact, model, calibration, reduce_range=not computes_int8(), external=True)
         options = import_quietly("onnxruntime").SessionOptions()
         options.optimized_model_filepath = str(folder / "model.onnx")
         for key, value in (("file_name", "model.data"), ("min_size_in_bytes", "1024")):
             options.add_session_config_entry(f"session.optimized_model_external_initializers_{key}", value)
-        _session(exported, options)
-        shutil.rmtree(exported.parent)
+        _session(model, options)
+        shutil.rmtree(exported)
 
 
 def _session(model: Path, options: Any) -> Any:

@@ -39,15 +39,16 @@ def openvino_core() -> Any:
 
 
 class OpenVINOEngine(BuiltEngine):
-    """Intel's OpenVINO on the CPU, in float32 (its own default is bfloat16 if the processor has it)."""
+    """Intel's OpenVINO on the CPU. Its own default would be bfloat16 if the processor has it."""
 
     name = library = "openvino"
     needs = ("openvino",)
     extra = "openvino"
+    precisions = ("fp32", "bf16")
 
     def _run_with(self, threads: int) -> Callable[[np.ndarray], Outputs]:
         blob = (self.folder / f"model.{threads > 1}.blob").read_bytes()
-        settings = self._settings(threads, max(self._cores, available_cores()))
+        settings = self._settings(threads, max(self._cores, available_cores()), self.precision)
         compiled = openvino_core().import_model(io.BytesIO(blob), "CPU", settings)
         local = threading.local()
 
@@ -67,18 +68,22 @@ class OpenVINOEngine(BuiltEngine):
         super().after_fork()
 
     @staticmethod
-    def _settings(threads: int, callers: int) -> dict[str, Any]:
+    def _settings(threads: int, callers: int, precision: str) -> dict[str, Any]:
         """One stream of many threads, or a stream of one thread for each simultaneous caller."""
         streams, cores = (1, threads) if threads > 1 else (callers, callers)
-        return {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": cores}
+        hint = {"fp32": "f32", "bf16": "bf16"}[precision]
+        return {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": cores}
 
     @classmethod
-    def build(cls, network: ResNeXt, preset: Preprocessing, folder: Path) -> None:
+    def build(
+        cls, network: ResNeXt, preset: Preprocessing, folder: Path, precision: str, calibration: np.ndarray | None
+    ) -> None:
         exported = export_onnx(network, preset, folder / "exported")
         core, cores = openvino_core(), available_cores()
         model = core.read_model(exported)
         for many in (True, False):
-            compiled = core.compile_model(model, "CPU", cls._settings(max(2, cores) if many else 1, cores))
+            settings = cls._settings(max(2, cores) if many else 1, cores, precision)
+            compiled = core.compile_model(model, "CPU", settings)
             (folder / f"model.{many}.blob").write_bytes(compiled.export_model().getvalue())
         shutil.rmtree(exported.parent)
 

@@ -20,7 +20,7 @@ __all__ = ["TorchEngine", "device_of"]
 
 
 class TorchEngine(Engine):
-    """PyTorch's eager mode in channels last; on a GPU with float16 autocast.
+    """PyTorch's eager mode in channels last.
 
     In a process that was forked after the engine was made, PyTorch is set to one thread: its OpenMP threads do not
     exist there, and to wait for them would never end.
@@ -32,9 +32,12 @@ class TorchEngine(Engine):
         device: where to run; by default the GPU if there is one.
         threads: with 1, every calling thread uses one core, and several may call at once. It is PyTorch's setting for
             the whole process (`torch.set_num_threads`). None leaves that as it is.
+        autocast: compute in float16 where PyTorch's autocast does, on a GPU. (Whether fp32 convolutions use TF32 there
+            is PyTorch's own setting.)
     """
 
     name = library = "torch"
+    precisions = ("fp32", "bf16")
 
     def __init__(
         self,
@@ -42,6 +45,8 @@ class TorchEngine(Engine):
         preset: Preprocessing,
         device: str | torch.device | None = None,
         threads: int | None = None,
+        *,
+        autocast: bool = False,
     ) -> None:
         import torch
 
@@ -60,9 +65,9 @@ class TorchEngine(Engine):
         self.network = network
         self._pixels = PixelNetwork(network, preset).eval().to(where)
         dtype = next((p.dtype for p in network.parameters()), torch.float32)
-        self.autocast = where.type == "cuda" and dtype == torch.float32
-        name = str(dtype).removeprefix("torch.")
-        self.precision = "fp16" if self.autocast else {"float32": "fp32", "float64": "fp64"}.get(name, name)
+        self.autocast = autocast
+        name = "float16" if autocast else str(dtype).removeprefix("torch.")
+        self.precision = name.replace("bfloat", "bf").replace("float", "fp")
         reopened_after_fork(self)
 
     def __call__(self, pixels: np.ndarray) -> Outputs:

@@ -19,15 +19,16 @@ import pytest
 import torch
 from PIL import Image
 from resnext_hub import cli
+from resnext_hub.data.photos import read_photos, sample_photos
 from resnext_hub.deploy import tensorrt_engine, to_tensorrt
 from resnext_hub.deploy.deployed_network import ResizeAndCrop
 from resnext_hub.deploy.export import Report, export, export_network
 from resnext_hub.deploy.formats import FORMATS
 from resnext_hub.deploy.metadata import as_strings, describe
-from resnext_hub.deploy.photos import read_photos, sample_photos
 from resnext_hub.deploy.signature import Signature
-from resnext_hub.deploy.verify import TOLERANCES, compare
+from resnext_hub.deploy.verify import compare
 from resnext_hub.errors import ExportError, SourceError
+from resnext_hub.inference.engines.precision import TOLERANCES
 from resnext_hub.models.entrypoints import build, load
 from resnext_hub.models.manifest import Architecture, Checkpoint, default_manifest
 from resnext_hub.models.resnext import ResNeXt
@@ -495,8 +496,8 @@ def test_int8_leaves_the_stem_and_the_first_block_in_float32(family: str, tmp_pa
 
 
 def test_groups_are_merged_as_far_as_the_size_allows() -> None:
-    from resnext_hub.deploy.int8 import GROWTH, lanes_of
     from resnext_hub.inference.engines.graph import fold
+    from resnext_hub.inference.engines.int8 import GROWTH, lanes_of
 
     for architecture in FAMILIES.values():
         network = random_network(architecture, 10)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from resnext_hub.cli import main
-from resnext_hub.deploy.photos import sample_photos
+from resnext_hub.data.photos import sample_photos
 from resnext_hub.packages import missing
 
 from ..conftest import ROOT

@@ -31,11 +31,12 @@ from resnext_hub.evaluation import evaluate as evaluating
 from resnext_hub.evaluation import predict as predicting
 from resnext_hub.evaluation.evaluate import Options, contenders_of, judge, parse_size
 from resnext_hub.evaluation.label_files import find_labelled, read_label_file
-from resnext_hub.evaluation.metrics import expected_calibration_error, measure, reliability, wilson_interval
+from resnext_hub.evaluation.metrics import expected_calibration_error, measure, reliability
 from resnext_hub.evaluation.predict import Contender
 from resnext_hub.evaluation.targets import datasets, read_real, recognise, targets_of
 from resnext_hub.inference import resumable
 from resnext_hub.inference.engines import open_engine
+from resnext_hub.intervals import wilson_interval
 from resnext_hub.models.manifest import Accuracy, default_manifest
 from resnext_hub.processing_utils.labels import Label, read_labels
 from resnext_hub.processing_utils.preprocessing import load_pixels, view_pixels

@@ -227,7 +227,7 @@ def built(built_once: Path, home: Path) -> Path:
 @installed
 def test_a_build_that_fails_or_is_killed_leaves_nothing_in_the_way(home: Path, monkeypatch: Any) -> None:
     def fails(*args: Any) -> None:
-        (args[-1] / "model.onnx").write_bytes(b"half")
+        (args[2] / "model.onnx").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
@@ -353,12 +353,15 @@ def test_what_an_engine_depends_on_is_in_its_key(monkeypatch: pytest.MonkeyPatch
         building._key(TINY, "0" * 64, OnnxRuntimeEngine),
         building._key(dataclasses.replace(TINY, preprocessing=other), digest, OnnxRuntimeEngine),
         building._key(TINY, digest, OpenVINOEngine),
+        building._key(TINY, digest, OpenVINOEngine, "bf16"),
+        building._key(TINY, digest, OnnxRuntimeEngine, "int8", "0" * 64),
+        building._key(TINY, digest, OnnxRuntimeEngine, "int8", "1" * 64),
     }
     monkeypatch.setattr(building, "instruction_sets", lambda: ("another",))
     keys.add(building._key(TINY, digest, OnnxRuntimeEngine))
     monkeypatch.setattr(building, "library_version", lambda module: "0.1")
     keys.add(building._key(TINY, digest, OnnxRuntimeEngine))
-    assert len(keys) == 8
+    assert len(keys) == 11
 
 
 @installed

@@ -1,4 +1,4 @@
-"""Photos to verify an export with and to calibrate with: the user's, or crops of a photo that is always available."""
+"""Photos to calibrate and to verify a network with: the user's, or crops of a photo that is always available."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..data.source import count, shards
 from ..errors import FetchError, ImageError, SourceError
 from ..processing_utils.images import open_image, with_name
+from .source import count, shards
 
-__all__ = ["SAMPLE", "read_photos", "sample_photos"]
+__all__ = ["CALIBRATION", "SAMPLE", "read_photos", "sample_photos"]
 
 log = logging.getLogger("resnext_hub")
 
 SAMPLE = "crops of matplotlib's grace_hopper.jpg"
 SHARD_ROWS = 4096
+CALIBRATION = 512  # images to calibrate int8 with; more do not change the ranges
 
 
 def read_photos(

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from torch import nn
 
-from ..telemetry import import_quietly
+from ...telemetry import import_quietly
 
 __all__ = ["lanes_of", "quantise"]
 
