@@ -87,11 +87,11 @@ def open_engine(
         CheckpointError: the weights cannot be downloaded or verified.
     """
     check_engine(engine, precision, calibration is not None)
-    if device is not None:
-        device_of(device)
     on_cpu = not _has_gpu() if device is None else str(device).partition(":")[0] == "cpu"
     if engine not in ("auto", "torch") and not on_cpu and device is not None:
         raise EngineError(f"The engine {engine} runs on the CPU only: for {device} pass engine='torch'.")
+    if device is not None:
+        device_of(device)
     on_cpu = on_cpu or engine in BUILT
     if precision == "auto":
         precision = _fastest_precision(engine) if on_cpu else "fp16"
