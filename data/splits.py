@@ -214,6 +214,7 @@ def train_and_val(
     classes: str | None = None,
     seed: int = 0,
     share: float = 0.1,
+    few: int = 0,
     say: Callable[[str], object] = lambda line: None,
     **options: Any,
 ) -> tuple[LabelledImages, LabelledImages, tuple[Label, ...]]:
@@ -223,6 +224,7 @@ def train_and_val(
         data: one or several sources, see `docs/data.md`; its splits train and val are used if it has them.
         val: the validation images; None: the split val of ``data``, or ``share`` of each class of it, held out.
         label_table: classes for the images of ``data`` by number (`relabelled`); needs ``val``.
+        few: images per class, on average, below which none is held out.
         classes: a file of (index, class, name) as a trained folder's labels.tsv, for order and names. Without it
             ``data``'s ``classes.tsv`` has them (class, name); else they are sorted, and synsets of ImageNet are named.
         say: gets a line about what was left out and what was held out.
@@ -265,9 +267,13 @@ def train_and_val(
     elif label_table is not None or train.labels.ndim > 1:
         raise SourceError(f"{data} has no validation images with known classes: pass val=DIR.")
     else:
-        taken = hold_out(train, seed, share=share)
+        too_few = len(train) < few * len(train.classes)
+        taken = np.zeros(len(train), bool) if too_few else hold_out(train, seed, share=share)
         why = f", and {data} has no validation split" if present else ""
-        say(f"{taken.sum():,} of {len(taken):,} images are held out for validation{why}")
+        if too_few:
+            say(f"No image is held out: {data} has fewer than {few} per class")
+        else:
+            say(f"{taken.sum():,} of {len(taken):,} images are held out for validation{why}")
         train, held = train.subset(np.flatnonzero(~taken)), train.subset(np.flatnonzero(taken))
     synsets = {label.synset: label.name for name in default_manifest().label_sets for label in read_labels(name)}
     return train, held, tuple(Label(i, c, names.get(c) or synsets.get(c, c)) for i, c in enumerate(train.classes))

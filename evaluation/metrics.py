@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..intervals import wilson_interval
+from ..processing_utils.calibration import Bin, expected_calibration_error, reliability
 from .targets import Target
 
 __all__ = [
@@ -22,8 +23,6 @@ __all__ = [
     "measure",
     "reliability",
 ]
-
-BINS = 15
 
 
 @dataclass(frozen=True)
@@ -40,17 +39,6 @@ class Rate:
     def of(cls, right: int, total: int) -> Rate:
         low, high = wilson_interval(right, total)
         return cls(right, total, 100 * right / total if total else math.nan, 100 * low, 100 * high)
-
-
-@dataclass(frozen=True)
-class Bin:
-    """The images with a confidence from ``low`` to ``high``; ``confidence`` and ``accuracy`` are means, 0..1."""
-
-    low: float
-    high: float
-    images: int
-    confidence: float
-    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -84,31 +72,6 @@ class Metrics:
     bins: tuple[Bin, ...]
     classes: tuple[ClassAccuracy, ...]
     confusions: tuple[Confusion, ...]
-
-
-def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> tuple[Bin, ...]:
-    """Return the accuracy in bins of equal width of the confidence (Guo et al. 2017, arXiv 1706.04599).
-
-    Args:
-        confidence: (N,) probability of the predicted class, 0..1.
-        right: (N,) bool.
-    """
-    confidence = np.asarray(confidence, np.float64)
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    count = np.bincount(place, minlength=bins)
-    sums = np.bincount(place, confidence, bins), np.bincount(place, np.asarray(right, np.float64), bins)
-    mean, share = (np.divide(s, count, out=np.zeros(bins), where=count > 0) for s in sums)
-    return tuple(Bin(i / bins, (i + 1) / bins, int(count[i]), float(mean[i]), float(share[i])) for i in range(bins))
-
-
-def expected_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
-    """Return the mean gap between confidence and accuracy, 0..1, over these bins (Guo et al., eq. 3).
-
-    Args:
-        confidence, right: as `reliability`.
-    """
-    found = reliability(confidence, right, bins)
-    return sum(b.images * abs(b.accuracy - b.confidence) for b in found) / max(1, sum(b.images for b in found))
 
 
 def measure(classes: np.ndarray, confidence: np.ndarray, targets: Sequence[Target]) -> Metrics:

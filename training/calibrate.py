@@ -6,26 +6,31 @@ is one of the head's weight and bias, so the calibrated network is an ordinary o
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.splits import LabelledImages
+from ..processing_utils.calibration import expected_calibration_error
 from .batches import validation_batches
 from .recipe import Recipe
 
-__all__ = ["fit_temperature", "fold_temperature", "held_out_scores"]
+__all__ = ["calibration_error", "fit_temperature", "fold_temperature", "scores_of"]
 
 
 @torch.no_grad()
-def held_out_scores(network: nn.Module, recipe: Recipe, images: LabelledImages) -> tuple[Tensor, Tensor]:
-    """(logits, labels) of the training images that the recipe holds out, preprocessed as the published network's."""
+def scores_of(network: nn.Module, recipe: Recipe, images: LabelledImages) -> tuple[Tensor, Tensor]:
+    """(logits, labels) of held-out images, preprocessed as the published network's."""
     network.eval()
-    held = images.subset(np.arange(len(images) - recipe.held_out, len(images)))
-    found = [(network(x), y) for x, y in validation_batches(held, recipe, rank=0, world=1, workers=0)]
+    found = [(network(x), y) for x, y in validation_batches(images, recipe, rank=0, world=1, workers=0)]
     scores, labels = torch.cat([s for s, _ in found]), torch.cat([y for _, y in found])
     return scores[labels >= 0], labels[labels >= 0]
+
+
+def calibration_error(scores: Tensor, labels: Tensor) -> float:
+    """The expected calibration error, 0..1, of the most likely classes of logits (N, classes)."""
+    confidence, found = scores.softmax(1).max(1)
+    return expected_calibration_error(confidence.numpy(), (found == labels).numpy())
 
 
 def fit_temperature(scores: Tensor, labels: Tensor) -> float:

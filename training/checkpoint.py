@@ -21,7 +21,19 @@ from ..files import remove_temporary, write_atomically
 from ..models import checkpoints
 from ..models.checkpoints import read_training_state
 
-__all__ = ["LAST", "claimed", "contiguous", "digest", "expect_plain_files", "read", "save", "write", "write_file"]
+__all__ = [
+    "LAST",
+    "claimed",
+    "contiguous",
+    "digest",
+    "expect_plain_files",
+    "read",
+    "read_head",
+    "save",
+    "write",
+    "write_file",
+    "write_head",
+]
 
 LAST, PREVIOUS, DAMAGED = "last.pt", "previous.pt", "damaged.pt"
 
@@ -105,6 +117,19 @@ def read(out: Path, say: Callable[[str], object], *, first: bool) -> dict[str, A
     if damaged:
         raise CheckpointError(f"{damaged} There is no older checkpoint: delete this one to start again.") from damaged
     return None
+
+
+def write_head(path: Path, state: dict[str, Any]) -> None:
+    """Write a fitted head (`head.Head`) with the sha256 of its content."""
+    save(path, state | {"sha256": digest(state)})
+
+
+def read_head(path: Path) -> dict[str, Any] | None:
+    """The head in a file; None if there is none, or it is damaged: it can be fitted again."""
+    try:
+        return _checked(path) if path.exists() else None
+    except CheckpointError:
+        return None
 
 
 def _checked(path: Path) -> dict[str, Any]:

@@ -27,7 +27,9 @@ from .batches import Broken, TrainingSet
 from .optimisation import Optimisation
 from .recipe import Recipe
 
-__all__ = ["Loop", "accuracy", "unreadable"]
+__all__ = ["BEST", "Loop", "accuracy", "best_row", "unreadable"]
+
+BEST = "best.pt"  # the weights of the best epoch
 
 AGREE_EVERY = 8  # steps between the exchanges of stop signals among the processes
 COLUMNS = ("epoch", "image_size", "lr", "loss", "val_loss", "val_top1", "val_top5", "seconds", "broken")
@@ -176,6 +178,8 @@ class Loop:
                 self._validate(epoch)
                 self._checkpoint()
                 self._stop_if_told(self.processes.any(self.signals.received > 0))
+        if not self.recipe.epochs:  # a fitted head alone: the folder has an identity all the same
+            self._checkpoint()
         return self._save_weights(), self.progress.rows
 
     def _train(self, epoch: int) -> None:
@@ -226,6 +230,8 @@ class Loop:
         }
         progress.rows.append({key: round(value, 6) for key, value in row.items()})
         progress.running = 0.0
+        if recipe.keep_best and self.processes.first and best_row(progress.rows) is progress.rows[-1]:
+            checkpoint.save(self.out / BEST, checkpoint.contiguous(self.optimisation.averaged.state_dict()))
         if self.processes.first:
             curve = io.StringIO(newline="")
             writer: csv.DictWriter[str] = csv.DictWriter(curve, COLUMNS)
@@ -330,6 +336,12 @@ class Loop:
             )
 
 
+def best_row(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The row of the highest accuracy; of several, that of the least loss. Without validation images, the last."""
+    measured = [row for row in rows if not math.isnan(row["val_top1"])]
+    return max(measured, key=lambda row: (row["val_top1"], -row["val_loss"])) if measured else rows[-1]
+
+
 def _identity(state: dict[str, Any]) -> dict[str, Any] | None:
     """The identity in a state, which may be untrusted; None if it has none."""
     try:
@@ -370,7 +382,10 @@ def _fits(state: dict[str, Any], parts: Mapping[str, Any], step: int) -> bool:
     momenta: Any = given.get("state") if type(given) is dict else None
     if type(momenta) is dict and momenta:  # empty in a new optimiser; the keys are the parameters' numbers
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        expected["optimizer"]["state"] = {i: {"momentum_buffer": p.detach()} for i, p in enumerate(parameters)}
+        adam = isinstance(optimizer, torch.optim.AdamW)
+        names = ("exp_avg", "exp_avg_sq") if adam else ("momentum_buffer",)
+        count = {"step": torch.zeros((), dtype=torch.float32)} if adam else {}
+        expected["optimizer"]["state"] = {i: count | dict.fromkeys(names, p.detach()) for i, p in enumerate(parameters)}
     scheduler: Any = theirs["scheduler"]
     return _is_alike(theirs, expected) and scheduler["last_epoch"] == step
 

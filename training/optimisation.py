@@ -79,13 +79,14 @@ class Optimisation:
         self.norms = [module for module in network.modules() if isinstance(module, NORMS)]
         self._freeze()
         self.amp = AMP[recipe.amp]
-        self.optimizer = torch.optim.SGD(
-            parameter_groups(network, recipe),
-            recipe.peak_lr,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov and recipe.momentum > 0,
-            fused=True,
-        )
+        groups = parameter_groups(network, recipe)
+        if recipe.optimizer == "adamw":
+            self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, recipe.peak_lr, fused=True)
+        else:
+            nesterov = recipe.nesterov and recipe.momentum > 0
+            self.optimizer = torch.optim.SGD(
+                groups, recipe.peak_lr, momentum=recipe.momentum, nesterov=nesterov, fused=True
+            )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._lr_share)
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.amp is torch.float16)
         self.average = None

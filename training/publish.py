@@ -96,6 +96,9 @@ def publish_run(
     papers = papers or {SCRATCH_PAPER: published["papers"][SCRATCH_PAPER]}
     preset = asdict(recipe.preset)
     params = sum(v.numel() for k, v in state_dict.items() if not re.search(r"running_|num_batches", k))
+    measured = "measured in training (log.csv)" if row["epoch"] else "measured of the head, fitted on fixed features"
+    if math.isnan(row["val_top1"]):
+        measured = "not measured"
     checkpoint: dict[str, Any] = {
         "entrypoint": name,
         "tag": None,
@@ -122,7 +125,7 @@ def publish_run(
             "top5": None if math.isnan(row["val_top5"]) else round(100 * row["val_top5"], 2),
             "image_size": preset["crop_size"],
             "crop_pct": round(preset["crop_size"] / preset["resize_size"], 3),
-            "source": "not measured" if math.isnan(row["val_top1"]) else "measured at the end of training (log.csv)",
+            "source": measured,
         },
         "measured": [],
         "preprocessing": preset | {"source": "run.json"},

@@ -40,14 +40,15 @@ class Recipe:
     Network: ``architecture``, by its name in the manifest (None: that of the variant to fine-tune); ``init``: the
     variance of new convolutions is scaled by "fan_out" (torchvision) or "fan_in" (NVIDIA).
 
-    Optimiser: SGD. ``lr`` is the peak learning rate for ``lr_batch`` images, and scales linearly with ``batch_size``,
-    the images of a step in all processes (Goyal et al. 2017, arXiv 1706.02677); without ``lr_batch`` it does not scale.
-    It rises linearly from ``warmup_start`` times the peak in ``warmup_epochs``. Then "cosine" falls to zero over the
-    last ``decay_epochs`` (None: all that are left; Loshchilov & Hutter 2016, arXiv 1608.03983), and "halving" halves it
-    ``halvings`` times at equal distances (Mahajan et al. 2018). It changes every step or every epoch (``lr_every``).
-    Parameters in ``undecayed`` have no weight decay: "norm" (of normalisation layers), "bias". With ``ema_decay``
-    above 0, a moving average of the weights is validated and published. It is updated every ``ema_every`` steps, and
-    begins after the warm-up.
+    Optimiser: SGD, or AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), for at least ``least_steps`` steps. ``lr``
+    is the peak learning rate for ``lr_batch`` images, and scales linearly with ``batch_size``, the images of a step in
+    all processes (Goyal et al. 2017, arXiv 1706.02677); without ``lr_batch`` it does not scale. It rises linearly from
+    ``warmup_start`` times the peak in ``warmup_epochs``. Then "cosine" falls to zero over the last ``decay_epochs``
+    (None: all that are left; Loshchilov & Hutter 2016, arXiv 1608.03983), and "halving" halves it ``halvings`` times
+    at equal distances (Mahajan et al. 2018). It changes every step or every epoch (``lr_every``). Parameters in
+    ``undecayed`` have no weight decay: "norm" (of normalisation layers), "bias". With ``ema_decay`` above 0, a moving
+    average of the weights is validated and published. It is updated every ``ema_every`` steps, and begins after the
+    warm-up.
 
     Images: random crops of ``crop_scale`` of the area, mirrored (``flip``); ``auto_augment``: RandAugment (arXiv
     1909.13719) or TrivialAugment (arXiv 2103.10158); ``erasing``: its probability (arXiv 1708.04896); ``mixup`` and
@@ -59,9 +60,10 @@ class Recipe:
     Arithmetic: ``amp`` is the type of autocast, with a gradient scaler for "fp16" (see `on`); ``channels_last``;
     ``grad_checkpointing``; ``compile``; ``sync_batchnorm`` for several GPUs.
 
-    Fine-tuning: ``head_only`` trains the head on frozen features (linear probe); ``freeze_norm`` freezes normalisation
-    layers; each stage from the head down has ``layer_decay`` times the learning rate of the next; the head has
-    ``head_lr`` times the others'.
+    Fine-tuning: ``fit_head`` fits the head on the features first (`head`), and ``keep_best`` publishes the better of
+    that, the best epoch and the last. ``head_only`` trains the head on frozen features (linear probe); ``freeze_norm``
+    freezes normalisation layers; each stage from the head down has ``layer_decay`` times the learning rate of the
+    next; the head has ``head_lr`` times the others'.
 
     ``in_memory`` holds small images of one size decoded (`pixels.PixelTable`). The last ``held_out`` training images
     are not trained on: the temperature of the scores is fitted on them (`calibrate`). ``distillation_weight`` is the
@@ -73,7 +75,9 @@ class Recipe:
     architecture: str | None = None
     init: Literal["fan_out", "fan_in"] = "fan_out"
 
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     batch_size: int = 256
+    least_steps: int = 0
     lr: float = 0.1
     lr_batch: int | None = None
     momentum: float = 0.9
@@ -109,6 +113,8 @@ class Recipe:
     compile: bool = False
     sync_batchnorm: bool = False
 
+    fit_head: bool = False
+    keep_best: bool = False
     head_only: bool = False
     freeze_norm: bool = False
     layer_decay: float = 1.0
@@ -123,6 +129,10 @@ class Recipe:
     @property
     def epochs(self) -> int:
         return sum(phase.epochs for phase in self.phases)
+
+    def with_epochs(self, epochs: int) -> Recipe:
+        """A recipe of one phase with another number of epochs."""
+        return dataclasses.replace(self, phases=(dataclasses.replace(self.phases[0], epochs=epochs),))
 
     @property
     def peak_lr(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import datetime
 import hashlib
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from ..data.held_out import write_held_out
 from ..data.outputs import check_folder
 from ..data.splits import LabelledImages, hold_out, train_and_val
-from ..errors import RecipeError, SourceError
+from ..errors import CheckpointError, RecipeError, SourceError
 from ..identity import versions
 from ..models.checkpoints import read_state_dict
 from ..models.entrypoints import build, load
@@ -31,16 +32,22 @@ from ..processes import Processes
 from ..processing_utils.labels import Label, labels_table, read_labels
 from . import checkpoint
 from .batches import FromFiles, InMemory, TrainingSet, validation_batches
-from .calibrate import fit_temperature, fold_temperature, held_out_scores
+from .calibrate import calibration_error, fit_temperature, fold_temperature, scores_of
 from .display import Display
 from .grow import grow_into
-from .loop import Loop, unreadable
+from .head import Head, features_of, fit_head
+from .loop import BEST, Loop, accuracy, best_row, unreadable
 from .pixels import PixelTable
 from .publish import publish_run
 from .recipe import Recipe, load_recipe
 from .teacher_scores import read_scores
 
 __all__ = ["FinishedRun", "RunOptions", "TrainingRun"]
+
+FEW = 20  # images per class: of fewer, a held-out tenth would say little and be missed in training
+UNEVEN = 5  # times as many images in the largest class as in the smallest
+MOST_FEATURES = 20_000  # images that a head is fitted on
+LEAST_CALIBRATION = 50  # images that a temperature is fitted on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +110,8 @@ class FinishedRun:
         weights: the published file, named by its hash.
         labels: in the order of the logits.
         curve: a row for each epoch, as in log.csv.
-        top1: accuracy of the last epoch on the validation images, in 0..1; None without such images.
+        top1: accuracy of the published weights on the validation images, 0..1; without such images that of the fitted
+            head by cross-validation, or None.
     """
 
     folder: Path
@@ -131,6 +139,7 @@ class TrainingRun:
     val_images: LabelledImages
     labels: tuple[Label, ...]
     network: nn.Module
+    head: Head | None = None  # fitted on the features
     resumed_complete = False  # the run in the folder was finished already
 
     def __init__(self, options: RunOptions, say: Callable[[str], object] = lambda line: None) -> None:
@@ -163,6 +172,7 @@ class TrainingRun:
             self.open_data()
             self.start_network()
             with self.claimed():
+                self.fit_head()
                 return self.publish(*self.train())
 
     def open_data(self) -> None:
@@ -178,6 +188,7 @@ class TrainingRun:
             label_table=options.label_table,
             classes=options.classes,
             seed=recipe.seed,
+            few=FEW if recipe.fit_head and options.teacher_scores is None else 0,  # `score` holds out a tenth
             say=self.say,
             **options.reading,
         )
@@ -198,6 +209,13 @@ class TrainingRun:
                 f"only {_count(available, 'image')} for training."
             )
             self.recipe = dataclasses.replace(recipe, batch_size=largest)
+        recipe = self.recipe
+        length = max(1, available // recipe.batch_size)
+        if recipe.epochs * length < recipe.least_steps and "epochs" not in options.changes and len(recipe.phases) == 1:
+            self.recipe = recipe.with_epochs(math.ceil(recipe.least_steps / length))
+        counts = np.bincount(train.labels.clip(min=0)) if train.labels.ndim == 1 else np.ones(1)
+        if counts.max() >= UNEVEN * max(1, counts.min()):
+            self.say(f"The classes are uneven: {counts.min():,} to {counts.max():,} images")
         self.identity |= {
             "classes": [label.synset for label in self.labels],
             "training_images": _describe(train),
@@ -241,13 +259,66 @@ class TrainingRun:
         with checkpoint.claimed(self.options.out) if self.processes.first else contextlib.nullcontext():
             yield
 
+    def fit_head(self) -> None:
+        """Fit the head on the network's features, if the recipe says so; training starts from it, and has to beat it.
+
+        ``head.pt`` keeps it, so that a resumed run starts from the same.
+        """
+        images, path = self.train_images, self.options.out / "head.pt"
+        if not self.recipe.fit_head or images.labels.ndim > 1 or images.repeat_factors is not None:
+            return
+        wanted = checkpoint.digest({"identity": repr(self.identity), "recipe": repr(self.recipe)})
+        state = checkpoint.read_head(path)
+        if state is None or state["wanted"] != wanted:
+            if self.processes.first:
+                chosen = np.random.default_rng(self.recipe.seed).permutation(len(images))[:MOST_FEATURES]
+                batches = validation_batches(images.subset(np.sort(chosen)), self.recipe, 0, 1, self.workers)
+                network = self.network.to(self.processes.device)
+                found = fit_head(features_of(network, batches, self.processes.device), len(self.labels))
+                checkpoint.write_head(path, {"wanted": wanted, **dataclasses.asdict(found)})
+            self.processes.gather(None)  # the others wait
+            state = checkpoint.read_head(path)
+        if state is None:
+            raise CheckpointError(f"{path} cannot be read: delete it, and run the same command again.")
+        state.pop("wanted")
+        self.head = Head(**state)
+        with torch.no_grad():
+            fc = self.network.get_submodule("fc")
+            for parameter, value in zip(fc.parameters(), (self.head.weight, self.head.bias), strict=True):
+                parameter.copy_(value)
+        estimate = "" if math.isnan(self.head.top1) else f": {100 * self.head.top1:.2f}% top-1 by cross-validation"
+        self.say(f"The head was fitted on the features of {_count(len(images), 'image')}{estimate}")
+        if self.recipe.flip and not self.head.is_symmetric:
+            self.say(
+                f"Images are not mirrored in training: mirrored, {100 * self.head.mirrored_top1:.2f}% are recognised"
+            )
+            self.recipe = dataclasses.replace(self.recipe, flip=False)
+
+    def _measure(self) -> dict[str, float]:
+        """The accuracy of the network as it is now, as a row of the curve."""
+        batches = validation_batches(
+            self.val_images, self.recipe, self.processes.rank, self.processes.world, self.workers
+        )
+        loss, top1, top5 = accuracy(self.network.to(self.processes.device), batches, self.processes)
+        return {"epoch": 0, "val_loss": loss, "val_top1": top1, "val_top5": top5}
+
     def train(self) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
-        """Train the network to the end of the recipe; return its weights and the curve.
+        """Train the network to the end of the recipe; return the weights to publish and the curve.
+
+        Of a recipe with ``keep_best``, the weights are the best ones on the validation images: of the fitted head, of
+        an epoch, or the last. Without validation images, a fitted head is not trained further: nothing could show
+        that it helps.
 
         Raises:
             DivergedError, StoppedError, OutputError, CheckpointError: see `Loop.run`.
         """
-        out, recipe = self.options.out, self.recipe
+        out, recipe, head = self.options.out, self.recipe, self.head
+        start = None
+        if head is not None and not len(self.val_images):
+            recipe = recipe.with_epochs(0)
+            self.say("The features are not trained: without validation images, nothing could show that it helps")
+        elif head is not None:
+            start = self._measure(), copy.deepcopy(checkpoint.contiguous(self.network.state_dict()))
         train_set = self._train_set()
         sizes = f"{_count(len(train_set), 'image')} for training, {len(self.val_images):,} for validation"
         where = f"{_count(recipe.epochs, 'epoch')} on {self.processes.world} x {self.processes.device.type}"
@@ -274,8 +345,24 @@ class TrainingRun:
             weights, curve = loop.run()
         if broken := len(unreadable(out)):
             self.say(f"{_count(broken, 'training image')} could not be read: see {out / 'broken.csv'}")
-        self.resumed_complete = loop.first_step == loop.steps
-        return read_state_dict(weights), curve
+        self.resumed_complete = loop.first_step == loop.steps > 0
+        if head is not None and not recipe.epochs:
+            row = {"epoch": 0, "val_loss": math.nan, "val_top1": head.top1, "val_top5": math.nan}
+            return read_state_dict(weights), [row]
+        if not recipe.keep_best or math.isnan(curve[-1]["val_top1"]):
+            return read_state_dict(weights), curve
+        best = best_row(curve)
+        if start is not None:
+            before, state = start
+            fine = f"{100 * best['val_top1']:.2f}% after epoch {best['epoch']:.0f}"
+            better = best_row([before, best]) is best
+            self.say(
+                f"{'Fine-tuned' if better else 'Only the head is trained'}: on the validation images, the fitted head "
+                f"has {100 * before['val_top1']:.2f}% top-1, fine-tuning {fine}"
+            )
+            if not better:
+                return state, [*curve, before]
+        return read_state_dict(out / BEST), [*curve, best]
 
     def _train_set(self) -> TrainingSet:
         if not self.recipe.in_memory:
@@ -291,11 +378,7 @@ class TrainingRun:
         """Make the folder a variant with these weights. Existing files stay as they are."""
         options, weights = self.options, None
         if self.processes.first:
-            if self.recipe.held_out:
-                self.network.load_state_dict(state)
-                scores, labels = held_out_scores(self.network.cpu(), self.recipe, self.train_images)
-                fold_temperature(self.network.get_submodule("fc"), fit_temperature(scores, labels))
-                state = self.network.state_dict()
+            state = self._calibrated(state)
             if self.val_images.images is self.train_images.images and len(self.val_images) > 0:  # from the same source
                 write_held_out(self.val_images, options.out)
             data = " ".join(options.data)
@@ -303,11 +386,32 @@ class TrainingRun:
         finished = FinishedRun(options.out, self.processes.gather(weights)[0], self.labels, tuple(curve))
         accuracy = "there were no validation images, so no accuracy is known"
         if finished.top1 is not None:
-            accuracy = f"{100 * finished.top1:.2f}% top-1 on {_count(len(self.val_images), 'image')}"
+            how = f"on {_count(len(self.val_images), 'image')}" if len(self.val_images) else "by cross-validation"
+            accuracy = f"{100 * finished.top1:.2f}% top-1 {how}"
         complete = self.resumed_complete
         self.say(f"This run is complete: {finished.weights}" if complete else f"Saved {finished.weights}: {accuracy}")
         self.say(f"To use it: resnext-hub classify PHOTO --variant {options.out}")
         return finished
+
+    def _calibrated(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Fold a temperature into the head, fitted on held-out images, so that probabilities mean what they say."""
+        if self.recipe.held_out:
+            images, first = self.train_images, len(self.train_images) - self.recipe.held_out
+        elif self.recipe.fit_head and len(self.val_images) >= LEAST_CALIBRATION and self.val_images.labels.ndim == 1:
+            images, first = self.val_images, 0
+        else:
+            return state
+        self.network.load_state_dict(state)
+        held = images.subset(np.arange(first, len(images)))
+        scores, labels = scores_of(self.network.cpu(), self.recipe, held)
+        temperature = fit_temperature(scores, labels)
+        fold_temperature(self.network.get_submodule("fc"), temperature)
+        before, after = calibration_error(scores, labels), calibration_error(scores / temperature, labels)
+        self.say(
+            f"Calibrated on {_count(len(labels), 'held-out image')}: the logits are divided by {temperature:.3f}; the "
+            f"expected calibration error goes from {100 * before:.1f}% to {100 * after:.1f}%"
+        )
+        return self.network.state_dict()
 
 
 def _recipe(options: RunOptions, base: Checkpoint | None) -> Recipe:

@@ -48,7 +48,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(site: Path) -> Iterator[Any]:
     class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
@@ -75,8 +75,9 @@ def photos(folder: Path) -> list[Path]:
     from PIL import Image
 
     found = [*(ROOT / "demo").rglob("*.jpg"), Path(mpl.get_data_path()) / "sample_data" / "grace_hopper.jpg"]
-    if importlib.util.find_spec("skimage") is not None:
-        data = Path(str(importlib.util.find_spec("skimage").origin)).parent / "data"
+    spec = importlib.util.find_spec("skimage")
+    if spec is not None and spec.origin is not None:
+        data = Path(spec.origin).parent / "data"
         found += [data / f"{name}.png" for name in ("astronaut", "color", "ihc", "motorcycle_left", "brick")]
         found.append(data / "rocket.jpg")
     turned = Image.open(found[0]).convert("RGB")

@@ -1,0 +1,47 @@
+"""Compare the confidence of predictions with their accuracy (Guo et al. 2017, arXiv 1706.04599)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Bin", "expected_calibration_error", "reliability"]
+
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The images with a confidence from ``low`` to ``high``; ``confidence`` and ``accuracy`` are means, 0..1."""
+
+    low: float
+    high: float
+    images: int
+    confidence: float
+    accuracy: float
+
+
+def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> tuple[Bin, ...]:
+    """Return the accuracy in bins of equal width of the confidence (Guo et al. 2017, arXiv 1706.04599).
+
+    Args:
+        confidence: (N,) probability of the predicted class, 0..1.
+        right: (N,) bool.
+    """
+    confidence = np.asarray(confidence, np.float64)
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    count = np.bincount(place, minlength=bins)
+    sums = np.bincount(place, confidence, bins), np.bincount(place, np.asarray(right, np.float64), bins)
+    mean, share = (np.divide(s, count, out=np.zeros(bins), where=count > 0) for s in sums)
+    return tuple(Bin(i / bins, (i + 1) / bins, int(count[i]), float(mean[i]), float(share[i])) for i in range(bins))
+
+
+def expected_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
+    """Return the mean gap between confidence and accuracy, 0..1, over these bins (Guo et al., eq. 3).
+
+    Args:
+        confidence, right: as `reliability`.
+    """
+    found = reliability(confidence, right, bins)
+    return sum(b.images * abs(b.accuracy - b.confidence) for b in found) / max(1, sum(b.images for b in found))

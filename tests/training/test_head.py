@@ -1,0 +1,59 @@
+"""The head fitted on features: its penalty, its accuracy by cross-validation, and what mirror images show."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from resnext_hub.training.head import Features, Head, fit_head
+
+
+def made(images: int, noise: float = 1.0) -> Features:
+    """Features around one centre per class of four, and mirror images with the same features."""
+    generator = torch.Generator().manual_seed(0)
+    centres = 3 * torch.randn(4, 12, generator=generator)
+    labels = torch.arange(images) % 4
+    plain = centres[labels] + noise * torch.randn(images, 12, generator=generator)
+    return Features(plain, plain.clone(), labels)
+
+
+def part(features: Features, images: slice) -> Features:
+    return Features(features.plain[images], features.mirrored[images], features.labels[images])
+
+
+def accuracy(head: Head, features: Features) -> float:
+    return ((features.plain @ head.weight.T + head.bias).argmax(1) == features.labels).float().mean().item()
+
+
+def test_cross_validation_estimates_the_accuracy_on_other_images() -> None:
+    everything = made(2200, noise=3.5)
+    head = fit_head(part(everything, slice(200)), 4)
+    assert head.top1 == pytest.approx(accuracy(head, part(everything, slice(200, None))), abs=0.06)
+    assert torch.equal(fit_head(part(everything, slice(200)), 4).weight, head.weight)
+
+
+def test_the_unit_of_the_features_does_not_matter() -> None:
+    features = made(80, noise=3.0)
+    one = fit_head(features, 4)
+    other = fit_head(Features(1000 * features.plain + 7, 1000 * features.mirrored + 7, features.labels), 4)
+    assert one.penalty == other.penalty
+    assert torch.allclose(one.weight, 1000 * other.weight, rtol=0.02, atol=1e-3)
+
+
+def test_noisy_features_get_a_stronger_penalty() -> None:
+    assert fit_head(made(80, noise=8.0), 4).penalty > fit_head(made(80, noise=0.5), 4).penalty
+
+
+def test_mirror_images_that_are_not_recognised() -> None:
+    features = made(80)
+    assert fit_head(features, 4).is_symmetric
+    assert not fit_head(Features(features.plain, features.plain.roll(1, 0), features.labels), 4).is_symmetric
+
+
+def test_one_image_per_class_gives_a_head_and_no_claim() -> None:
+    features = made(4)
+    head = fit_head(features, 4)
+    assert math.isnan(head.top1)
+    assert head.is_symmetric
+    assert accuracy(head, features) == 1

@@ -1,0 +1,155 @@
+"""The head that fine-tuning starts from: logistic regression on the network's features, fitted in seconds.
+
+A new head with random weights sends large, meaningless gradients through the network and distorts its features before
+it has learned anything (Kumar et al. 2022, arXiv 2202.10054). So the head is fitted first, on fixed features, with a
+penalty chosen by cross-validation. It is also the baseline that fine-tuning has to beat on the validation images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["Features", "Head", "features_of", "fit_head"]
+
+PENALTIES = tuple(10.0 ** (e / 2) for e in range(1, -9, -1))  # of the squared weights; the strongest first
+DEFAULT_PENALTY = 0.03  # without two images of a class there is nothing to choose it by
+FOLDS = 5
+SMALL = 10**8  # multiplications of a step
+MIRROR_LOSS = (
+    0.1  # of the accuracy: classes that lose more when mirrored (digits, letters) are not mirrored in training
+)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Pooled features of images and of their mirror images.
+
+    Attributes:
+        plain, mirrored: (N, num_features) float32.
+        labels: (N,) classes.
+    """
+
+    plain: Tensor
+    mirrored: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Head:
+    """A fitted linear head, and what cross-validation says of it.
+
+    Attributes:
+        weight, bias: (classes, num_features) and (classes,) float32, of features as the network gives them.
+        penalty: the chosen one of `PENALTIES`.
+        top1, mirrored_top1: accuracy on the images of the folds, in 0..1, and on their mirror images; NaN if each class
+            has one image.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    penalty: float
+    top1: float
+    mirrored_top1: float
+
+    @property
+    def is_symmetric(self) -> bool:
+        """True if mirror images are recognised as well, so that training may mirror images."""
+        return not self.mirrored_top1 < self.top1 - MIRROR_LOSS
+
+
+@torch.no_grad()
+def features_of(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Features:
+    """Run a network without its head over (input, labels); images with the label -1 are left out."""
+    was_training, found = network.training, []
+    network.eval()
+
+    def pooled(images: Tensor) -> Tensor:
+        last = network.forward_features(images.to(device))  # pyright: ignore[reportCallIssue]
+        return network.forward_head(last, pre_logits=True).float().cpu()  # pyright: ignore[reportCallIssue]
+
+    for images, labels in batches:
+        known = labels >= 0
+        found.append((pooled(images[known]), pooled(images[known].flip(3)), labels[known]))
+    network.train(was_training)
+    plain, mirrored, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return Features(plain, mirrored, labels)
+
+
+def fit_head(features: Features, classes: int, seed: int = 0) -> Head:
+    """Fit multinomial logistic regression: of all penalties and scales, the least cross-entropy in cross-validation.
+
+    The penalty is of weights for features in units of their standard deviation: each feature's own, which suits images
+    unlike those of the pretraining, or the mean of all.
+    """
+    threads = torch.get_num_threads()
+    if features.plain.numel() * classes < SMALL:  # then threads wait for each other longer than they calculate
+        torch.set_num_threads(1)
+    try:
+        return _cross_validated(features, classes, seed)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _cross_validated(features: Features, classes: int, seed: int) -> Head:
+    labels, folds = features.labels, _folds(features.labels, seed)
+    plain, mirrored = features.plain.double(), features.mirrored.double()
+    centre, own = plain.mean(0), plain.std(0) + 1e-6
+    least, best = float("inf"), (own.mean().expand_as(own), DEFAULT_PENALTY, float("nan"), float("nan"))
+    for scale in (own.mean().expand_as(own), own):
+        x, mirror = (plain - centre) / scale, (mirrored - centre) / scale
+        before, starts = float("inf"), {}
+        for penalty in PENALTIES if folds.max() > 0 else ():
+            loss = right = right_mirrored = 0.0
+            for fold in range(int(folds.max()) + 1):
+                out = folds == fold
+                starts[fold] = _fit(x[~out], labels[~out], classes, penalty, starts.get(fold))
+                scores = _scores(x[out], starts[fold])
+                loss += F.cross_entropy(scores, labels[out], reduction="sum").item()
+                right += (scores.argmax(1) == labels[out]).sum().item()
+                right_mirrored += (_scores(mirror[out], starts[fold]).argmax(1) == labels[out]).sum().item()
+            if loss < least:
+                least, best = loss, (scale, penalty, right / len(labels), right_mirrored / len(labels))
+            if loss > before:
+                break  # weaker penalties fit the training images only
+            before = loss
+    scale, penalty, top1, mirrored_top1 = best
+    weight = _fit((plain - centre) / scale, labels, classes, penalty)
+    weights = weight[:, :-1] / scale
+    return Head(weights.float(), (weight[:, -1] - weights @ centre).float(), penalty, top1, mirrored_top1)
+
+
+def _folds(labels: Tensor, seed: int) -> Tensor:
+    """The number of each image's fold, with every class spread evenly; all 0 if no class has two images."""
+    generator, folds = torch.Generator().manual_seed(seed), torch.zeros(len(labels), dtype=torch.long)
+    for label in labels.unique():
+        places = torch.where(labels == label)[0]
+        places = places[torch.randperm(len(places), generator=generator)]
+        folds[places] = torch.arange(len(places)) % FOLDS
+    return folds
+
+
+def _scores(features: Tensor, weight: Tensor) -> Tensor:
+    return features @ weight[:, :-1].T + weight[:, -1]
+
+
+def _fit(features: Tensor, labels: Tensor, classes: int, penalty: float, start: Tensor | None = None) -> Tensor:
+    """(classes, num_features + 1) weights and biases: the least mean cross-entropy + penalty / 2 * squared weights."""
+    shape = classes, features.shape[1] + 1
+    weight = (torch.zeros(shape, dtype=torch.float64) if start is None else start.clone()).requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [weight], max_iter=300, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(_scores(features, weight), labels) + penalty / 2 * weight[:, :-1].square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return weight.detach()
