@@ -33,6 +33,7 @@ from sklearn.linear_model import LogisticRegression  # pyright: ignore[reportMis
 
 BASE = find_checkpoint("resnext_tiny")
 TEST = 40  # images per class
+EPOCHS = 30  # of plain fine-tuning
 
 
 def write_digits(folder: Path, count: int, seed: int) -> None:
@@ -79,14 +80,14 @@ def logistic_regression(folder: Path, recipe: Recipe) -> float:
     return 100 * float(fitted.score(parts[1].plain.numpy(), parts[1].labels.numpy()))
 
 
-def plain_adamw(folder: Path, recipe: Recipe, epochs: int = 30) -> float:
+def plain_adamw(folder: Path, recipe: Recipe) -> float:
     images, network = open_images(str(folder / "train")), load(BASE)
     network.reset_classifier(len(images.classes))  # pyright: ignore[reportCallIssue]
     batches = FromFiles(recipe, images)
-    steps = epochs * (len(batches) // recipe.batch_size)
+    steps = EPOCHS * (len(batches) // recipe.batch_size)
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for epoch in range(epochs):
+    for epoch in range(EPOCHS):
         network.train()
         for batch in batches.batches(epoch, 0, 0, 1):
             loss = F.cross_entropy(network(batch.images), batch.labels)
@@ -113,8 +114,8 @@ def main() -> None:
                     write_digits(folder, int(count), seed)
                 else:
                     write_tiny(folder, int(count), seed, arguments.data)
-                batch = {"batch_size": min(64, 10 * int(count))}
-                plain = load_recipe("finetune", batch).resolved(BASE.preprocessing, BASE.architecture_name)
+                changes = {"batch_size": min(64, 10 * int(count)), "epochs": EPOCHS}
+                plain = load_recipe("finetune", changes).resolved(BASE.preprocessing, BASE.architecture_name)
                 start = time.monotonic()
                 run = finetune("resnext_tiny", folder / "train", folder / "run", workers=0)
                 ours, between = test_accuracy(load(find_checkpoint(run.folder)), plain, folder), time.monotonic()

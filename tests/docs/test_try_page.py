@@ -67,6 +67,7 @@ def page(site: Path) -> Iterator[Any]:
         assert [r for r in requests if not r.startswith((url, "blob:", "data:")) and "favicon" not in r] == []
         browser.close()
     server.shutdown()
+    server.server_close()
 
 
 def photos(folder: Path) -> list[Path]:
