@@ -148,7 +148,8 @@ def check_truncated(truncated: str) -> None:
 def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
     """True for a tensor. Imports no torch: a tensor can only come from a torch that is imported already."""
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
+    tensor = getattr(torch, "Tensor", None)  # None while another thread imports torch
+    return tensor is not None and isinstance(value, tensor)
 
 
 def with_name(name: str, error: object) -> str:

@@ -162,7 +162,9 @@ try:
             except (FetchError, SourceError): pass
 except (FetchError, SourceError) as error:
     print(error)
-print("ended", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+# Not ru_maxrss, which begins with what the process that started this one held.
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print("ended", int(peak.split()[1]) // 1024)
 """
 
 

@@ -138,7 +138,7 @@ def test_errors(classify: Classifier, image: Image.Image, tmp_path: Path) -> Non
         classify("missing.jpg")
     with pytest.raises(ValueError, match="batch_size must be 1 or more"):
         classify([image], batch_size=0)
-    with pytest.raises(TypeError, match=r"\['max_byte', 'weights'\].* engine, device and allow"):
+    with pytest.raises(TypeError, match=r"\['max_byte', 'weights'\].*allow_private"):
         classifier("resnext_tiny", weights="x", max_byte=1)
     with pytest.raises(ValueError, match="^top must be from 1 to 200"):
         classify(image, 201)

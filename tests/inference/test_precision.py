@@ -42,7 +42,8 @@ def photos(tmp_path: Path) -> Path:
 def pixels_of(count: int) -> np.ndarray:
     """Smooth images: their neighbouring pixels are alike, as those of photos are."""
     coarse = np.random.default_rng(0).integers(0, 256, (count, 5, 5, 3), dtype=np.uint8)
-    return np.stack([np.asarray(Image.fromarray(image).resize((64, 64))) for image in coarse])
+    size = (TINY.preprocessing.crop_size,) * 2
+    return np.stack([np.asarray(Image.fromarray(image).resize(size)) for image in coarse])
 
 
 def off(engine: Any, pixels: np.ndarray) -> float:

@@ -14,7 +14,7 @@ import threading
 import warnings
 import zlib
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -675,3 +675,8 @@ def test_transforms_for_training(picture: Image.Image) -> None:
     gradient = Image.linear_gradient("L").rotate(90)
     rises = {bool((image := transform(gradient))[0, :, -1].mean() > image[0, :, 0].mean()) for _ in range(20)}
     assert rises == {True, False}, "mirrored half of the time"
+
+
+def test_an_image_is_recognised_while_another_thread_imports_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))  # as far as it is at first
+    assert is_encoded(b"\xff\xd8")
