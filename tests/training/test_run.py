@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import filelock
@@ -253,7 +254,9 @@ def test_a_signal_leaves_a_checkpoint_and_a_status(number: int, status: int, dat
     """To the whole process group, with a worker, as a terminal or a scheduler sends it."""
     out = tmp_path / "out"
     command = [sys.executable, "-m", "resnext_hub", *arguments(data, out, "--epochs", "2000"), "--workers", "1"]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    # A shell lets what it starts in the background ignore Ctrl-C; this test may be such a thing.
+    handled = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True, preexec_fn=handled)
     deadline = time.monotonic() + 120
     while not (out / "log.csv").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
