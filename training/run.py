@@ -294,11 +294,12 @@ class TrainingRun:
             )
             self.recipe = dataclasses.replace(self.recipe, flip=False)
 
+    def _validation(self, here: Processes) -> Iterator[tuple[Tensor, Tensor]]:
+        return validation_batches(self.val_images, self.recipe, here.rank, here.world, self.workers)
+
     def _measure(self) -> dict[str, float]:
         """The accuracy of the network as it is now, as a row of the curve."""
-        batches = validation_batches(
-            self.val_images, self.recipe, self.processes.rank, self.processes.world, self.workers
-        )
+        batches = self._validation(self.processes)
         loss, top1, top5 = accuracy(self.network.to(self.processes.device), batches, self.processes)
         return {"epoch": 0, "val_loss": loss, "val_top1": top1, "val_top5": top5}
 
@@ -328,7 +329,7 @@ class TrainingRun:
                 self.network,
                 recipe,
                 train_set,
-                lambda here: validation_batches(self.val_images, recipe, here.rank, here.world, self.workers),
+                self._validation,
                 out,
                 identity=self.identity,
                 about={
