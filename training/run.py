@@ -268,16 +268,15 @@ class TrainingRun:
         if not self.recipe.fit_head or images.labels.ndim > 1 or images.repeat_factors is not None:
             return
         wanted = checkpoint.digest({"identity": repr(self.identity), "recipe": repr(self.recipe)})
+        kept = checkpoint.read_head(path) if self.processes.first else None
+        if self.processes.first and (kept is None or kept["wanted"] != wanted):
+            chosen = np.random.default_rng(self.recipe.seed).permutation(len(images))[:MOST_FEATURES]
+            batches = validation_batches(images.subset(np.sort(chosen)), self.recipe, 0, 1, self.workers)
+            network = self.network.to(self.processes.device)
+            found = fit_head(features_of(network, batches, self.processes.device), len(self.labels))
+            checkpoint.write_head(path, {"wanted": wanted, **dataclasses.asdict(found)})
+        self.processes.gather(None)  # the others wait, whatever they would find in the folder
         state = checkpoint.read_head(path)
-        if state is None or state["wanted"] != wanted:
-            if self.processes.first:
-                chosen = np.random.default_rng(self.recipe.seed).permutation(len(images))[:MOST_FEATURES]
-                batches = validation_batches(images.subset(np.sort(chosen)), self.recipe, 0, 1, self.workers)
-                network = self.network.to(self.processes.device)
-                found = fit_head(features_of(network, batches, self.processes.device), len(self.labels))
-                checkpoint.write_head(path, {"wanted": wanted, **dataclasses.asdict(found)})
-            self.processes.gather(None)  # the others wait
-            state = checkpoint.read_head(path)
         if state is None:
             raise CheckpointError(f"{path} cannot be read: delete it, and run the same command again.")
         state.pop("wanted")
