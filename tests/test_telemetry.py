@@ -230,7 +230,7 @@ def test_the_page(outside: Outside, photo: Path) -> None:
         assert "military uniform" in visitor.photo(photo.read_bytes())
         # Gradio would download what is named here, for any visitor and into any input.
         file = {"path": "http://files.example/x", "meta": {"_type": "gradio.FileData"}}
-        for what, event in (("photo", "input"), ("url", "submit"), ("zip", "upload"), ("variants", "input")):
+        for what, event in (("photo", "select"), ("url", "submit"), ("zip", "upload"), ("variants", "input")):
             assert visitor.join(what, event, [file, file, file, file]).status_code == 403
         page.process.terminate()
         page.process.wait(60)
