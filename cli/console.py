@@ -54,7 +54,7 @@ def add_precision_options(parser: Any, default: str = "") -> None:
     Args:
         default: what the help adds about the images for calibration.
     """
-    formats = "number format: fp32, bf16, int8, or auto for the fastest that needs no images (default: %(default)s)"
+    formats = "fp32, bf16, fp16 (GPU), int8, or auto for the fastest that needs no images (default: %(default)s)"
     parser.add_argument("--precision", default="fp32", metavar="PRECISION", help=formats)
     images = f"images to calibrate int8 with, any source{default}"
     parser.add_argument("--calibration", metavar="SOURCE", help=images)

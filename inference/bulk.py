@@ -137,7 +137,7 @@ class Request:
                 next(shards([spec], 1, **self.columns))
 
     def open_engine(self) -> Engine:
-        how: dict[str, Any] = {name: self.options[name] for name in ("device", "precision")}
+        how: dict[str, Any] = {name: self.options[name] for name in ("device", "precision", "batch")}
         if how["precision"] == "int8":
             how |= {"calibration": self.options["calibration"] or self.source} | self.columns | self.access
         return open_engine(self.checkpoint, self.options["engine"], threads=1, **how)

@@ -64,6 +64,7 @@ def open_engine(
     build: bool = True,
     precision: str = "fp32",
     calibration: str | Sequence[str] | None = None,
+    batch: int | None = None,
     **reading: Any,
 ) -> Engine:
     """Open the engine of a checkpoint, and build it first if it has not been built on this machine.
@@ -76,9 +77,10 @@ def open_engine(
         build: with False, "auto" uses an engine that was built before, or else PyTorch: for a few images, building
             takes longer than it saves.
         precision: one of `PRECISIONS`. "bf16" and "int8" are faster on processors with instructions for them. "auto"
-            takes bf16 on a CPU that gains by it, float16 autocast on a GPU, and otherwise fp32.
+            takes bf16 on a CPU that gains by it, fp16 on a GPU, and otherwise fp32. "fp16" is for GPUs only.
         calibration: images to calibrate int8 with, any source (docs/data.md). At most 512 are used, spread evenly;
             a quarter of them only measures how often int8 and fp32 have the same best class.
+        batch: images that pass the network together, on a GPU; by default up to 256.
         reading: how to read these, see `data.photos.read_photos`.
 
     Raises:
@@ -95,6 +97,8 @@ def open_engine(
     on_cpu = on_cpu or engine in BUILT
     if precision == "auto":
         precision = _fastest_precision(engine) if on_cpu else "fp16"
+    elif precision == "fp16" and on_cpu:
+        raise EngineError("fp16 runs on a GPU only: pass precision='bf16', or 'auto'.")
     elif precision == "bf16" and on_cpu and not computes_bf16():
         log.warning("This processor has no instructions for bf16: fp32 is faster.")
     kind = BUILT.get(engine) or (FASTEST[precision] if engine == "auto" and on_cpu else None)
@@ -111,12 +115,15 @@ def open_engine(
                 raise
             log.info("%s", error)
     from ...models.entrypoints import load
+    from .gpu import GpuEngine
     from .graph import fold
 
     network = load(checkpoint, progress=progress)
+    if not on_cpu:
+        return GpuEngine(network, checkpoint.preprocessing, device, threads, precision=precision, batch=batch)
     if precision == "bf16":
         network = fold(network).bfloat16()
-    return TorchEngine(network, checkpoint.preprocessing, device, threads, autocast=precision == "fp16")
+    return TorchEngine(network, checkpoint.preprocessing, device, threads)
 
 
 def _fastest_precision(engine: str) -> str:

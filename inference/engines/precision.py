@@ -8,7 +8,7 @@ from pathlib import Path
 
 __all__ = ["PRECISIONS", "TOLERANCES", "computes_bf16", "computes_int8", "cpu_flags"]
 
-PRECISIONS = ("fp32", "bf16", "int8", "auto")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "auto")
 
 # The largest allowed difference of a logit, as a fraction of the range of all logits on the same images.
 # - fp32: the same sums in another order; 1e-6 is usual, and a swapped channel or a lost bias gives 1e-2 and more.

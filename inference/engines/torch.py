@@ -1,8 +1,10 @@
-"""PyTorch's eager mode: the engine that is always available."""
+"""PyTorch's eager mode: the engine that is always available. On a GPU, `gpu.GpuEngine` is faster."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -18,12 +20,15 @@ if TYPE_CHECKING:
 
 __all__ = ["TorchEngine", "device_of"]
 
+log = logging.getLogger("resnext_hub")
+
 
 class TorchEngine(Engine):
     """PyTorch's eager mode in channels last.
 
     In a process that was forked after the engine was made, PyTorch is set to one thread: its OpenMP threads do not
-    exist there, and to wait for them would never end.
+    exist there, and to wait for them would never end. If a GPU has too little memory for a call, this call and later
+    ones are divided.
 
     Args:
         network: a `ResNeXt`, or any module from normalised images (N, 3, H, W) to logits, which has no features. Its
@@ -32,12 +37,11 @@ class TorchEngine(Engine):
         device: where to run; by default the GPU if there is one.
         threads: with 1, every calling thread uses one core, and several may call at once. It is PyTorch's setting for
             the whole process (`torch.set_num_threads`). None leaves that as it is.
-        autocast: compute in float16 where PyTorch's autocast does, on a GPU. (Whether fp32 convolutions use TF32 there
-            is PyTorch's own setting.)
     """
 
     name = library = "torch"
-    precisions = ("fp32", "bf16")
+    precisions = ("fp32", "bf16", "fp16")
+    most = sys.maxsize  #: images that pass the network together
 
     def __init__(
         self,
@@ -45,8 +49,6 @@ class TorchEngine(Engine):
         preset: Preprocessing,
         device: str | torch.device | None = None,
         threads: int | None = None,
-        *,
-        autocast: bool = False,
     ) -> None:
         import torch
 
@@ -65,18 +67,43 @@ class TorchEngine(Engine):
         self.network = network
         self._pixels = PixelNetwork(network, preset).eval().to(where)
         dtype = next((p.dtype for p in network.parameters()), torch.float32)
-        self.autocast = autocast
-        name = "float16" if autocast else str(dtype).removeprefix("torch.")
-        self.precision = name.replace("bfloat", "bf").replace("float", "fp")
+        self.precision = str(dtype).removeprefix("torch.").replace("bfloat", "bf").replace("float", "fp")
         reopened_after_fork(self)
 
     def __call__(self, pixels: np.ndarray) -> Outputs:
         import torch
 
-        where = torch.device(self.device)
-        with torch.inference_mode(), torch.autocast(where.type, torch.float16, enabled=self.autocast):
-            logits, features = self._pixels(torch.from_numpy(pixels).to(where))
+        found: list[Outputs] = []
+        start = 0
+        while not found or start < len(pixels):
+            part = pixels[start : start + self.most]
+            try:
+                found.append(self._run(part))
+                start += len(part)
+                continue
+            except torch.OutOfMemoryError as error:
+                if len(part) == 1:
+                    raise EngineError(f"{self.device} has too little free memory for one image.") from error
+            self._run_fewer_than(len(part))  # here, where the error with its tensors is gone
+        logits, features = zip(*found, strict=True)
+        return (np.concatenate(logits), np.concatenate(features)) if len(found) > 1 else found[0]
+
+    def _run(self, pixels: np.ndarray) -> Outputs:
+        import torch
+
+        with torch.inference_mode():
+            logits, features = self._pixels(torch.from_numpy(pixels).to(self.device))
         return logits.float().cpu().numpy(), features.float().cpu().numpy()
+
+    def _run_fewer_than(self, images: int) -> None:
+        """Let half as many images pass the network together from now on."""
+        import torch
+
+        if images // 2 < self.most:  # another thread may have done it
+            self.most = images // 2
+            log.warning("%s has too little free memory for %d images at once: now %d", self.device, images, self.most)
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
 
     def after_fork(self) -> None:
         import torch
@@ -99,8 +126,8 @@ def device_of(device: str | torch.device | None) -> torch.device:
     if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
         raise EngineError(f"The device {where} is not available. GPUs that PyTorch finds: {torch.cuda.device_count()}.")
     try:
-        torch.empty(1, device=where)
-    except (RuntimeError, AssertionError) as error:  # mps, xpu: not in this build, or no such hardware
+        torch.zeros(1, device=where).item()  # a meta tensor has no items
+    except (RuntimeError, AssertionError, ImportError) as error:  # mps, xpu: not in this build, or no such hardware
         raise EngineError(f"The device {where} is not available with this machine's PyTorch.") from error
     return where
 
