@@ -104,10 +104,7 @@ def devkit_text(top: Path) -> dict[str, Any]:
     write(top / "elsewhere" / "ILSVRC2015_clsloc_validation_ground_truth.txt", truth())
     lines = [f"{number[1]} {number[0]} a_name\n" for number in sorted((n, s) for s, n in NUMBERS.items())]
     path = write(top / "elsewhere" / "map_clsloc.txt", "".join(lines))
-    return {
-        "data": str(flat(top / "val")),
-        "labels": path.with_name("ILSVRC2015_clsloc_validation_ground_truth.txt"),
-    }
+    return {"data": str(flat(top / "val")), "labels": path.with_name("ILSVRC2015_clsloc_validation_ground_truth.txt")}
 
 
 def two_archives(top: Path) -> dict[str, Any]:

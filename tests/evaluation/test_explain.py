@@ -128,11 +128,7 @@ def test_another_network_with_a_layer(scene: Image.Image) -> None:
     network = torchvision.models.resnet18(num_classes=4).eval()
     found = explain(network, scene, 3, preset=PRESET, layer="layer4")
     assert found.heat.shape == (64, 64)
-    for layer, message in (
-        (None, "layer="),
-        ("layer9", "no layer 'layer9'"),
-        ("fc", "not one feature map"),
-    ):
+    for layer, message in ((None, "layer="), ("layer9", "no layer 'layer9'"), ("fc", "not one feature map")):
         with pytest.raises(ValueError, match=message):
             explain(network, scene, 3, preset=PRESET, layer=layer)
 

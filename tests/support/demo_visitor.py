@@ -65,12 +65,7 @@ def page_process(
     command = [sys.executable, "-c", WATCHED, str(log)]
     command += ["demo", "--variant", "resnext_tiny", "--engine", engine, "--port", "0"]
     with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-        cwd=folder,
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=folder
     ) as process:
         try:
             assert process.stdout
