@@ -343,16 +343,16 @@ def randomise(network: torch.nn.Module, seed: int = 0) -> None:
                 part.copy_(noise[: len(part)]).mul_(scale)
 
 
-@pytest.fixture
-def colours(tmp_path: Path) -> Path:
-    """A labelled data set: three classes told apart by colour, noisy, as parquet (144 to train on, 48 to validate)."""
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled images, read only: three classes told apart by colour, noisy (144 to train on, 48 to validate)."""
     pq = pytest.importorskip("pyarrow.parquet")
     import numpy as np
     import pyarrow as pa
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    folder = tmp_path / "colours"
+    folder = tmp_path_factory.mktemp("data") / "colours"
     folder.mkdir()
     for part, count in (("train", 144), ("val", 48)):
         rows: dict[str, list[object]] = {"name": [], "wnid": [], "jpeg": []}

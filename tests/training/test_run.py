@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import filelock
 import numpy as np
@@ -24,6 +25,8 @@ from resnext_hub.data.held_out import held_out_rows
 from resnext_hub.data.labels import list_images
 from resnext_hub.errors import SourceError
 from resnext_hub.models.manifest import find_checkpoint
+
+from ..support.training_runs import curve, same, weights
 
 RECIPE = """
 architecture = "resnext_tiny"
@@ -46,13 +49,41 @@ def pictures(folder: Path, colour: tuple[int, int, int], count: int, first: int 
         Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(folder / f"{i:03}.png")
 
 
+def made(top: Path) -> Path:
+    """Two classes that colour tells apart, 20 images each, and the recipe."""
+    pictures(top / "data" / "green", (60, 200, 60), 20)
+    pictures(top / "data" / "red", (200, 60, 60), 20)
+    (top / "recipe.toml").write_text(RECIPE)
+    return top / "data"
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Two classes that colour tells apart, 20 images each."""
-    pictures(tmp_path / "data" / "green", (60, 200, 60), 20)
-    pictures(tmp_path / "data" / "red", (200, 60, 60), 20)
-    (tmp_path / "recipe.toml").write_text(RECIPE)
-    return tmp_path / "data"
+    return made(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: Any) -> Path:
+    """A finished run's folder, to be copied."""
+    top = tmp_path_factory.mktemp("finished")
+    assert train(made(top), top / "out") == 0
+    return top / "out"
+
+
+@pytest.fixture
+def out(finished: Path, tmp_path: Path) -> Path:
+    """A finished run over ``data``, which lies elsewhere now."""
+    return shutil.copytree(finished, tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: Any) -> Path:
+    """The folder of a run that was stopped after its third step, to be copied."""
+    top = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 3)
+        assert train(made(top), top / "out", "--checkpoint-seconds", "0") == 130
+    return top / "out"
 
 
 def arguments(data: Path, out: Path, *more: str) -> list[str]:
@@ -62,19 +93,6 @@ def arguments(data: Path, out: Path, *more: str) -> list[str]:
 
 def train(data: Path, out: Path, *more: str) -> int:
     return main(arguments(data, out, *more))
-
-
-def curve(out: Path) -> list[dict[str, str]]:
-    with open(out / "log.csv", newline="") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    return torch.load(out / "weights.pt", weights_only=True)
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -98,52 +116,43 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, checkpoints: int) -> None:
     monkeypatch.setattr(checkpoint, "write", counted)
 
 
-def _rename_a_class(data: Path) -> None:
-    (data / "red").rename(data / "crimson")
-
-
-CHANGES: dict[str, tuple[Callable[[Path], object] | None, list[str], str]] = {
-    "a renamed class": (_rename_a_class, [], "classes"),
+CHANGES: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
+    "a renamed class": (lambda data: (data / "red").rename(data / "crimson"), [], "classes"),
     "a class more": (lambda data: pictures(data / "zinc", (90, 90, 90), 20), [], "classes"),
     "more photos": (lambda data: pictures(data / "red", (200, 60, 60), 30, 20), [], "training_images"),
     "other labels": (lambda data: (data / "red" / "000.png").rename(data / "green" / "100.png"), [], "_images"),
-    "another recipe": (None, ["--set", "lr=0.5"], "recipe.lr 0.01, now 0.5"),
-    "weights": (None, ["--variant", "resnext_tiny", "--recipe", "recipe.toml"], "start"),
-    "micro-batches": (None, ["--micro-batch", "4"], "micro_batch"),
+    "another recipe": (Path.exists, ["--set", "lr=0.5"], "recipe.lr 0.01, now 0.5"),
+    "weights": (Path.exists, ["--variant", "resnext_tiny", "--recipe", "recipe.toml"], "start"),
+    "micro-batches": (Path.exists, ["--micro-batch", "4"], "micro_batch"),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_run_resumes_only_with_its_own_identity(
-    change: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    change: str, data: Path, out: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    out = tmp_path / "out"
-    assert train(data, out) == 0
-    shutil.move(data, tmp_path / "moved")  # the same data elsewhere is the same
-    (weights_file,) = out.glob("out-*.pth")
-    written = weights_file.stat().st_mtime_ns
-    capsys.readouterr()
-    assert train(tmp_path / "moved", out) == 0
-    assert f"complete: {weights_file}" in capsys.readouterr().err
-    assert weights_file.stat().st_mtime_ns == written
-    before = contents(out)
-    do, more, named = CHANGES[change]
-    if do is not None:
-        do(tmp_path / "moved")
-    assert train(tmp_path / "moved", out, *more) == 2
+    before, (do, more, named) = contents(out), CHANGES[change]
+    do(data)
+    assert train(data, out, *more) == 2
     said = capsys.readouterr().err
     assert named in said
     assert "--out" in said
     assert contents(out) == before
 
 
-def test_a_finished_run_gets_more_epochs(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, broken = tmp_path / "out", tmp_path / "broken"
+def test_the_same_data_elsewhere_is_the_same_run(data: Path, out: Path, capsys: Any) -> None:
+    (weights_file,) = out.glob("out-*.pth")
+    written = weights_file.stat().st_mtime_ns
     assert train(data, out) == 0
-    assert train(data, broken) == 0
+    assert f"complete: {weights_file}" in capsys.readouterr().err
+    assert weights_file.stat().st_mtime_ns == written
+
+
+def test_a_finished_run_gets_more_epochs(
+    data: Path, out: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = shutil.copytree(out, tmp_path / "broken" / "out")
     assert train(data, out, "--epochs", "4") == 0
     said = capsys.readouterr().err
     assert "epochs 3 to 4" in said
@@ -161,18 +170,13 @@ def test_a_finished_run_gets_more_epochs(
     assert "epochs" in capsys.readouterr().err
 
 
-def test_an_unfinished_run_does_not_get_more_epochs(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stop_after(monkeypatch, 1)
-    assert train(data, tmp_path / "out") == 130
-    assert train(data, tmp_path / "out", "--epochs", "4") == 2
+def test_an_unfinished_run_does_not_get_more_epochs(stopped: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
+    out = shutil.copytree(stopped, tmp_path / "out")
+    assert train(data, out, "--epochs", "4") == 2
     assert "finished" in capsys.readouterr().err
 
 
-def test_one_trainer_at_a_time(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "out"
-    assert train(data, out) == 0
+def test_one_trainer_at_a_time(data: Path, out: Path, capsys: Any) -> None:
     before = contents(out)
     with filelock.FileLock(out / ".lock"):
         assert train(data, out, "--epochs", "3") == 2
@@ -204,38 +208,29 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_is_kept_and_the_one_before_it_used(
-    damage: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    damage: str, finished: Path, stopped: Path, data: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    out = tmp_path / "out"
-    assert train(data, tmp_path / "whole") == 0
-    stop_after(monkeypatch, 3)
-    assert train(data, out, "--checkpoint-seconds", "0") == 130
+    out = shutil.copytree(stopped, tmp_path / "out")
     DAMAGE[damage](out / "last.pt")
     damaged = (out / "last.pt").read_bytes()
-    capsys.readouterr()
     assert train(data, out) == 0
     said = capsys.readouterr().err
-    assert "last.pt" in said
-    assert "previous.pt" in said
-    assert "step 2 of 8" in said
+    assert all(fact in said for fact in ("last.pt", "previous.pt", "step 2 of 8"))
     assert (out / "damaged.pt").read_bytes() == damaged
-    assert same(weights(tmp_path / "whole"), weights(out))
-    assert curve(tmp_path / "whole") == curve(out)
+    assert same(weights(finished), weights(out))
+    assert curve(finished) == curve(out)
 
 
-def test_two_damaged_checkpoints_are_an_error(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train(data, tmp_path / "out") == 0
+def test_two_damaged_checkpoints_are_an_error(data: Path, out: Path, capsys: Any) -> None:
     for name in ("last.pt", "previous.pt"):
-        (tmp_path / "out" / name).write_bytes(b"damaged")
-    assert train(data, tmp_path / "out") == 3
+        (out / name).write_bytes(b"damaged")
+    assert train(data, out) == 3
     said = capsys.readouterr().err
     assert "last.pt" in said
     assert "Traceback" not in said
 
 
-def test_a_full_disk(
-    data: Path, tmp_path: Path, small_disk: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk(data: Path, finished: Path, small_disk: Callable[[int], Path], capsys: Any) -> None:
     disk = small_disk(24_000_000)  # one checkpoint of 15 MB
     assert train(data, disk / "out", "--checkpoint-seconds", "0") == 2
     said = capsys.readouterr().err
@@ -245,8 +240,7 @@ def test_a_full_disk(
     subprocess.run(["mount", "-o", "remount,size=200000000", str(disk)], check=True)
     assert train(data, disk / "out") == 0
     assert "Resuming at step" in capsys.readouterr().err
-    assert train(data, tmp_path / "whole") == 0
-    assert same(weights(tmp_path / "whole"), weights(disk / "out"))
+    assert same(weights(finished), weights(disk / "out"))
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -269,15 +263,13 @@ def test_a_signal_leaves_a_checkpoint_and_a_status(number: int, status: int, dat
     assert not list(out.glob("*.pth"))
 
 
-def test_a_loss_that_is_not_finite_has_a_status_of_its_own(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_loss_that_is_not_finite_has_a_status_of_its_own(data: Path, tmp_path: Path, capsys: Any) -> None:
     assert train(data, tmp_path / "out", "--set", "lr=1e30") == 5
     assert "step" in capsys.readouterr().err
 
 
 def test_mixed_precision_that_is_only_emulated_is_left_out(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resnext_hub.training.recipe.computes", lambda device, amp: False)
     assert train(data, tmp_path / "out", "--set", "amp=bf16") == 0
@@ -288,16 +280,14 @@ def test_mixed_precision_that_is_only_emulated_is_left_out(
     assert "recipe.amp 'none', now 'bf16'" in capsys.readouterr().err
 
 
-def test_a_single_class_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_single_class_is_refused(data: Path, tmp_path: Path, capsys: Any) -> None:
     shutil.rmtree(data / "red")
     assert train(data, tmp_path / "out") == 2
     assert "1 class" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_without_validation_images_no_accuracy_is_claimed(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_validation_images_no_accuracy_is_claimed(data: Path, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "out"
     for path in data.glob("*/*.png"):
         if path.name != "000.png":
@@ -313,16 +303,14 @@ def test_without_validation_images_no_accuracy_is_claimed(
     assert main(["evaluate", "--variant", str(out), "--data", str(data)]) == 0
 
 
-def test_several_sources_are_all_used(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_sources_are_all_used(data: Path, tmp_path: Path, capsys: Any) -> None:
     pictures(tmp_path / "more" / "red", (200, 60, 60), 10)
     pictures(tmp_path / "more" / "grey", (90, 90, 90), 10)
     assert train(data, tmp_path / "out", "--data", str(tmp_path / "more")) == 0
     assert "3 classes, 54 images for training, 6 for validation" in capsys.readouterr().err
 
 
-def test_the_images_held_out_are_recorded(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert train(data, out) == 0
+def test_the_images_held_out_are_recorded(data: Path, out: Path, tmp_path: Path) -> None:
     with open(out / "held_out.tsv", newline="") as file:
         held = list(csv.DictReader(file, dialect="excel-tab"))
     assert sorted(row["class"] for row in held) == ["green", "green", "red", "red"]

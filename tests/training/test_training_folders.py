@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import pickle
@@ -18,16 +19,25 @@ import torch
 from resnext_hub.errors import CheckpointError, OutputError
 from resnext_hub.models.checkpoints import read_training_state
 from resnext_hub.training.checkpoint import digest
+from resnext_hub.training.recipe import Phase
 
 from ..support import hostile
-from ..support.training_runs import run
+from ..support.training_runs import RECIPE, run
+
+SHORT = dataclasses.replace(RECIPE, phases=(Phase(1, 16),))
+
+
+@pytest.fixture(scope="module")
+def finished(colours: Path, tmp_path_factory: Any) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "out"
+    run(colours, out, SHORT)
+    return out
 
 
 @pytest.fixture
-def done(colours: Path, tmp_path: Path) -> Path:
+def done(finished: Path, tmp_path: Path) -> Path:
     """A finished run's folder."""
-    run(colours, tmp_path / "out")
-    return tmp_path / "out"
+    return shutil.copytree(finished, tmp_path / "out")
 
 
 def test_a_training_checkpoint_is_read_completely(done: Path) -> None:
@@ -78,28 +88,33 @@ PICKLES: dict[str, bytes] = {
     "a list": b"\x80\x02].",
     "nothing": b"",
 }  # fmt: skip
+# Resumes the run in each folder in a process of its own, within bounds, and prints what it raised.
 TRAIN = """
-import resource, sys
+import os, resource, sys
 from pathlib import Path
-import torch
-from resnext_hub.tests.support.training_runs import run
+from resnext_hub.tests.training.test_training_folders import SHORT, run
 size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (size + (4 << 30), size + (4 << 30)))
-resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
-try:
-    run(Path(sys.argv[1]), Path(sys.argv[2]))
-except Exception as error:
-    print(type(error).__name__)
+for folder in sys.argv[2:]:
+    if not os.fork():
+        resource.setrlimit(resource.RLIMIT_AS, (size + (4 << 30), size + (4 << 30)))
+        resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+        try:
+            run(Path(sys.argv[1]), Path(folder), SHORT)
+        except Exception as error:
+            print(type(error).__name__, flush=True)
+        os._exit(0)
+    print(folder, os.wait()[1], flush=True)
 """
 
 
-@pytest.mark.parametrize("case", PICKLES)
-def test_a_hostile_checkpoint_is_an_error_and_no_crash(case: str, done: Path, colours: Path, root: Path) -> None:
-    rewritten(done / "last.pt", PICKLES[case])
-    ran = subprocess.run(
-        [sys.executable, "-c", TRAIN, colours, done], cwd=root, capture_output=True, text=True, timeout=120
-    )
-    assert (ran.returncode, ran.stdout) == (0, "CheckpointError\n"), ran.stderr[-2000:]
+def test_a_hostile_checkpoint_is_an_error_and_no_crash(finished: Path, colours: Path, tmp_path: Path) -> None:
+    folders = [shutil.copytree(finished, tmp_path / case) for case in PICKLES]
+    for folder, pickled in zip(folders, PICKLES.values(), strict=True):
+        rewritten(folder / "last.pt", pickled)
+    command = [sys.executable, "-c", TRAIN, colours, *folders]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    expected = [line for folder in folders for line in ("CheckpointError", f"{folder} 0")]
+    assert ran.stdout.splitlines() == expected, ran.stderr[-2000:]
 
 
 STATES: dict[str, Callable[[dict[str, Any]], object]] = {
@@ -136,16 +151,16 @@ def test_a_checkpoint_of_another_form_is_a_sentence(done: Path, colours: Path) -
         state["sha256"] = digest(state)
         torch.save(state, done / "last.pt")
         with pytest.raises(CheckpointError) as error:
-            run(colours, done)
+            run(colours, done, SHORT)
         assert len(str(error.value)) < 1000, case
         assert "last.pt" in str(error.value), case
     (done / "last.pt").write_bytes(good)
-    assert run(colours, done)[0]["epoch"] == 1
+    assert run(colours, done, SHORT)[0]["epoch"] == 1
     flipped = bytearray(good)
     flipped[len(good) // 2] ^= 1
     (done / "last.pt").write_bytes(flipped)
     with pytest.raises(CheckpointError):
-        run(colours, done)
+        run(colours, done, SHORT)
 
 
 WRITTEN = ["last.pt", "weights.pt", "run.json", "log.csv", "broken.csv", "previous.pt", ".lock", "labels.tsv",
@@ -166,6 +181,6 @@ def test_links_out_of_the_folder_and_pipes_are_refused(kind: str, done: Path, co
         else:
             (out / name).symlink_to(outside if kind == "link" else tmp_path / "new")
         with pytest.raises(OutputError, match=name):
-            run(colours, out)
+            run(colours, out, SHORT)
         assert outside.read_bytes() == b"precious"
         assert not (tmp_path / "new").exists()
