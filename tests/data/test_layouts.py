@@ -34,6 +34,7 @@ from ..support.data_sets import (
     NAMES,
     NUMBER,
     NUMBERS,
+    fruit,
     images,
     members,
     picture,
@@ -47,14 +48,8 @@ from ..support.data_sets import (
 pytest.importorskip("duckdb")
 
 
-def folder(top: Path, split: str = "") -> Path:
-    for i, name in enumerate(FRUIT):
-        write(top / split / name / ("deep/er" if i == 2 else "") / f"{i}.png", picture(i))
-    return top
-
-
 def paths(top: Path) -> list[str]:
-    folder(top / "images")
+    fruit(top / "images")
     return [str(next((top / "images").rglob(f"{i}.png"))) for i in range(len(FRUIT))]
 
 
@@ -72,7 +67,7 @@ def in_store(top: Path) -> str:
 
 
 def linked(top: Path) -> Path:
-    folder(top / "real")
+    fruit(top / "real")
     (top / "data").mkdir()
     for name in set(FRUIT):
         os.symlink(top / "real" / name, top / "data" / name)
@@ -89,11 +84,11 @@ class Layout(NamedTuple):
 
 SORTED, WALKED = "sorted", "walked"
 LAYOUTS: dict[str, Layout] = {
-    "class folders": Layout(lambda p: folder(p / "d"), WALKED),
-    "class folders in a hidden folder": Layout(lambda p: folder(p / ".cache" / "d"), WALKED),
-    "class folders in a folder with brackets": Layout(lambda p: folder(p / "set [v2]*"), WALKED),
+    "class folders": Layout(lambda p: fruit(p / "d"), WALKED),
+    "class folders in a hidden folder": Layout(lambda p: fruit(p / ".cache" / "d"), WALKED),
+    "class folders in a folder with brackets": Layout(lambda p: fruit(p / "set [v2]*"), WALKED),
     "linked class folders": Layout(linked, WALKED),
-    "a pattern of class folders": Layout(lambda p: f"{folder(p / 'd')}/**/*.png", WALKED),
+    "a pattern of class folders": Layout(lambda p: f"{fruit(p / 'd')}/**/*.png", WALKED),
     "class folders in a store": Layout(in_store, SORTED),
     "csv": Layout(lambda p: listed(p / "l.csv", p)),
     "csv with a BOM": Layout(lambda p: listed(p / "l.csv", p, encoding="utf-8-sig")),
@@ -232,7 +227,7 @@ def test_the_class_is_the_first_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [("Training", "Testing"), ("train", "test")])
 def test_a_test_split_is_not_trained_on(names: tuple[str, str], tmp_path: Path) -> None:
     for name in names:
-        folder(tmp_path, name)
+        fruit(tmp_path, name)
     said: list[str] = []
     train, held, labels = train_and_val(str(tmp_path), say=said.append)
     assert [label.synset for label in labels] == ["apple", "fig", "pear"]
@@ -249,7 +244,7 @@ def test_a_test_split_is_not_trained_on(names: tuple[str, str], tmp_path: Path) 
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "dev", "VALID"])
 def test_a_validation_split_by_any_name(name: str, tmp_path: Path) -> None:
     for split in ("train", name, "test"):
-        folder(tmp_path, split)
+        fruit(tmp_path, split)
     train, held, _ = train_and_val(str(tmp_path))
     assert (len(train), len(held)) == (6, 6)
     assert all(f"/{name}/" in held.name(i) for i in range(6))
@@ -270,7 +265,7 @@ def test_splits_in_tables_and_archives(tmp_path: Path) -> None:
 @pytest.mark.parametrize("others", [("train", "bus"), ("train", "training"), ("val", "dev", "train")])
 def test_two_readings_are_a_question(others: tuple[str, ...], tmp_path: Path) -> None:
     for name in others:
-        folder(tmp_path, name)
+        fruit(tmp_path, name)
     for use in (find_labelled, train_and_val):
         with pytest.raises(SourceError, match="split='none'"):
             use(str(tmp_path))
@@ -300,7 +295,7 @@ def test_minus_one_is_no_class(tmp_path: Path) -> None:
 
 
 def test_hidden_only_below_the_root_and_what_machines_leave(tmp_path: Path) -> None:
-    top = folder(tmp_path / ".hidden" / "d")
+    top = fruit(tmp_path / ".hidden" / "d")
     for name in (".x/1.png", "apple/._0.png", "__MACOSX/apple/0.png", "@eaDir/0.png", "apple/Thumbs.db", "desktop.ini"):
         write(top / name, picture(0))
     passed = Passed()
@@ -312,7 +307,7 @@ def test_hidden_only_below_the_root_and_what_machines_leave(tmp_path: Path) -> N
 
 
 def test_a_ring_of_links_ends(tmp_path: Path) -> None:
-    folder(tmp_path / "d")
+    fruit(tmp_path / "d")
     os.symlink(tmp_path / "d", tmp_path / "d" / "apple" / "round")
     passed = Passed()
     assert sum(len(s) for s in shards([str(tmp_path / "d")], 9, passed=passed)) == 6
@@ -321,7 +316,7 @@ def test_a_ring_of_links_ends(tmp_path: Path) -> None:
 
 def test_photos_that_cannot_be_read_are_rows(tmp_path: Path) -> None:
     """A class of .HEIC does not vanish; a thumbnail in a raw file is not taken for the photo."""
-    folder(tmp_path / "d")
+    fruit(tmp_path / "d")
     write(tmp_path / "d" / "dog" / "0.HEIC", b"\0\0\0\x18ftypheic")
     with Image.open(io.BytesIO(picture(0))) as image:
         image.save(tmp_path / "d" / "dog" / "raw.tif")
@@ -338,7 +333,7 @@ def test_files_that_are_passed_over_are_counted_and_reported(
 ) -> None:
     from resnext_hub.cli import main
 
-    folder(tmp_path / "d")
+    fruit(tmp_path / "d")
     for name in ("a.mov", "apple/b.mov", "notes.txt"):
         write(tmp_path / "d" / name, "x")
     command = ["classify", str(tmp_path / "d"), "--variant", "resnext_tiny", "--out", str(tmp_path / "o.csv")]
@@ -366,7 +361,7 @@ def test_one_column_for_every_command(tmp_path: Path) -> None:
 
 
 def test_a_pattern_takes_no_notes_for_a_list(tmp_path: Path) -> None:
-    folder(tmp_path / "d")
+    fruit(tmp_path / "d")
     write(tmp_path / "d" / "apple" / "notes.txt", "some words")
     passed = Passed()
     found = [p for s in shards([f"{tmp_path}/d/apple/*"], 9, passed=passed) for p in s.paths]

@@ -37,6 +37,13 @@ def write(path: Path, content: bytes | str) -> Path:
     return path
 
 
+def fruit(top: Path, split: str = "") -> Path:
+    """The images in class folders; read in the order of their folders they are 0, 3, 4, 1, 5, 2."""
+    for i, name in enumerate(FRUIT):
+        write(top / split / name / ("deep/er" if i == 2 else "") / f"{i}.png", picture(i))
+    return top
+
+
 def members(prefix: str = "", labels: str = "") -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for i, name in enumerate(FRUIT):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
-from PIL import Image
 from resnext_hub.data import parquet
 from resnext_hub.data.labels import list_images
 from resnext_hub.data.splits import LabelledImages, hold_out, open_images, relabelled, train_and_val
@@ -26,78 +26,44 @@ from resnext_hub.training.batches import (
 from resnext_hub.training.pixels import PixelTable
 from resnext_hub.training.recipe import Phase, Recipe
 
-from ..support.data_sets import tar
-
-pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
-fsspec = pytest.importorskip("fsspec")
+from ..support.data_sets import FRUIT, NUMBER, fruit, images, picture, table, tar, write
 
 RECIPE = Recipe((Phase(2, 16),), "resnext_tiny", batch_size=8, crop_scale=(0.35, 1.0)).resolved(None, None)
-NAMES = [f"{kind}{i}" for i in range(3) for kind in ("apple", "pear")]
-
-
-def encoded(number: int, kind: str = "PNG") -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (20, 16), (number * 20, 255 - number * 20, number)).save(file, kind)
-    return file.getvalue()
-
-
-def colour(images: LabelledImages, i: int) -> int:
-    with Image.open(io.BytesIO(images.read(i))) as image:
-        return image.convert("RGB").getpixel((0, 0))[0] // 20  # type: ignore[index, return-value]
-
-
-def folder(path: Path) -> Path:
-    for i, name in enumerate(NAMES):
-        where = path / name[:-1] / ("deep" if i == 4 else "")
-        where.mkdir(parents=True, exist_ok=True)
-        (where / f"{name}.png").write_bytes(encoded(i))
-    (path / "notes.png").write_bytes(encoded(0))  # not in a class
-    (path / "apple" / "readme.txt").write_text("no image")
-    return path
-
-
-def table(path: Path, **more: object) -> Path:
-    columns: dict[str, object] = {"image": [encoded(i) for i in range(6)], "label": [n[:-1] for n in NAMES]} | more
-    pq.write_table(pa.table(columns), path, row_group_size=2)
-    return path
 
 
 def test_a_spawned_worker_reads_the_same_images(tmp_path: Path) -> None:
-    images = open_images(folder(tmp_path / "data"))
-    again = pickle.loads(pickle.dumps(images))
-    assert [again.read(i) for i in range(6)] == [images.read(i) for i in range(6)]
+    listed = open_images(fruit(tmp_path / "data"))
+    again = pickle.loads(pickle.dumps(listed))
+    assert [again.read(i) for i in range(6)] == [listed.read(i) for i in range(6)]
 
 
-def test_classes_are_found_and_sorted(tmp_path: Path) -> None:
-    assert open_images(folder(tmp_path / "data")).classes == ("apple", "pear")
-    assert open_images(table(tmp_path / "x.parquet", label=[4, 0, 1, 1, 0, 0])).classes == ("0", "1", "2", "3", "4")
+def test_numbers_without_names_are_classes_up_to_the_largest(tmp_path: Path) -> None:
+    path = table(tmp_path / "x.parquet", {"image": images(), "label": [4, 0, 1, 1, 0, 0]})
+    assert open_images(path).classes == ("0", "1", "2", "3", "4")
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: str(p / "none"), "No such file, folder or pattern"),
-        (lambda p: str(folder(p / "d") / "apple" / "deep"), "has no class folders"),
-        (lambda p: str(tar(p / "x.tar", {"a.png": encoded(1)})), "no class folders"),
+        (lambda p: str(fruit(p / "d") / "apple"), "has no class folders"),
+        (lambda p: str(tar(p / "x.tar", {"a.png": picture(1)})), "no class folders"),
         (lambda p: str(tar(p / "x.tar", {"a/readme": b""})), "No images in"),
-        (lambda p: str(table(p / "x.parquet", label=["fig"] * 6)), "class 'fig' is not one of the 2"),
-        (lambda p: str(table(p / "x.parquet", label=[7] * 6)), "class indices are from 7 to 7, expected 0 to 1"),
-        (lambda p: str(p / "*.parquet"), "No such"),
+        (lambda p: str(table(p / "x.parquet", {"image": images(), "label": ["fig"] * 6})), "'fig'"),
+        (lambda p: str(table(p / "x.parquet", {"image": images(), "label": [7] * 6})), "from 7 to 7.* 0 to 1"),
     ],
 )
-def test_what_cannot_be_used_is_refused(make: object, message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_used_is_refused(make: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=message):
-        open_images(make(tmp_path), ["apple", "pear"])  # type: ignore[operator]
+        open_images(make(tmp_path), ["apple", "pear"])
 
 
 def test_large_tables_are_read_by_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnext_hub.data.parquet.HELD_BYTES", 1)
-    monkeypatch.setattr("resnext_hub.data.parquet.GROUPS_HELD", 2)
-    images = open_images(table(tmp_path / "x.parquet"))
-    assert images.blocks == (2, 2, 2)
-    assert [colour(images, i) for i in (5, 0, 3, 1, 4, 2)] == [5, 0, 3, 1, 4, 2]
-    assert len(parquet._groups) == 2
+    monkeypatch.setattr(parquet, "HELD_BYTES", 1)
+    monkeypatch.setattr(parquet, "GROUPS_HELD", 1)
+    found = open_images(table(tmp_path / "x.parquet", {"image": images(), "label": FRUIT}))
+    assert found.blocks == (4, 2)
+    assert [NUMBER[found.read(i)] for i in (5, 0, 3, 1, 4, 2)] == [5, 0, 3, 1, 4, 2]
+    assert len(parquet._groups) == 1
 
 
 def test_an_epoch_is_a_permutation_of_its_seed() -> None:
@@ -117,10 +83,10 @@ def test_an_epoch_is_a_permutation_of_its_seed() -> None:
 
 
 def test_augmentation_differs_between_draws_and_not_between_runs(colours: Path) -> None:
-    images = open_images(colours / "train.parquet")
+    found = open_images(colours / "train.parquet")
 
     def draw(epoch: int, workers: int = 0, world: int = 1) -> torch.Tensor:
-        sets = [FromFiles(RECIPE, images, workers).batches(epoch, 0, rank, world) for rank in range(world)]
+        sets = [FromFiles(RECIPE, found, workers).batches(epoch, 0, rank, world) for rank in range(world)]
         return torch.cat(
             [torch.stack([b.images for b in batches], 2).flatten(1, 2) for batches in zip(*sets, strict=True)]
         )
@@ -130,14 +96,14 @@ def test_augmentation_differs_between_draws_and_not_between_runs(colours: Path) 
     assert torch.equal(first, draw(0))
     assert torch.equal(first, draw(0, workers=2))
     assert not torch.equal(first, draw(1))
-    one = FromFiles(RECIPE, images)
+    one = FromFiles(RECIPE, found)
     later = next(iter(one.batches(0, 3, 0, 1)))
     assert torch.equal(later.images, first[24:32])
 
 
 def test_repeated_images_are_augmented_differently(colours: Path) -> None:
-    images = open_images(colours / "train.parquet")
-    batch = next(FromFiles(dataclasses.replace(RECIPE, repeats=4), images).batches(0, 0, 0, 1))
+    found = open_images(colours / "train.parquet")
+    batch = next(FromFiles(dataclasses.replace(RECIPE, repeats=4), found).batches(0, 0, 0, 1))
     assert (batch.labels[:4] == batch.labels[0]).all()
     assert not torch.equal(batch.images[0], batch.images[1])
 
@@ -156,9 +122,9 @@ def test_transforms_give_pixels(change: dict[str, object]) -> None:
 @pytest.mark.parametrize("in_memory", [False, True])
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.2, 0.0), (0.0, 1.0), (0.2, 1.0)])
 def test_mixing_shares_the_targets(mixup: float, cutmix: float, in_memory: bool, colours: Path) -> None:
-    images = open_images(colours / "train.parquet")
+    found = open_images(colours / "train.parquet")
     recipe = dataclasses.replace(RECIPE, mixup=mixup, cutmix=cutmix)
-    train_set = InMemory(recipe, PixelTable.read(images)) if in_memory else FromFiles(recipe, images)
+    train_set = InMemory(recipe, PixelTable.read(found)) if in_memory else FromFiles(recipe, found)
     batch = next(iter(train_set.batches(0, 0, 0, 1)))
     assert batch.labels.shape == (8, 3)
     torch.testing.assert_close(batch.labels.sum(1), torch.ones(8))
@@ -170,66 +136,65 @@ def test_several_classes_share_a_target(tmp_path: Path) -> None:
     shares = class_shares(torch.tensor([[0, 2, -1], [1, -1, -1], [0, 1, 2]]), 4)
     expected = torch.tensor([[0.5, 0, 0.5, 0], [0, 1, 0, 0], [1 / 3, 1 / 3, 1 / 3, 0]])
     torch.testing.assert_close(shares, expected)
-    images = open_images(table(tmp_path / "x.parquet", label=[[0, 2], [1], [0], [2], [1, 2], [0]]))
-    assert images.classes == ("0", "1", "2")
-    assert images.labels.tolist()[:2] == [[0, 2], [1, -1]]
+    labels = [[0, 2], [1], [0], [2], [1, 2], [0]]
+    found = open_images(table(tmp_path / "x.parquet", {"image": images(), "label": labels}))
+    assert found.classes == ("0", "1", "2")
+    assert found.labels.tolist()[:2] == [[0, 2], [1, -1]]
 
 
 def test_tables_of_labels_by_number(tmp_path: Path) -> None:
-    images = list_images([str(folder(tmp_path / "data"))])
-    names = [images.names[i] for i in (5, 0, 0)]
-    pq.write_table(pa.table({"index": [5, 0, 0], "class": pa.array([1, 0, 1], pa.int32())}), tmp_path / "s.parquet")
-    chosen = relabelled(images, str(tmp_path / "s.parquet"), ["apple", "pear"])
-    assert [chosen.name(i) for i in range(3)] == names
-    assert chosen.labels.tolist() == [1, 0, 1]
-    pq.write_table(pa.table({"index": [1, 2], "targets": [[0, 1], [2]]}), tmp_path / "t.parquet")
-    assert relabelled(images, str(tmp_path / "t.parquet"), ["a", "b", "c"]).labels.tolist() == [[0, 1], [2, -1]]
-    with pytest.raises(SourceError, match="class 2, but only 2 classes"):
-        relabelled(images, str(tmp_path / "t.parquet"), ["apple", "pear"])
-    pq.write_table(pa.table({"index": [99], "class": [0]}), tmp_path / "u.parquet")
-    with pytest.raises(SourceError, match="image 99, .* 6 images"):
-        relabelled(images, str(tmp_path / "u.parquet"))
+    found = list_images([str(fruit(tmp_path / "data"))])
+
+    def chosen(columns: dict[str, Any], *classes: str) -> LabelledImages:
+        return relabelled(found, str(table(tmp_path / "t.parquet", columns)), classes or None)
+
+    by_class = chosen({"index": [5, 0, 0], "class": pa.array([1, 0, 1], pa.int32())}, "apple", "pear")
+    assert [by_class.name(i) for i in range(3)] == [found.names[i] for i in (5, 0, 0)]
+    assert by_class.labels.tolist() == [1, 0, 1]
+    several = {"index": [1, 2], "targets": [[0, 1], [2]]}
+    assert chosen(several, "a", "b", "c").labels.tolist() == [[0, 1], [2, -1]]
+    with pytest.raises(SourceError, match="class 2.* 2 classes"):
+        chosen(several, "apple", "pear")
+    with pytest.raises(SourceError, match="image 99.* 6 images"):
+        chosen({"index": [99], "class": [0]})
     with pytest.raises(SourceError, match="column index"):
-        relabelled(images, str(table(tmp_path / "v.parquet")))
+        chosen({"image": images(), "label": FRUIT})
 
 
 def test_a_tenth_of_each_class_is_held_out(tmp_path: Path) -> None:
     for name, count in (("a", 20), ("b", 5), ("c", 1)):
-        (tmp_path / "d" / name).mkdir(parents=True)
         for i in range(count):
-            (tmp_path / "d" / name / f"{i:02}.png").write_bytes(encoded(0))
-    images = open_images(tmp_path / "d")
-    taken = hold_out(images, 0, share=0.1)
-    assert np.bincount(images.labels[~taken]).tolist() == [18, 4, 1]
-    assert np.bincount(images.labels[taken], minlength=3).tolist() == [2, 1, 0]
+            write(tmp_path / "d" / name / f"{i:02}.png", picture(0))
+    found = open_images(tmp_path / "d")
+    taken = hold_out(found, 0, share=0.1)
+    assert np.bincount(found.labels[~taken]).tolist() == [18, 4, 1]
+    assert np.bincount(found.labels[taken], minlength=3).tolist() == [2, 1, 0]
     (tmp_path / "d").rename(tmp_path / "moved")
     assert (hold_out(open_images(tmp_path / "moved"), 0, share=0.1) == taken).all()
-    assert (hold_out(images, 1, share=0.1) != taken).any()
-    some = hold_out(images, 0, count=13)
-    assert np.bincount(images.labels[some], minlength=3).tolist() == [10, 3, 0]  # half of each, never the last ones
+    assert (hold_out(found, 1, share=0.1) != taken).any()
+    some = hold_out(found, 0, count=13)
+    assert np.bincount(found.labels[some], minlength=3).tolist() == [10, 3, 0]  # half of each, never the last ones
 
 
 def test_parts_and_names_of_a_data_set(colours: Path, tmp_path: Path) -> None:
     train, held, labels = train_and_val(str(colours))
     assert (len(train), len(held)) == (144, 48)
     assert [(i.index, i.synset, i.name) for i in labels] == [(n, f"n{n + 1}", f"name of n{n + 1}") for n in range(3)]
-    (tmp_path / "d" / "n01440764").mkdir(parents=True)
     for i in range(4):
-        (tmp_path / "d" / "n01440764" / f"{i}.png").write_bytes(encoded(i))
+        write(tmp_path / "d" / "n01440764" / f"{i}.png", picture(i))
     train, held, labels = train_and_val(str(tmp_path / "d"))
     assert (len(train), len(held)) == (3, 1)
     assert labels[0].name == "tench, Tinca tinca"
-    (tmp_path / "order.tsv").write_text("0\tpear\ta pear\n1\tapple\tan apple\n")
-    *_, labels = train_and_val(str(folder(tmp_path / "fruit")), classes=str(tmp_path / "order.tsv"))
-    assert [label.name for label in labels] == ["a pear", "an apple"]
+    order = write(tmp_path / "order.tsv", "0\tpear\ta pear\n1\tapple\tan apple\n2\tfig\ta fig\n")
+    *_, labels = train_and_val(str(fruit(tmp_path / "fruit")), classes=str(order))
+    assert [label.name for label in labels] == ["a pear", "an apple", "a fig"]
 
 
 def test_validation_sees_what_the_network_will_get(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    images = open_images(folder(tmp_path / "data"))
-    (tmp_path / "data" / "pear" / "pear1.png").write_bytes(b"broken")
-    got = list(validation_batches(images, RECIPE, rank=1, world=2, workers=0, size=2))
-    assert [x.shape for x, _ in got] == [(2, 3, 16, 16), (1, 3, 16, 16)]
-    assert torch.cat([y for _, y in got]).tolist() == [0, 1, 1] or -1 in torch.cat([y for _, y in got]).tolist()
-    everything = torch.cat([y for _, y in validation_batches(images, RECIPE, rank=0, world=1, workers=0)])
-    assert sorted(everything.tolist()) == [-1, 0, 0, 0, 1, 1]
+    found = open_images(fruit(tmp_path / "data"))  # images 0, 3, 4, 1, 5, 2
+    write(tmp_path / "data" / "pear" / "1.png", b"broken")
+    got = list(validation_batches(found, RECIPE, rank=1, world=2, workers=0, size=2))
+    assert [(list(x.shape), y.tolist()) for x, y in got] == [([2, 3, 16, 16], [0, -1]), ([1, 3, 16, 16], [2])]
+    everything = torch.cat([y for _, y in validation_batches(found, RECIPE, rank=0, world=1, workers=0)])
+    assert everything.tolist() == [0, 0, 1, -1, 2, 2]
     assert "Counted as wrong" in caplog.text
