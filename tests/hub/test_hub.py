@@ -217,10 +217,7 @@ def test_a_torch_below_the_floor_is_refused_in_one_sentence(run_python: Any, roo
     require("3.0", (3, 15, 1))
     with pytest.raises(ImportError, match=r"Python 3\.11 or newer.* 3\.10\.4"):
         require("2.14.1", (3, 10, 4))
-    done = run_python(
-        f"import torch\ntorch.__version__ = '2.9.1'\n{load(root)}\n",
-        check=False,
-    )
+    done = run_python(f"import torch\ntorch.__version__ = '2.9.1'\n{load(root)}\n", check=False)
     error = done.stderr.splitlines()[-1]
     assert re.search(r"^ImportError: .*torch 2\.10 or newer.* 2\.9\.1: pip install --upgrade torch$", error)
 

@@ -18,12 +18,7 @@ import jsonschema
 import pytest
 from resnext_hub.errors import CheckpointError, ManifestError, UnknownVariantError
 from resnext_hub.models.entrypoints import load
-from resnext_hub.models.manifest import (
-    ROOT,
-    default_manifest,
-    find_checkpoint,
-    load_manifest,
-)
+from resnext_hub.models.manifest import ROOT, default_manifest, find_checkpoint, load_manifest
 from resnext_hub.models.store import Store
 from resnext_hub.processing_utils.labels import Label, labels_table, read_labels
 

@@ -75,11 +75,7 @@ def test_what_is_no_redirect(status: int) -> None:
 @pytest.mark.parametrize(
     ("url", "location", "message"),
     [
-        (
-            "http://a.example.org/",
-            "file:///etc/passwd",
-            r"'file:///etc/passwd'.* http or https",
-        ),
+        ("http://a.example.org/", "file:///etc/passwd", r"'file:///etc/passwd'.* http or https"),
         ("https://a.example.org/", "ftp://b/", r"'ftp://b/'.* http or https"),
         ("https://a.example.org/", "http://b/", r"from https to 'http://b/'.* not encrypted"),
         ("HTTPS://a.example.org/", "http://b/", "not encrypted"),
