@@ -1,40 +1,48 @@
-"""URIs that are refused, and real servers: TLS, and peers that send a byte at a time. `tests/net` has the rest."""
+"""What `fetch` adds to the client (tests/net/test_client.py): its own limits, schemes, data: and file: URIs."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trustme
-from hypothesis import given
-from hypothesis import strategies as st
 from resnext_hub.errors import FetchError
-from resnext_hub.net.addresses import is_public
-from resnext_hub.processing_utils.uris import fetch, scheme_of
+from resnext_hub.processing_utils.uris import fetch, read_file, scheme_of
+
+from ..support.faulty_server import CONTENT, FaultyServer
+from ..support.wire import Wire, ok, status, to
 
 pytestmark = pytest.mark.usefixtures("no_proxies")
+A = "http://a.example.org/"
 
 
-class Refuser:
-    """A connector that notes where it was sent and goes nowhere."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, int]] = []
-
-    def __call__(self, address: tuple[str, int], timeout: float) -> socket.socket:
-        self.calls.append(address)
-        raise OSError("not connected: this is a test")
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    wire = Wire()
+    with wire.closing:
+        yield wire
 
 
-def at(*addresses: str) -> Callable[[str, int], list[str]]:
-    return lambda host, port: list(addresses)
+def test_the_policy_for_images(wire: Wire) -> None:
+    wire.answers = [*(to(f"/{i}") for i in range(5)), ok(b"abc")]
+    assert fetch(A, **wire.options()) == b"abc"
+    headers = wire.sent()
+    assert "Accept: image/*" in headers
+    assert any(line.startswith("User-Agent: resnext-hub (") for line in headers)
+    assert all(15 < seconds <= 20 for seconds in wire.seconds)
+    wire.answers = [to(f"/{i}") for i in range(6)]
+    with pytest.raises(FetchError, match=f"{A}.* 5 .*'{A}5'"):
+        fetch(A, **wire.options())
+    for answer in (status(404), status(206), ok(b"x" * 1001)):
+        wire.answers = [answer]
+        with pytest.raises(FetchError, match=rf"{A}: .*(404|206|1,000)"):
+            fetch(A, max_bytes=1000, **wire.options())
+    with pytest.raises(FetchError, match="in time"):
+        fetch(A, timeout=0, **wire.options())
 
 
 @pytest.mark.parametrize(
@@ -43,74 +51,44 @@ def at(*addresses: str) -> Callable[[str, int], list[str]]:
         ("ftp://example.org/a.jpg", "scheme 'ftp'.* http, https, data, file"),
         ("gopher://example.org/", "scheme 'gopher'"),
         ("javascript:alert(1)", "scheme 'javascript'"),
-        ("http:///a.jpg", "not a well-formed URL"),
-        ("http://", "not a well-formed URL"),
-        ("http://exa mple.org/", "not a well-formed URL"),
-        ("http://example.org:99999/", "not a well-formed URL"),
+        ("nothing", "None in 'nothing'"),
+        ("photo:1.jpg", r"'photo' in 'photo:1\.jpg'.*\./"),
+        ("http://me:secret@example.org/", r"^http://\*+@example\.org/: .*user name"),
         ("http://example.org\r\nHost: evil/", "not a well-formed URL"),
-        ("http://[::1/", "not a well-formed URL"),
-        ("http://user:secret@example.org/", "contains a user name"),
+        ("http://example.org/\udcff", "well-formed"),
+        ("http://a..b/", "well-formed"),
+        ("http://" + "a" * 70 + ".org/", "well-formed"),
         ("data:image/png;base64", "no comma"),
         ("data:image/png;base64,@@@@", "not valid base64"),
-        ("file://server/share/a.jpg", "not on 'server'"),
+        ("data:;base64,AP8", "not valid base64"),
+        ("data:,\udcff", "well-formed"),
+        ("file://server/share/a.jpg", "'server'"),
+        ("file://[", "well-formed"),
+        *((start + "\u0300\u0316" * 64_000 + ".org/", "128,0.. ch") for start in (A[:8], "https://a/", "file://a")),
     ],
+    ids=lambda value: ascii(value)[:40],
 )
-def test_malformed_uris_are_refused(url: str, message: str) -> None:
-    connector = Refuser()
-    with pytest.raises(FetchError, match=message):
-        fetch(url, resolver=at("93.184.216.34"), connector=connector)
-    assert connector.calls == []
+def test_refused_uris(url: str, message: str, wire: Wire) -> None:
+    begin = time.process_time()
+    with pytest.raises(FetchError, match=message) as error:
+        fetch(url, **wire.options())
+    assert wire.connected == []
+    assert len(str(error.value)) < 650
+    assert time.process_time() - begin < 1, "Python normalises a long host in 13 s, with the interpreter's lock held"
 
 
-def test_a_name_that_does_not_resolve() -> None:
-    def resolver(host: str, port: int) -> list[str]:
-        raise socket.gaierror(-2, "Name or service not known")
-
-    with pytest.raises(FetchError, match=r"cannot resolve nowhere\.example"):
-        fetch("http://nowhere.example/", resolver=resolver)
+def test_schemes() -> None:
+    assert [scheme_of(uri) for uri in ("a:b", "ab:c", "svn+ssh-2.0:x", "1ab:c")] == [None, "ab", "svn+ssh-2.0", None]
+    with pytest.raises(FetchError, match=r"'file' in 'file:///a'.* https, data\.$"):
+        fetch("file:///a", schemes=("https", "data"))
 
 
-class Server(ThreadingHTTPServer):
-    """Answers with the path, on loopback."""
-
-    seen: list[tuple[str, dict[str, str]]]
-
-
-class Answers(BaseHTTPRequestHandler):
-    server: Server  # type: ignore[assignment]
-
-    def do_GET(self) -> None:
-        self.server.seen.append((self.path, dict(self.headers)))
-        body = b"content of " + self.path.encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-    def handle(self) -> None:
-        try:
-            super().handle()
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the client hung up, as it should
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server(("127.0.0.1", 0), Answers) as server:
-        server.seen = []
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
-
-
-def test_loopback_with_leave(server: Server) -> None:
-    url = f"http://127.0.0.1:{server.server_port}/a b/ü.jpg?x=1#part"
-    assert fetch(url, allow_private=True) == b"content of /a%20b/%C3%BC.jpg?x=1"
-    with pytest.raises(FetchError, match="refused"):
+def test_loopback_if_it_is_allowed(server: FaultyServer) -> None:
+    url = f"{server.url}/a b/ü.jpg?x=1#part"
+    assert fetch(url, allow_private=True) == CONTENT
+    with pytest.raises(FetchError, match=r"refused.*127\.0\.0\.1"):
         fetch(url)
+    assert [request["path"] for request in server.seen] == ["/a%20b/%C3%BC.jpg?x=1"]
 
 
 # A peer that sends a byte at a time never lets a socket's own timeout run out.
@@ -141,105 +119,37 @@ def test_a_dripping_peer_is_hung_up_on(kind: str) -> None:
         thread = threading.Thread(target=drip)
         thread.start()
         start = time.monotonic()
-        with pytest.raises(FetchError, match="did not answer in time"):
+        with pytest.raises(FetchError, match="in time"):
             fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/", allow_private=True, timeout=0.5)
         assert time.monotonic() - start < 8, "the peer would go on for ten seconds"
         thread.join()
 
 
-@pytest.fixture
-def authority() -> trustme.CA:
-    return trustme.CA()
+def test_data_uris_at_their_limits() -> None:
+    for uri, content in {
+        "data:,abc": b"abc",
+        "data:,%61%62%63": b"abc",
+        "data:;base64,AP8=": b"\x00\xff",
+        "DATA:image/png;BASE64,A%50%38=": b"\x00\xff",
+        "data:;base64,AP\n8%3D ": b"\x00\xff",
+        "data:;base64x,AP8=": b"AP8=",
+        "data:,a,b": b"a,b",
+    }.items():
+        assert fetch(uri, max_bytes=max(3, len(content))) == content
+    for count in (1001, 3001):
+        with pytest.raises(FetchError, match="1,000"):
+            fetch("data:," + "a" * count, max_bytes=1000)
 
 
-@pytest.mark.parametrize(
-    ("host", "trusted", "message"),
-    [
-        ("photos.example.org", True, None),
-        ("photos.example.org", False, "CERTIFICATE_VERIFY_FAILED"),
-        ("other.example.org", True, "Hostname mismatch"),
-    ],
-)
-def test_tls_is_verified_for_the_host_not_the_address(
-    host: str,
-    trusted: bool,
-    message: str | None,
-    authority: trustme.CA,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # What a program does for servers of its own is not meant for ours.
-    monkeypatch.setattr(ssl, "_create_default_https_context", ssl._create_unverified_context)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("photos.example.org").configure_cert(context)
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    if trusted:
-        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    with Server(("127.0.0.1", 0), Answers) as server:
-        server.seen = []
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-
-        def connector(address: tuple[str, int], timeout: float) -> socket.socket:
-            return socket.create_connection(("127.0.0.1", server.server_port), timeout)
-
-        def get() -> bytes:
-            return fetch(f"https://{host}/a.jpg", resolver=at("93.184.216.34"), connector=connector)
-
-        if message is None:
-            assert get() == b"content of /a.jpg"
-        else:
-            with pytest.raises(FetchError, match=message):
-                get()
-            assert server.seen == []
-        server.shutdown()
-
-
-@pytest.mark.parametrize(
-    "uri", ["http://example.org/\udcff", "data:,\udcff", "file://[", "http://a..b/", "http://" + "a" * 70 + ".org/"]
-)
-def test_text_that_urllib_chokes_on(uri: str) -> None:
-    with pytest.raises(FetchError):
-        fetch(uri, resolver=at("93.184.216.34"), connector=Refuser())
-
-
-@pytest.mark.parametrize(
-    "host", ["a_b.example.org", "example.org.", "xn--bcher-kva.example", "bücher.example", "localhost"]
-)
-def test_hosts_as_they_occur(host: str) -> None:
-    connector = Refuser()
-    with pytest.raises(FetchError, match="could not be reached"):
-        fetch(f"http://{host}/a.jpg", resolver=at("93.184.216.34"), connector=connector)
-    assert connector.calls == [("93.184.216.34", 80)]
-
-
-@pytest.mark.parametrize("start", ["http://a", "https://a/", "file://a"])
-def test_a_long_uri_is_refused_before_it_is_parsed(start: str) -> None:
-    """Normalising such a host takes Python 13 s, with the interpreter's lock held."""
-    begin = time.process_time()
-    with pytest.raises(FetchError, match="characters, more than the"):
-        fetch(start + "\u0300\u0316" * 64_000 + ".org/", connector=Refuser())
-    assert time.process_time() - begin < 1
-
-
-@given(st.ip_addresses())
-def test_no_address_is_public_that_python_calls_private(address: object) -> None:
-    if is_public(str(address)):
-        assert address.is_global  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("address", ["2002:808:808::1", "2001:0:808:808::1"])
-def test_tunnels_lead_nowhere(address: str) -> None:
-    """6to4 and Teredo, whatever is inside: Pythons differ in what they call them."""
-    assert not is_public(address)
-
-
-@given(st.text(max_size=60))
-def test_any_text_is_fetched_from_nowhere(text: str) -> None:
-    connector = Refuser()
-    for uri in (text, f"http://{text}", f"https://example.org/{text}", f"http://example.org:{text}/"):
-        if scheme_of(uri) in ("http", "https"):
-            with pytest.raises(FetchError):
-                fetch(uri, resolver=at("10.0.0.1"), connector=connector)
-    assert connector.calls == []
+def test_files_at_their_limits(tmp_path: Path) -> None:
+    path = tmp_path / "a b.bin"
+    path.write_bytes(b"x" * 1000)
+    assert read_file(path, 1000) == b"x" * 1000
+    with pytest.raises(FetchError, match=r"a b\.bin has 1,000 .* 999"):
+        read_file(path, 999)
+    assert fetch(f"file://localhost{path.as_uri().removeprefix('file://')}") == b"x" * 1000
+    with pytest.raises(FileNotFoundError, match="none$"):
+        read_file(tmp_path / "none")
+    for wrong, message in (("/dev/null", "/dev/null"), ("a" * 5000, f"^'{'a' * 80}'… .*OSError")):
+        with pytest.raises(FetchError, match=message):
+            read_file(Path(wrong))
