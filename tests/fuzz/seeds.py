@@ -6,9 +6,11 @@ import bz2
 import gzip
 import io
 import lzma
+import struct
 import sys
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,10 +30,15 @@ def picture(width: int = 24, height: int = 18) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, format, **options)
     return file.getvalue()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">L", len(data)) + kind + data + struct.pack(">L", zlib.crc32(kind + data))
 
 
 def images() -> Iterator[tuple[str, bytes]]:

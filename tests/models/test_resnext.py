@@ -133,7 +133,7 @@ def test_features(name: str) -> None:
         assert shapes == expected
         assert [s for _, s in network.feature_info] == ([4, 8, 16, 32] if a.stem_pool else [2, 4, 8, 16])
         assert network.forward_features(x).shape == maps[-1].shape
-        assert network(x).shape == (1, network.num_features)
+        assert network(x).shape == (1, network.num_features) == (1, a.num_features)
 
 
 def test_features_and_head_make_forward() -> None:

