@@ -47,9 +47,7 @@ from ..support.hostile import (
     as_legacy,
     as_zip,
     call,
-    doubled,
     name,
-    number,
     put,
     saved,
     state_of,
@@ -75,22 +73,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def outcomes() -> Iterator[Callable[[list[Path]], list[dict[str, Any]]]]:
-    """What loading each folder's checkpoint came to, each in a process of its own with bounds on memory and time."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, hostile.__file__]
-    with subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    """What loading each folder's checkpoint came to, in a process with bounds on memory and time for each list."""
+    command, pipe, env = [sys.executable, hostile.__file__], subprocess.PIPE, os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True) as process:
         stdin, stdout = process.stdin, process.stdout
         assert stdin
         assert stdout
 
         def ask(folders: list[Path]) -> list[dict[str, Any]]:
-            found = []
-            for folder in folders:
-                print(folder, file=stdin, flush=True)
-                found.append(json.loads(stdout.readline()))
-            return found
+            print(json.dumps([*map(str, folders)]), file=stdin, flush=True)
+            return json.loads(stdout.readline())
 
         yield ask
         stdin.close()
@@ -110,7 +102,8 @@ def refused(outcomes: Any, tmp_path: Path, home: Path) -> Callable[..., dict[str
         folders = [put(tmp_path / f"case{i}", content, f"weights.{suffix}") for i, content in enumerate(cases.values())]
         messages = {}
         for case, folder, found in zip(cases, folders, outcomes(folders), strict=True):
-            assert (found["exit"], found.get("error")) == (0, "CheckpointError"), (case, found)
+            assert found.get("error") == "CheckpointError", (case, found)
+            assert found["exit"] == 0
             assert str(folder / "weights") in found["message"], (case, found)
             assert len(found["message"]) < 1500, (case, found)
             assert found["memory"] < found["own"] + hostile.MEMORY // 2, (case, found)
@@ -143,8 +136,8 @@ def test_no_code_runs(refused: Any) -> None:
     messages = refused(cases)
     for case, message in messages.items():
         assert re.search(r"at byte \d+|expected a state_dict", message), (case, message)
-    assert "holds more than weights (posix.system at byte 20)" in messages["os.system, as_zip"]
-    assert "holds more than weights (posix.system at byte" in messages["STACK_GLOBAL, as_zip"]
+    assert "posix.system at byte 20" in messages["os.system, as_zip"]
+    assert "posix.system at byte" in messages["STACK_GLOBAL, as_zip"]
     assert "\x1b" not in messages["os\x1b[2J.system, as_zip"]
 
 
@@ -177,7 +170,7 @@ def test_formats_that_carry_code_and_files_of_two_formats(refused: Any) -> None:
         "a zip after a GIF": b"GIF89a" + good_zip,
         "safetensors under another name": saved(STATE, "safetensors"),
     }
-    assert "is a TorchScript archive, which holds code" in refused(cases)["a TorchScript archive"]
+    assert "TorchScript" in refused(cases)["a TorchScript archive"]
 
 
 def as_tar(pickled: bytes) -> bytes:
@@ -216,13 +209,13 @@ def test_bombs(refused: Any) -> None:
         + b"u",
     }
     cases = {
-        "doubled 60 times, as a value": doubled(),
-        "doubled 60 times, as a key": b"}" + doubled() + b"Ns",
-        "doubled 60 times, called: in torch's error message": doubled() + b")R",
-        "doubled 60 times, as a persistent id": doubled() + b"Q",
-        "doubled 60 times, as a shape": tensor(shape=doubled(), stride=b"h\x01"),
-        "doubled 60 times, as a storage's key": storage(doubled()),
-        "bytearray": call(name("__builtin__", "bytearray"), number(2**40)),
+        "doubled 60 times, as a value": hostile.doubled(),
+        "doubled 60 times, as a key": b"}" + hostile.doubled() + b"Ns",
+        "doubled 60 times, called: in torch's error message": hostile.doubled() + b")R",
+        "doubled 60 times, as a persistent id": hostile.doubled() + b"Q",
+        "doubled 60 times, as a shape": tensor(shape=hostile.doubled(), stride=b"h\x01"),
+        "doubled 60 times, as a storage's key": storage(hostile.doubled()),
+        "bytearray": call(name("__builtin__", "bytearray"), hostile.number(2**40)),
         "a text of 4 GB": b"X\xff\xff\xff\xff",
         "BINUNICODE8 of 2**60": b"\x8d" + struct.pack("<Q", 2**60),
         "BYTEARRAY8 of 2**60": b"\x96" + struct.pack("<Q", 2**60),
@@ -249,47 +242,25 @@ def test_tensors_out_of_bounds(refused: Any) -> None:
 
 
 def test_archives_out_of_order(refused: Any) -> None:
+    """Those that are refused before much is read of them are in test_checkpoints.py."""
     good = state_of(tensor())
-
-    def twice(record: str) -> bytes:
-        """Two records that have the same name once one letter is changed back, as zipfile would warn of it."""
-        other = record.replace("d", "D", 1)
-        content = {"data.pkl": good, "data/0": bytes(16)} | {other: state_of(SYSTEM)}
-        file = io.BytesIO()
-        with zipfile.ZipFile(file, "w") as archive:
-            for member, data in content.items():
-                archive.writestr(f"archive/{member}", data)
-        return file.getvalue().replace(f"archive/{other}".encode(), f"archive/{record}".encode())
 
     directory = as_zip(good).index(b"PK\x01\x02")
     entry = as_zip(good).rindex(b"PK\x01\x02", 0, as_zip(good).rindex(b"archive/data/0"))
     cases = {
-        "compressed": as_zip(good, compression=zipfile.ZIP_DEFLATED),
         "a bomb: 300 MB in 300 KB": as_zip(good, {"data/0": bytes(300_000_000)}, compression=zipfile.ZIP_DEFLATED),
         "a bomb as the pickle": as_zip(bytes(300_000_000), compression=zipfile.ZIP_DEFLATED),
-        "a record too short": as_zip(good, {"data/0": bytes(15)}),
-        "a record too long": as_zip(good, {"data/0": bytes(17)}),
-        "no record": as_zip(good, {}),
         "names that lead out": as_zip(good, {"../../ran": b"x", "data/../../../../ran": b"x", "/ran": b"x"}),
-        "two pickles": twice("data.pkl"),
-        "two storages": twice("data/0"),
-        "a record elsewhere": as_zip(good)[: entry + 42] + struct.pack("<I", 3) + as_zip(good)[entry + 46 :],
+        # one letter is changed back, as zipfile would warn of it
+        "two pickles": as_zip(good, {"data/0": bytes(16), "Data.pkl": state_of(SYSTEM)}).replace(b"Data.", b"data."),
         "a record beyond the end": as_zip(good)[: entry + 42] + b"\xff\xff\xff\x7f" + as_zip(good)[entry + 46 :],
         "a record of 4 GB": as_zip(good)[: entry + 20] + b"\xfe\xff\xff\xff" * 2 + as_zip(good)[entry + 28 :],
-        "encrypted": as_zip(good)[: entry + 8] + b"\x01" + as_zip(good)[entry + 9 :],
         "a directory of 4 GB": as_zip(good)[:-10] + b"\xff\xff\xff\x7f" + as_zip(good)[-6:],
         "a directory elsewhere": as_zip(good)[:-6] + b"\x00\x00\x00\x00" + as_zip(good)[-2:],
         "no directory": as_zip(good)[:directory],
         "only a signature": b"PK\x03\x04",
-        "an empty archive after a signature": b"PK\x03\x04" + b"PK\x05\x06" + bytes(18),
-        "big-endian": as_zip(good).replace(b"little", b"big   "),
     }
-    messages = refused(cases)
-    assert "record 'data.pkl' is compressed" in messages["compressed"]
-    assert "holds 'archive/data/0' twice" in messages["two storages"]
-    assert "conv1.weight has 15 bytes, expected 16" in messages["a record too short"]
-    assert "has no record 'data/0'" in messages["no record"]
-    assert "big-endian" in messages["big-endian"]
+    refused(cases)
 
 
 def test_safetensors_out_of_order(refused: Any) -> None:
@@ -323,7 +294,7 @@ def test_safetensors_out_of_order(refused: Any) -> None:
         "a tensor of nothing": file({"conv1.weight": entry(0, 0, [0])}, b""),
     }
     messages = refused(cases, "safetensors")
-    assert "does not fit the network: Missing key(s)" in messages["other names"]
+    assert "Missing key(s)" in messages["other names"]
 
 
 def test_a_hub_entrypoint_is_as_safe(tmp_path: Path, home: Path, manifest_json: dict[str, Any]) -> None:

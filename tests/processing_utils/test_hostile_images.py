@@ -207,7 +207,7 @@ resource.setrlimit(resource.RLIMIT_CPU, (120,) * 2)
 for name, (make, expected) in tests.BOMBS.items():
     data = make()
     start = status("VmHWM")
-    for grade in tests.GRADES:
+    for grade in tests.GRADES if "JPEG" in name else ("reference", "fast"):  # of other formats, "close" is "fast"
         try:
             shape = tests.load_pixels(data, tests.IMAGENET, grade).shape
             print("FOUND" if expected else "", name, grade, shape)
