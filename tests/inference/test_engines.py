@@ -119,11 +119,7 @@ def test_an_engine_travels(engine: str) -> None:
 FORKED = """
 import os, sys, numpy as np, torch
 from resnext_hub.inference.classifier import classifier
-classify = classifier("resnext_tiny", engine=sys.argv[1])
 images = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
-
-def answers(many=images):
-    return [best[0].index for best in classify(many, 1)]
 
 class Images(torch.utils.data.Dataset):
     def __len__(self):
@@ -131,25 +127,28 @@ class Images(torch.utils.data.Dataset):
     def __getitem__(self, i):
         return torch.tensor(answers(images[2 * i : 2 * i + 2]))
 
-expected = answers()
-loader = torch.utils.data.DataLoader(Images(), num_workers=2, multiprocessing_context="fork", timeout=60)
-assert torch.cat(list(loader), 1).flatten().tolist() == expected
-if os.fork() == 0:  # an ordinary end, in which all objects are destroyed
-    assert answers() == expected and answers(images[:1]) == expected[:1]
-    sys.exit()
-assert os.wait()[1] == 0
-assert answers() == expected
+for engine in ("torch", "onnxruntime", "openvino"):
+    classify = classifier("resnext_tiny", engine=engine)
+
+    def answers(many=images):
+        return [best[0].index for best in classify(many, 1)]
+
+    expected = answers()
+    loader = torch.utils.data.DataLoader(Images(), num_workers=2, multiprocessing_context="fork", timeout=60)
+    assert torch.cat(list(loader), 1).flatten().tolist() == expected, engine
+    if os.fork() == 0:  # an ordinary end, in which all objects are destroyed
+        assert answers() == expected and answers(images[:1]) == expected[:1], engine
+        sys.exit()
+    assert os.wait()[1] == 0, engine
+    assert answers() == expected, engine
 """
 
 
 @installed
-@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
-def test_an_engine_works_in_a_forked_process(engine: str, run_python: Any) -> None:
-    """It has none of the threads that the engine was opened with."""
-    open_engine(TINY, engine)
-    run_python(
-        f"import sys\nsys.argv[1:] = [{engine!r}]\n{FORKED}", timeout=120, OMP_NUM_THREADS="2", **home_of_this_process()
-    )
+def test_engines_work_in_forked_processes(run_python: Any) -> None:
+    """They have none of the threads that the engine was opened with."""
+    open_engine(TINY, "openvino")
+    run_python(FORKED, timeout=240, OMP_NUM_THREADS="2", **home_of_this_process())
 
 
 SIGNALS = """
@@ -185,8 +184,8 @@ print(classifier("resnext_tiny", engine={engine!r})(pixels, 1)[0].index, "torch"
 @installed
 def test_a_built_engine_starts_without_torch(run_python: Any) -> None:
     open_engine(TINY, "onnxruntime")
-    for engine in ("onnxruntime", "auto"):
-        assert run_python(SCRIPT.format(engine=engine), **home_of_this_process()).stdout.split()[1] == "False"
+    script = "".join(SCRIPT.format(engine=engine) for engine in ("auto", "onnxruntime"))
+    assert run_python(script, **home_of_this_process()).stdout.split()[1::2] == ["False", "False"]
 
 
 def home_of_this_process() -> dict[str, str]:
@@ -219,42 +218,53 @@ def built_once() -> Path:
 
 
 @pytest.fixture
+def quick(built_once: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Building copies what was built before; all that is around it stays."""
+
+    def build(network: Any, preset: Any, part: Path, *_: Any) -> None:
+        for name in {path.name for path in built_once.iterdir()} - {"engine.json"}:
+            shutil.copyfile(built_once / name, part / name)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "build", build)
+
+
+@pytest.fixture
 def built(built_once: Path, home: Path) -> Path:
     """The folder of an engine that was built before."""
     return shutil.copytree(built_once, home / built_once.name)
 
 
 @installed
-def test_a_build_that_fails_or_is_killed_leaves_nothing_in_the_way(home: Path, monkeypatch: Any) -> None:
+def test_a_build_that_fails_or_is_killed_leaves_nothing_in_the_way(
+    built_once: Path, quick: None, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(*args: Any) -> None:
         (args[2] / "model.onnx").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(OnnxRuntimeEngine, "build", fails)
-        with pytest.raises(EngineError, match="could not be built in .*No space left"):
+        with pytest.raises(EngineError, match="No space left"):
             open_engine(TINY, "onnxruntime")
         assert isinstance(open_engine(TINY), TorchEngine)
     assert list(home.iterdir()) == []
-    path, digest = local()
-    name = home / f"{path.name}-onnxruntime-{building._key(TINY, digest, OnnxRuntimeEngine)}"
-    part = temporary_name(name)
+    part = temporary_name(home / built_once.name)
     part.mkdir(parents=True)
     (part / "model.onnx").write_bytes(b"half")
     for path in (part / "model.onnx", part):
         os.utime(path, (0, 0))
-    assert off(open_engine(TINY, "onnxruntime")(pixels_of(1))[0], expected_of(pixels_of(1))[0]) < 1e-5
-    assert [path.name for path in home.iterdir()] == [name.name]
+    assert open_engine(TINY, "onnxruntime").name == "onnxruntime"
+    assert [path.name for path in home.iterdir()] == [built_once.name]
 
 
 @installed
-def test_a_broken_engine_is_built_anew(built: Path, caplog: Any) -> None:
+def test_a_broken_engine_is_built_again(built: Path, quick: None, caplog: Any) -> None:
     os.utime(built / "engine.json", (0, 0))
     open_engine(TINY, "onnxruntime")
     assert (built / "engine.json").stat().st_mtime > 0, "its last use is noted"
     (built / "model.data").write_bytes(b"")
     assert off(open_engine(TINY, "onnxruntime")(pixels_of(1))[0], expected_of(pixels_of(1))[0]) < 1e-5
-    assert "cannot be opened" in caplog.text
+    assert str(built) in caplog.text
 
 
 def local() -> tuple[Path, str]:
@@ -312,14 +322,14 @@ def test_an_engine_under_construction_is_not_pruned(home: Path) -> None:
 def test_auto_falls_back_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building, "missing", lambda packages: [name for name in packages if name != "torch"])
     assert isinstance(open_engine(TINY), TorchEngine)
-    with pytest.raises(EngineError, match="needs onnxruntime: pip install onnxruntime onnx onnxscript"):
+    with pytest.raises(EngineError, match="pip install onnxruntime onnx onnxscript"):
         open_engine(TINY, "onnxruntime")
 
 
 def test_engines_refuse_what_they_cannot_do() -> None:
     with pytest.raises(EngineError, match="tensorrt.* auto, torch"):
         open_engine(TINY, "tensorrt")
-    with pytest.raises(EngineError, match="runs on the CPU only.* cuda"):
+    with pytest.raises(EngineError, match="cuda"):
         open_engine(TINY, "onnxruntime", device="cuda")
 
 
@@ -366,7 +376,7 @@ def test_what_an_engine_depends_on_is_in_its_key(monkeypatch: pytest.MonkeyPatch
 
 @installed
 @pytest.mark.parametrize("name", ["model.onnx", "engine.json", "model.data", "added"])
-def test_an_engine_with_a_changed_file_is_built_again(built: Path, name: str) -> None:
+def test_an_engine_with_a_changed_file_is_built_again(built: Path, quick: None, name: str) -> None:
     """Of the large file, which is not hashed, a changed length is noticed."""
     before = {path.name: path.read_bytes() for path in built.iterdir()} | {"added": b""}
     content = before[name]
@@ -392,7 +402,7 @@ def test_others_cannot_replace_an_engine_after_it_was_checked(built: Path) -> No
 
 @installed
 @pytest.mark.parametrize("inside", [False, True])
-def test_an_engine_that_others_may_write_is_not_opened(home: Path, inside: bool) -> None:
+def test_an_engine_that_others_may_write_is_not_opened(quick: None, home: Path, inside: bool) -> None:
     before = os.umask(0)
     try:
         open_engine(TINY, "onnxruntime")
@@ -415,7 +425,9 @@ def test_an_engine_that_others_may_write_is_not_opened(home: Path, inside: bool)
 
 
 @installed
-def test_weights_that_are_replaced_during_the_build_give_no_engine(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_replaced_during_the_build_give_no_engine(
+    quick: None, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else an engine of other weights would lie under the digest of the published ones."""
     sha256 = building.sha256
     monkeypatch.setattr(building, "sha256", lambda path: "0" * 64 if path.suffix == ".pth" else sha256(path))
@@ -427,7 +439,7 @@ def test_weights_that_are_replaced_during_the_build_give_no_engine(home: Path, m
 @installed
 @pytest.mark.parametrize("how", ["renamed", "written"])
 def test_weights_that_are_replaced_and_put_back_during_the_build_give_no_engine(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    quick: None, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     (source,) = TINY.sources
     assert source.path is not None
@@ -461,7 +473,7 @@ def test_an_engine_that_gives_other_logits_is_not_kept(home: Path, monkeypatch: 
         return rewrite(network, preset, lanes)
 
     monkeypatch.setattr("resnext_hub.inference.engines.graph.rewrite", wrong)
-    with pytest.raises(EngineError, match="its logits differ"):
+    with pytest.raises(EngineError, match="logits"):
         open_engine(TINY, "onnxruntime")
     assert list(home.iterdir()) == []
 
@@ -484,5 +496,5 @@ def test_cache_verify_finds_a_broken_engine(built: Path, capsys: Any) -> None:
     data[1000] ^= 1
     (built / "model.data").write_bytes(data)
     assert cli.main(["cache", "verify"]) == 3
-    assert "was corrupt and has been removed" in capsys.readouterr().err
+    assert built.name in capsys.readouterr().err
     assert list(built.parent.iterdir()) == []
