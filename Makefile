@@ -106,7 +106,7 @@ soak: setup triton
 
 # Ten minutes each, coverage-guided; what they learn is kept in build/fuzz. (make soak does it without keeping.)
 fuzz: setup
-	for kind in image uri data; do mkdir -p build/fuzz/$$kind && $(BIN)/python tests/fuzz/fuzz_$$kind.py \
+	for kind in image uri data; do mkdir -p build/fuzz/$$kind && $(BIN)/python tests/fuzz/fuzz.py $$kind \
 	  -max_total_time=600 -print_final_stats=1 build/fuzz/$$kind || exit; done
 
 lint: setup

@@ -17,7 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from resnext_hub import cli, errors
 from resnext_hub.cli import console
+from resnext_hub.inference.engines import ENGINES
 from resnext_hub.models.manifest import ROOT, default_manifest
+from resnext_hub.processing_utils.preprocessing import GRADES
+
+from ..support.data_sets import write
 
 
 def test_list_fits_a_terminal_and_names_everything(capsys: Any) -> None:
@@ -103,16 +107,15 @@ def test_a_list_from_stdin_and_a_table_to_stdout(
 
 
 def test_errors_of_a_table_are_redone(photo: Path, capsys: Any, tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    for name in ("1.jpg", "2.jpg", "3.jpg"):
-        (tmp_path / "a" / name).write_bytes(photo.read_bytes())
-    (tmp_path / "a" / "2.jpg").write_bytes(photo.read_bytes()[:3000])
+    whole = photo.read_bytes()
+    for name, content in (("1.jpg", whole), ("2.jpg", whole[:3000]), ("3.jpg", whole)):
+        write(tmp_path / "a" / name, content)
     out = tmp_path / "t.parquet"
     command = ["classify", str(tmp_path / "a"), "--variant", "resnext_tiny", "--features", "--out", str(out)]
     assert cli.main(command) == 1
     before = pq.read_table(out)
     assert [error is None for error in before["error"].to_pylist()] == [True, False, True]
-    (tmp_path / "a" / "2.jpg").write_bytes(photo.read_bytes())
+    write(tmp_path / "a" / "2.jpg", whole)
     assert cli.main([*command, "--redo-errors", "--top", "3"]) == 2
     assert "top" in capsys.readouterr().err
     assert cli.main([*command, "--redo-errors"]) == 0
@@ -122,15 +125,9 @@ def test_errors_of_a_table_are_redone(photo: Path, capsys: Any, tmp_path: Path) 
     rows = after.drop_columns(["image", "index"]).to_pylist()
     assert rows[1]["label"] == rows[0]["label"]
     assert after["index"].to_pylist() == [0, 1, 2]
-    (tmp_path / "a" / "4.jpg").write_bytes(photo.read_bytes())
+    write(tmp_path / "a" / "4.jpg", whole)
     assert cli.main([*command, "--redo-errors"]) == 2
     assert "row 3" in capsys.readouterr().err
-
-
-def test_options_that_exclude_each_other(capsys: Any) -> None:
-    for arguments in ("--out - --resume", "--out t.parquet --overwrite --redo-errors", "--redo-errors"):
-        assert cli.main(["classify", "a.jpg", "--variant", "resnext_tiny", *arguments.split()]) == 2
-        assert arguments.split()[-1] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("device", ["xpu", "mps", "cuda:99"])
@@ -145,11 +142,10 @@ def test_classify(photo: Path, capsys: Any, tmp_path: Path) -> None:
     picture = tmp_path / "new" / "picture.png"
     command = ["classify", str(photo), "--variant", "resnext_tiny", "--top", "3", "--picture", str(picture)]
     assert cli.main(command) == 0
-    out, _ = capsys.readouterr()
-    lines = out.splitlines()
-    assert lines[0] == str(photo)
-    assert len(lines) == 4
-    shares = [float(line.split("%")[0]) for line in lines[1:]]
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == str(photo)
+    shares = [float(line.split("%")[0]) for line in lines]
+    assert len(shares) == 3
     assert shares == sorted(shares, reverse=True)
     assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -169,35 +165,35 @@ def test_classify_json_and_a_broken_photo_among_good_ones(photo: Path, capsys: A
     assert err.count("resnext-hub: ") == 2
     assert cli.main(["classify", photos[1], "--variant", "resnext_tiny", "--truncated", "keep"]) == 0
     assert cli.main(["classify", photos[0], "--variant", "resnext_tiny", "--max-pixels", "10"]) == 1
-    assert "more than the 10 allowed" in capsys.readouterr().err
+    assert photos[0] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "message"),
+    ("arguments", "named"),
     [
-        (["--variant", "resnext50"], 2, "Did you mean"),
-        (["--variant", "resnext_tiny", "--top", "201"], 2, "--top must be from 1 to 200"),
-        (["b.jpg", "--variant", "resnext_tiny", "--picture", "p.png"], 2, "--picture takes one photo"),
-        (["--variant", "resnext_tiny", "--picture", "p.xyz"], 2, "must end in one of .png"),
+        ("--variant resnext50", "resnext50_32x4d"),
+        ("--variant resnext_tiny --top 201", "--top"),
+        ("b.jpg --variant resnext_tiny --picture p.png", "--picture"),
+        ("--variant resnext_tiny --picture p.xyz", ".png"),
+        ("--variant resnext_tiny --picture photo.jpg", "--picture"),
+        ("--variant resnext_tiny --out - --resume", "--resume"),
+        ("--variant resnext_tiny --out t.parquet --overwrite --redo-errors", "--redo-errors"),
+        ("--variant resnext_tiny --redo-errors", "--redo-errors"),
     ],
 )
-def test_wrong_arguments(arguments: list[str], status: int, message: str, capsys: Any) -> None:
-    assert cli.main(["classify", "a.jpg", *arguments]) == status
-    assert message in capsys.readouterr().err
+def test_wrong_arguments(arguments: str, named: str, photo: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photo.parent)
+    before = photo.read_bytes()
+    assert cli.main(["classify", "photo.jpg", *arguments.split()]) == 2
+    assert named in capsys.readouterr().err
+    assert photo.read_bytes() == before
 
 
 @pytest.mark.parametrize("arguments", [["classify"], ["classify", "a.jpg", "--top", "0"], ["nonsense"]])
-def test_arguments_that_do_not_parse(arguments: list[str], capsys: Any) -> None:
+def test_arguments_that_do_not_parse(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     assert caught.value.code == 2
-
-
-def test_the_photo_is_not_overwritten(photo: Path, capsys: Any) -> None:
-    before = photo.read_bytes()
-    assert cli.main(["classify", str(photo), "--variant", "resnext_tiny", "--picture", str(photo)]) == 2
-    assert "would replace the photo itself" in capsys.readouterr().err
-    assert photo.read_bytes() == before
 
 
 def test_a_url_is_fetched_once(photo: Path, served: Any, capsys: Any, tmp_path: Path) -> None:
@@ -276,21 +272,10 @@ def test_a_reader_that_has_seen_enough() -> None:
 
 def test_help_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    for command in (
-        "",
-        "list",
-        "info",
-        "download",
-        "classify",
-        "train",
-        "evaluate",
-        "export",
-        "demo",
-        "cache",
-        "cache list",
-    ):
+    commands = ["list", "info", "download", "classify", "train", "evaluate", "export", "demo", "cache"]
+    for command in ([], *([name] for name in commands), ["cache", "list"]):
         with pytest.raises(SystemExit):
-            cli.main([*command.split(), "--help"])
+            cli.main([*command, "--help"])
         assert all(len(line) <= 80 for line in capsys.readouterr().out.splitlines())
 
 
@@ -305,16 +290,13 @@ def test_engines_by_name(photo: Path, capsys: Any, monkeypatch: pytest.MonkeyPat
     assert cli.main([*command, "torch"]) == 0
     assert json.loads(capsys.readouterr().out)["predictions"]
     assert cli.main([*command, "tensorrt"]) == 2
-    assert "choose from auto, torch, onnxruntime" in capsys.readouterr().err
+    assert "auto, torch, onnxruntime" in capsys.readouterr().err
     monkeypatch.setattr("resnext_hub.inference.engines.building.missing", list)
     assert cli.main([*command, "openvino"]) == 2
     assert "pip install openvino onnx onnxscript" in capsys.readouterr().err
 
 
 def test_the_help_names_every_engine_and_grade(capsys: Any) -> None:
-    from resnext_hub.inference.engines import ENGINES
-    from resnext_hub.processing_utils.preprocessing import GRADES
-
     with pytest.raises(SystemExit):
         cli.main(["classify", "--help"])
     text = capsys.readouterr().out
@@ -351,15 +333,11 @@ def test_no_message_of_the_library_names_an_option() -> None:
     """Only commands may: a Python user passes arguments, which `console.as_options` translates."""
     rooms = {"inference", "models", "processing_utils", "evaluation", "curation", "training", "deploy", "demo"}
     found: list[str] = []
-    for file in sorted(ROOT.glob("**/*.py")):
-        if file.relative_to(ROOT).parts[0] not in rooms:
-            continue
+    for file in (file for room in rooms for file in (ROOT / room).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.Raise):
                 texts = [c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, str)]
-                found += [
-                    f"{file.name}: {text}" for text in texts if re.search(r"(?<!\S)(?<!pip install )--[a-z]", text)
-                ]
+                found += [text for text in texts if re.search(r"(?<!\S)(?<!pip install )--[a-z]", text)]
     assert found == []
 
 

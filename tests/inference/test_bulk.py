@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 from resnext_hub import cli
 from resnext_hub.errors import EngineError, MissingPackageError, OutputError, SourceError
 from resnext_hub.inference import bulk, resumable
@@ -222,17 +221,6 @@ def test_wrong_arguments(arguments: list[str], message: str, capsys: Any, tmp_pa
     arguments = [argument.format(tmp=tmp_path) for argument in arguments]
     assert cli.main(["classify", "--variant", TINY, *arguments]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_a_complete_table_is_not_resumed(tmp_path: Path) -> None:
-    """Whether it is the table of this command cannot be told: a .csv says nothing of how it was made."""
-    out, photo = tmp_path / "o.csv", tmp_path / "a.jpg"
-    Image.new("RGB", (64, 64)).save(photo)
-    command = ["classify", str(photo), "--variant", "resnext_tiny", "--engine", "torch", "--out", str(out)]
-    assert cli.main(command) == 0
-    made = out.stat().st_mtime_ns
-    assert cli.main([*command, "--resume"]) == cli.main(command) == 2
-    assert out.stat().st_mtime_ns == made
 
 
 @pytest.mark.parametrize(
