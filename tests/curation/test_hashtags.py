@@ -92,14 +92,13 @@ def test_a_name_of_two_synsets(ambiguous: Any, expected: tuple[int, ...] | None)
     mapping, _ = make_mapping(LABELS, ambiguous)
     assert mapping.get("crane") == expected
     assert mapping["constructioncrane"] == (2,)
-    with pytest.raises(ValueError, match="must be 'drop'"):
+    with pytest.raises(ValueError, match="'drop'"):
         make_mapping(LABELS, "some")
 
 
-@pytest.mark.parametrize("name", ["imagenet-1k", "tiny-imagenet-200"])
 @pytest.mark.parametrize("ambiguous", ["drop", "first", "all"])
-def test_a_mapping_that_is_written_and_read(name: str, ambiguous: Any, tmp_path: Path) -> None:
-    labels = read_labels(name)
+def test_a_mapping_that_is_written_and_read(ambiguous: Any, tmp_path: Path) -> None:
+    labels = read_labels("imagenet-1k")
     mapping, several = make_mapping(labels, ambiguous)
     write_mapping(tmp_path / "mapping.tsv", mapping, labels, several)
     assert read_mapping(tmp_path / "mapping.tsv", labels) == mapping
@@ -116,30 +115,26 @@ def test_choosing_among_ambiguous_names(tmp_path: Path) -> None:
 
 def test_a_mapping_by_hand(tmp_path: Path) -> None:
     path = tmp_path / "mapping.tsv"
-    path.write_text("# mine\n#Crane\tn02\ncrane\tn03\tbird and machine\n\nGuitar Solo\tn01\n")
+    path.write_text("# mine\n#\tn01\n#Crane\tn02\ncrane\tn03\tbird and machine\n\nGuitar Solo\tn01\n")
     assert read_mapping(path, LABELS) == {"crane": (1, 2), "guitarsolo": (0,)}
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "named"),
     [
-        ("tench n01\n", "line 1: .*a hashtag, a tab and a synset, got 'tench n01'"),
-        ("tench\tn01\n#\tn01\n", None),
+        ("tench n01\n", "line 1: .*'tench n01'"),
         ("!\tn01\n", "line 1: "),
         ("tench\tn01\nbear\tn99\n", "line 2: .*'n99'"),
-        ("# nothing\n", "is empty"),
+        ("# nothing\n", "mapping.tsv"),
+        (None, "mapping.tsv"),
     ],
 )
-def test_a_mapping_that_is_none(text: str, message: str | None, tmp_path: Path) -> None:
+def test_a_mapping_that_is_none(text: str | None, named: str, tmp_path: Path) -> None:
     path = tmp_path / "mapping.tsv"
-    path.write_text(text)
-    if message is None:
-        assert read_mapping(path, LABELS) == {"tench": (0,)}
-    else:
-        with pytest.raises(SourceError, match=message):
-            read_mapping(path, LABELS)
-    with pytest.raises(SourceError, match="Cannot read"):
-        read_mapping(tmp_path / "missing.tsv", LABELS)
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SourceError, match=named):
+        read_mapping(path, LABELS)
 
 
 # Targets.
@@ -286,11 +281,11 @@ def test_they_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patch:
         patch.setattr(module, "workspace", lambda *_: pytest.fail("done again"))
         assert (make_targets(images, targets, MAPPING), count_hashtags(images, vocabulary)) == made
-    with pytest.raises(OutputError, match=r"other options \(mapping\)"):
+    with pytest.raises(OutputError, match=r"\(mapping\)"):
         make_targets(images, targets, {"sun": (1,)})
-    with pytest.raises(OutputError, match=r"other options \(least, mapping, step\)"):
+    with pytest.raises(OutputError, match=r"\(least, mapping, step\)"):
         count_hashtags(images, targets, limits=SMALL)
-    with pytest.raises(OutputError, match=r"other options \(threshold\)"):
+    with pytest.raises(OutputError, match=r"\(threshold\)"):
         make_targets(images, targets, MAPPING, threshold=0.5)
 
 
@@ -313,18 +308,17 @@ hashtags.make_targets({images!r}, {str(out)!r}, {{"tench": (0,)}})
 
 
 def test_tables_that_are_none(tmp_path: Path) -> None:
-    out = tmp_path / "targets.parquet"
-    pq.write_table(pa.table({"image": ["a"], "tags": [["b"]]}), tmp_path / "other.parquet")
-    with pytest.raises(SourceError, match="no column 'hashtags'; .* image, tags"):
-        make_targets(str(tmp_path / "other.parquet"), out, MAPPING)
-    pq.write_table(pa.table({"image": ["a"], "hashtags": ["b"]}), tmp_path / "text.parquet")
-    with pytest.raises(SourceError, match=r"'hashtags' .* VARCHAR, expected VARCHAR\[\]"):
-        count_hashtags(str(tmp_path / "text.parquet"), out, MAPPING)
-    pq.write_table(pa.table({"image": [None, "a"], "hashtags": [["tench"]] * 2}), tmp_path / "nameless.parquet")
-    with pytest.raises(SourceError, match="rows .*without an image: 1"):
-        make_targets(str(tmp_path / "nameless.parquet"), out, MAPPING)
-    with pytest.raises(ValueError, match="threshold .* got 2"):
-        make_targets(str(tmp_path / "text.parquet"), out, MAPPING, threshold=2)
+    path, out = tmp_path / "t.parquet", tmp_path / "targets.parquet"
+    for columns, named in (
+        ({"image": ["a"], "tags": [["b"]]}, "'hashtags'; .* image, tags"),
+        ({"image": ["a"], "hashtags": ["b"]}, r"'hashtags' .* VARCHAR, expected VARCHAR\[\]"),
+        ({"image": [None, "a"], "hashtags": [["tench"]] * 2}, "image: 1"),
+    ):
+        pq.write_table(pa.table(columns), path)
+        with pytest.raises(SourceError, match=named):
+            make_targets(str(path), out, MAPPING)
+    with pytest.raises(ValueError, match="threshold .* 2"):
+        make_targets(str(path), out, MAPPING, threshold=2)
     assert not out.exists()
 
 
@@ -342,25 +336,18 @@ def test_other_columns(tmp_path: Path) -> None:
 
 
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    labels = tmp_path / "labels.tsv"
-    labels.write_text("".join(f"{label.index}\t{label.synset}\t{label.name}\n" for label in LABELS))
+    labels, mapping, table = (str(tmp_path / name) for name in ("labels.tsv", "mapping.tsv", "t.parquet"))
+    Path(labels).write_text("".join(f"{label.index}\t{label.synset}\t{label.name}\n" for label in LABELS))
     images = write(tmp_path / "images.parquet", [["#Tench"], ["#sun"], ["#crane"]])
-    mapping, known = tmp_path / "mapping.tsv", ["--labels", str(labels)]
-    assert main(["hashtags", "mapping", *known, "--out", str(mapping)]) == 0
-    told = capsys.readouterr().out
-    assert "7 hashtags of 5 classes" in told
-    assert "1 class: n02" in told
-    assert main(["hashtags", "mapping", *known, "--out", str(mapping)]) == 2
-    assert "--overwrite" in capsys.readouterr().err
-    known += ["--mapping", str(mapping)]
-    assert main(["hashtags", "count", images, *known, "--out", str(tmp_path / "vocabulary.parquet")]) == 0
-    assert "3 hashtags of 3 images" in capsys.readouterr().out
-    assert (
-        main(["hashtags", "targets", images, *known, "--out", str(tmp_path / "targets.parquet"), "--threshold", "0.5"])
-        == 0
-    )
-    assert "1 of 3 images with a class" in capsys.readouterr().out
-    assert main(["hashtags", "targets", images, "--labels", "nothing", "--out", str(tmp_path / "t.parquet")]) == 2
-    assert "label set: nothing" in capsys.readouterr().err
-    assert main(["hashtags", "targets", images, "--labels", str(mapping), "--out", str(tmp_path / "t.parquet")]) == 2
-    assert "expected lines of index, synset and names" in capsys.readouterr().err
+    made, used = ["mapping", "--labels", labels, "--out", mapping], ["--labels", labels, "--mapping", mapping]
+    for arguments, status, facts in (
+        (made, 0, ("7 hashtags of 5 classes", "1 class: n02")),
+        (made, 2, ("--overwrite",)),
+        (["count", images, *used, "--out", table], 0, ("3 hashtags of 3 images",)),
+        (["targets", images, *used, "--out", table + ".parquet", "--threshold", "0.5"], 0, ("1 of 3 images",)),
+        (["targets", images, "--labels", "nothing", "--out", table], 2, ("label set: nothing",)),
+        (["targets", images, "--labels", mapping, "--out", table], 2, ("mapping.tsv", "index, synset")),
+    ):
+        assert main(["hashtags", *arguments]) == status
+        told = capsys.readouterr()
+        assert all(fact in (told.err if status else told.out) for fact in facts), told

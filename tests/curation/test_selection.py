@@ -24,7 +24,7 @@ import fsspec
 from resnext_hub.cli import main
 from resnext_hub.curation import selection as module
 from resnext_hub.curation.selection import SCHEMA, select
-from resnext_hub.curation.tables import Limits
+from resnext_hub.curation.tables import Limits, workspace
 from resnext_hub.errors import OutputError, SourceError
 from resnext_hub.inference.bulk import prediction_columns
 
@@ -101,12 +101,11 @@ def test_as_a_plain_reference(data: st.DataObject) -> None:
         (folder / "scores").mkdir()
         write(folder / "scores" / "a.parquet", rows[cut:])  # in another order than their rows' numbers
         write(folder / "scores" / "b.parquet", rows[:cut])
-        found = select(
-            str(folder / "scores"), folder / "out.parquet", per_class=per_class, max_classes=max_classes, num_classes=6,
-            limits=SMALL,
-        )  # fmt: skip
+        options = {"per_class": per_class, "max_classes": max_classes, "num_classes": 6}
+        found = select(str(folder / "scores"), folder / "out.parquet", **options, limits=SMALL)
         expected = reference(rows, per_class, max_classes)
         assert read(folder / "out.parquet") == expected
+        assert pq.read_schema(folder / "out.parquet").remove_metadata() == SCHEMA
         assert [path.name for path in folder.iterdir() if path.name != "scores"] == ["out.parquet"]
     served = defaultdict(int)
     for image, *_ in expected:
@@ -119,12 +118,6 @@ def test_as_a_plain_reference(data: st.DataObject) -> None:
     assert found.scored == len(rows) - found.failed
     assert found.pairs == found.scored * max_classes
     assert found.short(per_class) == {number: count for number, count in found.counts.items() if count < per_class}
-
-
-def test_what_is_written(tmp_path: Path) -> None:
-    write(tmp_path / "scores.parquet", some_rows(50))
-    select(str(tmp_path / "scores.parquet"), tmp_path / "out.parquet", per_class=2, max_classes=3, limits=SMALL)
-    assert pq.read_schema(tmp_path / "out.parquet").remove_metadata() == SCHEMA
 
 
 def test_threads_memory_and_the_order_of_files_do_not_matter(tmp_path: Path) -> None:
@@ -163,10 +156,8 @@ def test_where_teacher_and_hashtag_agree(tmp_path: Path) -> None:
     write(tmp_path / "scores.parquet", rows)
     tagged = [{"image": image, "targets": classes} for image, classes in targets.items()]
     pq.write_table(pa.Table.from_pylist(tagged), tmp_path / "tags.parquet")
-    found = select(
-        str(tmp_path / "scores.parquet"), tmp_path / "out.parquet", per_class=3, max_classes=2, limits=SMALL,
-        hashtags=str(tmp_path / "tags.parquet"),
-    )  # fmt: skip
+    scores, tags = str(tmp_path / "scores.parquet"), str(tmp_path / "tags.parquet")
+    found = select(scores, tmp_path / "out.parquet", per_class=3, max_classes=2, limits=SMALL, hashtags=tags)
     agreeing = []
     for one in rows:
         if one["error"] is None:
@@ -200,10 +191,10 @@ def test_it_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         patch.setattr(module, "workspace", lambda *_: pytest.fail("done again"))
         assert select(str(scores), out, per_class=3, max_classes=2, limits=Limits("1GB")) == found
     before = out.read_bytes()
-    with pytest.raises(OutputError, match=r"other options \(per_class\)"):
+    with pytest.raises(OutputError, match=r"\(per_class\)"):
         select(str(scores), out, per_class=4, max_classes=2, limits=SMALL)
     write(scores, some_rows(90))
-    with pytest.raises(OutputError, match=r"other options \(scores\).*overwrite=True"):
+    with pytest.raises(OutputError, match=r"\(scores\).*overwrite=True"):
         select(str(scores), out, per_class=3, max_classes=2, limits=SMALL)
     assert out.read_bytes() == before
     select(str(scores), out, per_class=3, max_classes=2, limits=SMALL, overwrite=True)
@@ -212,14 +203,15 @@ def test_it_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_strangers_table_is_not_replaced(tmp_path: Path) -> None:
     scores = write(tmp_path / "scores.parquet", some_rows(10))
-    with pytest.raises(OutputError, match="not made by this step"):
-        select(str(scores), scores, per_class=3, max_classes=2)
     (tmp_path / "text.parquet").write_text("no table")
-    with pytest.raises(OutputError, match="not made by this step"):
-        select(str(scores), tmp_path / "text.parquet", per_class=3, max_classes=2)
+    for theirs in (scores, tmp_path / "text.parquet"):
+        before = theirs.read_bytes()
+        with pytest.raises(OutputError, match=theirs.name):
+            select(str(scores), theirs, per_class=3, max_classes=2)
+        assert theirs.read_bytes() == before
 
 
-@pytest.mark.parametrize("where", ["_find_thresholds", "write_table"])
+@pytest.mark.parametrize("where", ["selection._find_thresholds", "os.replace"])  # the table is written, without a name
 def test_a_killed_run_leaves_nothing_that_counts(where: str, tmp_path: Path, run_python: Callable[..., Any]) -> None:
     scores, out = write(tmp_path / "scores.parquet", some_rows(2000)), tmp_path / "out.parquet"
     spill = tmp_path / "spill"
@@ -227,13 +219,7 @@ def test_a_killed_run_leaves_nothing_that_counts(where: str, tmp_path: Path, run
 import os, signal
 from pathlib import Path
 from resnext_hub.curation import selection, tables
-
-def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
-
-if {where!r} == "write_table":
-    os.replace = die  # the table is written and has no name yet
-else:
-    selection.{where} = die
+{where} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 selection.select({str(scores)!r}, {str(out)!r}, per_class=50, max_classes=2,
     limits=tables.Limits("200MB", Path({str(spill)!r}), 1))
 """
@@ -248,10 +234,8 @@ selection.select({str(scores)!r}, {str(out)!r}, per_class=50, max_classes=2,
 
 
 def test_two_runs_at_once(tmp_path: Path) -> None:
-    from resnext_hub.curation.tables import workspace
-
     scores, out = write(tmp_path / "scores.parquet", some_rows(10)), tmp_path / "out.parquet"
-    with workspace(out, SMALL), pytest.raises(OutputError, match="Another process is writing"):
+    with workspace(out, SMALL), pytest.raises(OutputError, match=r"out\.parquet"):
         select(str(scores), out, per_class=3, max_classes=2, limits=SMALL)
 
 
@@ -281,7 +265,7 @@ def test_a_table_that_is_none_of_predictions(
 
 def test_fewer_classes_an_image_than_asked_for(tmp_path: Path) -> None:
     scores = write(tmp_path / "scores.parquet", some_rows(10, top=3))
-    with pytest.raises(SourceError, match="3 classes per image.*top=10, or pass max_classes=3"):
+    with pytest.raises(SourceError, match="3 classes .*top=10.* max_classes=3"):
         select(str(scores), tmp_path / "out.parquet", per_class=3)
 
 
@@ -291,14 +275,8 @@ def test_what_is_no_table(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     cut = write(tmp_path / "cut.parquet", some_rows(500)).read_bytes()
     (tmp_path / "cut.parquet").write_bytes(cut[: len(cut) // 2])
-    for spec, message in (
-        ("text.parquet", "text.parquet"),
-        ("cut.parquet", "cut.parquet"),
-        ("missing.parquet", "missing"),
-        ("missing-*.parquet", "missing"),
-        ("empty", "No such Parquet file.*empty"),
-    ):
-        with pytest.raises(SourceError, match=message):
+    for spec in ("text.parquet", "cut.parquet", "missing.parquet", "missing-*.parquet", "empty"):
+        with pytest.raises(SourceError, match=spec.replace("*", r"\*")):
             select(str(tmp_path / spec), out, per_class=3, limits=SMALL)
     for spec in ("https://example.org/scores.parquet", "ftp://example.org/a.parquet", "memory://nowhere/a.parquet"):
         with pytest.raises(SourceError):
@@ -309,9 +287,9 @@ def test_what_is_no_table(tmp_path: Path) -> None:
 def test_arguments_that_mean_nothing(tmp_path: Path) -> None:
     scores = write(tmp_path / "scores.parquet", some_rows(10))
     for options in ({"per_class": 0}, {"per_class": 1, "max_classes": 0}, {"per_class": 1, "num_classes": 0}):
-        with pytest.raises(ValueError, match="must be 1 or more"):
+        with pytest.raises(ValueError, match=list(options)[-1]):
             select(str(scores), tmp_path / "out.parquet", **options)
-    with pytest.raises(OutputError, match=r"must end in \.parquet"):
+    with pytest.raises(OutputError, match=r"\.parquet"):
         select(str(scores), tmp_path / "out.csv", per_class=1)
 
 
