@@ -9,12 +9,11 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +22,9 @@ import pytest
 import torch
 from resnext_hub.telemetry import SWITCHES, silence
 
-from .support.faulty_server import FaultyServer, serving
+from .support import faulty_server
+from .support.faulty_server import FaultyServer
+from .support.processes import serving
 from .support.slow import SlowTests
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -220,11 +221,8 @@ def served(tmp_path: Path) -> Iterator[Served]:
     folder = tmp_path / "served"
     folder.mkdir()
     log: list[str] = []
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Logged, directory=str(folder), log=log)) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield Served(folder, f"http://127.0.0.1:{server.server_port}", log)
-        server.shutdown()
+    with serving(partial(_Logged, directory=str(folder), log=log)) as url:
+        yield Served(folder, url, log)
 
 
 @pytest.fixture
@@ -255,7 +253,7 @@ def publish(served: Served) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def server() -> Iterator[FaultyServer]:
-    with serving() as server:
+    with faulty_server.serving() as server:
         yield server
 
 
@@ -385,7 +383,5 @@ def photo_proxy(photo: Path) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(Handler) as url:
+        yield url

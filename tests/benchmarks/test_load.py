@@ -8,18 +8,20 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ..support.processes import serving
+
 SCRIPT = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "load.py"
 SECONDS = 0.02  # a request alone
 
 
-def load(port: int, model: str, out: Path, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
-    command = [sys.executable, SCRIPT, model, "--url", f"http://127.0.0.1:{port}", "--json", out, *arguments]
+def load(url: str, model: str, out: Path, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
+    command = [sys.executable, SCRIPT, model, "--url", url, "--json", out, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     return done.returncode, json.loads(out.read_text()) if out.exists() else [], done.stdout + done.stderr
 
@@ -60,18 +62,15 @@ class _OneAtATime(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def port() -> Iterator[int]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _OneAtATime) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_port
-        server.shutdown()
+def url() -> Iterator[str]:
+    with serving(_OneAtATime) as url:
+        yield url
 
 
-def test_waiting_counts_in_an_open_loop(port: int, tmp_path: Path):
+def test_waiting_counts_in_an_open_loop(url: str, tmp_path: Path):
     """50 requests a second are what the server can do at best: at 100 it falls behind, and that must show."""
     common = ["--seconds", "1", "--warm-up", "0"]
-    status, results, _ = load(port, "serial", tmp_path / "r.json", "--clients", "1", "4", "--rates", "100", *common)
+    status, results, _ = load(url, "serial", tmp_path / "r.json", "--clients", "1", "4", "--rates", "100", *common)
     assert status == 0
     alone, four, behind = results
     assert alone["load"] == "1 clients"
@@ -82,14 +81,14 @@ def test_waiting_counts_in_an_open_loop(port: int, tmp_path: Path):
     assert behind["p99"] > 10 * alone["p50"]
 
 
-def test_failures_are_counted_and_reported(port: int, tmp_path: Path):
-    status, results, said = load(port, "broken", tmp_path / "r.json", "--clients", "2", "--seconds", "1")
+def test_failures_are_counted_and_reported(url: str, tmp_path: Path):
+    status, results, said = load(url, "broken", tmp_path / "r.json", "--clients", "2", "--seconds", "1")
     assert status == 1
     ((error, count),) = results[0]["errors"].items()
     assert error.startswith("HTTP 503")
     assert count > 0
     assert results[0]["answered"] > count
     assert f"{count} x HTTP 503" in said
-    status, _, said = load(port, "none", tmp_path / "none.json")
+    status, _, said = load(url, "none", tmp_path / "none.json")
     assert status == 1
     assert "HTTP 404" in said

@@ -344,15 +344,14 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path, run_python: Callab
             TO '{tmp_path / "scores.parquet"}' (FORMAT parquet)""")
     script = f"""
 from resnext_hub.curation import selection, tables
+from resnext_hub.tests.support.processes import peak
 found = selection.select({str(tmp_path / "scores.parquet")!r}, {str(tmp_path / "out.parquet")!r}, per_class=2000,
     max_classes=5, limits=tables.Limits("300MB", threads=1))
-# Not ru_maxrss: that begins with what the process that started this one held.
-(line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(int(line.split()[1]) // 1024, found.rows)
+print(peak(reset=False), found.rows)
 """
     done = run_python(script, PYTHONPATH=os.environ.get("PYTHONPATH", ""))
-    peak, rows = map(int, done.stdout.split())
-    assert peak < 700  # 475 when this was written; the pairs alone would be 700
+    most, rows = map(int, done.stdout.split())
+    assert most < 700  # 475 when this was written; the pairs alone would be 700
     with duckdb.connect(config={"memory_limit": "2GB", "threads": 1}) as connection:
         scores, out = tmp_path / "scores.parquet", tmp_path / "out.parquet"
         connection.execute(f"""

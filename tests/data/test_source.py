@@ -89,13 +89,14 @@ def test_items_are_read_in_order_from_any_start(
 
 
 def test_patterns_and_several_sources(folder: Path) -> None:
-    assert names(f"{folder}/b/*.jpg", f"{folder}/0.jpg") == [
-        *(str(folder / f"b/{i}.jpg") for i in (1, 3, 5)),
-        str(folder / "0.jpg"),
-    ]
-    assert names(f"{folder}/{{0,2..4,6}}.jpg".replace("2..4", "2")) == [str(folder / f"{i}.jpg") for i in (0, 2, 6)]
-    assert names(f"{folder}/{{4..6}}.jpg") == [str(folder / f"{i}.jpg") for i in (4, 5, 6)]
-    assert names(f"{folder}/**/3.jpg") == [str(folder / "b/3.jpg")]
+    for specs, expected in (
+        (("b/*.jpg", "0.jpg"), "b/1 b/3 b/5 0"),
+        (("{0,2,6}.jpg",), "0 2 6"),
+        (("{4..6}.jpg",), "4 5 6"),
+        (("**/3.jpg",), "b/3"),
+    ):
+        found = names(*(f"{folder}/{spec}" for spec in specs))
+        assert found == [f"{folder}/{name}.jpg" for name in expected.split()]
 
 
 def test_a_list_of_paths_and_uris(folder: Path, tmp_path: Path, served: Any) -> None:
@@ -117,14 +118,15 @@ def test_a_list_of_paths_and_uris(folder: Path, tmp_path: Path, served: Any) -> 
 def test_a_table_whose_column_is_not_plain(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "table.parquet"
     pq.write_table(pa.table({"left": [str(folder / "0.jpg")], "right": [str(folder / "2.jpg")]}), path)
-    with pytest.raises(SourceError, match="column=NAME, one of left, right"):
-        names(str(path))
     assert names(str(path), column="right") == [str(folder / "2.jpg")]
-    with pytest.raises(SourceError, match="has no column 'middle'"):
-        names(str(path), column="middle")
     (tmp_path / "no.parquet").write_bytes(b"PAR0")
-    with pytest.raises(SourceError, match=r"no\.parquet"):
-        names(str(tmp_path / "no.parquet"))
+    for source, column, named in (
+        (path, None, "left, right"),
+        (path, "middle", "'middle'"),
+        ("no.parquet", None, "no"),
+    ):
+        with pytest.raises(SourceError, match=named):
+            names(str(tmp_path / source), column=column)
 
 
 def test_shards_by_pattern_and_one_that_is_cut_short(folder: Path, tmp_path: Path) -> None:
@@ -261,12 +263,9 @@ def test_without_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sources_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="none"):
-        names(str(tmp_path / "none"))
-    with pytest.raises(SourceError):
-        names(str(tmp_path))
-    with pytest.raises(SourceError, match="nosuch://x"):
-        names("nosuch://x")
+    for source in (str(tmp_path / "none"), str(tmp_path), "nosuch://x"):
+        with pytest.raises(SourceError, match=source):
+            names(source)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])

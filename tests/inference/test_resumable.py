@@ -215,16 +215,17 @@ def test_windows_where_an_open_lock_cannot_be_removed(tmp_path: Path, monkeypatc
 )
 def test_memory_does_not_grow_with_the_images(few: int, many: int, run_python: Any, tmp_path: Path) -> None:
     """Ten or twenty times the images take at most a few MiB more."""
-    script = (
-        "import resource\nfrom pathlib import Path\nfrom resnext_hub.tests.support import made_runs as t\n"
-        "t.Double.pause = 0.0\n"
-        "def peak():\n    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        f"out = Path({str(tmp_path / 'o.csv')!r})\n"
-        f"t.made_run(out, {few}, 4096, seconds=60)\nfirst = peak()\n"
-        f"t.made_run(out, {many}, 4096, seconds=60, overwrite=True)\nprint(peak() - first)\n"
-    )
-    grown = int(run_python(script, PYTHONPATH=os.environ.get("PYTHONPATH", "")).stdout)
-    assert grown < 24 * 1024
+    script = f"""
+from pathlib import Path
+from resnext_hub.tests.support import made_runs
+from resnext_hub.tests.support.processes import peak
+made_runs.Double.pause, out = 0.0, Path({str(tmp_path / "o.csv")!r})
+made_runs.made_run(out, {few}, 4096, seconds=60)
+first = peak(reset=False)
+made_runs.made_run(out, {many}, 4096, seconds=60, overwrite=True)
+print(peak(reset=False) - first)
+"""
+    assert int(run_python(script, PYTHONPATH=os.environ.get("PYTHONPATH", "")).stdout) < 24
 
 
 def test_what_a_run_left_that_died_cleaning_up_is_no_obstacle(tmp_path: Path) -> None:
