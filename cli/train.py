@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
     from ..models.manifest import Manifest
 
 __all__ = ["add_to"]
+
+#: Options that stand for values of the recipe.
+SHORT = {
+    "--epochs": ("epochs", "passes over the images"),
+    "--batch": ("batch_size", "images per step, all processes together"),
+    "--patience": ("patience", "stop after N epochs without a better one on the validation images"),
+    "--freeze": ("freeze", "do not train the first N stages, from 1 (the stem) to 5 (all but the head)"),
+    "--image-size": ("image_size", "pixels of training and validation images (default: as the weights)"),
+}
 
 
 def add_to(commands: Any) -> None:
@@ -44,9 +54,8 @@ def add_to(commands: Any) -> None:
     network.add_argument("--recipe", metavar="RECIPE", help=recipe)
     change = "change a value of the recipe; repeat for several"
     network.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=change)
-    network.add_argument("--epochs", type=int, metavar="N", help="short for --set epochs=N")
-    batch = "short for --set batch_size=N: images per step, all processes together"
-    network.add_argument("--batch", type=int, metavar="N", help=batch)
+    for name, (key, text) in SHORT.items():
+        network.add_argument(name, type=int, dest=key, metavar="N", help=f"short for --set {key}=N: {text}")
     weights = "start from these weights of an equal or smaller network"
     network.add_argument("--initial-weights", type=Path, metavar="FILE", help=weights)
     scores = "distil from these scores of a teacher, written by 'score'"
@@ -54,6 +63,8 @@ def add_to(commands: Any) -> None:
     running = parser.add_argument_group("the run")
     micro = "images per forward pass, to save memory; gradients are accumulated over the batch"
     running.add_argument("--micro-batch", type=int, metavar="N", help=micro)
+    minutes = "train for as many epochs of the recipe as fit into this time"
+    running.add_argument("--minutes", type=float, metavar="M", help=minutes)
     workers = "processes that read images (default: number of cores, at most 8)"
     running.add_argument("--workers", type=int, metavar="N", help=workers)
     running.add_argument("--threads", type=int, metavar="N", help="CPU threads of PyTorch")
@@ -67,10 +78,10 @@ def _run(arguments: argparse.Namespace, manifest: Manifest) -> int:
     if any("=" not in entry for entry in arguments.set):
         return fail("--set must be KEY=VALUE.", EXIT_USAGE)
     changes = dict(entry.split("=", 1) for entry in arguments.set)
-    changes |= {"epochs": str(arguments.epochs)} if arguments.epochs is not None else {}
-    changes |= {"batch_size": str(arguments.batch)} if arguments.batch is not None else {}
+    given = {key: getattr(arguments, key) for key, _ in SHORT.values()}
+    changes |= {key: str(value) for key, value in given.items() if value is not None}
     same = ("out", "variant", "recipe", "val", "label_table", "classes", "initial_weights", "teacher_scores")
-    same += ("micro_batch", "workers", "threads", "checkpoint_seconds")
+    same += ("micro_batch", "minutes", "workers", "threads", "checkpoint_seconds")
     options = RunOptions(
         data=tuple(arguments.data),
         changes=changes,
@@ -78,11 +89,29 @@ def _run(arguments: argparse.Namespace, manifest: Manifest) -> int:
         **{name: getattr(arguments, name) for name in same},
     )
     try:
-        TrainingRun(options, say=_print).run()
+        run = TrainingRun(options, say=_print)
+        run.run()
     except (ImageError, FetchError) as error:  # the whole data set cannot be used
         return fail(str(error), EXIT_USAGE)
+    for line in _next_commands(arguments, tested=len(run.val_images) > 0):
+        run.say(line)
     return EXIT_OK
 
 
 def _print(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _next_commands(arguments: argparse.Namespace, tested: bool) -> list[str]:
+    """What to do with a finished run. ``tested``: it has validation images, and `evaluate` knows them."""
+    out, images = arguments.out, ["IMAGES"]
+    if tested:
+        images = [arguments.val] if arguments.val else arguments.data
+        columns = {"--column": arguments.column, "--label-column": arguments.label_column}
+        images = [*images, *(word for name, value in columns.items() if value for word in (name, value))]
+    commands = {
+        "Use it": ["classify", "PHOTO", "--variant", out],
+        "Accuracy by class": ["evaluate", "--variant", out, "--data", *images, "--out", out / "evaluation"],
+        "Deploy it": ["export", "--variant", out, "--to", "onnx", "--out", out / "onnx"],
+    }
+    return [f"{what}: resnext-hub {shlex.join(map(str, words))}" for what, words in commands.items()]

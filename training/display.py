@@ -34,10 +34,14 @@ def plot_curves(rows: list[dict[str, float]], path: Path) -> None:
 
 
 class Display:
-    """Shows a `Loop`: a progress bar on a terminal, TensorBoard if it is installed, and curves.png."""
+    """Shows a `Loop`: a progress bar on a terminal, TensorBoard if it is installed, and curves.png.
 
-    def __init__(self, out: Path, *, shown: bool) -> None:
-        self.out, self.shown = out, shown
+    Args:
+        batch: images per step.
+    """
+
+    def __init__(self, out: Path, batch: int, *, shown: bool) -> None:
+        self.out, self.batch, self.shown = out, batch, shown
         self.bar: Any = None
         self.board: Any = None
 
@@ -57,27 +61,25 @@ class Display:
     def _step(self, values: dict[str, float]) -> None:
         if not sys.stderr.isatty() or importlib.util.find_spec("tqdm") is None:
             return
+        images, total = (int(values[key]) * self.batch for key in ("step", "steps"))
         if self.bar is None:
             from tqdm import tqdm
 
-            first = int(values["done"]) - 1
-            title = f"epoch {values['epoch']:.0f}"
-            self.bar = tqdm(total=int(values["length"]), initial=first, desc=title, unit=" steps", dynamic_ncols=True)
-        self.bar.update()
+            self.bar = tqdm(initial=images - self.batch, unit=" images", dynamic_ncols=True)
+        self.bar.total = total  # a time limit changes it
+        self.bar.set_postfix_str(f"loss {values['loss']:.3f}", refresh=False)
+        self.bar.update(images - self.bar.n)
 
     def _epoch(self, row: dict[str, float]) -> None:
         if self.bar is not None:
-            self.bar.close()
-            self.bar = None
+            self.bar.clear()  # a line is printed now
         with open(self.out / "log.csv", newline="", encoding="utf-8") as file:
             rows = [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]
         plot_curves(rows, self.out / "curves.png")
         if self.board is None and importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(
-                str(self.out / "tensorboard")
-            )  # created now, so that a run that cannot start leaves no files
+            self.board = SummaryWriter(str(self.out / "tensorboard"))  # now: a run that cannot start leaves no files
         if self.board is not None:
             for key, value in row.items():
                 if key != "epoch":

@@ -7,6 +7,7 @@ penalty chosen by cross-validation. It is also the baseline that fine-tuning has
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -20,14 +21,12 @@ PENALTIES = tuple(10.0 ** (e / 2) for e in range(1, -9, -1))  # of the squared w
 DEFAULT_PENALTY = 0.03  # without two images of a class there is nothing to choose it by
 FOLDS = 5
 SMALL = 10**8  # multiplications of a step
-MIRROR_LOSS = (
-    0.1  # of the accuracy: classes that lose more when mirrored (digits, letters) are not mirrored in training
-)
+MIRROR_LOSS = 0.1  # of the accuracy: images that lose more when mirrored (digits) are not mirrored in training
 
 
 @dataclass(frozen=True)
 class Features:
-    """Pooled features of images and of their mirror images.
+    """Pooled features of images and, if wanted, of their mirror images.
 
     Attributes:
         plain, mirrored: (N, num_features) float32.
@@ -35,8 +34,8 @@ class Features:
     """
 
     plain: Tensor
-    mirrored: Tensor
     labels: Tensor
+    mirrored: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class Head:
     Attributes:
         weight, bias: (classes, num_features) and (classes,) float32, of features as the network gives them.
         penalty: the chosen one of `PENALTIES`.
-        top1, mirrored_top1: accuracy on the images of the folds, in 0..1, and on their mirror images; NaN if each class
-            has one image.
+        top1, mirrored_top1: accuracy on the images of the folds, in 0..1, and on their mirror images; NaN if unknown:
+            each class has one image, or there are no mirror images.
     """
 
     weight: Tensor
@@ -63,9 +62,11 @@ class Head:
 
 
 @torch.no_grad()
-def features_of(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Features:
+def features_of(
+    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, mirrored: bool = False
+) -> Features:
     """Run a network without its head over (input, labels); images with the label -1 are left out."""
-    was_training, found = network.training, []
+    was_training, found = network.training, list[tuple[Tensor, ...]]()
     network.eval()
 
     def pooled(images: Tensor) -> Tensor:
@@ -74,10 +75,10 @@ def features_of(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], de
 
     for images, labels in batches:
         known = labels >= 0
-        found.append((pooled(images[known]), pooled(images[known].flip(3)), labels[known]))
+        more = (pooled(images[known].flip(3)),) if mirrored else ()
+        found.append((pooled(images[known]), labels[known], *more))
     network.train(was_training)
-    plain, mirrored, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return Features(plain, mirrored, labels)
+    return Features(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
 def fit_head(features: Features, classes: int, seed: int = 0) -> Head:
@@ -97,21 +98,22 @@ def fit_head(features: Features, classes: int, seed: int = 0) -> Head:
 
 def _cross_validated(features: Features, classes: int, seed: int) -> Head:
     labels, folds = features.labels, _folds(features.labels, seed)
-    plain, mirrored = features.plain.double(), features.mirrored.double()
+    plain, mirrored = features.plain.double(), features.mirrored
     centre, own = plain.mean(0), plain.std(0) + 1e-6
     least, best = float("inf"), (own.mean().expand_as(own), DEFAULT_PENALTY, float("nan"), float("nan"))
     for scale in (own.mean().expand_as(own), own):
-        x, mirror = (plain - centre) / scale, (mirrored - centre) / scale
+        x, mirror = (plain - centre) / scale, None if mirrored is None else (mirrored.double() - centre) / scale
         before, starts = float("inf"), {}
         for penalty in PENALTIES if folds.max() > 0 else ():
-            loss = right = right_mirrored = 0.0
+            loss, right, right_mirrored = 0.0, 0.0, math.nan if mirror is None else 0.0
             for fold in range(int(folds.max()) + 1):
                 out = folds == fold
                 starts[fold] = _fit(x[~out], labels[~out], classes, penalty, starts.get(fold))
                 scores = _scores(x[out], starts[fold])
                 loss += F.cross_entropy(scores, labels[out], reduction="sum").item()
                 right += (scores.argmax(1) == labels[out]).sum().item()
-                right_mirrored += (_scores(mirror[out], starts[fold]).argmax(1) == labels[out]).sum().item()
+                if mirror is not None:
+                    right_mirrored += (_scores(mirror[out], starts[fold]).argmax(1) == labels[out]).sum().item()
             if loss < least:
                 least, best = loss, (scale, penalty, right / len(labels), right_mirrored / len(labels))
             if loss > before:

@@ -65,10 +65,13 @@ def accuracy(
 
 @dataclasses.dataclass
 class Progress:
-    """The progress of a run. ``rows`` is the curve: a row for each validated epoch."""
+    """The progress of a run. ``rows`` is the curve: a row for each epoch. ``epochs`` is how many there will be: fewer
+    than the recipe's if a time limit or its patience ends the run. ``spent`` is in seconds, with everything."""
 
+    epochs: int = 0
     step: int = 0
-    seconds: float = 0.0
+    spent: float = 0.0
+    seconds: float = 0.0  # of training, without validation
     running: float = 0.0  # sum of this epoch's losses
     broken: int = 0
     rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
@@ -113,7 +116,8 @@ class Loop:
         about: what is recorded beside it, and decides nothing.
         micro_batch: images per forward pass, to save memory; the gradients of a step are accumulated.
         checkpoint_seconds: at most this much work is lost to SIGKILL.
-        validate_every: epochs from one validation to the next; the last epoch always has one.
+        minutes: train for as many epochs as fit into this time; the learning rate falls over these.
+        spent: seconds that were spent on a new run before it came here.
         watch: called with ("step" | "epoch", values), for progress bars and logs.
 
     Raises:
@@ -132,7 +136,8 @@ class Loop:
         about: Mapping[str, Any] | None = None,
         micro_batch: int | None = None,
         checkpoint_seconds: float = 120.0,
-        validate_every: int = 1,
+        minutes: float | None = None,
+        spent: float = 0.0,
         watch: Callable[[str, dict[str, float]], None] = lambda event, values: None,
         say: Callable[[str], object] = lambda line: None,
     ) -> None:
@@ -148,14 +153,19 @@ class Loop:
             )
         self.recipe, self.train_set, self.validation, self.out = recipe, train_set, validation, out
         self.identity: dict[str, Any] = json.loads(
-            json.dumps({"recipe": recipe.as_dict(), "micro_batch": micro_batch, **(identity or {})})
+            json.dumps({"recipe": recipe.as_dict(), "micro_batch": micro_batch, "minutes": minutes, **(identity or {})})
         )
-        self.about, self.watch = about or {}, watch
-        self.checkpoint_seconds, self.validate_every = checkpoint_seconds, validate_every
+        self.about, self.watch, self.minutes = about or {}, watch, minutes
+        self.checkpoint_seconds = checkpoint_seconds
         self.say = say if self.processes.first else lambda line: None
         self.optimisation = Optimisation(network, recipe, self.processes, micro_batch, self.length)
-        self.progress, self.first_step, self.steps = Progress(), 0, recipe.epochs * self.length
+        self.progress, self.first_step, self.begun = Progress(recipe.epochs, spent=spent), 0, time.monotonic()
         self.pending: Tensor | None = None
+        self.loss = math.nan  # of the last step that is known
+
+    @property
+    def steps(self) -> int:
+        return self.progress.epochs * self.length
 
     def run(self) -> tuple[Path, list[dict[str, float]]]:
         """Train to the end; return ``weights.pt`` and the curve.
@@ -171,16 +181,34 @@ class Loop:
         self._resume()
         if self.processes.first:
             checkpoint.write_file(self.out / "run.json", json.dumps({**self.identity, **self.about}, indent=1) + "\n")
-        self.saved = self.mark = time.monotonic()
+        self.saved = self.mark = self.begun = time.monotonic()
         with Signals() as self.signals:
-            for epoch in range(len(self.progress.rows), self.recipe.epochs):
+            while (epoch := len(self.progress.rows)) < self.progress.epochs:
                 self._train(epoch)
                 self._validate(epoch)
+                self._plan()
                 self._checkpoint()
                 self._stop_if_told(self.processes.any(self.signals.received > 0))
         if not self.recipe.epochs:  # a fitted head alone: the folder has an identity all the same
             self._checkpoint()
         return self._save_weights(), self.progress.rows
+
+    def _plan(self) -> None:
+        """Shorten the run to the epochs that fit into the time, or end it when the patience is exhausted."""
+        progress, done, now = self.progress, len(self.progress.rows), time.monotonic()
+        last, self.begun = now - self.begun, now
+        progress.spent += last
+        limits = {}
+        if self.minutes is not None:
+            left = 60 * self.minutes - progress.spent
+            limits["minutes"] = done + max(0, int(left / max(last, progress.seconds / done)))
+        patience = self.recipe.patience
+        if patience is not None and not any(row is best_row(progress.rows) for row in progress.rows[-patience:]):
+            limits["patience"] = done
+        for name, fit in limits.items():
+            if (epochs := min(self.processes.gather(fit))) < progress.epochs:
+                self.say(f"{epochs} instead of {progress.epochs} epochs, because of {name}")
+                progress.epochs = self.optimisation.epochs = epochs
 
     def _train(self, epoch: int) -> None:
         """Take the remaining steps of an epoch."""
@@ -205,22 +233,20 @@ class Loop:
                     self._count_seconds()
                     self._checkpoint()
                 self._stop_if_told(told)
-            self.watch("step", {"epoch": epoch + 1, "done": done, "length": self.length, "step": progress.step})
+            self.watch("step", {"step": progress.step, "steps": self.steps, "loss": self.loss})
         self._settle()
         self._count_seconds()
 
     def _validate(self, epoch: int) -> None:
         """Measure the accuracy, and write the epoch's row of the curve."""
         progress, recipe = self.progress, self.recipe
-        val_loss = top1 = top5 = math.nan
-        if (epoch + 1) % self.validate_every == 0 or epoch + 1 == recipe.epochs:
-            val_loss, top1, top5 = accuracy(self._agreed(), self.validation(self.processes), self.processes)
+        val_loss, top1, top5 = accuracy(self._agreed(), self.validation(self.processes), self.processes)
         self.mark = time.monotonic()  # validation does not count
         loss, broken = self.processes.total(progress.running / self.length, progress.broken)
         row = {
             "epoch": epoch + 1,
             "image_size": recipe.image_size(epoch),
-            "lr": recipe.peak_lr * recipe.lr_share(epoch + 1 - 1 / self.length),  # of the last step
+            "lr": recipe.peak_lr * self.optimisation.lr_share(epoch + 1 - 1 / self.length),  # of the last step
             "loss": loss / self.processes.world,
             "val_loss": val_loss,
             "val_top1": top1,
@@ -240,7 +266,7 @@ class Loop:
             checkpoint.write_file(self.out / "log.csv", curve.getvalue())
         self.watch("epoch", progress.rows[-1])
         measured = "" if math.isnan(top1) else f", top-1 {100 * top1:.2f}%, top-5 {100 * top5:.2f}%"
-        self.say(f"epoch {epoch + 1} of {recipe.epochs}: loss {row['loss']:.3f}{measured}")
+        self.say(f"epoch {epoch + 1} of {progress.epochs}: loss {row['loss']:.3f}{measured}")
 
     def _agreed(self) -> nn.Module:
         """The network to validate or publish, with the first process's BatchNorm statistics: each has its own."""
@@ -269,10 +295,11 @@ class Loop:
         if not math.isfinite(loss):
             step = self.progress.step
             raise DivergedError(
-                f"The loss is {loss} at step {step} (epoch {(step - 1) // self.length + 1} of {self.recipe.epochs}): "
+                f"The loss is {loss} at step {step} (epoch {(step - 1) // self.length + 1} of {self.progress.epochs}): "
                 "use a lower lr, more warmup_epochs, or clip_grad. The last checkpoint was saved before this step."
             )
         self.progress.running += loss
+        self.loss = loss
 
     def _count_seconds(self) -> None:
         now = time.monotonic()
@@ -306,12 +333,16 @@ class Loop:
         identity, progress = _identity(state), _progress(state, self.length)
         if identity is not None:
             self._expect_same(identity, progress)
-        if identity is None or progress is None or progress.step > self.steps or not _fits(state, parts, progress.step):
+        known = progress is not None and progress.step <= self.steps and 0 <= progress.epochs <= self.recipe.epochs
+        if identity is None or progress is None or not known or not _fits(state, parts, progress.step):
             raise CheckpointError(
                 f"{self.out / checkpoint.LAST} is not a checkpoint of this kind of run. Delete it to start again."
             )
         for name, part in parts.items():
             part.load_state_dict(state[name])
+        if identity != self.identity:  # it gets more epochs
+            progress.epochs = self.recipe.epochs
+        self.optimisation.epochs = progress.epochs
         self.optimisation.set_lr()
         self.progress, self.first_step = progress, progress.step
         self.say(f"Resuming at step {progress.step} of {self.steps}")
@@ -367,7 +398,9 @@ def _progress(state: dict[str, Any], length: int) -> Progress | None:
     found: Any = state.get("progress")
     rows: Any = found.get("rows") if type(found) is dict else None
     form = dataclasses.asdict(Progress()) | {"rows": [dict.fromkeys(COLUMNS, 0.0)] * len(rows or ())}
-    if type(rows) is not list or not _is_alike(found, form) or type(found["step"]) is not int or found["step"] < 0:
+    if type(rows) is not list or not _is_alike(found, form) or found["step"] < 0:
+        return None
+    if type(found["step"]) is not int or type(found["epochs"]) is not int:
         return None
     epochs, steps = divmod(found["step"], length)
     # At the end of an epoch, a run may have stopped before its validation.

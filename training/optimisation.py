@@ -76,6 +76,7 @@ class Optimisation:
             network.set_grad_checkpointing()  # pyright: ignore[reportCallIssue]
         self.network, self.recipe, self.processes = network, recipe, processes
         self.micro_batch, self.length = micro_batch, length
+        self.epochs = recipe.epochs  #: over which the learning rate falls; a run with a time limit makes it fewer
         self.norms = [module for module in network.modules() if isinstance(module, NORMS)]
         self._freeze()
         self.amp = AMP[recipe.amp]
@@ -98,7 +99,11 @@ class Optimisation:
             self.replica = DistributedDataParallel(self.replica, device_ids=devices)  # pyright: ignore[reportArgumentType]
 
     def _lr_share(self, step: int) -> float:
-        return self.recipe.lr_share(step / self.length)
+        return self.lr_share(step / self.length)
+
+    def lr_share(self, epoch: float) -> float:
+        """The learning rate as a share of its peak, for an epoch counted from 0; fractions are allowed."""
+        return self.recipe.lr_share(epoch * (self.recipe.epochs / max(1, self.epochs)))
 
     def set_lr(self) -> None:
         """Set the learning rates of the step that the scheduler is at, after loading a state."""
@@ -110,16 +115,22 @@ class Optimisation:
         if self.recipe.head_only:
             self.network.requires_grad_(False)
             self.network.get_submodule("fc").requires_grad_(True)
+        for name, parameter in self.network.named_parameters():
+            if self._is_frozen(name):
+                parameter.requires_grad_(False)
         if self.recipe.freeze_norm:
             for norm in self.norms:
                 norm.requires_grad_(False)
 
+    def _is_frozen(self, name: str) -> bool:
+        return _depth(name) > 5 - self.recipe.freeze
+
     def training_mode(self) -> None:
         """Put the network into training mode, except what the recipe freezes."""
         self.network.train(not self.recipe.head_only)  # a linear probe's features do not change
-        if self.recipe.freeze_norm:
-            for norm in self.norms:
-                norm.eval()
+        for name, module in self.network.named_modules():
+            if isinstance(module, NORMS) and (self.recipe.freeze_norm or self._is_frozen(name)):
+                module.eval()
 
     @property
     def averaged(self) -> nn.Module:

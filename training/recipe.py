@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["RECIPES", "Phase", "Recipe", "computes", "load_recipe"]
 
 RECIPES = Path(__file__).parent / "recipes"
+SHORT = ("epochs", "image_size")  # keys of a recipe that stand for those of its only phase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,16 +55,17 @@ class Recipe:
     1909.13719) or TrivialAugment (arXiv 2103.10158); ``erasing``: its probability (arXiv 1708.04896); ``mixup`` and
     ``cutmix``: alpha (arXiv 1710.09412, 1905.04899), one of the two per batch; ``repeats``: how often an image comes in
     an epoch, of that many times fewer images (repeated augmentation, Hoffer et al. 2019, arXiv 1901.09335). Validation
-    resizes the shorter side to ``eval_resize`` and crops ``eval_size``. None: as for the weights to start from; without
-    such weights, the size of the last phase, and 256/224 of it. ``mean`` and ``std``: likewise, or ImageNet's.
+    resizes the shorter side to ``eval_resize`` and crops ``eval_size``. None: the size of the last phase, in the
+    proportion of the weights to start from, or 256/224. ``mean`` and ``std``: as for those weights, or ImageNet's.
 
     Arithmetic: ``amp`` is the type of autocast, with a gradient scaler for "fp16" (see `on`); ``channels_last``;
     ``grad_checkpointing``; ``compile``; ``sync_batchnorm`` for several GPUs.
 
     Fine-tuning: ``fit_head`` fits the head on the features first (`head`), and ``keep_best`` publishes the better of
     that, the best epoch and the last. ``head_only`` trains the head on frozen features (linear probe); ``freeze_norm``
-    freezes normalisation layers; each stage from the head down has ``layer_decay`` times the learning rate of the
-    next; the head has ``head_lr`` times the others'.
+    freezes normalisation layers, and ``freeze`` the first stages: 1 is the stem, 2 also layer1, up to 5. Each stage
+    from the head down has ``layer_decay`` times the learning rate of the next; the head has ``head_lr`` times the
+    others'. With ``patience``, training ends after that many epochs without a better one on the validation images.
 
     ``in_memory`` holds small images of one size decoded (`pixels.PixelTable`). The last ``held_out`` training images
     are not trained on: the temperature of the scores is fitted on them (`calibrate`). ``distillation_weight`` is the
@@ -117,8 +119,10 @@ class Recipe:
     keep_best: bool = False
     head_only: bool = False
     freeze_norm: bool = False
+    freeze: int = 0
     layer_decay: float = 1.0
     head_lr: float = 1.0
+    patience: int | None = None
 
     in_memory: bool = False
     held_out: int = 0
@@ -164,7 +168,8 @@ class Recipe:
         """The recipe with all values set; missing ones come from the weights to start from."""
         last = self.phases[-1].image_size
         size = self.eval_size or last or (preset.crop_size if preset else 224)
-        resize = self.eval_resize or (preset.resize_size if preset and preset.crop_size == size else size * 256 // 224)
+        known, crop = (preset.resize_size, preset.crop_size) if preset else (256, 224)
+        resize = self.eval_resize or size * known // crop
         return dataclasses.replace(
             self,
             architecture=self.architecture or architecture,
@@ -243,7 +248,7 @@ def _parsed(text: str) -> Any:
 def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe by its name in training/recipes or from a TOML file, and change the values in ``overrides``.
 
-    Strings among the overrides are read as TOML. "epochs" can be changed if the recipe has one phase.
+    Strings among the overrides are read as TOML. "epochs" and "image_size" can be changed if the recipe has one phase.
 
     Raises:
         RecipeError: no such recipe; a key that no recipe has, one that is missing, or a value that makes no sense.
@@ -260,7 +265,7 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | None = None) 
         ) from error
     changed = {k: _parsed(v) if isinstance(v, str) else v for k, v in (overrides or {}).items()}
     if "phases" in changed:
-        values.pop("epochs", None)  # these belong to the file's only phase
+        values = {key: value for key, value in values.items() if key not in SHORT}
     try:
         return _made(values | changed)
     except RecipeError as error:
@@ -279,18 +284,20 @@ def _makes_sense(values: Mapping[str, Any]) -> bool:
 
 def _made(values: Mapping[str, Any]) -> Recipe:
     values = dict(values)
+    short = {key: values.pop(key) for key in SHORT if key in values}
     try:
-        epochs, phases = values.pop("epochs", None), [Phase(**phase) for phase in values.pop("phases", [])]
+        phases = [Phase(**phase) for phase in values.pop("phases", [])]
+        if short and len(phases) > 1:
+            what = " and ".join(short)
+            raise RecipeError(f"{what} can only be set for a recipe with one phase; this one has {len(phases)}.")
+        if short:
+            phases = [Phase(**(dataclasses.asdict(phases[0]) if phases else {}) | short)]
     except TypeError as error:
         raise RecipeError(f"{error}.") from error
-    if epochs is not None:
-        if len(phases) > 1:
-            raise RecipeError(f"epochs can only be set for a recipe with one phase; this one has {len(phases)}.")
-        phases = [Phase(epochs, phases[0].image_size if phases else None)]
     if not phases:
         raise RecipeError("phases or epochs must be set.")
     if unknown := sorted(values.keys() - TYPES.keys()):
-        raise RecipeError(f"Unknown keys: {', '.join(unknown)}. Choose from {', '.join(sorted({'epochs', *TYPES}))}.")
+        raise RecipeError(f"Unknown keys: {', '.join(unknown)}. Choose from {', '.join(sorted({*SHORT, *TYPES}))}.")
     made = Recipe(phases=tuple(phases), **{k: _checked(k, v) for k, v in values.items()})
     try:
         _check_ranges(made)
@@ -301,7 +308,8 @@ def _made(values: Mapping[str, Any]) -> Recipe:
 
 #: Values from and to; sizes, mean and std as the manifest's schema has them, or the result could not be used.
 RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("batch_size", "repeats", "ema_every"), (1, math.inf)),
+    **dict.fromkeys(("batch_size", "repeats", "ema_every", "patience"), (1, math.inf)),
+    "freeze": (0, 5),
     **dict.fromkeys(("lr_batch", "clip_grad"), (1e-9, math.inf)),
     **dict.fromkeys(("lr", "weight_decay", "held_out", "halvings", "warmup_epochs", "decay_epochs"), (0, math.inf)),
     **dict.fromkeys(("mixup", "cutmix", "layer_decay", "head_lr", "seed"), (0, math.inf)),

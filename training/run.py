@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,7 @@ class RunOptions:
         initial_weights: a state_dict of the recipe's network, or of a smaller one (`grow`), to start from.
         teacher_scores: a folder of scores to distil from (the module `teacher_scores`).
         micro_batch: images per forward pass, to save memory.
+        minutes: train for as many epochs of the recipe as fit into this time.
         workers: processes that read images; None: the number of cores, at most 8.
         threads: CPU threads of PyTorch; None: PyTorch's default.
         checkpoint_seconds: at most this much work is lost to SIGKILL.
@@ -87,6 +89,7 @@ class RunOptions:
     initial_weights: Path | None = None
     teacher_scores: Path | None = None
     micro_batch: int | None = None
+    minutes: float | None = None
     workers: int | None = None
     threads: int | None = None
     checkpoint_seconds: float = 120.0
@@ -96,7 +99,8 @@ class RunOptions:
             raise ValueError("Pass a variant to start from its weights, or a recipe to train from scratch.")
         if self.variant is not None and self.initial_weights is not None:
             raise ValueError("Pass either a variant or initial_weights: a run starts from one of them.")
-        for name, least in (("micro_batch", 1), ("workers", 0), ("threads", 1), ("checkpoint_seconds", 0)):
+        least_values = {"micro_batch": 1, "minutes": 0, "workers": 0, "threads": 1, "checkpoint_seconds": 0}
+        for name, least in least_values.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be {least} or more, not {value}.")
@@ -150,6 +154,7 @@ class TrainingRun:
         self.recipe = recipe.on(self.processes.device)
         if self.recipe != recipe:
             self.say(f"amp is none instead of {recipe.amp}: this {self.processes.device.type} would only emulate it.")
+        self.begun = time.monotonic()
         self.workers = min(os.cpu_count() or 1, 8) if options.workers is None else options.workers
         #: Everything besides the recipe that determines the result; the steps add to it.
         self.identity: dict[str, Any] = {"versions": versions("torch", "torchvision", "numpy", "pillow")}
@@ -194,7 +199,10 @@ class TrainingRun:
         )
         labels_table(self.labels)  # checks the class names now and not at the end
         if len(self.labels) < 2:
-            raise SourceError(f"{', '.join(options.data)} has {len(self.labels)} class: training needs at least two.")
+            raise SourceError(
+                f"{', '.join(options.data)} has {len(self.labels)} class, {''.join(x.name for x in self.labels)}: "
+                "training needs at least two. If that folder contains the class folders, name it as the data."
+            )
         self.order = np.arange(len(train))
         if recipe.held_out:  # the last images
             self.order = np.argsort(hold_out(train, recipe.seed, count=recipe.held_out), kind="stable")
@@ -270,10 +278,8 @@ class TrainingRun:
         wanted = checkpoint.digest({"identity": repr(self.identity), "recipe": repr(self.recipe)})
         kept = checkpoint.read_head(path) if self.processes.first else None
         if self.processes.first and (kept is None or kept["wanted"] != wanted):
-            chosen = np.random.default_rng(self.recipe.seed).permutation(len(images))[:MOST_FEATURES]
-            batches = validation_batches(images.subset(np.sort(chosen)), self.recipe, 0, 1, self.workers)
-            network = self.network.to(self.processes.device)
-            found = fit_head(features_of(network, batches, self.processes.device), len(self.labels))
+            found = self._fitted_head(self.recipe)
+            self._compare_sizes(found)
             checkpoint.write_head(path, {"wanted": wanted, **dataclasses.asdict(found)})
         self.processes.gather(None)  # the others wait, whatever they would find in the folder
         state = checkpoint.read_head(path)
@@ -292,6 +298,24 @@ class TrainingRun:
                 f"Images are not mirrored in training: mirrored, {100 * self.head.mirrored_top1:.2f}% are recognised"
             )
             self.recipe = dataclasses.replace(self.recipe, flip=False)
+
+    def _fitted_head(self, recipe: Recipe) -> Head:
+        chosen = np.random.default_rng(recipe.seed).permutation(len(self.train_images))[:MOST_FEATURES]
+        batches = validation_batches(self.train_images.subset(np.sort(chosen)), recipe, 0, 1, self.workers)
+        device = self.processes.device
+        return fit_head(features_of(self.network.to(device), batches, device, recipe.flip), len(self.labels))
+
+    def _compare_sizes(self, head: Head) -> None:
+        """Report what another image size than that of the weights is worth: they may not know images of that size."""
+        own, size = self.base and self.base.preprocessing, self.recipe.preset.crop_size
+        if own is None or own.crop_size == size or math.isnan(head.top1):
+            return
+        same = {"eval_size": own.crop_size, "eval_resize": own.resize_size, "flip": False}
+        other = self._fitted_head(dataclasses.replace(self.recipe, **same))
+        self.say(
+            f"At {size} x {size} pixels, the fitted head has {100 * head.top1:.2f}% top-1 by cross-validation; at "
+            f"{own.crop_size} x {own.crop_size}, the size of these weights, {100 * other.top1:.2f}%"
+        )
 
     def _validation(self, here: Processes) -> Iterator[tuple[Tensor, Tensor]]:
         return validation_batches(self.val_images, self.recipe, here.rank, here.world, self.workers)
@@ -323,7 +347,7 @@ class TrainingRun:
         sizes = f"{_count(len(train_set), 'image')} for training, {len(self.val_images):,} for validation"
         where = f"{_count(recipe.epochs, 'epoch')} on {self.processes.world} x {self.processes.device.type}"
         self.say(f"{len(self.labels)} classes, {sizes}; {where}")
-        with Display(out, shown=self.processes.first) as display:
+        with Display(out, recipe.batch_size, shown=self.processes.first) as display:
             loop = Loop(
                 self.network,
                 recipe,
@@ -339,6 +363,8 @@ class TrainingRun:
                 },
                 micro_batch=self.options.micro_batch,
                 checkpoint_seconds=self.options.checkpoint_seconds,
+                minutes=self.options.minutes,
+                spent=time.monotonic() - self.begun,
                 watch=display,
                 say=self.say,
             )
@@ -390,7 +416,6 @@ class TrainingRun:
             accuracy = f"{100 * finished.top1:.2f}% top-1 {how}"
         complete = self.resumed_complete
         self.say(f"This run is complete: {finished.weights}" if complete else f"Saved {finished.weights}: {accuracy}")
-        self.say(f"To use it: resnext-hub classify PHOTO --variant {options.out}")
         return finished
 
     def _calibrated(self, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +141,63 @@ def test_few_and_broken_images(flowers: Path, tmp_path: Path, capsys: pytest.Cap
     assert "2 training images could not be read" in said
     assert "epoch 1 of 2" in said
     assert "epoch 2 of 2" in said
+
+
+def curve(out: Path) -> list[dict[str, str]]:
+    with open(out / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_patience_ends_a_run(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, options = tmp_path / "run", ["--val", str(flowers), "--set", "lr=0.0", "--patience", "1"]
+    assert train(flowers, out, *options) == 0  # nothing changes, so no epoch is better than the first
+    assert "2 instead of 3 epochs" in capsys.readouterr().err
+    assert [row["epoch"] for row in curve(out)] == ["1", "2"]
+    assert train(flowers, out, *options) == 0
+    assert "This run is complete" in capsys.readouterr().err
+    assert len(curve(out)) == 2
+
+
+def test_a_time_limit_shortens_a_run(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, options = tmp_path / "run", ["--val", str(flowers)]
+    assert train(flowers, out, *options, "--minutes", "0") == 0
+    assert "1 instead of 3 epochs" in capsys.readouterr().err
+    weights = (out / "weights.pt").read_bytes()
+    assert train(flowers, out, *options, "--minutes", "0") == 0
+    assert (out / "weights.pt").read_bytes() == weights
+    assert train(flowers, out, *options, "--minutes", "5") == 2
+    assert "minutes 0.0, now 5.0" in capsys.readouterr().err
+    assert train(flowers, tmp_path / "long", *options, "--minutes", "5") == 0
+    assert len(curve(tmp_path / "long")) == 3
+
+
+def test_another_image_size(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(flowers, tmp_path / "run", "--image-size", "40") == 0
+    said = capsys.readouterr().err
+    assert "40 x 40" in said
+    assert "80 x 80" in said
+    own, preset = TINY.preprocessing, find_checkpoint(tmp_path / "run").preprocessing
+    assert (preset.crop_size, preset.resize_size) == (40, own.resize_size * 40 // own.crop_size)
+
+
+def test_the_commands_that_follow_run(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    out = tmp_path / "my run"
+    assert train(flowers, out, "--val", str(flowers), "--epochs", "1") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if ": resnext-hub " in line]
+    commands = [shlex.split(line.partition(": resnext-hub ")[2]) for line in lines]
+    assert [words[0] for words in commands] == ["classify", "evaluate", "export"]
+    for words in commands:
+        assert main([word.replace("PHOTO", str(flowers / "rose" / "3.jpg")) for word in words]) == 0, words
+    with open(out / "evaluation" / "classes.csv", newline="") as file:
+        assert [row["label"] for row in csv.DictReader(file)] == ["daisy", "rose"]
+    assert train(flowers, tmp_path / "few") == 0
+    assert "--data IMAGES" in capsys.readouterr().err  # it has no validation images
+
+
+def test_class_folders_one_level_too_deep(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(flowers.parent, tmp_path / "run") == 2
+    assert "1 class, flowers" in capsys.readouterr().err
 
 
 def test_a_linear_probe_from_ones_own_weights(flowers: Path, tmp_path: Path) -> None:

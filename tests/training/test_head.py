@@ -15,11 +15,11 @@ def made(images: int, noise: float = 1.0) -> Features:
     centres = 3 * torch.randn(4, 12, generator=generator)
     labels = torch.arange(images) % 4
     plain = centres[labels] + noise * torch.randn(images, 12, generator=generator)
-    return Features(plain, plain.clone(), labels)
+    return Features(plain, labels, plain.clone())
 
 
 def part(features: Features, images: slice) -> Features:
-    return Features(features.plain[images], features.mirrored[images], features.labels[images])
+    return Features(*(values[images] for values in (features.plain, features.labels, features.mirrored)))
 
 
 def accuracy(head: Head, features: Features) -> float:
@@ -36,7 +36,7 @@ def test_cross_validation_estimates_the_accuracy_on_other_images() -> None:
 def test_the_unit_of_the_features_does_not_matter() -> None:
     features = made(80, noise=3.0)
     one = fit_head(features, 4)
-    other = fit_head(Features(1000 * features.plain + 7, 1000 * features.mirrored + 7, features.labels), 4)
+    other = fit_head(Features(1000 * features.plain + 7, features.labels, 1000 * features.mirrored + 7), 4)
     assert one.penalty == other.penalty
     assert torch.allclose(one.weight, 1000 * other.weight, rtol=0.02, atol=1e-3)
 
@@ -48,7 +48,7 @@ def test_noisy_features_get_a_stronger_penalty() -> None:
 def test_mirror_images_that_are_not_recognised() -> None:
     features = made(80)
     assert fit_head(features, 4).is_symmetric
-    assert not fit_head(Features(features.plain, features.plain.roll(1, 0), features.labels), 4).is_symmetric
+    assert not fit_head(Features(features.plain, features.labels, features.plain.roll(1, 0)), 4).is_symmetric
 
 
 def test_one_image_per_class_gives_a_head_and_no_claim() -> None:

@@ -205,6 +205,13 @@ def test_options_that_change_no_result(option: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+def test_the_learning_rate_of_a_shortened_run_falls_to_zero() -> None:
+    steps = Optimisation(network(), RECIPE, Processes(), None, 9)
+    assert steps.lr_share(2) == RECIPE.lr_share(2)
+    steps.epochs = 2
+    assert [steps.lr_share(epoch) for epoch in (1, 2)] == [RECIPE.lr_share(2), RECIPE.lr_share(4)]
+
+
 def test_groups_of_parameters() -> None:
     made = network()
     recipe = dataclasses.replace(RECIPE, lr=0.1, lr_batch=8, layer_decay=0.5, head_lr=4.0, weight_decay=0.01)
@@ -227,6 +234,10 @@ def test_what_is_frozen_does_not_move(colours: Path, tmp_path: Path) -> None:
         run(colours, tmp_path / option, dataclasses.replace(short, **{option: True}))
         found = weights(tmp_path / option)
         assert {key for key, value in found.items() if not torch.equal(value, start[key])} == expected
+    run(colours, tmp_path / "stages", dataclasses.replace(short, freeze=3))
+    found = weights(tmp_path / "stages")
+    moved = {key.partition(".")[0] for key, value in found.items() if not torch.equal(value, start[key])}
+    assert moved == {"layer3", "layer4", "fc"}
     made = network()
     Optimisation(made, short, Processes(), None, 9).training_mode()
     assert all(module.training for module in made.modules())
@@ -249,6 +260,19 @@ def test_two_processes_share_the_work(colours: Path, tmp_path: Path) -> None:
     assert torch.load(out / "last.pt", weights_only=True)["progress"]["step"] == 16  # 128 images, 8 batches an epoch
     assert said.count("epoch 2 of 2: loss") == 1
     assert len(list(out.glob("out-*.pth"))) == 1
+
+
+def test_two_processes_start_from_the_same_fitted_head(colours: Path, tmp_path: Path) -> None:
+    words = ["train", "--variant", "resnext_tiny", "--data", str(colours), "--threads", "1", "--workers", "0"]
+    words += ["--epochs", "1", "--out"]
+    assert main([*words, str(tmp_path / "one")]) == 0
+    said = torchrun("-m", "resnext_hub.training", *words[1:], tmp_path / "two")
+    assert said.count("head was fitted") == said.count("epoch 1 of 1") == 1
+    one, two = (torch.load(tmp_path / name / "head.pt", weights_only=True) for name in ("one", "two"))
+    assert torch.equal(one["weight"], two["weight"])
+    assert len(list((tmp_path / "two").glob("two-*.pth"))) == 1
+    a, b = (float(curve(tmp_path / name)[0]["loss"]) for name in ("one", "two"))
+    assert a == pytest.approx(b, rel=0.02, abs=1e-3)
 
 
 RANK = """
