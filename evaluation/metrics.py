@@ -43,10 +43,14 @@ class Rate:
 
 @dataclass(frozen=True)
 class ClassAccuracy:
+    """A class in percent. ``top1`` is its recall; ``precision`` is NaN if it was never predicted."""
+
     index: int
     images: int
     top1: float
     top5: float
+    precision: float
+    f1: float
     taken_for: int | None  #: the class that it is most often confused with
 
 
@@ -118,6 +122,8 @@ def _by_class(
     classes = []
     for index in sorted(set(truth.tolist())):
         of = truth == index
-        share1, share5 = 100 * float(first[of].mean()), 100 * float(any5[of].mean())
-        classes.append(ClassAccuracy(index, int(of.sum()), share1, share5, taken_for.get(index)))
+        right, images, predicted = int(first[of].sum()), int(of.sum()), int((best == index).sum())
+        precision = 100 * right / predicted if predicted else math.nan
+        shares = 100 * right / images, 100 * float(any5[of].mean()), precision, 200 * right / (images + predicted)
+        classes.append(ClassAccuracy(index, images, *shares, taken_for.get(index)))
     return tuple(classes), tuple(confusions)

@@ -6,12 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from ..processing_utils.labels import read_labels
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .evaluate import Result
 
-__all__ = ["plot_reliability", "plot_sizes"]
+__all__ = ["plot_confusion", "plot_reliability", "plot_sizes"]
 
 INK, BAR, REST, GAP = "#1f2933", "#2f6f9f", "#9db8cc", "#d9822b"
 COLUMNS = 4
@@ -42,6 +46,34 @@ def plot_reliability(results: Sequence[Result]) -> Figure:
             axes.set_ylabel("accuracy (bars), mean confidence (lines)")
         axes.set_title(f"{result.name}\n{result.dataset}, ECE {100 * metrics.ece:.1f} %", fontsize=9, color=INK)
         axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_confusion(result: Result) -> Figure:
+    """Plot how many images of each class were predicted as each class."""
+    from matplotlib.figure import Figure
+
+    metrics, labels = result.metrics, read_labels(result.labels)
+    shown = {c.index for c in metrics.classes} | {c.prediction for c in metrics.confusions if c.prediction >= 0}
+    place = {index: at for at, index in enumerate(sorted(shown))}
+    counts = np.zeros((len(place), len(place)), int)
+    for c in metrics.classes:
+        counts[place[c.index], place[c.index]] = round(c.images * c.top1 / 100)
+    for c in metrics.confusions:
+        if c.prediction >= 0:
+            counts[place[c.truth], place[c.prediction]] = c.images
+    side = 2.5 + 0.3 * len(place)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(counts, cmap="Blues")
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            dark = count > counts.max() / 2
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color="white" if dark else INK)
+    names = [labels[index].name.partition(",")[0] for index in place]
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set(xlabel="prediction", ylabel="class")
     return figure
 
 

@@ -15,11 +15,12 @@ from ..files import remove_temporary, write_atomically
 from ..processing_utils.labels import Label, read_labels
 from .evaluate import Comparison, Report, Result
 from .metrics import Rate
-from .plots import plot_reliability, plot_sizes
+from .plots import plot_confusion, plot_reliability, plot_sizes
 
 __all__ = ["as_json", "as_text", "speed_as_json", "write_report"]
 
 CONFUSIONS = 100  # pairs per contender in the table
+MOST_CLASSES = 50  # in a picture of confusions
 # In a file of their own, so that the report of a resumed run equals that of an uninterrupted one.
 SPEED = ("computed", "seconds", "engine_seconds")
 
@@ -105,15 +106,17 @@ def _labels(result: Result) -> tuple[Label, ...]:
 
 
 def _class_rows(report: Report) -> list[tuple[Any, ...]]:
+    numbers = "images", "top1", "top5", "precision", "f1"
     rows: list[tuple[Any, ...]] = [
-        ("contender", "dataset", "class", "synset", "label", "images", "top1", "top5", "taken_for", "taken_for_label")
+        ("contender", "dataset", "class", "synset", "label", *numbers, "taken_for", "taken_for_label")
     ]
     for result in report.results:
         labels = _labels(result)
         for c in result.metrics.classes:
             label, other = labels[c.index], None if c.taken_for is None else labels[c.taken_for].name
             start = (result.name, result.dataset, c.index, label.synset, label.name)
-            rows.append((*start, c.images, f"{c.top1:.2f}", f"{c.top5:.2f}", c.taken_for, other))
+            shares = [f"{share:.2f}" for share in (c.top1, c.top5, c.precision, c.f1)]
+            rows.append((*start, c.images, *shares, c.taken_for, other))
     return rows
 
 
@@ -151,7 +154,7 @@ def _json(values: dict[str, Any]) -> Callable[[Path], object]:
 
 def write_report(report: Report, folder: str | Path) -> list[Path]:
     """Write report.json, report.md, speed.json, classes.csv, confusions.csv and reliability.png; for several sizes also
-    sizes.png.
+    sizes.png, and for few classes confusion.png of the first contender.
 
     The same predictions give the same bytes, except in speed.json.
 
@@ -169,6 +172,8 @@ def write_report(report: Report, folder: str | Path) -> list[Path]:
     }
     if len({(r.preset.crop_size, r.preset.resize_size) for r in report.results}) > 1:
         writers["sizes.png"] = lambda p: plot_sizes(report.results).savefig(p, dpi=120, format="png")
+    if 1 < len(report.results[0].metrics.classes) <= MOST_CLASSES:
+        writers["confusion.png"] = lambda p: plot_confusion(report.results[0]).savefig(p, dpi=120, format="png")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_temporary(folder)  # of killed runs

@@ -392,6 +392,7 @@ def test_classes_and_confusions() -> None:
         (3, 3, 33.3, 66.7, 4),
         (4, 2, 0.0, 50.0, 3),
     ]
+    assert [(c.precision, c.f1) for c in metrics.classes] == [(50.0, 40.0), (0.0, 0.0)]
     assert [(c.truth, c.prediction, c.images) for c in metrics.confusions] == [(3, 4, 2), (4, 3, 1), (4, -1, 1)]
 
 
@@ -536,7 +537,7 @@ def test_what_is_written(command: Callable[..., int], capsys: Any, tmp_path: Pat
             "json": ("report", "speed"),
             "md": ("report",),
             "csv": ("classes", "confusions"),
-            "png": ("reliability",),
+            "png": ("confusion", "reliability"),
             "parquet": ("predictions",),
         }.items()
         for name in names
