@@ -50,6 +50,7 @@ from torch import Tensor, nn
 
 BASE = find_checkpoint("resnext_tiny")
 EPOCHS = 30  # of plain fine-tuning
+SAID: list[str] = []  # by our last run
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def probabilities(network: nn.Module, recipe: Recipe, folder: Path) -> tuple[Ten
 
 
 def ours(folder: Path, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    run = finetune("resnext_tiny", folder / "train", folder / "run", workers=0, threads=1)
+    run = finetune("resnext_tiny", folder / "train", folder / "run", workers=0, threads=1, say=SAID.append)
     return probabilities(load(find_checkpoint(run.folder)), recipe, folder)
 
 
@@ -190,7 +191,9 @@ def measure(task: Task, method: str, seed: int, data: Path) -> dict[str, Any]:
         found, labels = METHODS[method](folder, recipe.on(torch.device("cpu")))
         seconds = time.process_time() - start
     confidence, best = found.max(1)
-    return {"seconds": seconds, "right": (best == labels).tolist(), "confidence": confidence.tolist()}
+    said = [line for line in SAID if not line.startswith("epoch")]
+    SAID.clear()
+    return {"said": said, "seconds": seconds, "right": (best == labels).tolist(), "confidence": confidence.tolist()}
 
 
 def print_table(path: Path) -> None:

@@ -56,6 +56,8 @@ def add_to(commands: Any) -> None:
     network.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=change)
     for name, (key, text) in SHORT.items():
         network.add_argument(name, type=int, dest=key, metavar="N", help=f"short for --set {key}=N: {text}")
+    balance = "short for --set balance=true: treat classes as equally frequent, however many images each has"
+    network.add_argument("--balance", action="store_true", help=balance)
     weights = "start from these weights of an equal or smaller network"
     network.add_argument("--initial-weights", type=Path, metavar="FILE", help=weights)
     scores = "distil from these scores of a teacher, written by 'score'"
@@ -78,8 +80,8 @@ def _run(arguments: argparse.Namespace, manifest: Manifest) -> int:
     if any("=" not in entry for entry in arguments.set):
         return fail("--set must be KEY=VALUE.", EXIT_USAGE)
     changes = dict(entry.split("=", 1) for entry in arguments.set)
-    given = {key: getattr(arguments, key) for key, _ in SHORT.values()}
-    changes |= {key: str(value) for key, value in given.items() if value is not None}
+    given = {key: getattr(arguments, key) for key, _ in SHORT.values()} | {"balance": arguments.balance or None}
+    changes |= {key: str(value).lower() for key, value in given.items() if value is not None}
     same = ("out", "variant", "recipe", "val", "label_table", "classes", "initial_weights", "teacher_scores")
     same += ("micro_batch", "minutes", "workers", "threads", "checkpoint_seconds")
     options = RunOptions(

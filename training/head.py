@@ -81,23 +81,28 @@ def features_of(
     return Features(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
-def fit_head(features: Features, classes: int, seed: int = 0) -> Head:
+def fit_head(features: Features, classes: int, seed: int = 0, prior: Tensor | None = None) -> Head:
     """Fit multinomial logistic regression: of all penalties and scales, the least cross-entropy in cross-validation.
 
     The penalty is of weights for features in units of their standard deviation: each feature's own, which suits images
     unlike those of the pretraining, or the mean of all.
+
+    Args:
+        prior: (classes,) logarithms of frequencies that the head shall not learn; each class counts as much as another.
     """
     threads = torch.get_num_threads()
     if features.plain.numel() * classes < SMALL:  # then threads wait for each other longer than they calculate
         torch.set_num_threads(1)
     try:
-        return _cross_validated(features, classes, seed)
+        return _cross_validated(features, classes, seed, torch.zeros(classes) if prior is None else prior)
     finally:
         torch.set_num_threads(threads)
 
 
-def _cross_validated(features: Features, classes: int, seed: int) -> Head:
+def _cross_validated(features: Features, classes: int, seed: int, prior: Tensor) -> Head:
     labels, folds = features.labels, _folds(features.labels, seed)
+    share = prior.neg().exp()[labels].double()  # how much an image counts
+    share /= share.sum()
     plain, mirrored = features.plain.double(), features.mirrored
     centre, own = plain.mean(0), plain.std(0) + 1e-6
     least, best = float("inf"), (own.mean().expand_as(own), DEFAULT_PENALTY, float("nan"), float("nan"))
@@ -111,18 +116,19 @@ def _cross_validated(features: Features, classes: int, seed: int) -> Head:
                 starts[fold] = _fit(x[~out], labels[~out], classes, penalty, starts.get(fold))
                 scores = _scores(x[out], starts[fold])
                 loss += F.cross_entropy(scores, labels[out], reduction="sum").item()
-                right += (scores.argmax(1) == labels[out]).sum().item()
+                right += (share[out] * ((scores - prior).argmax(1) == labels[out])).sum().item()
                 if mirror is not None:
-                    right_mirrored += (_scores(mirror[out], starts[fold]).argmax(1) == labels[out]).sum().item()
+                    scores = _scores(mirror[out], starts[fold]) - prior
+                    right_mirrored += (share[out] * (scores.argmax(1) == labels[out])).sum().item()
             if loss < least:
-                least, best = loss, (scale, penalty, right / len(labels), right_mirrored / len(labels))
+                least, best = loss, (scale, penalty, right, right_mirrored)
             if loss > before:
                 break  # weaker penalties fit the training images only
             before = loss
     scale, penalty, top1, mirrored_top1 = best
     weight = _fit((plain - centre) / scale, labels, classes, penalty)
     weights = weight[:, :-1] / scale
-    return Head(weights.float(), (weight[:, -1] - weights @ centre).float(), penalty, top1, mirrored_top1)
+    return Head(weights.float(), (weight[:, -1] - weights @ centre - prior).float(), penalty, top1, mirrored_top1)
 
 
 def _folds(labels: Tensor, seed: int) -> Tensor:

@@ -37,11 +37,15 @@ COLUMNS = ("epoch", "image_size", "lr", "loss", "val_loss", "val_top1", "val_top
 
 @torch.inference_mode()
 def accuracy(
-    network: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], processes: Processes
+    network: nn.Module,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    processes: Processes,
+    weights: Tensor | None = None,
 ) -> tuple[float, float, float]:
     """(cross-entropy, top-1, top-5) over the (input, labels) of all processes; accuracies in 0..1, NaN without images.
 
-    A label of -1 counts as wrong. For an image with several labels, one of them is enough.
+    A label of -1 counts as wrong. For an image with several labels, one of them is enough. ``weights``: (classes,), how
+    much an image of each class counts.
     """
     was_training = network.training
     network.eval()
@@ -50,12 +54,13 @@ def accuracy(
         scores = network(images.to(processes.device)).float().cpu()
         several = labels if labels.ndim > 1 else labels[:, None]
         ranked = (scores.topk(min(5, scores.shape[1]), dim=1).indices[:, :, None] == several[:, None, :]).any(2)
-        top1 += ranked[:, 0].sum().item()
-        top5 += ranked.any(1).sum().item()
-        seen += len(labels)
         first = several[:, 0]
-        known += (first >= 0).sum().item()
-        loss += F.cross_entropy(scores, first, ignore_index=-1, reduction="sum").item()
+        share = torch.ones(len(first)) if weights is None else weights[first.clamp(min=0)]
+        top1 += (share * ranked[:, 0]).sum().item()
+        top5 += (share * ranked.any(1)).sum().item()
+        seen += share.sum().item()
+        known += (share * (first >= 0)).sum().item()
+        loss += (share * F.cross_entropy(scores, first, ignore_index=-1, reduction="none")).sum().item()
     network.train(was_training)
     loss, top1, top5, seen, known = processes.total(loss, top1, top5, seen, known)
     if not seen:
@@ -116,6 +121,7 @@ class Loop:
         about: what is recorded beside it, and decides nothing.
         micro_batch: images per forward pass, to save memory; the gradients of a step are accumulated.
         checkpoint_seconds: at most this much work is lost to SIGKILL.
+        prior, weights: of the classes, in the loss (`Optimisation`) and in the accuracy (`accuracy`).
         minutes: train for as many epochs as fit into this time; the learning rate falls over these.
         spent: seconds that were spent on a new run before it came here.
         watch: called with ("step" | "epoch", values), for progress bars and logs.
@@ -136,6 +142,8 @@ class Loop:
         about: Mapping[str, Any] | None = None,
         micro_batch: int | None = None,
         checkpoint_seconds: float = 120.0,
+        prior: Tensor | None = None,
+        weights: Tensor | None = None,
         minutes: float | None = None,
         spent: float = 0.0,
         watch: Callable[[str, dict[str, float]], None] = lambda event, values: None,
@@ -158,7 +166,8 @@ class Loop:
         self.about, self.watch, self.minutes = about or {}, watch, minutes
         self.checkpoint_seconds = checkpoint_seconds
         self.say = say if self.processes.first else lambda line: None
-        self.optimisation = Optimisation(network, recipe, self.processes, micro_batch, self.length)
+        self.optimisation = Optimisation(network, recipe, self.processes, micro_batch, self.length, prior)
+        self.weights = weights
         self.progress, self.first_step, self.begun = Progress(recipe.epochs, spent=spent), 0, time.monotonic()
         self.pending: Tensor | None = None
         self.loss = math.nan  # of the last step that is known
@@ -240,7 +249,7 @@ class Loop:
     def _validate(self, epoch: int) -> None:
         """Measure the accuracy, and write the epoch's row of the curve."""
         progress, recipe = self.progress, self.recipe
-        val_loss, top1, top5 = accuracy(self._agreed(), self.validation(self.processes), self.processes)
+        val_loss, top1, top5 = accuracy(self._agreed(), self.validation(self.processes), self.processes, self.weights)
         self.mark = time.monotonic()  # validation does not count
         loss, broken = self.processes.total(progress.running / self.length, progress.broken)
         row = {

@@ -62,10 +62,17 @@ class Optimisation:
         network: the layers that the recipe does not train are frozen here.
         micro_batch: images per forward pass; None: all of this process's batch.
         length: steps per epoch.
+        prior: (classes,) added to the logits in the loss, see the recipe's ``balance``.
     """
 
     def __init__(
-        self, network: nn.Module, recipe: Recipe, processes: Processes, micro_batch: int | None, length: int
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        processes: Processes,
+        micro_batch: int | None,
+        length: int,
+        prior: Tensor | None = None,
     ) -> None:
         network = network.to(processes.device)
         if recipe.channels_last:
@@ -76,6 +83,7 @@ class Optimisation:
             network.set_grad_checkpointing()  # pyright: ignore[reportCallIssue]
         self.network, self.recipe, self.processes = network, recipe, processes
         self.micro_batch, self.length = micro_batch, length
+        self.prior = None if prior is None else prior.to(processes.device)
         self.epochs = recipe.epochs  #: over which the learning rate falls; a run with a time limit makes it fewer
         self.norms = [module for module in network.modules() if isinstance(module, NORMS)]
         self._freeze()
@@ -145,6 +153,8 @@ class Optimisation:
 
     def _loss(self, scores: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
         recipe = self.recipe
+        if self.prior is not None:
+            scores = scores.float() + self.prior
         if teacher is None:
             return soft_cross_entropy(scores, labels, recipe.label_smoothing)
         return distillation_loss(scores, labels, teacher, recipe.distillation_weight, recipe.distillation_temperature)

@@ -65,7 +65,9 @@ class Recipe:
     that, the best epoch and the last. ``head_only`` trains the head on frozen features (linear probe); ``freeze_norm``
     freezes normalisation layers, and ``freeze`` the first stages: 1 is the stem, 2 also layer1, up to 5. Each stage
     from the head down has ``layer_decay`` times the learning rate of the next; the head has ``head_lr`` times the
-    others'. With ``patience``, training ends after that many epochs without a better one on the validation images.
+    others'. ``balance`` treats the classes as equally frequent, however many images each has: training adds the
+    logarithms of their frequencies to the logits (Menon et al. 2020, arXiv 2007.07314). With ``patience``, training
+    ends after that many epochs without a better one on the validation images.
 
     ``in_memory`` holds small images of one size decoded (`pixels.PixelTable`). The last ``held_out`` training images
     are not trained on: the temperature of the scores is fitted on them (`calibrate`). ``distillation_weight`` is the
@@ -122,6 +124,7 @@ class Recipe:
     freeze: int = 0
     layer_decay: float = 1.0
     head_lr: float = 1.0
+    balance: bool = False
     patience: int | None = None
 
     in_memory: bool = False

@@ -144,6 +144,7 @@ class TrainingRun:
     labels: tuple[Label, ...]
     network: nn.Module
     head: Head | None = None  # fitted on the features
+    prior: Tensor | None = None  # logarithms of the frequencies of the classes, if the recipe balances them
     resumed_complete = False  # the run in the folder was finished already
 
     def __init__(self, options: RunOptions, say: Callable[[str], object] = lambda line: None) -> None:
@@ -221,9 +222,16 @@ class TrainingRun:
         length = max(1, available // recipe.batch_size)
         if recipe.epochs * length < recipe.least_steps and "epochs" not in options.changes and len(recipe.phases) == 1:
             self.recipe = recipe.with_epochs(math.ceil(recipe.least_steps / length))
-        counts = np.bincount(train.labels.clip(min=0)) if train.labels.ndim == 1 else np.ones(1)
-        if counts.max() >= UNEVEN * max(1, counts.min()):
-            self.say(f"The classes are uneven: {counts.min():,} to {counts.max():,} images")
+        counts = np.ones(1)
+        if train.labels.ndim == 1:
+            counts = np.bincount(train.labels.clip(min=0), minlength=len(self.labels))
+        if self.recipe.balance and train.labels.ndim == 1:
+            self.prior = torch.from_numpy(np.log(counts.clip(min=1) / counts.mean())).float()
+        elif counts.max() >= UNEVEN * max(1, counts.min()):
+            self.say(
+                f"The classes are uneven, {counts.min():,} to {counts.max():,} images: rare ones are predicted too "
+                "rarely, unless you set balance=true"
+            )
         self.identity |= {
             "classes": [label.synset for label in self.labels],
             "training_images": _describe(train),
@@ -303,7 +311,8 @@ class TrainingRun:
         chosen = np.random.default_rng(recipe.seed).permutation(len(self.train_images))[:MOST_FEATURES]
         batches = validation_batches(self.train_images.subset(np.sort(chosen)), recipe, 0, 1, self.workers)
         device = self.processes.device
-        return fit_head(features_of(self.network.to(device), batches, device, recipe.flip), len(self.labels))
+        features = features_of(self.network.to(device), batches, device, recipe.flip)
+        return fit_head(features, len(self.labels), prior=self.prior)
 
     def _compare_sizes(self, head: Head) -> None:
         """Report what another image size than that of the weights is worth: they may not know images of that size."""
@@ -320,10 +329,18 @@ class TrainingRun:
     def _validation(self, here: Processes) -> Iterator[tuple[Tensor, Tensor]]:
         return validation_batches(self.val_images, self.recipe, here.rank, here.world, self.workers)
 
+    def _class_weights(self) -> Tensor | None:
+        """How much a validation image of each class counts: all the same, or all classes."""
+        if self.prior is None or self.val_images.labels.ndim > 1:
+            return None
+        counts = np.bincount(self.val_images.labels.clip(min=0), minlength=len(self.labels))
+        return torch.from_numpy(1 / counts.clip(min=1)).float()
+
     def _measure(self) -> dict[str, float]:
         """The accuracy of the network as it is now, as a row of the curve."""
         batches = self._validation(self.processes)
-        loss, top1, top5 = accuracy(self.network.to(self.processes.device), batches, self.processes)
+        network = self.network.to(self.processes.device)
+        loss, top1, top5 = accuracy(network, batches, self.processes, self._class_weights())
         return {"epoch": 0, "val_loss": loss, "val_top1": top1, "val_top5": top5}
 
     def train(self) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
@@ -363,6 +380,8 @@ class TrainingRun:
                 },
                 micro_batch=self.options.micro_batch,
                 checkpoint_seconds=self.options.checkpoint_seconds,
+                prior=self.prior,
+                weights=self._class_weights(),
                 minutes=self.options.minutes,
                 spent=time.monotonic() - self.begun,
                 watch=display,
@@ -413,6 +432,7 @@ class TrainingRun:
         accuracy = "there were no validation images, so no accuracy is known"
         if finished.top1 is not None:
             how = f"on {_count(len(self.val_images), 'image')}" if len(self.val_images) else "by cross-validation"
+            how += ", all classes counting the same" if self.prior is not None else ""
             accuracy = f"{100 * finished.top1:.2f}% top-1 {how}"
         complete = self.resumed_complete
         self.say(f"This run is complete: {finished.weights}" if complete else f"Saved {finished.weights}: {accuracy}")
@@ -432,12 +452,17 @@ class TrainingRun:
         if (scores.argmax(1) == labels).all():  # the best temperature would be 0
             self.say("All held-out images are right: they cannot show how sure the network should be")
             return state
+        said = f"Calibrated on {_count(len(labels), 'held-out image')}"
+        if self.prior is not None:  # images of rare classes count as often as others
+            counts = torch.bincount(labels)
+            again = (counts.max() / counts.clamp(min=1)).round().long()[labels]
+            scores, labels = scores.repeat_interleave(again, 0), labels.repeat_interleave(again)
         temperature = fit_temperature(scores, labels)
         fold_temperature(self.network.get_submodule("fc"), temperature)
         before, after = calibration_error(scores, labels), calibration_error(scores / temperature, labels)
         self.say(
-            f"Calibrated on {_count(len(labels), 'held-out image')}: the logits are divided by {temperature:.3f}; the "
-            f"expected calibration error goes from {100 * before:.1f}% to {100 * after:.1f}%"
+            f"{said}: the logits are divided by {temperature:.3f}; the expected calibration error goes from "
+            f"{100 * before:.1f}% to {100 * after:.1f}%"
         )
         return self.network.state_dict()
 

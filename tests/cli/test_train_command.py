@@ -171,6 +171,28 @@ def test_a_time_limit_shortens_a_run(flowers: Path, tmp_path: Path, capsys: pyte
     assert len(curve(tmp_path / "long")) == 3
 
 
+def test_balanced_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of brightnesses that both classes have, the rare class gets a larger part."""
+    random = np.random.default_rng(0)
+    for part, counts in (("train", (60, 6)), ("val", (30, 30))):
+        for name, low, count in zip(("dark", "light"), (0, 12), counts, strict=True):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(count):
+                level = low + 40 * random.random()
+                pixels = (level + 20 * random.random((8, 8, 3))).astype(np.uint8)
+                Image.fromarray(pixels).resize((80, 80)).save(tmp_path / part / name / f"{i}.png")
+    rare = {}
+    for out, options in (("plain", []), ("balanced", ["--balance"])):
+        options = [*options, "--val", str(tmp_path / "val"), "--epochs", "1", "--set", "keep_best=false"]
+        assert train(tmp_path / "train", tmp_path / out, *options) == 0
+        said = capsys.readouterr().err
+        assert ("classes are uneven, 6 to 60" in said) is (out == "plain")
+        classify = classifier(str(tmp_path / out), engine="torch")
+        photos = sorted((tmp_path / "val").glob("*/*.png"))
+        rare[out] = sum(found[0].label == "light" for found in classify(photos, 1))
+    assert rare["balanced"] > rare["plain"] + 3
+
+
 def test_another_image_size(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(flowers, tmp_path / "run", "--image-size", "40") == 0
     said = capsys.readouterr().err

@@ -45,6 +45,17 @@ def test_noisy_features_get_a_stronger_penalty() -> None:
     assert fit_head(made(80, noise=8.0), 4).penalty > fit_head(made(80, noise=0.5), 4).penalty
 
 
+def test_a_prior_is_not_learned() -> None:
+    features, rare = made(400, noise=8.0), torch.arange(400) % 4 == 3
+    kept = ~rare | (torch.arange(400) < 40)
+    uneven = Features(features.plain[kept], features.labels[kept])
+    prior = torch.log(torch.bincount(uneven.labels) / kept.sum() * 4)
+    plain, balanced = fit_head(uneven, 4), fit_head(uneven, 4, prior=prior)
+    assert torch.allclose(balanced.bias, plain.bias - prior, atol=1e-4)
+    assert torch.equal(balanced.weight, plain.weight)
+    assert accuracy(balanced, part(features, slice(200, None))) > accuracy(plain, part(features, slice(200, None)))
+
+
 def test_mirror_images_that_are_not_recognised() -> None:
     features = made(80)
     assert fit_head(features, 4).is_symmetric
