@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import importlib.util
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from ..files import write_atomically
 
 __all__ = ["Display", "plot_curves"]
+
+DRAW_EVERY = 60  # seconds: drawing takes as long as training on a hundred small images
 
 
 def plot_curves(rows: list[dict[str, float]], path: Path) -> None:
@@ -42,6 +45,8 @@ class Display:
 
     def __init__(self, out: Path, batch: int, *, shown: bool) -> None:
         self.out, self.batch, self.shown = out, batch, shown
+        self.rows: list[dict[str, float]] = []  # of the learning curves that were not drawn yet
+        self.drawn = 0.0
         self.bar: Any = None
         self.board: Any = None
 
@@ -49,6 +54,7 @@ class Display:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._draw()
         for opened in (self.bar, self.board):
             if opened is not None:
                 opened.close()
@@ -70,12 +76,18 @@ class Display:
         self.bar.set_postfix_str(f"loss {values['loss']:.3f}", refresh=False)
         self.bar.update(images - self.bar.n)
 
+    def _draw(self) -> None:
+        if self.rows:
+            plot_curves(self.rows, self.out / "curves.png")
+            self.rows, self.drawn = [], time.monotonic()
+
     def _epoch(self, row: dict[str, float]) -> None:
         if self.bar is not None:
             self.bar.clear()  # a line is printed now
         with open(self.out / "log.csv", newline="", encoding="utf-8") as file:
-            rows = [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]
-        plot_curves(rows, self.out / "curves.png")
+            self.rows = [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]
+        if time.monotonic() - self.drawn > DRAW_EVERY:
+            self._draw()
         if self.board is None and importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
