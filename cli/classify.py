@@ -17,12 +17,13 @@ from ..data.options import add_reading_options
 from ..errors import EXIT_IMAGE, EXIT_OK, EXIT_USAGE, ImageError, SourceError
 from ..models.manifest import Manifest, find_checkpoint
 from ..packages import install, missing
-from .console import add_precision_options, as_options, counted, fail
+from .console import as_options, counted, fail
+from .options import add_engine, add_grade, add_limits, add_precision, add_variant, positive
 
 if TYPE_CHECKING:
     from ..processing_utils import Prediction
 
-__all__ = ["DEVICES", "GRADES", "add_to"]
+__all__ = ["add_to"]
 
 DEFAULT_VARIANT = "resnext50_32x4d"
 # Arguments of classify_many that only --out takes.
@@ -30,11 +31,6 @@ TABLE_OPTIONS = (
     *("batch", "workers", "features", "column", "label_column", "grade", "cluster", "gpus", "resume", "overwrite"),
     *("anonymous", "redo_errors"),
 )
-GRADES = (
-    "how images are resized. reference: as documented, and the slowest; close: faster, at most 2 of 255 off; fast: as "
-    "close, but JPEG files of 5 times the target size or more are decoded at half their size"
-)
-DEVICES = "where torch runs the network: cpu, cuda, cuda:1, mps, xpu (default: the NVIDIA GPU if there is one)"
 PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp")
 
 
@@ -44,68 +40,40 @@ def add_to(commands: Any) -> None:
     classify = commands.add_parser("classify", help=about, description=f"{about.capitalize()}.")
     photos = "path or URL, or - for an image from stdin; with --out also folders and more"
     classify.add_argument("photos", nargs="+", metavar="PHOTO", help=photos)
-    variant = "a name from 'resnext-hub list', or a folder that 'train' wrote (default: %(default)s)"
-    classify.add_argument("--variant", default=DEFAULT_VARIANT, metavar="VARIANT", help=variant)
-    engines = (
-        "what runs the network: auto, torch, onnxruntime or openvino; auto: torch on a GPU, else ONNX Runtime if it "
-    )
-    engines += "is installed (default: %(default)s)"
-    classify.add_argument("--engine", default="auto", metavar="ENGINE", help=engines)
-    classify.add_argument("--device", metavar="DEVICE", help=DEVICES)
-    add_precision_options(classify, "; by default, --out takes images of PHOTO")
-    classify.add_argument("--top", type=_positive_number, metavar="K", help="number of classes to show (default: 5)")
+    add_variant(classify, note=" (default: %(default)s)", default=DEFAULT_VARIANT)
+    add_engine(classify)
+    add_precision(classify, "; by default, --out takes images of PHOTO")
+    classify.add_argument("--top", type=positive, metavar="K", help="number of classes to show (default: 5)")
     classify.add_argument("--json", action="store_true", help="print one JSON object per photo, one per line")
-    pixels = "refuse images with more pixels; by default, memory decides: those that take more than 2 GiB to decode"
-    classify.add_argument("--max-pixels", type=_positive_number, metavar="N", help=pixels)
-    cut = "a JPEG that is cut off: refuse it, or keep it with the missing part in gray (default: refuse)"
-    classify.add_argument("--truncated", choices=("refuse", "keep"), default="refuse", help=cut)
+    add_limits(classify)
     picture = "save photo and predictions (one photo only); its folder is made if it is missing"
     classify.add_argument("--picture", type=Path, metavar="FILE", help=picture)
-    _add_table_arguments(classify)
-    classify.set_defaults(run=_classify)
-
-
-def _add_table_arguments(classify: argparse.ArgumentParser) -> None:
     table = classify.add_argument_group(
         "many images to one table",
         "With --out, PHOTO may also be a folder, a pattern ('*.jpg', 'shards-{000..099}.tar'), a LIST.txt of paths or "
         "URLs, a TABLE.parquet, an archive of images (.tar, WebDataset), or any of these at s3://, gs://, https://. "
         "- reads a list of paths or URLs from stdin.",
+        # What is not passed is left to the default of classify_many, and shows without --out.
+        argument_default=argparse.SUPPRESS,
     )
-    table.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="table to write (.parquet, .csv or .jsonl), one row per image; its folder is made if it is missing. - "
-        "writes CSV to stdout, or with --json JSON lines",
+    out = (
+        "table to write (.parquet, .csv or .jsonl), one row per image; its folder is made if it is missing. - writes "
+        "CSV to stdout, or with --json JSON lines"
     )
-    # SUPPRESS: what is not passed is left to the default of classify_many, and shows without --out.
-    options: list[tuple[str, dict[str, Any]]] = [
-        ("--batch", {"type": _positive_number, "metavar": "N", "help": "images per batch (default: 16)"}),
-        ("--workers", {"type": _positive_number, "metavar": "N", "help": "threads (default: all cores)"}),
-        ("--features", {"action": "store_true", "help": "add a column of pooled features (float16)"}),
-        (
-            "--grade",
-            {"choices": ("reference", "close", "fast"), "help": f"{GRADES} (default: close)"},
-        ),
-        ("--cluster", {"choices": ("ray",), "help": "use all nodes of a cluster; --workers is then per actor"}),
-        ("--gpus", {"type": float, "metavar": "N", "help": "GPUs per actor (default: 0)"}),
-        ("--resume", {"action": "store_true", "help": "continue a run that was stopped"}),
-        ("--overwrite", {"action": "store_true", "help": "replace FILE, or what a stopped run left of it"}),
-        (
-            "--redo-errors",
-            {"action": "store_true", "help": "classify only the images that have an error in FILE.parquet"},
-        ),
-    ]
-    for name, settings in options:
-        table.add_argument(name, default=argparse.SUPPRESS, **settings)
-    add_reading_options(table, default=argparse.SUPPRESS)
-
-
-def _positive_number(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a number from 1, got {text!r}")
-    return int(text)
+    table.add_argument("--out", type=Path, default=None, metavar="FILE", help=out)
+    table.add_argument("--batch", type=positive, metavar="N", help="images per batch (default: 16)")
+    table.add_argument("--workers", type=positive, metavar="N", help="threads (default: all cores)")
+    table.add_argument("--features", action="store_true", help="add a column of pooled features (float16)")
+    add_grade(table, "close")
+    ray = "use all nodes of a cluster; --workers is then per actor"
+    table.add_argument("--cluster", choices=("ray",), help=ray)
+    table.add_argument("--gpus", type=float, metavar="N", help="GPUs per actor (default: 0)")
+    table.add_argument("--resume", action="store_true", help="continue a run that was stopped")
+    table.add_argument("--overwrite", action="store_true", help="replace FILE, or what a stopped run left of it")
+    redo = "classify again only the images that have an error in FILE.parquet, or that are not in it"
+    table.add_argument("--redo-errors", action="store_true", help=redo)
+    add_reading_options(table)
+    classify.set_defaults(run=_classify)
 
 
 def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
@@ -178,14 +146,14 @@ def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[st
         return fail("--picture cannot be used with --out.", EXIT_USAGE)
     if arguments.json and not to_stdout:
         return fail("--json cannot be used with --out FILE: --out FILE.jsonl writes JSON lines.", EXIT_USAGE)
-    special = "--out -" if to_stdout else "--redo-errors" if options.pop("redo_errors", False) else None
+    special = "--out -" if to_stdout else "--redo-errors" if "redo_errors" in options else None
     others = [name for name in ("cluster", "gpus", "resume", "overwrite", "redo_errors") if name in options]
-    if special and others:
+    if special and (others := [name for name in others if special != f"--{name.replace('_', '-')}"]):
         return fail(f"--{others[0].replace('_', '-')} cannot be used with {special}.", EXIT_USAGE)
     cluster = options.pop("cluster", None)
     if cluster is None and "gpus" in options:
         return fail("--gpus is an option for clusters: pass --cluster ray too.", EXIT_USAGE)
-    from ..inference.bulk import classify_many, redo_errors, stream_predictions
+    from ..inference.bulk import classify_many, stream_predictions
     from ..inference.cluster import classify_on_ray
 
     options |= {
@@ -205,14 +173,11 @@ def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[st
         if to_stdout:
             suffix = ".jsonl" if arguments.json else ".csv"
             done = stream_predictions(source, sys.stdout, suffix, variant, **options)
-        elif special:
-            del options["progress"]  # few images
-            done = redo_errors(source, arguments.out, variant, **options)
-            print(f"{counted(done.computed, 'image')} classified again", file=sys.stderr)
         else:
             done = (classify_on_ray if cluster else classify_many)(source, arguments.out, variant, **options)
     if not to_stdout:
-        print(f"Saved {done.out}: {counted(done.images, 'image')}", file=sys.stderr)
+        again = f", {done.computed:,} of them classified now" if special else ""
+        print(f"Saved {done.out}: {counted(done.images, 'image')}{again}", file=sys.stderr)
     if done.passed:
         print(done.passed, file=sys.stderr)
     if done.errors:

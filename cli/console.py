@@ -8,56 +8,19 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from ..errors import EXIT_OK, EXIT_STOPPED, EXIT_USAGE, ResNeXtHubError, StoppedError
 
-__all__ = [
-    "OPTIONS",
-    "add_precision_options",
-    "as_options",
-    "counted",
-    "fail",
-    "quiet",
-    "status_of",
-]
+__all__ = ["OPTIONS", "as_options", "counted", "fail", "quiet", "status_of"]
 
 #: The arguments that the library's messages ask for, and the options that stand for them on a command line.
-OPTIONS = {
-    **{
-        name: f"--{name.replace('_', '-')}"
-        for name in (
-            *(
-                "allow_private",
-                "anonymous",
-                "calibration",
-                "column",
-                "device",
-                "engine",
-                "label_column",
-                "label_table",
-                "labels",
-                "max_classes",
-                "memory",
-            ),
-            *("name", "out", "overwrite", "resume", "spill", "split", "top", "val"),
-        )
-    },
-    "version": "--model-version",
-}
+_SAME = (
+    "allow_private anonymous calibration column device engine label_column label_table labels max_classes memory name"
+)
+_SAME += " out overwrite resume spill split top val"
+OPTIONS = {name: f"--{name.replace('_', '-')}" for name in _SAME.split()} | {"version": "--model-version"}
 _ARGUMENT = re.compile(rf"(?<![\w/?&])({'|'.join(OPTIONS)})=(?:True\b|'([^']*)'|(?=[A-Z0-9]))")
-
-
-def add_precision_options(parser: Any, default: str = "") -> None:
-    """Add --precision and --calibration to an argparse parser.
-
-    Args:
-        default: what the help adds about the images for calibration.
-    """
-    formats = "fp32, bf16, fp16 (GPU), int8, or auto for the fastest that needs no images (default: %(default)s)"
-    parser.add_argument("--precision", default="fp32", metavar="PRECISION", help=formats)
-    images = f"images to calibrate int8 with, any source{default}"
-    parser.add_argument("--calibration", metavar="SOURCE", help=images)
 
 
 def as_options(message: str) -> str:

@@ -9,6 +9,7 @@ from ..errors import EXIT_OK, EXIT_USAGE
 from ..models.manifest import Manifest
 from ..packages import needed
 from .console import fail
+from .options import add_engine, add_variant
 
 __all__ = ["add_to"]
 
@@ -23,19 +24,12 @@ def add_to(commands: Any) -> None:
         description="Serve a web page on this machine until Ctrl-C. Photos and answers stay on this machine; only "
         "weights and the URLs that a visitor enters are downloaded.",
     )
-    parser.add_argument(
-        "--variant",
-        action="append",
-        metavar="VARIANT",
-        help="a name from 'resnext-hub list', or a folder that 'train' wrote; repeat for several (default: "
-        "resnext_tiny; on 127.0.0.1 all published ones, downloaded when they are first chosen)",
-    )
-    engines = "what runs the networks, see 'classify' (default: %(default)s)"
-    parser.add_argument("--engine", default="auto", metavar="ENGINE", help=engines)
+    several = "; repeat for several (default: resnext_tiny; on 127.0.0.1 all published ones, downloaded when they are "
+    add_variant(parser, note=f"{several}first chosen)", action="append")
+    add_engine(parser)
     parser.add_argument("--host", default=LOOPBACK, help="address to listen on (default: %(default)s)")
-    parser.add_argument(
-        "--port", type=int, default=7860, help="port to listen on; 0 for any free port (default: %(default)s)"
-    )
+    port = "port to listen on; 0 for any free port (default: %(default)s)"
+    parser.add_argument("--port", type=int, default=7860, help=port)
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.set_defaults(run=_demo)
 
@@ -44,14 +38,13 @@ def _demo(arguments: argparse.Namespace, manifest: Manifest) -> int:
     with needed("The page", "demo"):
         from ..demo.page import serve
     from ..demo.logic import Models, PageError
-    from ..inference.engines import ENGINES
+    from ..inference.engines import check_engine
 
-    if arguments.engine not in ENGINES:
-        return fail(f"Unknown engine {arguments.engine!r}; choose from {', '.join(ENGINES)}.", EXIT_USAGE)
+    check_engine(arguments.engine)
     variants = arguments.variant or ["resnext_tiny"]
     if arguments.variant is None and arguments.host == LOOPBACK:
         variants += [name for name in manifest.checkpoints if name not in variants]
-    models = Models(variants, arguments.engine)
+    models = Models(variants, arguments.engine, device=arguments.device)
     try:
         models[next(iter(models.checkpoints))]  # the first visitor need not wait, and errors appear now
     except PageError as error:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from ..errors import EXIT_OK
 from ..models.manifest import Manifest
+from .options import add_variant
 
 __all__ = ["add_to"]
 
@@ -16,7 +18,7 @@ def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""
     about = "download and verify weights, for a machine without a network for example"
     parser: argparse.ArgumentParser = commands.add_parser("download", help=about, description=f"{about.capitalize()}.")
-    parser.add_argument("variants", nargs="+", metavar="VARIANT", help="a name as resnext-hub list prints it")
+    add_variant(parser, "variants", trained=False, nargs="+")
     parser.add_argument(
         "--to",
         type=Path,
@@ -31,7 +33,11 @@ def _download(arguments: argparse.Namespace, manifest: Manifest) -> int:
     from ..models.store import Store
 
     store = Store(arguments.to / "hub" / "checkpoints") if arguments.to else Store()
-    for checkpoint in [manifest.resolve(variant) for variant in arguments.variants]:
+    checkpoints = [manifest.resolve(variant) for variant in arguments.variants]
+    store.folder.mkdir(parents=True, exist_ok=True)
+    for checkpoint in checkpoints:
         path, digest = local_file(checkpoint, store=store)
         print(f"{path}  sha256 {digest}", flush=True)
+        if checkpoint.sources[0].path:
+            print(f"{checkpoint.name} is part of this package: there is nothing to download or copy.", file=sys.stderr)
     return EXIT_OK

@@ -12,8 +12,8 @@ from typing import Any
 from ..data.options import add_reading_options
 from ..errors import EXIT_DIFFERENT, EXIT_IMAGE, EXIT_OK
 from ..models.manifest import Manifest
-from .classify import DEVICES, GRADES
-from .console import add_precision_options, counted, fail
+from .console import counted, fail
+from .options import add_engine, add_grade, add_limits, add_precision, add_variant, positive
 
 __all__ = ["add_to"]
 
@@ -43,13 +43,7 @@ def add_to(commands: Any) -> None:
         epilog=LAYOUTS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--variant",
-        action="append",
-        required=True,
-        metavar="VARIANT",
-        help="a name from 'resnext-hub list', or a folder that 'train' wrote; repeat for several",
-    )
+    add_variant(parser, note="; repeat for several", action="append", required=True)
     parser.add_argument("--data", nargs="+", required=True, metavar="DATA", help="labelled images, see below")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for report, tables and pictures")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -58,6 +52,7 @@ def add_to(commands: Any) -> None:
     images = parser.add_argument_group("images and classes")
     images.add_argument("--labels", metavar="FILE", help="label file of a flat folder or archive")
     add_reading_options(images, split=True)
+    add_limits(images)
     images.add_argument("--dataset", metavar="NAME", help="name of the dataset, if it is not recognised")
     images.add_argument("--real", metavar="FILE", help="ImageNet-ReaL's real.json: also report accuracy on its labels")
     restrict = "predict only classes that the dataset has (default: only for ImageNet-A and ImageNet-R)"
@@ -67,16 +62,12 @@ def add_to(commands: Any) -> None:
     made.add_argument("--size", nargs="+", default=[], metavar="SIZE", help=sizes)
     views = "crops whose predictions are averaged (default: %(default)s)"
     made.add_argument("--views", choices=("centre", "flip", "ten-crop"), default="centre", help=views)
-    made.add_argument(
-        "--grade", choices=("reference", "close", "fast"), default="reference", help=f"{GRADES} (default: %(default)s)"
-    )
+    add_grade(made, "reference", default="reference")
     run = parser.add_argument_group("the run (under torchrun, all processes must share DIR)")
-    engines = "what runs the network, see 'classify' (default: %(default)s)"
-    run.add_argument("--engine", default="auto", metavar="ENGINE", help=engines)
-    run.add_argument("--device", metavar="DEVICE", help=DEVICES)
-    add_precision_options(run)
-    run.add_argument("--batch", type=int, default=16, metavar="N", help="images per batch (default: %(default)s)")
-    run.add_argument("--workers", type=int, metavar="N", help="threads (default: all cores)")
+    add_engine(run)
+    add_precision(run)
+    run.add_argument("--batch", type=positive, default=16, metavar="N", help="images per batch (default: %(default)s)")
+    run.add_argument("--workers", type=positive, metavar="N", help="threads (default: all cores)")
     run.add_argument("--resume", action="store_true", help="continue a run that was stopped")
     run.add_argument("--overwrite", action="store_true", help="replace the evaluation in DIR")
     parser.set_defaults(run=_evaluate)

@@ -13,6 +13,7 @@ from ..deploy.triton_config import BACKENDS, Serving
 from ..errors import EXIT_OK, ExportError
 from ..models.manifest import Manifest
 from .console import counted
+from .options import add_variant
 
 __all__ = ["add_to"]
 
@@ -29,8 +30,7 @@ def add_to(commands: Any) -> None:
         "metadata.json describes inputs, outputs, labels, preprocessing, licence and the weights' hash; "
         "report.json has the measured differences.",
     )
-    variant = "a name from 'resnext-hub list', or a folder that 'train' wrote"
-    parser.add_argument("--variant", required=True, metavar="VARIANT", help=variant)
+    add_variant(parser, required=True)
     parser.add_argument("--to", required=True, choices=[*FORMATS, TRITON], metavar="FORMAT", help=names)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
     precisions = list(dict.fromkeys(p for kind in FORMATS.values() for p in kind.precisions))

@@ -7,8 +7,9 @@ import json
 from typing import Any
 
 from ..errors import EXIT_OK
-from ..models.manifest import Manifest, find_checkpoint
+from ..models.manifest import Accuracy, Manifest, find_checkpoint
 from .list import file_size, row
+from .options import add_variant
 
 __all__ = ["add_to"]
 
@@ -17,8 +18,7 @@ def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""
     about = "describe a variant: size, accuracy, preprocessing, licence, file"
     parser: argparse.ArgumentParser = commands.add_parser("info", help=about, description=f"{about.capitalize()}.")
-    name = "a name from 'resnext-hub list', or a folder that 'train' wrote"
-    parser.add_argument("variant", metavar="VARIANT", help=name)
+    add_variant(parser, "variant")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     parser.set_defaults(run=_info)
 
@@ -35,15 +35,20 @@ def _info(arguments: argparse.Namespace, manifest: Manifest) -> int:
     use = {None: "", True: ", commercial use allowed", False: ", no commercial use"}[
         c.license and c.license.commercial_use
     ]
+
+    def at(figure: Accuracy) -> str:
+        return f" at {figure.image_size} pixels" if figure.image_size else ""
+
     lines = [
         ("trained on", c.system.training_data),
         ("size", f"{c.params / 1e6:.1f} M parameters, {c.gmacs:.2f} GMACs, file of {size}"),
         ("classes", f"{c.num_classes:,}"),
-        *(("top-1/5 in %", f"{a.top1:.2f} / {a.top5:.2f} on {a.dataset}, {by}") for by, a in figures),
+        *(("top-1/5 in %", f"{a.top1:.2f} / {a.top5:.2f} on {a.dataset}{at(a)}, {by}") for by, a in figures),
         ("images", f"resized to {p.resize_size}, cropped to {p.crop_size} pixels; {p.interpolation}"),
         ("normalise", f"mean {list(p.mean)}, std {list(p.std)}"),
         ("licence", f"{c.license_id or 'not stated'}{use}"),
-        ("paper", f"{c.system.paper.title}, {c.system.paper.url}"),
+        ("paper", c.system.paper.title),
+        ("", c.system.paper.url),
         *(("source", source.url) for source in c.sources if source.url),
         ("file", values["cached"] or f"not on this machine: resnext-hub download {c.name}"),
         *(("known issue", issue) for issue in c.known_issues),

@@ -10,6 +10,7 @@ from typing import Any
 from ..data.options import add_reading_options, reading_options
 from ..models.manifest import Manifest, find_checkpoint
 from .console import counted
+from .options import add_device, add_variant
 
 __all__ = ["add_to"]
 
@@ -22,12 +23,12 @@ def add_to(commands: Any) -> None:
         description="Score training images with a teacher network, for 'train --teacher-scores' with a recipe that "
         "has distillation_weight and in_memory (small images of one size). Pass the same data to both commands.",
     )
-    teacher = "the teacher: a name from 'resnext-hub list', or a folder that 'train' wrote"
-    parser.add_argument("--variant", required=True, metavar="VARIANT", help=teacher)
+    add_variant(parser, note=": the teacher", required=True)
     parser.add_argument("--data", nargs="+", required=True, metavar="DATA", help="labelled images, as for 'train'")
     parser.add_argument("--val", metavar="DIR", help="validation images, as for 'train'")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for train.scores.npy")
     add_reading_options(parser, split=True)
+    add_device(parser)
     parser.set_defaults(run=_score)
 
 
@@ -39,6 +40,6 @@ def _score(arguments: argparse.Namespace, manifest: Manifest) -> None:
     teacher, options = find_checkpoint(arguments.variant), reading_options(arguments)
     options["say"] = lambda line: print(line, file=sys.stderr)
     images, _, _ = train_and_val(arguments.data, arguments.val, **options)
-    scores = score_images(teacher, PixelTable.read(images))
+    scores = score_images(teacher, PixelTable.read(images), device=arguments.device)
     path = save_array(scores.numpy(), arguments.out / "train.scores.npy")
     print(f"Saved {path}: {counted(len(images), 'image')}, {counted(len(images.classes), 'class')}")

@@ -116,7 +116,7 @@ class Models:
 
     Args:
         variants: names or trainings' folders, as `find_checkpoint` takes them.
-        engine: as of `inference.classifier.classifier`.
+        engine, device: as of `inference.classifier.classifier`.
         kept: how many stay open.
 
     Raises:
@@ -124,14 +124,14 @@ class Models:
         ValueError: no variant, or two of one name.
     """
 
-    def __init__(self, variants: Sequence[str], engine: str = "auto", kept: int = 3) -> None:
+    def __init__(self, variants: Sequence[str], engine: str = "auto", kept: int = 3, device: str | None = None) -> None:
         found = [find_checkpoint(variant) for variant in dict.fromkeys(variants)]
         self.checkpoints: dict[str, Checkpoint] = {checkpoint.name: checkpoint for checkpoint in found}
         if not found or len(self.checkpoints) != len(found):
             raise ValueError(
                 f"Expected at least one variant, all with different names; got {', '.join(variants) or 'none'}."
             )
-        self._engine, self._kept = engine, kept
+        self._how, self._kept = {"engine": engine, "device": device}, kept
         self._open: OrderedDict[str, Classifier] = OrderedDict()
         self._guard = threading.Lock()
         self._opening = {name: threading.Lock() for name in self.checkpoints}  # a download may take minutes
@@ -159,7 +159,7 @@ class Models:
                     self._open.move_to_end(name)
                     return self._open[name]
             with _told(name):
-                opened = classifier(self.checkpoints[name].variant, engine=self._engine, progress=False)
+                opened = classifier(self.checkpoints[name].variant, progress=False, **self._how)
             crop = opened.preset.crop_size
             opened.engine(
                 np.zeros((1, crop, crop, 3), np.uint8)

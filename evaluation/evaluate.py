@@ -26,6 +26,7 @@ from ..inference.resumable import printable
 from ..models.download import local_file
 from ..models.manifest import Accuracy, Checkpoint, LabelSet, Preprocessing, find_checkpoint
 from ..processes import Processes
+from ..processing_utils.images import check_truncated
 from ..processing_utils.labels import read_labels
 from ..processing_utils.preprocessing import GRADES, VIEWS
 from .label_files import find_labelled
@@ -233,7 +234,7 @@ class Options:
         real: ImageNet-ReaL's real.json, to report accuracy on its labels too.
         restrict: choose among the dataset's own classes only; by default as the known dataset requires.
         sizes, views, engine, device, precision, calibration: see `contenders_of`.
-        grade: see `preprocessing.load_pixels`.
+        grade, max_pixels, truncated: see `preprocessing.load_pixels`.
         batch: images that pass a network together.
         workers: threads; by default all cores.
 
@@ -257,6 +258,8 @@ class Options:
     precision: str = "fp32"
     calibration: str | Sequence[str] | None = None
     grade: str = "reference"
+    max_pixels: int | None = None
+    truncated: str = "refuse"
     batch: int = 16
     workers: int | None = None
 
@@ -265,6 +268,7 @@ class Options:
         for name, values in known.items():
             if (value := getattr(self, name)) is not None and value not in values:
                 raise ValueError(f"Unknown {name} {value!r}; choose from {', '.join(values)}.")
+        check_truncated(self.truncated)
         check_engine(self.engine, self.precision, self.calibration is not None)
         if self.batch < 1 or (self.workers is not None and self.workers < 1):
             raise ValueError(f"batch and workers must be 1 or more, got {self.batch} and {self.workers}.")
@@ -341,7 +345,7 @@ def evaluate(
             targets=targets,
             processes=processes,
             restricted=restricted,
-            grade=options.grade,
+            reading={name: getattr(options, name) for name in ("grade", "max_pixels", "truncated")},
             batch=options.batch,
             workers=options.workers,
             resume=resume,

@@ -132,7 +132,7 @@ class _Predictor:
     targets: Mapping[LabelSet, Sequence[Target]]
     contenders: Sequence[Contender]
     classes: Sequence[Sequence[int] | None]
-    grade: str
+    reading: Mapping[str, Any]
     seconds: dict[str, float]
     _turns: dict[str, threading.Lock] = field(default_factory=dict)
     _count: threading.Lock = field(default_factory=threading.Lock)
@@ -179,13 +179,13 @@ class _Predictor:
 
     def _load(self, data: bytes) -> list[np.ndarray]:
         """Return pixels (views, crop, crop, 3) for each geometry. Decodes once, unless the decoder may shrink."""
-        if self.grade == "fast" and all(views == "centre" for _, views in self.geometries):
-            return [load_pixels(data, preset, self.grade)[None] for preset, _ in self.geometries]
-        if len(self.geometries) == 1 and self.geometries[0][1] == "centre":
-            return [load_pixels(data, self.geometries[0][0], self.grade)[None]]
-        image = open_image(data)
+        limits = dict(self.reading)
+        grade, plain = limits.pop("grade"), all(views == "centre" for _, views in self.geometries)
+        if plain and (grade == "fast" or len(self.geometries) == 1):
+            return [load_pixels(data, preset, grade, **limits)[None] for preset, _ in self.geometries]
+        image = open_image(data, **limits)
         return [
-            crop_pixels(image, preset, self.grade)[None] if views == "centre" else view_pixels(image, preset, views)
+            crop_pixels(image, preset, grade)[None] if views == "centre" else view_pixels(image, preset, views)
             for preset, views in self.geometries
         ]
 
@@ -244,7 +244,7 @@ def predict(
     targets: Mapping[LabelSet, Sequence[Target]],
     processes: Processes,
     restricted: bool = False,
-    grade: str = "reference",
+    reading: Mapping[str, Any],
     batch: int = 16,
     workers: int | None = None,
     resume: bool = False,
@@ -258,6 +258,7 @@ def predict(
         out: the table, a .parquet file.
         targets: the right classes of the images, for each label set of the contenders.
         restricted: let the networks choose only among the classes that occur in ``targets``.
+        reading: grade, max_pixels and truncated, see `preprocessing.load_pixels`.
         workers: threads, each with an engine of one thread; by default the cores, shared by the ranks of a machine.
         resume: continue a stopped run of the same identity; read its table if it has ended.
         source: how the images were found (column, label_column, allow_private, anonymous), for the identity.
@@ -267,13 +268,13 @@ def predict(
         SourceError: the images are not those that the labels are for.
     """
     choices = [target_classes(targets[c.checkpoint.labels]) if restricted else None for c in contenders]
-    identity = {"source": list(images.specs), "images": images.fingerprint(), "grade": grade, "batch": batch}
+    identity = {"source": list(images.specs), "images": images.fingerprint(), "batch": batch}
     labels = "\n".join(_label_text(images, place) for place in range(len(images)))
     identity["image_labels"] = hashlib.sha256(labels.encode("utf-8", "surrogateescape")).hexdigest()
-    identity |= {"shard_rows": SHARD_ROWS, "classes": choices, **source}
+    identity |= {"shard_rows": SHARD_ROWS, "classes": choices, **source, **reading}
     identity["contenders"] = {c.name: c.identity() for c in contenders}
     seconds = {c.name: 0.0 for c in contenders}
-    predictor = _Predictor(images, targets, contenders, choices, grade, seconds)
+    predictor = _Predictor(images, targets, contenders, choices, reading, seconds)
     firsts = itertools.accumulate(images.sizes(), initial=0)
     shards = [_LabelledShard(shard, first) for shard, first in zip(images.kept(), firsts, strict=False)]
     many = workers or max(1, available_cores() // processes.local_world)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import json
 import threading
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO, TypedDict, Unpack
@@ -27,7 +26,6 @@ from ..data.outputs import explained
 from ..data.shards import Item, Shard
 from ..data.source import count, shards
 from ..errors import ImageError, OutputError, TruncatedImageError, UnknownOptionError
-from ..files import write_atomically
 from ..identity import differences
 from ..models.download import local_file
 from ..models.manifest import Checkpoint, find_checkpoint
@@ -38,9 +36,9 @@ from ..processing_utils.preprocessing import check_grade, load_pixels
 from ..processing_utils.uris import scheme_of
 from .engines import Engine, check_engine, open_engine
 from .engines.base import available_cores
-from .parts import GROUP, Part, Parts, numbered
+from .parts import Part, Parts, numbered
 from .resumable import Summary, identify, import_tqdm, printable, process_shards, progress_bar, run, terminable
-from .tables import write_table, write_text
+from .tables import write_text
 
 __all__ = [
     "Options",
@@ -48,7 +46,6 @@ __all__ = [
     "Request",
     "classify_many",
     "prediction_columns",
-    "redo_errors",
     "stream_predictions",
 ]
 
@@ -283,6 +280,7 @@ def classify_many(
     workers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    redo_errors: bool = False,
     progress: bool = True,
     **options: Unpack[Options],
 ) -> Summary:
@@ -300,6 +298,8 @@ def classify_many(
         resume: continue a run that was stopped or killed. It must have the same identity: source, options, weights,
             engine, and versions of packages.
         overwrite: replace ``out``, and drop the finished rows of a stopped run.
+        redo_errors: make ``out`` again, which must be a .parquet of the same options; read it into memory, and compute
+            only the rows that have an error in it, or that it lacks.
         progress: show a bar on stderr.
         options: top (5); batch (16), images that pass the network together (the last bits of a score may depend on it);
             features (False), add the pooled features as float16; engine ("auto"), precision ("fp32"), calibration
@@ -318,18 +318,20 @@ def classify_many(
         EngineError: no such engine, or it is not available here.
         ValueError, UnknownOptionError: an option is out of range, or there is no such option.
     """
-    request = Request(source, variant, **options)
+    request, overwrite = Request(source, variant, **options), overwrite or redo_errors
     request.check(out, workers=workers, resume=resume, overwrite=overwrite, progress=progress)
     engine, passed = request.open_engine(), Passed()
+    identity, make_rows = request.identity(engine), request.predictor(engine)
+    redo = _Redo(make_rows, Path(out), identity) if redo_errors else None
     process = functools.partial(
         process_shards,
-        make_rows=request.predictor(engine),
+        make_rows=redo or make_rows,
         batch=request.options["batch"],
         workers=workers or available_cores(),
     )
-    return run(
+    done = run(
         out,
-        request.identity(engine),
+        identity,
         request.shards(passed),
         process,
         resume=resume,
@@ -338,6 +340,41 @@ def classify_many(
         total=request.count() if progress else None,
         passed=passed,
     )
+    return dataclasses.replace(done, computed=sum(redo.computed)) if redo else done
+
+
+class _Redo:
+    """Takes the rows without an error from a finished table, and makes the others; a `resumable.RowMaker`.
+
+    Raises:
+        OutputError: the table is not of `classify_many`, or was made with other options.
+    """
+
+    def __init__(self, make_rows: Predictor, out: Path, identity: Mapping[str, Any]) -> None:
+        if out.suffix != ".parquet" or not out.is_file():
+            raise OutputError(f"{out} is no .parquet table: only such a table says how it was made.")
+        self.make_rows, self.columns = make_rows, make_rows.columns
+        with explained():
+            table = pq.read_table(out)
+        before = json.loads((table.schema.metadata or {}).get(b"resnext_hub", b"{}"))
+        if different := differences(before, identity):
+            raise OutputError(f"{out} was made with other options: {different}. Pass the same ones.")
+        kept = table.filter(table["error"].is_null()).select(self.columns.names)
+        self.kept = kept.cast(self.columns).combine_chunks()  # `take` copies a column of several chunks
+        self.places = {name: place for place, name in enumerate(self.kept["image"].to_pylist())}
+        self.computed: list[int] = []
+
+    def __call__(self, items: Sequence[Item]) -> pa.RecordBatch:
+        if not items:
+            return self.make_rows(items)
+        places = [self.places.get(printable(item.name)) for item in items]
+        missing = [item for item, place in zip(items, places, strict=True) if place is None]
+        made = pa.Table.from_batches([self.make_rows(missing)])
+        self.computed.append(len(missing))
+        found = self.kept.take(pa.array([place for place in places if place is not None], pa.int64()))
+        old, new = itertools.count(), itertools.count(len(found))
+        order = [next(new if place is None else old) for place in places]
+        return pa.concat_tables([found, made]).take(pa.array(order, pa.int64())).combine_chunks().to_batches()[0]
 
 
 @dataclass
@@ -384,64 +421,3 @@ def stream_predictions(
         workers = workers or available_cores()
         process_shards(shards, stream, advance, make_rows=rows, batch=batch, workers=workers, commit_seconds=often)
     return Summary(stream.out, stream.rows, stream.errors, stream.rows, passed)
-
-
-def redo_errors(
-    source: str | Sequence[str],
-    out: str | Path,
-    variant: str,
-    *,
-    workers: int | None = None,
-    **options: Unpack[Options],
-) -> Summary:
-    """Classify again the images of a finished Parquet table whose rows state an error, and replace these rows.
-
-    Args:
-        source, variant, workers, options: see `classify_many`; the same as for the table.
-
-    Raises:
-        OutputError: ``out`` is no table of `classify_many`, or was made with other options; its images are not those
-            of the source.
-        SourceError, UnknownVariantError, CheckpointError, EngineError, ValueError: as `classify_many`.
-    """
-    out, request, passed = Path(out), Request(source, variant, **options), Passed()
-    if out.suffix != ".parquet" or not out.is_file():
-        raise OutputError(f"{out} is no .parquet table: only such a table says how it was made.")
-    engine = request.open_engine()
-    identity, make_rows = request.identity(engine), request.predictor(engine)
-    before = json.loads((pq.read_schema(out).metadata or {}).get(b"resnext_hub", b"{}"))
-    if different := differences(before, identity):
-        raise OutputError(f"{out} was made with other options: {different}. Pass the same ones.")
-    items = (item for shard in request.shards(passed) for item in shard.items(0))
-    batch, numbers = request.options["batch"], list[int]()
-    held: list[Item] = []
-    with pq.ParquetFile(out) as file:
-        columns = (rows.to_pydict() for rows in file.iter_batches(columns=["image", "error"]))
-        cells = ((name, error) for c in columns for name, error in zip(c["image"], c["error"], strict=True))
-        for number, (item, cell) in enumerate(itertools.zip_longest(items, cells)):
-            if item is None or cell is None or printable(item.name) != cell[0]:
-                raise OutputError(f"The images of {out} are not those of the source, from row {number} on.")
-            if cell[1] is not None:
-                numbers.append(number)
-                held.append(item)
-        total = file.metadata.num_rows
-    with terminable(), ThreadPoolExecutor(workers or available_cores()) as pool:
-        made = list(pool.map(make_rows, (held[i : i + batch] for i in range(0, len(held), batch))))
-    redone = numbered(pa.Table.from_batches(made, make_rows.columns), numbers)
-
-    def replaced() -> Iterator[pa.Table]:
-        first = 0
-        with pq.ParquetFile(out) as file:
-            for batch in file.iter_batches(GROUP):
-                start, end = bisect_left(numbers, first), bisect_left(numbers, first + len(batch))
-                rows = np.arange(len(batch))
-                rows[np.array(numbers[start:end], int) - first] = np.arange(end - start) + len(batch)
-                old = pa.Table.from_batches([batch]).replace_schema_metadata(None)
-                yield pa.concat_tables([old, redone.slice(start, end - start)]).take(pa.array(rows))
-                first += len(batch)
-
-    errors = len(redone) - redone["error"].null_count
-    if numbers:
-        with explained():
-            write_atomically(out, lambda temporary: write_table(temporary, ".parquet", replaced(), identity))
-    return Summary(out, total, errors, len(redone), passed)

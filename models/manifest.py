@@ -265,7 +265,7 @@ class Manifest:
         names = [*self.entrypoints, *self.checkpoints]
         lower = {known.lower(): known for known in names}
         near = [lower[match] for match in difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.5)]
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"Choose from {', '.join(self.entrypoints)}."
+        hint = f"Did you mean {' or '.join(near)}?" if near else "The README and 'resnext-hub list' have all names."
         raise UnknownVariantError(f"No such variant: {name!r}. {hint}")
 
 
@@ -428,22 +428,21 @@ def find_checkpoint(variant: str | Path) -> Checkpoint:
         ManifestError: the folder's manifest cannot be used, or names something outside the folder.
     """
     if not isinstance(variant, (str, os.PathLike)):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"The variant must be a name or a folder, got {variant!r}.")
+        raise TypeError(f"The variant must be a name or a folder, not of type {type(variant).__name__}.")
     separators = [separator for separator in (os.sep, os.altsep) if separator]
     if isinstance(variant, str) and not any(separator in variant for separator in separators):
         try:
             return default_manifest().resolve(variant)
         except UnknownVariantError as error:
-            if not variant or not Path(variant).is_dir():
+            if not variant or not Path(variant).exists():
                 raise UnknownVariantError(f"{error} There is no folder of this name either.") from None
     folder = Path(variant)
     if not folder.is_dir():
+        if folder.exists():
+            own = "docs/differences.md shows how to load a file of your own."
+            raise UnknownVariantError(f"{folder} is a file: pass the folder that training wrote. {own}")
         if folder.name != str(variant):  # a path: no published name has a separator
-            raise UnknownVariantError(
-                f"{folder} is a file: pass the folder that training wrote."
-                if folder.exists()
-                else f"No such folder: {folder}"
-            )
+            raise UnknownVariantError(f"No such folder: {folder}")
         return default_manifest().resolve(str(variant))
     if not os.path.lexists(folder / MANIFEST):
         raise UnknownVariantError(f"{folder} has no {MANIFEST}: training writes it when it finishes.")

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from ..files import write_atomically
+from ..inference.engines.torch import device_of
 from ..models.entrypoints import load
 from ..models.manifest import Checkpoint
 from ..processing_utils.labels import read_labels
@@ -43,12 +44,13 @@ def read_scores(folder: Path) -> Tensor:
 
 
 @torch.inference_mode()
-def score_images(teacher: Checkpoint, table: PixelTable, batch: int = 16) -> Tensor:
+def score_images(teacher: Checkpoint, table: PixelTable, batch: int = 16, device: str | None = None) -> Tensor:
     """The teacher's scores of every cell and class of the table: float16 (N, GRID, GRID, classes).
 
-    Images are resized to the teacher's crop, without cropping.
+    Images are resized to the teacher's crop, without cropping. ``device`` is by default the GPU if there is one.
 
     Raises:
+        EngineError: no such device.
         ValueError: the teacher does not know a class of the table.
         CheckpointError: its weights cannot be used.
     """
@@ -56,12 +58,13 @@ def score_images(teacher: Checkpoint, table: PixelTable, batch: int = 16) -> Ten
     if unknown := sorted(set(table.classes) - set(synsets)):
         raise ValueError(f"{teacher.name} does not know the class {unknown[0]} (in all: {len(unknown)}).")
     columns = torch.tensor([synsets.index(name) for name in table.classes])
-    network, preset = load(teacher).eval(), teacher.preprocessing
+    where, preset = device_of(device), teacher.preprocessing
+    network = load(teacher).eval().to(where)
     normalise, size = v2.Normalize(preset.mean, preset.std), [preset.crop_size] * 2
     found = []
     for images in table.images.split(batch):
-        pixels = v2.functional.resize(images, size, antialias=True)
+        pixels = v2.functional.resize(images.to(where), size, antialias=True)
         maps = network.forward_intermediates(normalise(pixels / 255))[-1]  # pyright: ignore[reportCallIssue]
         cells = F.adaptive_avg_pool2d(maps, GRID).permute(0, 2, 3, 1)
-        found.append(network.get_submodule("fc")(cells)[..., columns].half())
+        found.append(network.get_submodule("fc")(cells)[..., columns.to(where)].half().cpu())
     return torch.cat(found)

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import EngineError
+from ...errors import EngineError, ManifestError, UnknownVariantError
 from ...files import SUFFIX, sha256
-from ...models.manifest import Checkpoint, Manifest
+from ...models.manifest import Checkpoint, Manifest, find_checkpoint
 from ...models.store import ABANDONED_AFTER, Store
 from ...packages import library_version
 
@@ -160,12 +160,19 @@ def engine_folders(store: Store, manifest: Manifest) -> list[EngineFolder]:
         else:
             gone = found.record is not None and found.record.sha256 != digest
         why = "an engine of a checkpoint that no longer exists" if gone else None
-        engine = EngineFolder(path, size, checkpoints.get(file), name, why)
+        engine = EngineFolder(path, size, checkpoints.get(file) or _trained(trained), name, why)
         if gone or current:
             return engine
         return _unusable(engine, changed, "an engine built with another version of its library")
 
     return [described(path) for path in sorted(folder.iterdir())] if folder.is_dir() else []
+
+
+def _trained(path: str) -> Checkpoint | None:
+    """The checkpoint of a training run's file; None if it is gone or unusable."""
+    with contextlib.suppress(UnknownVariantError, ManifestError, OSError):
+        return find_checkpoint(Path(path).parent) if path else None
+    return None
 
 
 def _size_and_time(folder: Path) -> tuple[int, float]:

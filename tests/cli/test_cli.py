@@ -6,19 +6,23 @@ import ast
 import csv
 import io
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pyarrow.parquet as pq
 import pytest
 from resnext_hub import cli, errors
 from resnext_hub.cli import console
 from resnext_hub.inference.engines import ENGINES
 from resnext_hub.models.manifest import ROOT, default_manifest
+from resnext_hub.packages import missing
 from resnext_hub.processing_utils.preprocessing import GRADES
 
 from ..support.data_sets import write
@@ -126,8 +130,40 @@ def test_errors_of_a_table_are_redone(photo: Path, capsys: Any, tmp_path: Path) 
     assert rows[1]["label"] == rows[0]["label"]
     assert after["index"].to_pylist() == [0, 1, 2]
     write(tmp_path / "a" / "4.jpg", whole)
-    assert cli.main([*command, "--redo-errors"]) == 2
-    assert "row 3" in capsys.readouterr().err
+    (tmp_path / "t.parquet.parts").mkdir()
+    with filelock.FileLock(tmp_path / "t.parquet.parts" / "lock"):
+        assert cli.main([*command, "--redo-errors"]) == 2
+    assert "Another process" in capsys.readouterr().err
+    assert cli.main([*command, "--redo-errors"]) == 0
+    assert "4 images, 1 of them" in capsys.readouterr().err
+    rows = pq.read_table(out).drop_columns(["image", "index"]).to_pylist()
+    assert rows[3] == rows[0]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None or bool(missing(["argcomplete"])), reason="needs bash and argcomplete")
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("resnext-hub cl", {"classify"}),
+        ("resnext-hub info resnext_t", {"resnext_tiny"}),
+        ("resnext-hub evaluate --variant ru", {"runs/"}),
+        ("resnext-hub export --to openv", {"openvino"}),
+        ("resnext-hub classify --max", {"--max-pixels"}),
+    ],
+)
+def test_bash_completes(line: str, expected: set[str], tmp_path: Path) -> None:
+    """As bash does at a tab, with the function that docs/install.md has users register."""
+    (tmp_path / "runs").mkdir()
+    script = (
+        'eval "$(register-python-argcomplete resnext-hub)"\n'
+        f"COMP_LINE={shlex.quote(line)} COMP_POINT={len(line)} COMP_TYPE=9\n"
+        "_python_argcomplete resnext-hub\n"
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    tools = Path(sys.executable).parent
+    environment = os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert {word.strip() for word in done.stdout.splitlines()} == expected, done.stderr
 
 
 @pytest.mark.parametrize("device", ["xpu", "mps", "cuda:99"])
@@ -272,8 +308,8 @@ def test_a_reader_that_has_seen_enough() -> None:
 
 def test_help_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    commands = ["list", "info", "download", "classify", "train", "evaluate", "export", "demo", "cache"]
-    for command in ([], *([name] for name in commands), ["cache", "list"]):
+    names = "list info download classify train evaluate export demo hashtags score select cache".split()  # noqa: SIM905
+    for command in ([], *([name] for name in names), ["cache", "remove"], ["hashtags", "targets"]):
         with pytest.raises(SystemExit):
             cli.main([*command, "--help"])
         assert all(len(line) <= 80 for line in capsys.readouterr().out.splitlines())

@@ -131,10 +131,11 @@ def test_the_least_used_variant_goes(monkeypatch: Any, tmp_path: Path) -> None:
 
     def open_one(variant: str, **options: Any) -> Any:
         opened.append(variant)
+        assert options["device"] == "cpu"
         return classifier("resnext_tiny", engine="torch")
 
     monkeypatch.setattr(logic, "classifier", open_one)
-    models = Models(["resnext_tiny", "resnet18_ssl", "resnet18_swsl"], kept=2)
+    models = Models(["resnext_tiny", "resnet18_ssl", "resnet18_swsl"], kept=2, device="cpu")
     for name in ("resnext_tiny", "resnet18_ssl", "resnext_tiny", "resnet18_swsl", "resnext_tiny", "resnet18_ssl"):
         models[name]
     assert opened == ["resnext_tiny", "resnet18_ssl", "resnet18_swsl", "resnet18_ssl"]

@@ -161,7 +161,7 @@ def test_several_networks_in_one_pass_decode_once(
 ) -> None:
     opened = []
     original = predicting.open_image
-    monkeypatch.setattr(predicting, "open_image", lambda data: opened.append(1) or original(data))
+    monkeypatch.setattr(predicting, "open_image", lambda data, **limits: opened.append(1) or original(data))
     perfect = table_of(CLASSES, [0] * IMAGES)
     larger = dataclasses.replace(PRESET, resize_size=12, crop_size=10)
     entrants = [
@@ -196,7 +196,7 @@ def test_the_pixels_are_those_of_the_grade(grade: str, shared: Path) -> None:
     presets = [CHECKPOINT.preprocessing, dataclasses.replace(CHECKPOINT.preprocessing, resize_size=320, crop_size=288)]
     entrants = [dataclasses.replace(contender(str(i)), preset=preset) for i, preset in enumerate(presets)]
     images: Any = None
-    worker = predicting._Predictor(images, {}, entrants, [None, None], grade, {})
+    worker = predicting._Predictor(images, {}, entrants, [None, None], {"grade": grade}, {})
     for preset, pixels in zip(presets, worker._load(photo), strict=True):
         off = np.abs(pixels[0].astype(int) - load_pixels(photo, preset, grade).astype(int)).max()
         assert off <= (0 if grade in ("reference", "fast") else 2)
@@ -554,6 +554,17 @@ def test_an_image_that_cannot_be_read_is_an_exit_status(command: Callable[..., i
     assert command("--variant", "good", "--expect", "published") == 4
 
 
+def test_images_that_are_cut_off_or_too_large(photo: Path, tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "d" / str(read_labels("tiny-imagenet-200")[0].synset)
+    write(folder / "a.png", encoded(1))
+    write(folder / "b.jpg", photo.read_bytes()[:20_000])
+    command = ["evaluate", "--variant", "resnext_tiny", "--engine", "torch", "--data", str(tmp_path / "d")]
+    assert cli.main(command) == 1
+    assert cli.main([*command, "--truncated", "keep"]) == 0
+    assert cli.main([*command, "--truncated", "keep", "--max-pixels", "100000"]) == 1  # the photo alone has more
+    assert capsys.readouterr().err.count("1 image could not be read") == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -561,7 +572,6 @@ def test_an_image_that_cannot_be_read_is_an_exit_status(command: Callable[..., i
         (["--variant", "resnext_tiny", "--dataset", "x"], "Unknown dataset 'x'"),
         (["--variant", "resnext_tiny", "--engine", "x"], "Unknown engine 'x'"),
         (["--variant", "resnext_tiny", "--size", "x"], "CROP or RESIZE:CROP"),
-        (["--variant", "resnext_tiny", "--batch", "0"], "1 or more"),
         (["--variant", "resnext_tiny", "--resume"], "--out"),
         (["--variant", "resnext_tiny", "--labels", "none.txt"], "Cannot read the label file none.txt"),
     ],

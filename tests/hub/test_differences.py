@@ -72,6 +72,12 @@ def test_gray_images_and_own_files(run: Callable[[str], dict[str, Any]]) -> None
     assert run("in_chans=1")["network"].conv1.in_channels == 1
 
 
+def test_a_detector_on_top_of_the_network(run: Callable[[str], dict[str, Any]]) -> None:
+    with torch.inference_mode():
+        (found,) = run("FasterRCNN(")["detector"].eval()([torch.rand(3, 64, 64)])
+    assert found.keys() == {"boxes", "labels", "scores"}
+
+
 # What public code does with the originals' networks: models that search engines for code find.
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from resnext_hub.data.splits import open_images
-from resnext_hub.errors import ImageError
+from resnext_hub.errors import EngineError, ImageError
 from resnext_hub.evaluation.metrics import expected_calibration_error
 from resnext_hub.maintenance.resnext_tiny.efficientnet import fit_head, load_teacher, write_features, write_scores
 from resnext_hub.models.entrypoints import build, load
@@ -180,5 +180,7 @@ def test_a_variant_scores_the_training_images(table: PixelTable, tmp_path: Path)
     with torch.inference_mode():
         expected = load(teacher).eval()(pixels)[:, [7, 3]]
     torch.testing.assert_close(scores.float().mean((1, 2)), expected, rtol=0, atol=0.02)  # float16
+    with pytest.raises(EngineError, match="cuda:99"):
+        score_images(teacher, named, device="cuda:99")
     with pytest.raises(ValueError, match="nothing"):
         score_images(teacher, PixelTable(table.images, table.labels, ["nothing"]))

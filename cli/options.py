@@ -1,0 +1,77 @@
+"""The options that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import Any
+
+from ..models.manifest import default_manifest
+
+__all__ = ["add_device", "add_engine", "add_grade", "add_limits", "add_precision", "add_variant", "positive"]
+
+
+def add_variant(parser: Any, name: str = "--variant", note: str = "", trained: bool = True, **settings: Any) -> None:
+    """Add an argument for a variant, which shells complete.
+
+    Args:
+        note: what the help adds.
+        trained: a folder that training wrote is possible too.
+        settings: for argparse.
+    """
+    folder = ", or a folder that 'train' wrote" if trained else ""
+    text = f"a name from 'resnext-hub list'{folder}{note}"
+    parser.add_argument(name, metavar="VARIANT", help=text, **settings).completer = _variants
+
+
+def _variants(prefix: str, **_: Any) -> Iterable[str]:
+    from argcomplete.completers import DirectoriesCompleter
+
+    manifest = default_manifest()
+    return [*dict.fromkeys([*manifest.entrypoints, *manifest.checkpoints]), *DirectoriesCompleter()(prefix)]
+
+
+def add_engine(parser: Any) -> None:
+    engines = (
+        "what runs the network: auto, torch, onnxruntime or openvino; auto: torch on a GPU, else ONNX Runtime if it is "
+        "installed (default: %(default)s)"
+    )
+    parser.add_argument("--engine", default="auto", metavar="ENGINE", help=engines)
+    add_device(parser)
+
+
+def add_device(parser: Any) -> None:
+    device = "where torch runs the network: cpu, cuda, cuda:1, mps, xpu (default: the NVIDIA GPU if there is one)"
+    parser.add_argument("--device", metavar="DEVICE", help=device)
+
+
+def add_precision(parser: Any, note: str = "") -> None:
+    """Add --precision and --calibration; ``note`` is what the help adds about the images for calibration."""
+    formats = "fp32, bf16, fp16 (GPU), int8, or auto for the fastest that needs no images (default: %(default)s)"
+    parser.add_argument("--precision", default="fp32", metavar="PRECISION", help=formats)
+    images = f"images to calibrate int8 with, any source{note}"
+    parser.add_argument("--calibration", metavar="SOURCE", help=images)
+
+
+def add_grade(parser: Any, usual: str, **settings: Any) -> None:
+    """Add --grade; ``usual`` is the default that the help states, ``settings`` are for argparse."""
+    grades = (
+        "how images are resized. reference: as documented, and the slowest; close: faster, at most 2 of 255 off; fast: "
+        "as close, but JPEG files of 5 times the target size or more are decoded at half their size (default: "
+        f"{usual})"
+    )
+    parser.add_argument("--grade", choices=("reference", "close", "fast"), help=grades, **settings)
+
+
+def add_limits(parser: Any) -> None:
+    """Add --max-pixels and --truncated."""
+    pixels = "refuse images with more pixels; by default, memory decides: those that take more than 2 GiB to decode"
+    parser.add_argument("--max-pixels", type=positive, metavar="N", help=pixels)
+    cut = "a JPEG that is cut off: refuse it, or keep it with the missing part in gray (default: %(default)s)"
+    parser.add_argument("--truncated", choices=("refuse", "keep"), default="refuse", help=cut)
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 1, got {text!r}")
+    return int(text)
