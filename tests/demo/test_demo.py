@@ -17,15 +17,17 @@ import time
 import tomllib
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 from resnext_hub import cli
-from resnext_hub.demo import views
+from resnext_hub.demo import logic, views
 from resnext_hub.demo.logic import (
     Limits,
     Models,
@@ -45,6 +47,7 @@ from resnext_hub.demo.session import Session
 from resnext_hub.demo.uploads import Uploads
 from resnext_hub.inference.classifier import classifier
 from resnext_hub.models.manifest import default_manifest
+from resnext_hub.processing_utils.predictions import Prediction
 from resnext_hub.processing_utils.preprocessing import crop_pixels
 
 LIMITS = Limits()
@@ -74,9 +77,9 @@ def read_csv(content: bytes) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline="")))
 
 
-def refused(key: str, run: Callable[[], object]) -> PageError:
+def refused(key: str, run: Callable[..., object], *arguments: object) -> PageError:
     with pytest.raises(PageError) as caught:
-        run()
+        run(*arguments)
     assert caught.value.key == key
     return caught.value
 
@@ -101,32 +104,28 @@ def test_any_number_of_classes_can_be_typed(models: Models, data: bytes, typed: 
 
 def test_what_is_not_a_photo_is_refused(models: Models, data: bytes) -> None:
     for wrong in (b"", b"no photo", data[:5000], b"<!doctype html>"):
-        refused("error_image", lambda wrong=wrong: classify(models, "resnext_tiny", wrong, 5, LIMITS))
-    assert refused("error_big", lambda: classify(models, "resnext_tiny", data, 5, Limits(image_bytes=1000))).values
-    error = refused("error_pixels", lambda: classify(models, "resnext_tiny", data, 5, Limits(image_pixels=1000)))
+        refused("error_image", classify, models, "resnext_tiny", wrong, 5, LIMITS)
+    assert refused("error_big", classify, models, "resnext_tiny", data, 5, Limits(image_bytes=1000)).values
+    error = refused("error_pixels", classify, models, "resnext_tiny", data, 5, Limits(image_pixels=1000))
     assert error.values["pixels"] == 0  # million
 
 
 def test_only_offered_variants_are_opened(models: Models, data: bytes) -> None:
     for name in ("resnext50_32x4d", "/etc", "../models", ""):
-        refused("error_variant", lambda name=name: classify(models, name, data, 5, LIMITS))
+        refused("error_variant", classify, models, name, data, 5, LIMITS)
     with pytest.raises(ValueError, match="different names"):
         Models([])
 
 
-def test_weights_that_cannot_be_had_are_not_explained_to_strangers(
-    monkeypatch: Any, tmp_path: Path, caplog: Any
-) -> None:
+def test_missing_weights_are_not_explained_to_strangers(monkeypatch: Any, tmp_path: Path, caplog: Any) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("RESNEXT_HUB_OFFLINE", "1")
-    error = refused("error_weights", lambda: Models(["resnet18_swsl"], engine="torch")["resnet18_swsl"])
+    error = refused("error_weights", Models(["resnet18_swsl"], engine="torch").__getitem__, "resnet18_swsl")
     assert (error.detail, error.values) == ("", {"variant": "resnet18_swsl"})
     assert "RESNEXT_HUB_OFFLINE" in caplog.text
 
 
 def test_the_least_used_variant_goes(monkeypatch: Any, tmp_path: Path) -> None:
-    import resnext_hub.demo.logic as logic
-
     opened = []
 
     def open_one(variant: str, **options: Any) -> Any:
@@ -143,30 +142,20 @@ def test_the_least_used_variant_goes(monkeypatch: Any, tmp_path: Path) -> None:
 
 def test_addresses_of_strangers(data: bytes, photo: Path) -> None:
     for private in ("http://127.0.0.1/x.jpg", "http://169.254.169.254/latest", "http://[::1]/", "10.0.0.1/a.png"):
-        error = refused("error_private", lambda private=private: fetch_photo(private, LIMITS))
-        assert error.detail == ""
+        assert refused("error_private", fetch_photo, private, LIMITS).detail == ""
     for url in (photo.as_uri(), "ftp://example.org/x", "http://"):
-        refused("error_url", lambda url=url: fetch_photo(url, LIMITS))
-    refused("error_no_url", lambda: fetch_photo("  ", LIMITS))
+        refused("error_url", fetch_photo, url, LIMITS)
+    refused("error_no_url", fetch_photo, "  ", LIMITS)
     url = "data:image/jpeg;base64," + base64.b64encode(data).decode()
     assert fetch_photo(url, LIMITS) == data
-    refused("error_url", lambda: fetch_photo(url, Limits(image_bytes=1000)))
+    refused("error_url", fetch_photo, url, Limits(image_bytes=1000))
 
 
 def test_an_address_without_a_scheme_is_taken_for_a_web_address() -> None:
-    asked = []
-
-    def fetch(url: str, **options: Any) -> bytes:
-        asked.append((url, options))
-        return b"photo"
-
+    fetch = Mock(return_value=b"photo")
     assert fetch_photo(" example.org/cat.jpg ", LIMITS, fetch) == b"photo"
-    assert asked[0][0] == "https://example.org/cat.jpg"
-    assert asked[0][1] == {
-        "schemes": ("http", "https", "data"),
-        "max_bytes": LIMITS.image_bytes,
-        "timeout": LIMITS.fetch_seconds,
-    }
+    allowed = {"max_bytes": LIMITS.image_bytes, "timeout": LIMITS.fetch_seconds}
+    fetch.assert_called_once_with("https://example.org/cat.jpg", schemes=("http", "https", "data"), **allowed)
 
 
 def test_a_picture_shows_the_crop_that_the_network_sees(models: Models, data: bytes) -> None:
@@ -184,12 +173,10 @@ def test_a_picture_shows_the_crop_that_the_network_sees(models: Models, data: by
     assert np.abs(small - expected).mean() < 12  # the same picture, in more pixels
     assert np.abs(overlay.astype(int) - crop).mean() > 5
     for index in (200, -1):
-        refused("error_class", lambda index=index: picture(models, "resnext_tiny", data, index, LIMITS))
+        refused("error_class", picture, models, "resnext_tiny", data, index, LIMITS)
 
 
 def test_names_that_two_classes_share_are_told_apart() -> None:
-    from resnext_hub.processing_utils import Prediction
-
     cranes = [
         Prediction(134, "n02012849", "crane", 0.6),
         Prediction(517, "n03126707", "crane", 0.3),
@@ -218,12 +205,9 @@ def test_a_zip_gives_a_row_for_every_file(models: Models, data: bytes, tmp_path:
     assert [row.image for row in rows] == [n for n in files if not n.endswith("/") and "MACOSX" not in n]
     good = classify(models, "resnext_tiny", data, 3, LIMITS).predictions
     for row in rows:
-        if row.image.endswith(("a.jpg", "사진.jpg", "evil.jpg")):
-            assert row.error == ""
-            assert [p.index for p in row.predictions] == [p.index for p in good]
-        else:
-            assert row.error
-            assert not row.predictions
+        is_good = row.image.endswith(("a.jpg", "사진.jpg", "evil.jpg"))
+        assert bool(row.error) != is_good
+        assert [p.index for p in row.predictions] == [p.index for p in good if is_good]
     table = read_csv(as_csv(rows, 3))
     assert [line["image"] for line in table][-1] == "'=HYPERLINK(1).jpg"
     assert table[0]["label_1"] == good[0].label
@@ -238,13 +222,13 @@ def test_zips_that_are_refused(models: Models, data: bytes) -> None:
         return list(batch_rows(models, "resnext_tiny", content, 3, limits))
 
     for broken in (b"", b"no zip", zipped({"a.jpg": data})[:-40], data):
-        refused("error_zip", lambda broken=broken: run(broken))
-    refused("error_zip_empty", lambda: run(zipped({"folder/": b""})))
-    refused("error_zip_big", lambda: run(zipped({"a.jpg": data}), Limits(zip_bytes=1000)))
+        refused("error_zip", run, broken)
+    refused("error_zip_empty", run, zipped({"folder/": b""}))
+    refused("error_zip_big", run, zipped({"a.jpg": data}), Limits(zip_bytes=1000))
     many = zipped({f"{i}.jpg": b"" for i in range(4)})
-    refused("error_zip_many", lambda: run(many, Limits(zip_members=3)))
+    refused("error_zip_many", run, many, Limits(zip_members=3))
     assert len(run(many, Limits(zip_members=4))) == 4
-    refused("error_zip_many", lambda: run(zipped({f"{i}/": b"" for i in range(21)}), Limits(zip_members=2)))
+    refused("error_zip_many", run, zipped({f"{i}/": b"" for i in range(21)}), Limits(zip_members=2))
 
 
 def test_a_zip_bomb_is_not_unpacked(models: Models, data: bytes) -> None:
@@ -326,6 +310,8 @@ def test_what_is_shown_says_it_all_and_escapes_it(models: Models, data: bytes, l
     assert not any("<img" in html for html in shown)
     assert "role='alert'" in shown[1]
     assert views.notices([], language) == ""
+    twice = [PageError("error_weights", variant="resnet18_swsl") for _ in range(2)]
+    assert views.notices(twice, language).count("resnet18_swsl") == 1
 
 
 def test_a_table_has_no_empty_column(models: Models, data: bytes) -> None:
@@ -333,12 +319,6 @@ def test_a_table_has_no_empty_column(models: Models, data: bytes) -> None:
     assert views.batch(rows, 2, "en").count("<th ") == 3
     assert views.batch([*rows, Row("b.txt", "no photo")], 2, "en").count("<th ") == 4
     assert views.batch(rows, 2, "en").count("<img ") == 1
-
-
-def test_one_thing_that_goes_wrong_is_said_once() -> None:
-    error = PageError("error_weights", variant="resnet18_swsl")
-    said = views.notices([error, PageError("error_weights", variant="resnet18_swsl")], "en")
-    assert said.count("resnet18_swsl") == 1
 
 
 def test_a_later_request_makes_an_earlier_one_stale() -> None:
@@ -371,8 +351,7 @@ def test_a_port_in_use(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
 
 def test_uploads_do_not_grow_old() -> None:
-    uploads = Uploads(max_age=60, every=3600)
-    try:
+    with closing(Uploads(max_age=60, every=3600)) as uploads:
         old, new = uploads.folder / "hash" / "old.jpg", uploads.folder / "new.jpg"
         old.parent.mkdir()
         for file in (old, new):
@@ -386,14 +365,11 @@ def test_uploads_do_not_grow_old() -> None:
         os.utime(new, (past, past))
         uploads.sweep()
         assert not [path for path in uploads.folder.rglob("*") if path.is_file()]
-    finally:
-        uploads.close()
     assert not uploads.folder.exists()
 
 
 def test_a_folder_that_vanishes_during_a_sweep_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    uploads = Uploads(max_age=-1, every=3600)
-    try:
+    with closing(Uploads(max_age=-1, every=3600)) as uploads:
         (uploads.folder / "moved").mkdir()
         (uploads.folder / "photo.jpg").touch()
         scandir = os.scandir
@@ -407,13 +383,11 @@ def test_a_folder_that_vanishes_during_a_sweep_is_passed_over(monkeypatch: pytes
         uploads.sweep()
         monkeypatch.undo()
         assert not list(uploads.folder.iterdir())
-    finally:
-        uploads.close()
 
 
 def test_uploads_are_swept_by_themselves_and_do_not_fill_the_memory() -> None:
-    uploads = Uploads(max_age=3600, max_bytes=1000, every=0.05)
-    try:
+    with closing(Uploads(max_age=3600, max_bytes=1000, every=0.05)) as uploads:
+        assert stat.S_IMODE(uploads.folder.stat().st_mode) == 0o700  # for this user only
         for i in range(5):
             file = uploads.folder / str(i)
             file.write_bytes(b"x" * 400)
@@ -422,15 +396,6 @@ def test_uploads_are_swept_by_themselves_and_do_not_fill_the_memory() -> None:
         while len(list(uploads.folder.iterdir())) > 2 and time.monotonic() < end:
             time.sleep(0.05)
         assert sorted(path.name for path in uploads.folder.iterdir()) == ["3", "4"]  # the oldest went
-    finally:
-        uploads.close()
-
-
-def test_uploads_are_for_this_user_only() -> None:
-    uploads = Uploads()
-    mode = stat.S_IMODE(uploads.folder.stat().st_mode)
-    uploads.close()
-    assert mode == 0o700
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next(monkeypatch: Any) -> None:

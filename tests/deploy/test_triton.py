@@ -38,7 +38,7 @@ from resnext_hub.models.entrypoints import load
 from resnext_hub.models.manifest import default_manifest
 from resnext_hub.processing_utils.labels import read_labels
 from resnext_hub.processing_utils.predictions import top_predictions
-from resnext_hub.processing_utils.preprocessing import load_pixels
+from resnext_hub.processing_utils.preprocessing import load_pixels, normalise
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ENVIRONMENT = ROOT / ".venv-triton"
@@ -85,11 +85,8 @@ def test_what_the_gpu_and_the_cpu_need():
     assert gpu["parameters"] == [{"key": "cudnn_conv_algo_search", "value": {"string_value": "0"}}]
     assert [w["batch_size"] for w in cpu["model_warmup"]] == [1, 6, 12]
     assert cpu["parameters"] == [{"key": "intra_op_thread_count", "value": {"string_value": "3"}}]
-    assert network(queue_size=7, queue_timeout=9)["dynamic_batching"]["default_queue_policy"] == {
-        "timeout_action": "REJECT",
-        "default_timeout_microseconds": 9,
-        "max_queue_size": 7,
-    }
+    policy = {"timeout_action": "REJECT", "default_timeout_microseconds": 9, "max_queue_size": 7}
+    assert network(queue_size=7, queue_timeout=9)["dynamic_batching"]["default_queue_policy"] == policy
 
 
 @pytest.mark.parametrize(
@@ -176,33 +173,20 @@ def test_every_backend_gets_what_it_loads(
     assert metadata["input"] == {"name": given, "dtype": "uint8", "shape": [crop, crop, 3]}
     assert metadata["outputs"] == [{"name": got, "dtype": "float32", "shape": [200]}]
     if backend == "tensorrt":
-        assert json.loads((report.folder / "build_engine.json").read_text())["profile"] == {
-            "input": "pixels",
-            "min": [1, crop, crop, 3],
-            "opt": [6, crop, crop, 3],
-            "max": [12, crop, crop, 3],
-        }
+        profile = {name: [batch, crop, crop, 3] for name, batch in (("min", 1), ("opt", 6), ("max", 12))}
+        assert json.loads((report.folder / "build_engine.json").read_text())["profile"] == {"input": given, **profile}
 
 
 def test_the_command_line(tmp_path: Path, exported: None, capsys: Any):
-    def call(*arguments: str) -> tuple[int, str]:
-        status = cli.main(
-            ["export", "--variant", "resnext_tiny", "--to", "triton", "--out", str(tmp_path / "models"), *arguments]
-        )
-        out, err = capsys.readouterr()
-        return status, out + err
-
-    status, said = call("--backend", "python", "--top", "2", "--max-batch", "4")
-    assert status == 0, said
-    assert str(tmp_path / "models" / "resnext_tiny_network" / "1" / "model.onnx") in said
+    command = ["export", "--variant", "resnext_tiny", "--to", "triton", "--out", str(tmp_path / "models")]
+    made = "--backend python --top 2 --max-batch 4"
+    assert cli.main([*command, *made.split()]) == 0
+    assert str(tmp_path / "models" / "resnext_tiny_network" / "1" / "model.onnx") in capsys.readouterr().out
     text = (tmp_path / "models" / "resnext_tiny_network" / "config.pbtxt").read_text()
     assert "preferred_batch_size: [2, 4]" in text
     assert "dims: [2]" in (tmp_path / "models" / "resnext_tiny" / "config.pbtxt").read_text()
-    assert call("--backend", "python", "--top", "2", "--max-batch", "4")[0] == 2
-    for wrong in (["--overwrite"], ["--max-batch", "0"], ["--batches", "1", "2", "3"], ["--top", "300", "--name", "x"]):
-        status, said = call(*wrong)
-        assert status == 2
-        assert "Traceback" not in said
+    for wrong in (made, "--overwrite", "--max-batch 0", "--batches 1 2 3", "--top 300 --name x"):
+        assert cli.main([*command, *wrong.split()]) == 2
 
 
 def test_what_does_not_fit_is_refused_and_nothing_written(tmp_path: Path, exported: None):
@@ -233,9 +217,7 @@ def test_what_does_not_fit_is_refused_and_nothing_written(tmp_path: Path, export
         add_to_repository("resnext_tiny", tmp_path / "photos", serving=STAND_IN)
 
 
-def test_a_failure_leaves_the_repository_as_it_was(
-    tmp_path: Path, exported: None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-):
+def test_a_failure_leaves_the_repository_as_it_was(tmp_path: Path, exported: None, monkeypatch: pytest.MonkeyPatch):
     repository = tmp_path / "models"
     add_to_repository("resnext_tiny", repository, serving=STAND_IN)
     before = content(tmp_path)
@@ -247,24 +229,19 @@ def test_a_failure_leaves_the_repository_as_it_was(
             raise OSError("no space left")
         replace(source, target)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
-        with pytest.raises(OSError, match="no space left"):
-            add_to_repository("resnext_tiny", repository, serving=second)
-    assert content(tmp_path) == before
-
     def inexact(*_: Any, **__: Any) -> None:
         raise InexactError("off")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(triton, "export", inexact)
-        with pytest.raises(InexactError):
-            add_to_repository("resnext_tiny", repository, serving=second)
-    with monkeypatch.context() as patch:
-        patch.setattr(triton, "load_pixels", lambda *_: np.zeros(1))
-        with pytest.raises(ExportError):
-            add_to_repository("resnext_tiny", repository, serving=second)
-    assert content(tmp_path) == before
+    for owner, name, double, error in (
+        (os, "replace", full, OSError),
+        (triton, "export", inexact, InexactError),
+        (triton, "load_pixels", lambda *_: np.zeros(1), ExportError),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, double)
+            with pytest.raises(error):
+                add_to_repository("resnext_tiny", repository, serving=second)
+        assert content(tmp_path) == before
     # What a killed export has left behind, and no ensemble names, is replaced.
     (repository / "resnext_tiny_decode" / "2").mkdir()
     add_to_repository("resnext_tiny", repository, serving=second)
@@ -276,10 +253,8 @@ def test_manifests_name_one_release_of_triton():
     base = (deploy / "triton.Dockerfile").read_text().split("FROM ")[1].split()[0]
     release = base.rsplit(":", 1)[1]
     assert base.startswith("nvcr.io/nvidia/tritonserver:")
-    documents = list(yaml.safe_load_all((deploy / "kserve.yaml").read_text()))
-    (service,) = documents
-    assert service["kind"] == "InferenceService"
-    assert service["apiVersion"] == "serving.kserve.io/v1beta1"
+    (service,) = yaml.safe_load_all((deploy / "kserve.yaml").read_text())
+    assert (service["kind"], service["apiVersion"]) == ("InferenceService", "serving.kserve.io/v1beta1")
     predictor = service["spec"]["predictor"]
     model = predictor["model"]
     assert predictor["securityContext"]["runAsNonRoot"]
@@ -337,14 +312,6 @@ class Served(NamedTuple):
     http: int
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
-
-
 @contextlib.contextmanager
 def server(python: Path, repository: Path, folder: Path) -> Iterator[tuple[int, int]]:
     """NVIDIA's tritonserver on a repository, on loopback and free ports; its log is in ``folder``."""
@@ -354,7 +321,10 @@ def server(python: Path, repository: Path, folder: Path) -> Iterator[tuple[int, 
     shutil.copytree(wheel / "backends" / "python", backend, ignore=shutil.ignore_patterns("__pycache__"))
     stub = wheel / "python_backend_stubs" / site.parent.name.removeprefix("python") / "triton_python_backend_stub"
     shutil.copy(stub, backend)
-    http, grpc = free_ports(2)
+    with socket.socket() as one, socket.socket() as two:
+        for free in (one, two):
+            free.bind(("127.0.0.1", 0))
+        http, grpc = one.getsockname()[1], two.getsockname()[1]
     command = [
         wheel / "bin" / "tritonserver",
         f"--model-repository={repository}",
@@ -435,8 +405,6 @@ def network() -> torch.nn.Module:
 
 def scores_of(served: Served, network: torch.nn.Module, files: list[Path]) -> np.ndarray:
     """The probabilities of the fp32 network in this process, of the pixels that the server's decoder makes."""
-    from resnext_hub.processing_utils.preprocessing import normalise
-
     answers = [served.client.infer(protocol="grpc", model="resnext_tiny_decode", files=[file]) for file in files]
     pixels = np.array([answer["outputs"]["pixels"][0] for answer in answers], np.uint8)
     with torch.inference_mode():
@@ -489,15 +457,9 @@ def test_answers_are_the_networks(served: Served, photos: list[Path], network: t
 
 
 def test_older_versions_stay(served: Served, photos: list[Path], network: torch.nn.Module):
-    ready = {
-        (m, v): served.client.ready(model=m, version=v) for m in ("resnext_tiny", "resnext_tiny_network") for v in "12"
-    }
-    assert ready == {
-        ("resnext_tiny", "1"): False,  # rather than an answer of version 2's parts under the number 1
-        ("resnext_tiny", "2"): True,
-        ("resnext_tiny_network", "1"): True,
-        ("resnext_tiny_network", "2"): True,
-    }
+    models = ("resnext_tiny", "resnext_tiny_network")
+    ready = [served.client.ready(model=model, version=version) for model in models for version in "12"]
+    assert ready == [False, True, True, True]  # rather than an answer of version 2's parts under the number 1
     # The first version resizes as the reference does, the second to within 2/255: there is no torch in Triton's Python.
     for version, grade, bound in (("1", "reference", 0), ("2", "close", 2)):
         answer = served.client.infer(protocol="grpc", model="resnext_tiny_decode", files=photos[:1], version=version)
@@ -546,10 +508,11 @@ def test_a_broken_image_is_the_clients_mistake(
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_a_client_may_ask_for_some_outputs(served: Served, photos: list[Path], protocol: str):
-    every = served.client.infer(protocol=protocol, model="resnext_tiny", files=photos[:1])["outputs"]
+    asked: dict[str, Any] = {"protocol": protocol, "model": "resnext_tiny", "files": photos[:1]}
+    every = served.client.infer(**asked)["outputs"]
     assert every.keys() == {"classes", "labels", "synsets", "probabilities", "scores"}
     for names in (["scores"], ["labels"], ["labels", "probabilities"], ["scores", "classes"]):
-        some = served.client.infer(protocol=protocol, model="resnext_tiny", files=photos[:1], outputs=names)
+        some = served.client.infer(**asked, outputs=names)
         assert some["outputs"] == {name: every[name] for name in names}
 
 
@@ -564,9 +527,8 @@ def test_the_cache_answers_the_second_time(served: Served, photos: list[Path]):
 def test_32_clients_lose_nothing_and_are_batched(
     seconds: float, served: Served, photos: list[Path], network: torch.nn.Module
 ):
-    scores = scores_of(
-        served, network, photos
-    )  # of photos whose best five do not depend on rounding, as batches differ in it
+    # Of photos whose best five do not depend on rounding, as batches differ in it.
+    scores = scores_of(served, network, photos)
     gaps = -np.diff(-np.sort(-scores, axis=1)[:, :6], axis=1)
     clear = [i for i in range(len(photos)) if gaps[i].min() > 1e-5]
     files, classes = [photos[i] for i in clear], np.argsort(-scores, axis=1)[clear, :5].tolist()
@@ -624,7 +586,7 @@ def test_load_is_measured(served: Served, tmp_path: Path):
     loads = {"resnext_tiny": ["--clients", "4", "--rates", "20"], "resnext_tiny_network": ["--clients", "2"]}
     for model, load_of in loads.items():
         command = [sys.executable, script, model, "--url", f"http://127.0.0.1:{served.http}", "--json", out, *load_of]
-        command += ["--seconds", "1", "--warm-up", "0.3"]
+        command += ["--seconds", "0.4", "--warm-up", "0.1"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         for result in json.loads(out.read_text()):
