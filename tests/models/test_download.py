@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-import functools
+import dataclasses
 import hashlib
-import json
+import io
 import os
-import shutil
-from collections.abc import Callable
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from resnext_hub import cli
 from resnext_hub.errors import CheckpointError, UnreachableError
 from resnext_hub.files import sha256
 from resnext_hub.models import checkpoints, download, store
@@ -22,7 +21,6 @@ from resnext_hub.models.entrypoints import load
 from resnext_hub.models.manifest import Hash, Source, default_manifest
 from resnext_hub.models.store import Store
 
-from ..conftest import ROOT
 from ..support.downloads import NAME, described, left, publish_small, source_at
 from ..support.faulty_server import CONTENT, DIGEST, FaultyServer
 
@@ -78,9 +76,9 @@ def test_a_file_that_changed_between_parts_is_downloaded_again(server: FaultySer
     assert path.read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("step", ["otherrange", "otherfile", "416", "patched"])
-def test_a_range_of_another_file_restarts_the_download(server: FaultyServer, home: Path, step: str) -> None:
-    server.script = ["cut 100000", step]  # "patched" is only found when all is there: it has the ETag
+def test_a_range_of_another_file_restarts_the_download(server: FaultyServer, home: Path) -> None:
+    """It has the ETag of the first part, so that it is found only when all is there."""
+    server.script = ["cut 100000", "patched"]
     assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
     assert "Range" not in server.seen[-1]
     assert left(home) == [NAME]
@@ -105,16 +103,12 @@ def test_what_gets_its_name_is_on_the_disk(server: FaultyServer, monkeypatch: py
     assert calls[-3:] == [str(Store().part(path)), str(path), str(path.parent)]
 
 
-@pytest.mark.parametrize("extra", [-1000, 1000])
-def test_a_wrong_content_length(server: FaultyServer, home: Path, extra: int) -> None:
-    server.script = [f"announce {extra}"] * 10
-    with pytest.raises(UnreachableError, match=rf"{len(CONTENT) + extra:,} bytes, expected 400,000"):
-        local_file(described(source_at(server)), progress=False)
-    # Where the manifest knows no length, the announced one must be kept.
+@pytest.mark.parametrize(("extra", "words"), [(-1000, "not the published file"), (1000, "range")])
+def test_where_the_manifest_knows_no_length_the_announced_one_is_kept(
+    server: FaultyServer, home: Path, extra: int, words: str
+) -> None:
     server.always = f"announce {extra}"
-    with pytest.raises(
-        UnreachableError, match="is not the published file" if extra < 0 else "range that was not requested"
-    ):
+    with pytest.raises(UnreachableError, match=words):
         local_file(described(source_at(server, bytes=None)), progress=False)
     assert left(home) == []
     server.always, server.script = "good", [f"announce {extra}"] * (extra > 0)
@@ -124,11 +118,10 @@ def test_a_wrong_content_length(server: FaultyServer, home: Path, extra: int) ->
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ("404", "404 Not Found"),
-        ("403", "403 Forbidden"),
+        ("404", "404"),
         ("html", "web page"),
-        ("gzip", "compressed content .'gzip'"),
-        ("wrong", "is not the published file: its sha256 is"),
+        ("gzip", "compressed .*'gzip'"),
+        ("wrong", "is not the published file"),
     ],
 )
 def test_a_source_that_will_not_do_gives_way_to_the_mirror(
@@ -247,16 +240,11 @@ def test_headless_reads_nothing_of_the_head(server: FaultyServer) -> None:
 
 
 def test_an_unaligned_archive_is_converted(server: FaultyServer, tmp_path: Path) -> None:
-    import zipfile
-
     _, expected = publish_small(server, False)
-    moved = tmp_path / "moved.zip"
-    (tmp_path / "plain.zip").write_bytes(server.content)
-    with zipfile.ZipFile(tmp_path / "plain.zip") as old, zipfile.ZipFile(moved, "w") as new:
-        for info in old.infolist():  # written anew without torch's padding
-            new.writestr(zipfile.ZipInfo(info.filename), old.read(info))
     path = tmp_path / "w2.pth"
-    shutil.copy(moved, path)
+    with zipfile.ZipFile(io.BytesIO(server.content)) as old, zipfile.ZipFile(path, "w") as new:
+        for info in old.infolist():  # written again without torch's padding
+            new.writestr(zipfile.ZipInfo(info.filename), old.read(info))
     state = checkpoints.mapped_state_dict(path, "0" * 64, Store())
     assert all(torch.equal(state[k], v) for k, v in expected.items())
     assert all(v.data_ptr() % 64 == 0 for v in state.values())
@@ -266,25 +254,22 @@ def test_a_legacy_file_is_converted_without_being_read_into_memory(
     server: FaultyServer, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint, expected = publish_small(server, True)
-    monkeypatch.setattr(checkpoints, "read_state_dict", functools.partial(mapped_only, checkpoints.read_state_dict))
+    read = checkpoints.read_state_dict
+
+    def mapped_only(path: Path, *, mmap: bool = False, **options: Any) -> Any:
+        assert mmap, f"{path} was read into memory"
+        return read(path, mmap=mmap, **options)
+
+    monkeypatch.setattr(checkpoints, "read_state_dict", mapped_only)
     network = load(checkpoint, progress=False)
     assert all(torch.equal(v, expected[k]) for k, v in network.state_dict().items())
-
-
-def mapped_only(read: Callable[..., Any], path: Path, *, mmap: bool = False, **options: Any) -> Any:
-    assert mmap, f"{path} was read into memory"
-    return read(path, mmap=mmap, **options)
-
-
-def legacy_file(path: Path, state: Any) -> Path:
-    torch.save(state, path, _use_new_zipfile_serialization=False)
-    return path
 
 
 def test_legacy_tensors_that_share_memory_and_those_that_are_views(tmp_path: Path) -> None:
     base = torch.arange(12.0).reshape(3, 4)
     state = {"whole": base, "row": base[1], "turned": base.T, "half": base[0].half(), "empty": torch.empty(0)}
-    path = legacy_file(tmp_path / "w.pth", {"epoch": 3, "state_dict": state})
+    path = tmp_path / "w.pth"
+    torch.save({"epoch": 3, "state_dict": state}, path, _use_new_zipfile_serialization=False)
     store, copy = Store(tmp_path), tmp_path / "copy"
     store.own.mkdir()
     assert checkpoints._convert(path, copy, store, vouched=False)
@@ -293,19 +278,7 @@ def test_legacy_tensors_that_share_memory_and_those_that_are_views(tmp_path: Pat
     assert all(torch.equal(found[k], v) and found[k].dtype == v.dtype for k, v in state.items())
 
 
-@pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
-def test_a_legacy_file_cut_short_is_refused(share: float, tmp_path: Path) -> None:
-    path = legacy_file(tmp_path / "w.pth", {f"w{i}": torch.rand(100) for i in range(20)})
-    with open(path, "r+b") as file:
-        file.truncate(int(path.stat().st_size * share))
-    with pytest.raises(CheckpointError, match="not a complete torch.save file"):
-        checkpoints._convert(path, tmp_path / "copy", Store(), vouched=False)
-    assert not (tmp_path / "copy").exists()
-
-
 def test_safetensors_mirrors(server: FaultyServer, home: Path) -> None:
-    import dataclasses
-
     safetensors = pytest.importorskip("safetensors.torch")
     checkpoint, expected = publish_small(server, True)
     server.content = safetensors.save({k: v.contiguous() for k, v in expected.items()})
@@ -318,18 +291,13 @@ def test_safetensors_mirrors(server: FaultyServer, home: Path) -> None:
 
 
 def test_manifest_mirrors_have_hashes() -> None:
-    for checkpoint in json.loads((ROOT / "weights_manifest.json").read_text())["checkpoints"].values():
-        for source in copy.deepcopy(checkpoint["sources"])[1:]:
-            assert source["hash"]["kind"] == "sha256"
+    mirrors = [source for checkpoint in default_manifest().checkpoints.values() for source in checkpoint.sources[1:]]
+    assert {source.hash and source.hash.kind for source in mirrors} == {"sha256"}
 
 
 def test_the_cache_on_the_command_line(
     server: FaultyServer, home: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import dataclasses
-
-    from resnext_hub import cli
-
     checkpoint, _ = publish_small(server, True)
     manifest = dataclasses.replace(default_manifest(), checkpoints={checkpoint.name: checkpoint})
     monkeypatch.setattr(cli, "default_manifest", lambda: manifest)

