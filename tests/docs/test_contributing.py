@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import io
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -16,13 +14,9 @@ import pytest
 from resnext_hub.models.checkpoints import read_state_dict
 
 from ..conftest import ROOT
+from ..support.pages import shell_lines
 
-TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-LINES = [
-    shlex.split(line, comments=True)
-    for block in re.findall(r"^```sh\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-    for line in block.replace("\\\n", " ").splitlines()
-]
+LINES = [shlex.split(line, comments=True) for line in shell_lines("CONTRIBUTING.md")]
 (MAKING,) = [words for words in LINES if "resnext_hub.maintenance.resnext_tiny" in words]
 #: The recipes in one epoch of small batches.
 SHORT = ["--set", "phases=[{epochs=1,image_size=32}]", "--set", "batch_size=16"]
@@ -44,23 +38,15 @@ def test_a_tool_and_its_script_are_there(words: list[str]) -> None:
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
     """A folder in which the commands find what they name: 64 images of two classes, and the repository's label sets."""
-    pq = pytest.importorskip("pyarrow.parquet")
-    import numpy as np
-    import pyarrow as pa
-    from PIL import Image
+    pytest.importorskip("pyarrow.parquet")
+    from ..support.data_sets import table, write
+    from ..support.made_runs import jpeg
 
     data = tmp_path / "tiny-imagenet-200"
-    data.mkdir()
-    random = np.random.default_rng(0)
     for part, count in (("train", 64), ("val", 8)):
-        rows: dict[str, list[object]] = {"wnid": [], "jpeg": []}
-        for i in range(count):
-            file = io.BytesIO()
-            Image.fromarray(random.integers(0, 256, (64, 64, 3), np.uint8)).save(file, "JPEG")
-            rows["wnid"].append(("n01443537", "n01629819")[i % 2])
-            rows["jpeg"].append(file.getvalue())
-        pq.write_table(pa.table(rows), data / f"{part}.parquet")
-    (data / "classes.tsv").write_text("n01443537\tgoldfish\nn01629819\tsalamander\n")
+        rows = {"wnid": ["n01443537", "n01629819"] * (count // 2), "jpeg": [jpeg(i, (64, 64)) for i in range(count)]}
+        table(data / f"{part}.parquet", rows)
+    write(data / "classes.tsv", "n01443537\tgoldfish\nn01629819\tsalamander\n")
     (tmp_path / "processing_utils").symlink_to(ROOT / "processing_utils")
     return tmp_path
 

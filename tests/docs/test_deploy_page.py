@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,19 +14,13 @@ from resnext_hub.data.photos import sample_photos
 from resnext_hub.packages import missing
 
 from ..conftest import ROOT
+from ..support.pages import blocks, shell_lines
 
 pytestmark = pytest.mark.skipif(
     bool(missing(["onnxruntime", "onnx", "onnxscript"])), reason="needs pip install .[deploy]"
 )
 
-PAGE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
-
-
-def lines() -> Iterator[list[str]]:
-    for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.M | re.S):
-        for line in block.replace("\\\n", " ").splitlines():
-            if words := shlex.split(line, comments=True):
-                yield words
+LINES = [words for line in shell_lines("docs/deploy.md") if (words := shlex.split(line, comments=True))]
 
 
 @pytest.fixture
@@ -42,7 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_exports_run(here: Path) -> None:
-    exports = [words[1:] for words in lines() if words[:2] == ["resnext-hub", "export"]]
+    exports = [words[1:] for words in LINES if words[:2] == ["resnext-hub", "export"]]
     assert {words[words.index("--to") + 1] for words in exports} == {"onnx", "torch-export", "triton"}
     for words in exports:
         variant = ["--name", Path(words[2]).name] if "triton" in words and "--name" not in words else []
@@ -54,14 +47,14 @@ def test_the_exports_run(here: Path) -> None:
 
 def test_the_calls_from_python_run(here: Path) -> None:
     """The call of `export` and of `add_to_repository`; the client is run by tests/deploy."""
-    blocks = [block for block in re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S) if "resnext_hub" in block]
-    assert len(blocks) == 2
-    for block in blocks:
+    calls = [block for block in blocks("docs/deploy.md", "python") if "resnext_hub" in block]
+    assert len(calls) == 2
+    for block in calls:
         exec(block.replace("resnext50_32x4d_swsl", "resnext_tiny"), {})
 
 
 def test_files_and_options_of_the_other_commands_exist() -> None:
-    others = [words for words in lines() if words[0] != "resnext-hub"]
+    others = [words for words in LINES if words[0] != "resnext-hub"]
     for words in others:
         for word in words:
             if re.fullmatch(r"(deploy|benchmarks)/\S+\.\w+", word):

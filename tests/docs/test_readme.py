@@ -16,14 +16,11 @@ from resnext_hub.maintenance.write_table import file_size
 from resnext_hub.models.manifest import default_manifest
 
 from ..conftest import ROOT, UNINSTALLED, randomise
+from ..support.pages import blocks, shell_lines
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MANIFEST = default_manifest()
-
-
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
 def section(title: str) -> str:
@@ -32,7 +29,7 @@ def section(title: str) -> str:
 
 def commands() -> list[list[str]]:
     """The arguments of each line that calls resnext-hub."""
-    lines = [shlex.split(line, comments=True) for block in blocks("sh") for line in block.splitlines()]
+    lines = [shlex.split(line, comments=True) for line in shell_lines("README.md")]
     return [words[1:] for words in lines if words[:1] == ["resnext-hub"]]
 
 
@@ -47,7 +44,7 @@ def test_its_python_runs(
     (tmp_path / "cwd").mkdir()
     shutil.copy(photo, tmp_path / "cwd" / "photo.jpg")
     show = "print(tuple(logits.shape), tuple(features.shape), [m.shape[-1] for m in maps], new_head.fc.out_features)"
-    done = run_python("\n".join([UNINSTALLED, *blocks("python"), show]), no_proxy="127.0.0.1")
+    done = run_python("\n".join([UNINSTALLED, *blocks("README.md", "python"), show]), no_proxy="127.0.0.1")
     *predictions, shapes = done.stdout.splitlines()
     assert len(predictions) == 5
     assert shapes == "(1, 1000) (1, 2048) [56, 28, 14, 7] 10"
@@ -85,7 +82,7 @@ def test_every_extra_is_one_that_there_is() -> None:
 
 
 def test_citations_are_the_manifests() -> None:
-    (shown,) = blocks("bibtex")
+    (shown,) = blocks("README.md", "bibtex")
     papers = {checkpoint.system.paper.citation for checkpoint in MANIFEST.checkpoints.values()}
     assert set(shown.strip().split("\n\n")) == papers
 

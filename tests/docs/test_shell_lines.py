@@ -6,19 +6,16 @@ import re
 import shlex
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 from resnext_hub import cli
 from resnext_hub.models.manifest import default_manifest
 
 from ..conftest import ROOT
+from ..support.pages import blocks
 
+SHELL = "sh|bash|shell|console"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("demo/*.md")])
-
-
-def shell_blocks(page: Path) -> list[str]:
-    return re.findall(r"^ *```(?:sh|bash|shell|console)\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.M | re.S)
 
 
 def commands(block: str) -> list[list[str]]:
@@ -39,7 +36,7 @@ def commands(block: str) -> list[list[str]]:
 
 
 EVERY = [pytest.param(block, id=f"{page.relative_to(ROOT)}-{i}") for page in PAGES
-         for i, block in enumerate(shell_blocks(page))]  # fmt: skip
+         for i, block in enumerate(blocks(page, SHELL))]  # fmt: skip
 
 
 @pytest.mark.parametrize("block", EVERY)
@@ -56,7 +53,7 @@ def test_shell_lines_parse(block: str) -> None:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_targets_exist() -> None:
-    named = {word for page in PAGES for block in shell_blocks(page) for first, *words in commands(block)
+    named = {word for page in PAGES for block in blocks(page, SHELL) for first, *words in commands(block)
              if first == "make" for word in words if "=" not in word}  # fmt: skip
     named |= {name for page in PAGES for name in re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8"))}
     assert {"demo", "test", "check"} <= named
@@ -65,7 +62,7 @@ def test_make_targets_exist() -> None:
 
 
 def test_ci_runs_the_two_commands_of_the_readme_and_all_checks() -> None:
-    assert [c for c in commands(shell_blocks(ROOT / "README.md")[0]) if c[0] == "make"] == [
+    assert [c for c in commands(blocks("README.md")[0]) if c[0] == "make"] == [
         ["make", "demo"],
         ["make", "test"],
     ]

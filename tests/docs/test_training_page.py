@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import io
-import re
 import shlex
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from resnext_hub.cli import main
 from resnext_hub.models.manifest import find_checkpoint
 from resnext_hub.processing_utils.labels import read_labels
 
 from ..conftest import ROOT
+from ..support.pages import shell_lines
 
-pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
+from ..support.data_sets import picture, table, tar, write  # noqa: E402  (needs pyarrow)
+
 pytest.importorskip("duckdb", reason="the extra train")
 
-LINES = [
-    line
-    for block in re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs" / "training.md").read_text(), re.M | re.S)
-    for line in block.replace("\\\n", " ").splitlines()
-]
 #: What stands for what a test does not have: published weights, a bucket, a teacher, hours.
 STAND_INS = (
     ("--variant resnext50_32x4d_swsl", "--variant resnext_tiny"),
@@ -42,34 +34,20 @@ STAND_INS = (
 CLASSES = [label.synset for label in read_labels("tiny-imagenet-200")][:10]  # --top 10
 
 
-def photo(number: int) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(number).integers(0, 256, (40, 40, 3), np.uint8)).save(file, "PNG")
-    return file.getvalue()
-
-
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with everything that the page's commands read."""
     for folder in ("flowers", "imagenet/train", "imagenet/val", "val", "labelled/train", "labelled/val"):
         for number, name in enumerate(CLASSES):
-            (tmp_path / folder / name).mkdir(parents=True)
             for i in range(2):
-                (tmp_path / folder / name / f"{i}.png").write_bytes(photo(number))
-    (tmp_path / "photo.jpg").write_bytes(photo(0))
-    (tmp_path / "images").mkdir()
+                write(tmp_path / folder / name / f"{i}.png", picture(number))
+    write(tmp_path / "photo.jpg", picture(0))
     for shard in range(2):
-        with tarfile.open(tmp_path / "images" / f"shards-{shard:05}.tar", "w") as tar:
-            for i in range(10):
-                info = tarfile.TarInfo(f"{i}.png")
-                info.size = len(photo(i))
-                tar.addfile(info, io.BytesIO(photo(i)))
-    (tmp_path / "tags").mkdir()
+        tar(tmp_path / "images" / f"shards-{shard:05}.tar", {f"{i}.png": picture(i) for i in range(10)})
     tags = {"image": [f"{i}.png" for i in range(20)], "index": range(20), "hashtags": [["#goldfish", "#Tench"]] * 20}
-    pq.write_table(pa.table(tags), tmp_path / "tags" / "part.parquet")
-    (tmp_path / "tiny-imagenet-200").mkdir()
+    table(tmp_path / "tags" / "part.parquet", tags)
     names = {"name": [f"{i}.jpg" for i in range(20)], "wnid": CLASSES * 2}
-    pq.write_table(pa.table(names), tmp_path / "tiny-imagenet-200" / "train-0.parquet")
+    table(tmp_path / "tiny-imagenet-200" / "train-0.parquet", names)
     for name in ("processing_utils", "benchmarks"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
@@ -91,7 +69,7 @@ def run(line: str) -> int:
 
 
 def test_each_command_runs(here: Path) -> None:
-    lines = [line for line in LINES if not line.startswith("pip install")]
+    lines = [line for line in shell_lines("docs/training.md") if not line.startswith("pip install")]
     assert len(lines) >= 14
     for line in lines:
         assert run(line) == 0, line

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ from torchvision.models import ResNet
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.resnet import Bottleneck as TheirBottleneck
 
-from ..conftest import ROOT, randomise
+from ..conftest import randomise
+from ..support.pages import blocks
 
-PAGE = (ROOT / "docs" / "differences.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+BLOCKS = blocks("docs/differences.md", "python")
 SETUP = next(block for block in BLOCKS if "weights =" in block)
 
 
