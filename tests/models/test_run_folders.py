@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
+import functools
 import hashlib
 import json
+import operator
 import os
 import shutil
 import signal
@@ -18,7 +21,7 @@ import jsonschema
 import pytest
 from resnext_hub.errors import CheckpointError, ManifestError, UnknownVariantError
 from resnext_hub.models.entrypoints import load
-from resnext_hub.models.manifest import ROOT, default_manifest, find_checkpoint, load_manifest
+from resnext_hub.models.manifest import ROOT, Hash, Source, default_manifest, find_checkpoint, load_manifest
 from resnext_hub.models.store import Store
 from resnext_hub.processing_utils.labels import Label, labels_table, read_labels
 
@@ -58,11 +61,7 @@ def run(tmp_path: Path, manifest: dict[str, Any]) -> Path:
 @pytest.fixture(autouse=True)
 def _quick() -> Iterator[None]:
     """Fail, and do not hang, where a file never ends or a pipe has no writer."""
-
-    def give_up(signum: int, frame: object) -> None:
-        pytest.fail("it took too long")
-
-    before = signal.signal(signal.SIGALRM, give_up)
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it took too long"))
     signal.alarm(120)
     yield
     signal.alarm(0)
@@ -97,39 +96,42 @@ def test_a_run_is_found_and_loaded(run: Path) -> None:
 
 # Point 1: files outside the folder.
 
-OUTSIDE: dict[str, Callable[[dict[str, Any]], object]] = {
-    "a URL": lambda source: source.update(url="http://127.0.0.1:9/resnet18-5c106cde.pth", path=None),
-    "a URL beside the path": lambda source: source.update(url="http://127.0.0.1:9/resnet18-5c106cde.pth"),
-    "neither": lambda source: source.update(path=None),
-    "above": lambda source: source.update(path="../secret.pth"),
-    "far above": lambda source: source.update(path="../../../../../../etc/passwd"),
-    "absolute": lambda source: source.update(path="/etc/passwd"),
-    "below": lambda source: source.update(path="sub/weights.pth"),
-    "above and back": lambda source: source.update(path="../run/weights.pth"),
-    "itself": lambda source: source.update(path="."),
-    "its parent": lambda source: source.update(path=".."),
-    "nothing": lambda source: source.update(path=""),
-    "Windows' separator": lambda source: source.update(path="..\\weights.pth"),
-    "a drive": lambda source: source.update(path="C:weights.pth"),
-    "a home": lambda source: source.update(path="~/weights.pth"),
-    "a hidden file": lambda source: source.update(path=".weights.pth"),
-    "a NUL": lambda source: source.update(path="weights.pth\0"),
-    "a line break": lambda source: source.update(path="weights.pth\n"),
-    "a URL as a path": lambda source: source.update(path="http://127.0.0.1:9/w.pth"),
-    "no hash": lambda source: source.update(hash=None),
-    "an empty hash": lambda source: source["hash"].update(value=""),
-    "an empty prefix": lambda source: source.update(hash={"kind": "sha256-prefix", "value": ""}),
-    "a prefix": lambda source: source.update(hash={"kind": "sha256-prefix", "value": source["hash"]["value"][:8]}),
-    "a hash of 8 digits": lambda source: source["hash"].update(value=source["hash"]["value"][:8]),
-    "a hash in capitals": lambda source: source["hash"].update(value=source["hash"]["value"].upper()),
-    "a hash and a line break": lambda source: source["hash"].update(value=source["hash"]["value"] + "\n"),
-    "no length": lambda source: source.update(bytes=None),
+URL = "http://127.0.0.1:9/resnet18-5c106cde.pth"
+DIGEST = TINY.sources[0].hash.value  # type: ignore[union-attr]
+#: What a source may not say.
+OUTSIDE: dict[str, dict[str, Any]] = {
+    "a URL": {"url": URL, "path": None},
+    "a URL beside the path": {"url": URL},
+    "neither": {"path": None},
+    "above": {"path": "../secret.pth"},
+    "far above": {"path": "../../../../../../etc/passwd"},
+    "absolute": {"path": "/etc/passwd"},
+    "below": {"path": "sub/weights.pth"},
+    "above and back": {"path": "../run/weights.pth"},
+    "itself": {"path": "."},
+    "its parent": {"path": ".."},
+    "nothing": {"path": ""},
+    "Windows' separator": {"path": "..\\weights.pth"},
+    "a drive": {"path": "C:weights.pth"},
+    "a home": {"path": "~/weights.pth"},
+    "a hidden file": {"path": ".weights.pth"},
+    "a NUL": {"path": "weights.pth\0"},
+    "a line break": {"path": "weights.pth\n"},
+    "a URL as a path": {"path": "http://127.0.0.1:9/w.pth"},
+    "no hash": {"hash": None},
+    "an empty hash": {"hash": {"kind": "sha256", "value": ""}},
+    "an empty prefix": {"hash": {"kind": "sha256-prefix", "value": ""}},
+    "a prefix": {"hash": {"kind": "sha256-prefix", "value": DIGEST[:8]}},
+    "a hash of 8 digits": {"hash": {"kind": "sha256", "value": DIGEST[:8]}},
+    "a hash in capitals": {"hash": {"kind": "sha256", "value": DIGEST.upper()}},
+    "a hash and a line break": {"hash": {"kind": "sha256", "value": DIGEST + "\n"}},
+    "no length": {"bytes": None},
 }
 
 
 @pytest.mark.parametrize("wrong", OUTSIDE)
 def test_sources_are_files_in_the_folder_with_length_and_hash(wrong: str, run: Path, manifest: dict[str, Any]) -> None:
-    OUTSIDE[wrong](manifest["checkpoints"]["run"]["sources"][0])
+    manifest["checkpoints"]["run"]["sources"][0] |= OUTSIDE[wrong]
     write(run, manifest)
     refused(run, "weights_manifest.json")
 
@@ -198,7 +200,7 @@ def test_a_folder_never_hides_a_published_name(
     Path(name).mkdir()
     assert find_checkpoint(name) == default_manifest().resolve(name)
     Path(name).rmdir()
-    shutil.copytree(run, name)
+    shutil.copytree(run, name, copy_function=os.link)
     assert find_checkpoint(name) == default_manifest().resolve(name)
     for folder in (f"./{name}", Path(name), str(Path(name).resolve())):
         assert find_checkpoint(folder).home == (tmp_path / name).resolve()
@@ -229,37 +231,22 @@ def places(value: Any, *where: Any) -> Iterator[tuple[Any, ...]]:
         yield from places(item, *where, key)
 
 
+def edits() -> Iterator[Callable[[Any, Any], object]]:
+    """What is done to one place of a manifest: its value is replaced, deleted, and repeated under another name."""
+    for value in VALUES:
+        yield lambda inner, key, value=value: inner.__setitem__(key, value)
+    yield lambda inner, key: inner.__delitem__(key)
+    for name in ("", "surplus", "../x", "a\tb", "x" * 100_000):
+        yield lambda inner, key, name=name: isinstance(inner, dict) and inner.__setitem__(name, inner[key])
+
+
 def changed(manifest: Any) -> Iterator[tuple[str, Any]]:
-    """Every manifest with one thing deleted, added, renamed or replaced."""
-
-    for where in places(manifest):
-        if not where:
-            continue
-        for value in VALUES:
+    """Every manifest with one such change."""
+    for *above, last in filter(None, places(manifest)):
+        for number, edit in enumerate(edits()):
             top = copy.deepcopy(manifest)
-            inner = top
-            for key in where[:-1]:
-                inner = inner[key]
-            inner[where[-1]] = value
-            yield f"{where} = {type(value)}", top
-        top = copy.deepcopy(manifest)
-        inner = top
-        for key in where[:-1]:
-            inner = inner[key]
-        del inner[where[-1]]
-        yield f"{where} deleted", top
-        if isinstance(inner, dict):
-            for key in ("", "surplus", "../x", "a\tb", "x" * 100_000):
-                yield f"{where} renamed to {key[:10]!r}", _renamed(top, where, key, manifest)
-
-
-def _renamed(top: Any, where: tuple[Any, ...], key: str, manifest: Any) -> Any:
-    made, value = copy.deepcopy(top), manifest
-    inner = made
-    for step in where[:-1]:
-        inner, value = inner[step], value[step]
-    inner[key] = value[where[-1]]
-    return made
+            if edit(functools.reduce(operator.getitem, above, top), last) is not False:
+                yield f"edit {number} at {[*above, last]}", top
 
 
 def test_any_single_change_is_a_sentence_or_harmless(run: Path, manifest: dict[str, Any]) -> None:
@@ -349,10 +336,6 @@ def test_labels_come_back_as_they_were_written(run: Path) -> None:
 
 def test_the_names_of_files_in_the_shared_folder(tmp_path: Path) -> None:
     """Whoever makes a checkpoint by hand, too: `target` gives no path outside torch.hub's folder."""
-    import dataclasses
-
-    from resnext_hub.models.manifest import Hash, Source
-
     digest = hashlib.sha256(b"").hexdigest()
     for url, name in (("http://127.0.0.1:9/..", "run"), ("http://127.0.0.1:9/", "run"), ("http://x/a?b", "run"),
                       ("http://127.0.0.1:9/model.safetensors", "../../run")):  # fmt: skip
