@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,6 +42,7 @@ class Door:
         self.photo = folder / "a" / "photo.jpg"
         self.photo.write_bytes(b"photo")
         self.cleaned: list[str] = []
+        self.sent: list[dict[str, Any]] = []
         self.queue = SimpleNamespace(pending_event_ids_session={}, clean_events=self.clean)
         self.gate = Gate(
             self.behind, folder=folder, max_join=MIB, max_upload=MIB, max_uploads=4 * MIB, queue=lambda: self.queue
@@ -49,23 +51,28 @@ class Door:
     async def clean(self, session_hash: str) -> None:
         self.cleaned.append(session_hash)
 
-    async def ask(self, method: str, path: str, parts: Iterator[bytes] | list[bytes], length: int | None) -> int:
-        """Return the status."""
-        waiting, statuses = iter(parts), []
+    async def ask(
+        self, method: str, path: str, parts: Iterable[bytes], length: int | None, wait: float = 0, language: bytes = b""
+    ) -> int:
+        """Return the status; each part takes ``wait`` seconds to come."""
+        waiting, sent = iter(parts), []
 
         async def receive() -> dict[str, Any]:
+            if wait:
+                await asyncio.sleep(wait)
             part = next(waiting, None)
             return {"type": "http.request", "body": part or b"", "more_body": part is not None}
 
         async def send(message: dict[str, Any]) -> None:
-            if "status" in message:
-                statuses.append(message["status"])
+            sent.append(message)
 
         path, _, query = path.partition("?")
-        headers = [] if length is None else [(b"content-length", str(length).encode())]
+        headers = [(b"accept-language", language)]
+        headers += [] if length is None else [(b"content-length", str(length).encode())]
         scope = {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": headers}
         await self.gate(scope, receive, send)
-        return statuses[0]
+        self.sent = sent
+        return sent[0]["status"]
 
     def __call__(self, method: str, path: str, body: bytes = b"", length: int | None = -1) -> int:
         parts = [body[at : at + 65536] for at in range(0, len(body), 65536)]
@@ -162,22 +169,8 @@ def test_uploads_together_have_a_limit(door: Door) -> None:
 
 def test_a_dripping_body_is_hung_up_on(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "BODY_SECONDS", 0.05)
-
-    async def drip() -> int:
-        async def receive() -> dict[str, Any]:
-            await asyncio.sleep(0.02)
-            return {"type": "http.request", "body": b"x", "more_body": True}
-
-        statuses: list[int] = []
-
-        async def send(message: dict[str, Any]) -> None:
-            statuses.append(message.get("status", 0))
-
-        scope = {"type": "http", "method": "POST", "path": "/gradio_api/queue/join", "query_string": b"", "headers": []}
-        await door.gate(scope, receive, send)
-        return statuses[0]
-
-    assert asyncio.run(drip()) == 408
+    dripping = door.ask("POST", "/gradio_api/queue/join", itertools.repeat(b"x"), None, wait=0.02)
+    assert asyncio.run(dripping) == 408
 
 
 def test_one_visitor_cannot_fill_the_queue_and_those_who_left_do_not_wait(
@@ -204,22 +197,7 @@ def test_a_full_queue_is_said_in_the_visitors_language(door: Door) -> None:
         await send({"type": "http.response.start", "status": 503, "headers": []})
         await send({"type": "http.response.body", "body": b"Queue is full."})
 
-    async def ask() -> list[Any]:
-        sent: list[Any] = []
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": b'{"session_hash": "s"}'}
-
-        async def send(message: dict[str, Any]) -> None:
-            sent.append(message)
-
-        headers = [(b"accept-language", b"ko")]
-        path = "/gradio_api/queue/join"
-        scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
-        await door.gate(scope, receive, send)
-        return sent
-
     door.gate.app, door.gate.full = full, lambda accept: f"full in {accept}"
-    start, body = asyncio.run(ask())
-    assert start["status"] == 503
-    assert json.loads(body["body"]) == {"detail": "full in ko"}
+    join = door.ask("POST", "/gradio_api/queue/join", [b'{"session_hash": "s"}'], 21, language=b"ko")
+    assert asyncio.run(join) == 503
+    assert json.loads(door.sent[1]["body"]) == {"detail": "full in ko"}

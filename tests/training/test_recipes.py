@@ -83,9 +83,8 @@ def test_torchvisions_learning_rate_is_that_of_its_schedulers() -> None:
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 595)
     scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], [5])
     for epoch in range(600):
-        assert recipe.peak_lr * recipe.lr_share(epoch) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9), (
-            epoch
-        )
+        theirs = optimizer.param_groups[0]["lr"]
+        assert recipe.peak_lr * recipe.lr_share(epoch) == pytest.approx(theirs, abs=1e-9), epoch
         optimizer.step()
         scheduler.step()
 
@@ -105,7 +104,7 @@ def test_mixed_precision_needs_the_hardware(
 
 def test_the_learning_rate() -> None:
     recipe = Recipe((Phase(4, 16),), warmup_epochs=1, decay_epochs=2)
-    assert [recipe.lr_share(e) for e in (0.5, 1, 2, 3, 4)] == pytest.approx([0.5005, 1, 1, 0.5, 0])
+    assert [recipe.lr_share(e) for e in (0, 0.5, 1, 2, 3, 4)] == pytest.approx([0.001, 0.5005, 1, 1, 0.5, 0])
     assert Recipe((Phase(4, 16),)).lr_share(2.5) == pytest.approx(0.5)  # a cosine from the warm-up on
     halved = Recipe((Phase(14, 16),), warmup_epochs=0, schedule="halving", halvings=13)
     assert [halved.lr_share(e) for e in range(14)] == [0.5**e for e in range(14)]
@@ -122,12 +121,9 @@ def test_what_a_recipe_leaves_open_the_weights_say() -> None:
         _ = Recipe((Phase(1),)).preset
 
 
-def test_phases_replace_the_epochs_of_the_file() -> None:
-    recipe = load_recipe("finetune", {"phases": "[{epochs = 3, image_size = 16}, {epochs = 1}]"})
-    assert recipe.phases == (Phase(3, 16), Phase(1))
-
-
 def test_overrides() -> None:
+    phases = load_recipe("finetune", {"phases": "[{epochs = 3, image_size = 16}, {epochs = 1}]"}).phases
+    assert phases == (Phase(3, 16), Phase(1))
     recipe = load_recipe("finetune", {"epochs": "3", "lr": "1", "amp": "bf16", "crop_scale": "[0.5, 1]", "seed": 4})
     assert (recipe.epochs, recipe.lr, recipe.amp, recipe.crop_scale, recipe.seed) == (3, 1.0, "bf16", (0.5, 1), 4)
     assert isinstance(recipe.lr, float)
@@ -180,10 +176,6 @@ def test_what_a_recipe_allows_the_manifest_of_its_run_allows() -> None:
         assert RANGES[key] == (allowed["minimum"], allowed["maximum"]), key
 
 
-def test_no_such_recipe() -> None:
-    with pytest.raises(RecipeError, match="from finetune, linear_probe"):
+def test_a_recipe_that_is_not_there_names_those_that_are() -> None:
+    with pytest.raises(RecipeError, match="finetune, linear_probe"):
         load_recipe("fine-tune")
-
-
-def test_warmup_never_starts_at_zero() -> None:
-    assert math.isclose(load_recipe("finetune").lr_share(0), 1e-3)
