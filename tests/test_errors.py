@@ -29,6 +29,7 @@ STATUSES = {
     "UnwritableError": 3,
 }
 BUILT_IN = {n for n, v in vars(builtins).items() if isinstance(v, type) and issubclass(v, BaseException)}
+OUTSIDE = ("tests/", "benchmarks/", "maintenance/", "docs/", "notebooks/")
 #: Files whose exceptions never leave the package.
 INTERNAL = {"demo/gate.py", "models/pickles.py", "models/schema.py", "net/client.py"}
 
@@ -50,9 +51,7 @@ def test_each_error_is_also_a_built_in_one(error: Any) -> None:
 def test_errors_are_defined_in_one_place() -> None:
     found = set()
     for name in tracked_files():
-        if not name.endswith(".py") or name.startswith(
-            ("tests/", "benchmarks/", "maintenance/", "docs/", "notebooks/")
-        ):
+        if not name.endswith(".py") or name.startswith(OUTSIDE):
             continue
         classes = [n for n in ast.walk(ast.parse((ROOT / name).read_text("utf-8"))) if isinstance(n, ast.ClassDef)]
         if BUILT_IN & {base.id for node in classes for base in node.bases if isinstance(base, ast.Name)}:

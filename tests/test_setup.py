@@ -39,10 +39,8 @@ def wheel(folder: Path, name: str, version: str, requires: Iterable[str] = ()) -
     stem = f"{name.replace('-', '_')}-{version}"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nProvides-Extra: more\n"
     metadata += "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
-    files = {
-        "METADATA": metadata,
-        "WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
+    tag = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files = {"METADATA": metadata, "WHEEL": tag}
     record = ""
     with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as archive:
         for file, text in files.items():
@@ -112,28 +110,14 @@ def set_up(tomorrow: Tomorrow, target: str, version: str, reports: Path, makefil
         (reports / "checkout" / ".venv" / ".done").touch()
         shutil.copy(tomorrow.wheels.parent / "python", reports / "checkout" / ".venv" / "bin")
     tools = tomorrow.wheels.parent
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        "HOME": str(reports),
-        "REPORTS": str(reports),
-        "TOOLS": str(tools),
-        "PIP": str(tools / version / "pip"),
-        "PIP_CONFIG_FILE": "/dev/null",
-        "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": str(tomorrow.wheels),
-    }
-    environment |= {name: value for name, value in variables.items() if name.startswith("PIP_")}
-    if "PIP_INDEX_URL" in environment:
-        del environment["PIP_NO_INDEX"], environment["PIP_FIND_LINKS"]
-    arguments = [f"{name}={value}" for name, value in variables.items() if not name.startswith("PIP_")]
-    done = subprocess.run(
-        ["make", f"{target}/.done", f"PYTHON={tools}/python", *arguments],
-        cwd=reports / "checkout",
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(reports), "REPORTS": str(reports), "TOOLS": str(tools)}
+    environment |= {"PIP": str(tools / version / "pip"), "PIP_CONFIG_FILE": "/dev/null"}
+    index = {name: value for name, value in variables.items() if name.startswith("PIP_")}
+    environment |= index or {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tomorrow.wheels)}
+    command = ["make", f"{target}/.done", f"PYTHON={tools}/python"]
+    command += [f"{name}={value}" for name, value in variables.items() if name not in index]
+    checkout = reports / "checkout"
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=300)
     return done.stdout + done.stderr if done.returncode else None
 
 
