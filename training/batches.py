@@ -116,7 +116,11 @@ def class_shares(labels: Tensor, classes: int) -> Tensor:
     Mahajan et al. 2018 (arXiv 1805.00932), section 2: "k-hot" divided by k, for the softmax's cross-entropy.
     """
     known = labels >= 0
-    hot = torch.zeros(len(labels), classes).scatter_add(1, labels.clamp(min=0), known.float()).clamp(max=1.0)
+    hot = (
+        torch.zeros(len(labels), classes, device=labels.device)
+        .scatter_add(1, labels.clamp(min=0), known.float())
+        .clamp(max=1.0)
+    )
     return hot / hot.sum(1, keepdim=True).clamp(min=1.0)
 
 
@@ -228,10 +232,18 @@ class FromFiles:
 class InMemory:
     """Training batches cut from a `PixelTable`, with the teacher's scores of each crop if there is a teacher.
 
-    ``scores``: (N, rows, columns, classes), see `teacher_scores`.
+    Args:
+        scores: (N, rows, columns, classes), see `teacher_scores`.
+        device: holds everything, and makes the crops.
     """
 
-    def __init__(self, recipe: Recipe, table: PixelTable, scores: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        table: PixelTable,
+        scores: Tensor | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
         if recipe.auto_augment != "none" or recipe.erasing or recipe.repeats > 1:
             raise ValueError("A recipe with in_memory = true takes only crops, flips, mixup and cutmix.")
         if (scores is not None) != (recipe.distillation_weight > 0):
@@ -240,7 +252,8 @@ class InMemory:
             )
         if scores is not None and len(scores) != len(table):
             raise ValueError(f"The teacher's scores are for {len(scores)} images, expected {len(table)}.")
-        self.recipe, self.table, self.scores, self.classes = recipe, table, scores, table.classes
+        self.recipe, self.table, self.classes, self.device = recipe, table.to(device), table.classes, device
+        self.scores = None if scores is None else scores.to(device)
         self.normalise = v2.Normalize(recipe.preset.mean, recipe.preset.std)
         self.mix = _Mixing(recipe, len(table.classes))
 
@@ -255,9 +268,9 @@ class InMemory:
             # Drawn for the global batch, then divided: the crops are the same on any number of processes.
             generator = torch.Generator().manual_seed(_step_seed(recipe, epoch, step))
             lo, hi = recipe.crop_scale
-            boxes = random_boxes(size, (lo, hi), generator)[rank::world]
-            mirrored = ((torch.rand(size, generator=generator) < 0.5) & recipe.flip)[rank::world]
-            chosen = order[step * size : (step + 1) * size][rank::world]
+            drawn = random_boxes(size, (lo, hi), generator), (torch.rand(size, generator=generator) < 0.5) & recipe.flip
+            rows = order[step * size : (step + 1) * size]
+            boxes, mirrored, chosen = (x[rank::world].to(self.device) for x in (*drawn, rows))
             crops = resized_crops(self.table.images[chosen], boxes, mirrored, recipe.image_size(epoch))
             labels = self.table.labels[chosen]
             wanted = class_shares(labels, len(self.classes)) if labels.ndim > 1 else labels

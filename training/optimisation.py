@@ -96,6 +96,11 @@ class Optimisation:
             self.optimizer = torch.optim.SGD(
                 groups, recipe.peak_lr, momentum=recipe.momentum, nesterov=nesterov, fused=True
             )
+            if self.amp is torch.float16 and recipe.momentum:
+                # A first step that overflows would leave the momentum uninitialised (torch.empty_like, torch 2.14)
+                for parameter in network.parameters():
+                    if parameter.requires_grad:
+                        self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._lr_share)
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.amp is torch.float16)
         self.average = None

@@ -62,6 +62,10 @@ class PixelTable:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def to(self, device: torch.device | str) -> PixelTable:
+        """The table in the memory of a device, where its crops are then made."""
+        return PixelTable(self.images.to(device), self.labels.to(device), self.classes)
+
     def subset(self, rows: Tensor, labels: Tensor | None = None) -> PixelTable:
         """Some of the images, by number; with other labels if they are given."""
         return PixelTable(self.images[rows], self.labels[rows] if labels is None else labels, self.classes)
@@ -88,8 +92,9 @@ def _resize_matrices(start: Tensor, length: Tensor, source: int, target: int) ->
     The filter is wider for larger steps, as in antialiased bilinear resizing (Pillow, torchvision).
     """
     step = (length / target)[:, None, None]
-    centre = start[:, None, None] + (torch.arange(target) + 0.5)[None, :, None] * step
-    weights = (1 - (torch.arange(source) + 0.5 - centre).abs() / step.clamp(min=1.0)).clamp(min=0.0)
+    pixels, rows = (torch.arange(n, device=start.device) + 0.5 for n in (source, target))
+    centre = start[:, None, None] + rows[None, :, None] * step
+    weights = (1 - (pixels - centre).abs() / step.clamp(min=1.0)).clamp(min=0.0)
     return weights / weights.sum(2, keepdim=True)
 
 
@@ -109,7 +114,7 @@ def box_means(grids: Tensor, boxes: Tensor) -> Tensor:
     """The mean of each grid (B, rows, columns, C) over its box (B, 4; as in `random_boxes`): (B, C)."""
 
     def shares(start: Tensor, length: Tensor, cells: int) -> Tensor:
-        edges = torch.arange(cells + 1) / cells
+        edges = torch.arange(cells + 1, device=start.device) / cells
         inside = torch.minimum(edges[1:], (start + length)[:, None]) - torch.maximum(edges[:-1], start[:, None])
         return inside.clamp(min=0.0) / length[:, None]
 

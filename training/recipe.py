@@ -69,10 +69,11 @@ class Recipe:
     logarithms of their frequencies to the logits (Menon et al. 2020, arXiv 2007.07314). With ``patience``, training
     ends after that many epochs without a better one on the validation images.
 
-    ``in_memory`` holds small images of one size decoded (`pixels.PixelTable`). The last ``held_out`` training images
-    are not trained on: the temperature of the scores is fitted on them (`calibrate`). ``distillation_weight`` is the
-    share of the loss that compares the network with a teacher's scores (`teacher_scores`), both softened by
-    ``distillation_temperature`` (Hinton et al. 2015, arXiv 1503.02531); the rest is the loss of the labels.
+    ``in_memory`` holds small images of one size decoded, in a GPU's memory if there is one (`pixels.PixelTable`). The
+    last ``held_out`` training images are not trained on: the temperature of the scores is fitted on them (`calibrate`).
+    ``distillation_weight`` is the share of the loss that compares the network with a teacher's scores
+    (`teacher_scores`), both softened by ``distillation_temperature`` (Hinton et al. 2015, arXiv 1503.02531); the rest
+    is the loss of the labels.
     """
 
     phases: tuple[Phase, ...]

@@ -417,7 +417,7 @@ class TrainingRun:
             scores = read_scores(self.options.teacher_scores)
             self.identity["teacher_scores_sha256"] = checkpoint.digest(scores)
             scores = scores[self.order]
-        return InMemory(self.recipe, PixelTable.read(self.train_images), scores)
+        return InMemory(self.recipe, PixelTable.read(self.train_images), scores, self.processes.device)
 
     def publish(self, state: dict[str, Tensor], curve: list[dict[str, float]]) -> FinishedRun:
         """Make the folder a variant with these weights. Existing files stay as they are."""

@@ -10,6 +10,9 @@
 DATA has train*.parquet, val*.parquet (columns wnid and jpeg) and classes.tsv. The test size and the temperature are
 measured on training images that are held out in all steps; val is only used to report the accuracy. Other options, such
 as --threads 2, are passed on to each 'resnext-hub train'.
+
+On a GPU, pass --set in_memory=true: both trainings then hold the decoded images in its memory and make the crops there,
+and the teacher runs there too.
 """
 
 from __future__ import annotations

@@ -5,13 +5,21 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from resnext_hub.data.splits import open_images
 from resnext_hub.errors import EngineError, ImageError
 from resnext_hub.evaluation.metrics import expected_calibration_error
-from resnext_hub.maintenance.resnext_tiny.efficientnet import fit_head, load_teacher, write_features, write_scores
+from resnext_hub.maintenance.resnext_tiny.efficientnet import (
+    _FeatureGrid,
+    _in_pytorch,
+    fit_head,
+    load_teacher,
+    write_features,
+    write_scores,
+)
 from resnext_hub.models.entrypoints import build, load
 from resnext_hub.models.manifest import Architecture, find_checkpoint
 from resnext_hub.processing_utils.labels import read_labels
@@ -103,6 +111,24 @@ def test_a_grown_network_computes_the_same() -> None:
     wide = build(dataclasses.replace(SMALL, planes=32), 3)
     with pytest.raises(ValueError, match="cannot grow into"):
         grow_into(wide, small.state_dict())
+
+
+def test_a_batch_is_made_on_the_device(table: PixelTable) -> None:
+    """Nothing of it is on the CPU: the device "meta" refuses to mix."""
+    (batch, *_) = InMemory(DISTILLED, table, torch.zeros(144, 3, 3, 3).half(), "meta").batches(0, 0, 0, 1)
+    assert batch.teacher is not None
+    assert {x.device.type for x in (batch.images, batch.labels, batch.teacher)} == {"meta"}
+    assert (batch.images.shape, batch.teacher.shape) == ((16, 3, 16, 16), (16, 3))
+    several = PixelTable(table.images, torch.stack([table.labels, -torch.ones(144).long()], 1), table.classes)
+    mixed = dataclasses.replace(PLAIN, mixup=0.2)
+    assert next(InMemory(mixed, several, device="meta").batches(0, 0, 0, 1)).labels.device.type == "meta"
+
+
+def test_a_teacher_in_pytorch_gives_the_cells() -> None:
+    images = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    grid = _FeatureGrid(SimpleNamespace(extract_features=lambda x: x))
+    expected = torch.nn.functional.adaptive_avg_pool2d((images.float() - 127) / 128, 3).permute(0, 2, 3, 1)
+    torch.testing.assert_close(_in_pytorch(grid, "cpu")(images), expected, rtol=0, atol=0.02)
 
 
 def test_a_teachers_head_is_fitted_and_its_scores_kept(table: PixelTable, tmp_path: Path) -> None:

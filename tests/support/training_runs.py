@@ -10,6 +10,7 @@ import torch
 from resnext_hub.data.splits import LabelledImages, open_images
 from resnext_hub.models.entrypoints import build
 from resnext_hub.models.manifest import Architecture
+from resnext_hub.processes import Processes
 from resnext_hub.training.batches import FromFiles, InMemory, validation_batches
 from resnext_hub.training.loop import Loop
 from resnext_hub.training.pixels import PixelTable
@@ -39,7 +40,10 @@ def run(
     """Train into a folder; return the curve."""
     made, held = network(group_norm), open_images(data / "val.parquet")
     images = images or open_images(data / "train.parquet")
-    train_set = InMemory(recipe, PixelTable.read(images), scores) if recipe.in_memory else FromFiles(recipe, images)
+    if recipe.in_memory:
+        train_set = InMemory(recipe, PixelTable.read(images), scores, Processes.here().device)
+    else:
+        train_set = FromFiles(recipe, images)
     loop = Loop(made, recipe, train_set, lambda p: validation_batches(held, recipe, p.rank, p.world, 0), out, **options)
     return loop.run()[1]
 

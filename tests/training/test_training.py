@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -78,6 +80,29 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
     assert broken >= 12
     assert curve(tmp_path / "broken") == curve(tmp_path / "unbroken")
     assert same(weights(tmp_path / "broken"), weights(tmp_path / "unbroken"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_a_run_on_a_gpu_is_finite_and_resumes(amp: Any, colours: Path, tmp_path: Path) -> None:
+    recipe, scores = dataclasses.replace(DISTILLED, amp=amp), torch.randn(144, 3, 3, 3).half()
+    said = list[str]()
+
+    class Unplugged(BaseException):
+        pass
+
+    def unplug(event: str, values: dict[str, float]) -> None:
+        if event == "step" and values["step"] == 14:
+            raise Unplugged
+
+    for watch in (unplug, lambda event, values: None):
+        with contextlib.suppress(Unplugged):
+            run(colours, tmp_path, recipe, scores, checkpoint_seconds=0, watch=watch, say=said.append)
+    assert "Resuming at step 14 of 36" in said
+    rows = curve(tmp_path)
+    assert len(rows) == 4
+    assert all(math.isfinite(float(row["loss"])) for row in rows)
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path).values())
 
 
 def command(recipe: Path, data: Path, out: Path, **values: object) -> list[str]:
@@ -179,6 +204,9 @@ def test_a_scaler_leaves_out_a_step_that_overflows() -> None:
     steps.take(Batch(torch.randn(4, 3, 32, 32), torch.arange(4) % 3), 0)
     assert torch.equal(made.fc.weight, before["fc.weight"])
     assert steps.scaler.get_scale() < 65536
+    momenta = [state["momentum_buffer"] for state in steps.optimizer.state.values()]
+    assert len(momenta) == len([*made.parameters()])
+    assert not any(momentum.any() for momentum in momenta)  # and not what was in memory
 
 
 def test_the_average_begins_after_the_warmup() -> None:
