@@ -18,6 +18,7 @@ from email.utils import formatdate
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
+from unittest import mock
 
 import filelock
 import pytest
@@ -119,6 +120,17 @@ def part(path: Path) -> Path:
 
 def note_of(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
+
+
+def leave(part: Path, content: bytes = CONTENT[:10], etag: str = '"one"') -> None:
+    """An unfinished download, and the note beside it."""
+    part.write_bytes(content)
+    note_of(part).write_text(json.dumps({"url": URL, "etag": etag, "total": 1900}))
+
+
+def rest(begin: int) -> Made:
+    """The answer that an unfinished download asks for."""
+    return Made(206, [CONTENT[begin:]], Content_Range=f"bytes {begin}-1899/1900")
 
 
 def fetch(source: Source, path: Path, progress: bool = True) -> None:
@@ -306,8 +318,7 @@ def test_another_range_than_asked_for(
     status: int, headers: dict[str, str],
 ) -> None:  # fmt: skip
     caplog.set_level("DEBUG", "resnext_hub")
-    part.write_bytes(CONTENT[:10])
-    note_of(part).write_text(json.dumps({"url": URL, "etag": '"one"', "total": 1900}))
+    leave(part)
     network.answers = [Made(status, [b"x"], **headers), Made()]
     fetch(SOURCE, path)
     assert [asked.get("Range") for _, asked in network.asked] == ["bytes=10-", None]
@@ -350,8 +361,7 @@ def test_what_is_gone_on_from(
 ) -> None:
     part.write_bytes(CONTENT[:bytes_at_hand])
     note_of(part).write_text(note if isinstance(note, str) else json.dumps(note), encoding="latin-1")
-    rest = Made(206, [CONTENT[bytes_at_hand:]], Content_Range=f"bytes {bytes_at_hand}-1899/1900")
-    network.answers = [rest if asked else Made()]
+    network.answers = [rest(bytes_at_hand) if asked else Made()]
     fetch(SOURCE, path)
     assert network.asked == [(URL, ASKED | asked)]
     assert path.read_bytes() == CONTENT
@@ -359,16 +369,14 @@ def test_what_is_gone_on_from(
 
 def test_without_a_hash_only_a_strong_etag_is_gone_on_from(network: Network, path: Path, part: Path) -> None:
     for etag, goes_on in (('"one"', True), ('W/"one"', False), ("", False)):
-        part.write_bytes(CONTENT[:10])
-        note_of(part).write_text(json.dumps({"url": URL, "etag": etag, "total": 1900}))
-        network.answers = [Made(206, [CONTENT[10:]], Content_Range="bytes 10-1899/1900") if goes_on else Made()]
+        leave(part, etag=etag)
+        network.answers = [rest(10) if goes_on else Made()]
         fetch(Source(URL, None, None, 1900, None), path)
         assert ("Range" in network.asked[-1][1]) == goes_on
 
 
 def test_a_complete_part_is_not_requested(network: Network, path: Path, part: Path) -> None:
-    part.write_bytes(CONTENT)
-    note_of(part).write_text(json.dumps({"url": URL, "etag": "", "total": 1900}))
+    leave(part, CONTENT, "")
     fetch(SOURCE, path)
     assert network.asked == []
     assert path.read_bytes() == CONTENT
@@ -378,17 +386,14 @@ def test_pieces_that_do_not_fit_are_downloaded_again_once(
     network: Network, path: Path, part: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", "resnext_hub")
-    note = json.dumps({"url": URL, "etag": "", "total": 1900})
-    part.write_bytes(b"x" * 1900)
-    note_of(part).write_text(note)
+    leave(part, b"x" * 1900, "")
     network.answers = [Made()]
     fetch(SOURCE, path)
     assert path.read_bytes() == CONTENT
     assert caplog.messages[1].startswith(f"{part} is not the published file")
 
     path.unlink()
-    part.write_bytes(b"x" * 1900)
-    note_of(part).write_text(note)
+    leave(part, b"x" * 1900, "")
     network.answers = [Made(chunks=[b"y" * 1900])]
     with pytest.raises(CheckpointError, match="is not the published file"):
         fetch(SOURCE, path)
@@ -415,40 +420,27 @@ def test_an_incomplete_download_is_reported(
     network: Network, path: Path, waits: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", "resnext_hub")
-    network.answers = [Made(chunks=[CONTENT[:1500]]), Made(206, [CONTENT[1500:]], Content_Range="bytes 1500-1899/1900")]
+    network.answers = [Made(chunks=[CONTENT[:1500]]), rest(1500)]
     fetch(SOURCE, path)
     assert f"{URL}: cut off after 1,500 of 1,900 bytes" in caplog.messages[1]
     assert network.asked[1] == (URL, ASKED | {"Range": "bytes=1500-"}), "without an ETag there is no condition"
 
 
 def test_a_disk_that_is_too_small(network: Network, path: Path, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = 1899
     asked: list[Path] = []
-
-    def disk_usage(folder: Path) -> Any:
-        asked.append(folder)
-        return SimpleNamespace(free=free)
-
-    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
-    network.answers = [Made()]
-    with pytest.raises(CheckpointError, match=rf"{part.parent} has 1,899 bytes.* 1,900 bytes"):
-        fetch(SOURCE, path)
-    assert asked == [part.parent]
-    free = 1900
-    network.answers = [Made()]
-    fetch(SOURCE, path)
-    path.unlink()
-    note = json.dumps({"url": URL, "etag": "", "total": 1900})
-    for free in (399, 400):
-        part.write_bytes(CONTENT[:1500])
-        note_of(part).write_text(note)
-        network.answers = [Made(206, [CONTENT[1500:]], Content_Range="bytes 1500-1899/1900")]
-        if free < 400:
-            with pytest.raises(CheckpointError, match=r" has 399 bytes.* 400 bytes"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: (asked.append(folder), SimpleNamespace(free=free))[1])
+    for free, begin in ((1899, 0), (1900, 0), (399, 1500), (400, 1500)):
+        path.unlink(missing_ok=True)
+        if begin:
+            leave(part, CONTENT[:begin], "")
+        network.answers = [rest(begin) if begin else Made()]
+        if free < 1900 - begin:
+            with pytest.raises(CheckpointError, match=rf"{part.parent} has {free:,} bytes.* {1900 - begin:,} bytes"):
                 fetch(SOURCE, path)
         else:
             fetch(SOURCE, path)
-    assert path.read_bytes() == CONTENT
+            assert path.read_bytes() == CONTENT
+    assert set(asked) == {part.parent}
 
 
 @pytest.mark.parametrize(
@@ -462,10 +454,7 @@ def test_a_disk_that_is_too_small(network: Network, path: Path, part: Path, monk
 def test_a_disk_that_fails(
     network: Network, path: Path, part: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str, kept: bool
 ) -> None:
-    def replace(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(download.os, "replace", replace)
+    monkeypatch.setattr(download.os, "replace", mock.Mock(side_effect=OSError(number, os.strerror(number))))
     network.answers = [Made()]
     with pytest.raises(CheckpointError, match=rf"{part.parent} .*{message}") as error:
         fetch(SOURCE, path)

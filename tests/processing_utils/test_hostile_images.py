@@ -178,7 +178,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     ),
     "BMP of 65000 x 65000": (lambda: resized("RGB.bmp", b"BM", 18, "<ll", 65000, 65000), "pixels"),
     "BMP, a run that goes up 255 lines of 80 000 000": (lambda: bmp_rle(80_000_000, 1, b"\0\2\xff\xff"), "pieces"),
-    "BMP, the same of 4 bits": (lambda: bmp_rle(80_000_000, 1, b"\0\2\xff\xff", bits=4), "pieces"),
+    "BMP, the same of 65 536, in 4 bits": (lambda: bmp_rle(65_536, 1, b"\0\2\xff\xff", bits=4), "pieces"),
     "BMP, the same of lines that are taken": (lambda: bmp_rle(65_535, 100, b"\0\2\xff\xff" * 99), ""),
     "BMP, 600 000 runs": (lambda: bmp_rle(5000, 5000, b"\1\1" * 600_000), "pieces"),
     "PPM of 99999 x 99999": (lambda: b"P6 99999 99999 255\n", "pixels"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import pickle
 import re
@@ -329,14 +328,6 @@ def test_a_tiff_of_too_many_pieces(order: str, big: bool, monkeypatch: pytest.Mo
         assert "pieces" not in refusal(data)
 
 
-def test_a_file_of_too_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    file = images._Rationed(b"abcdef")
-    monkeypatch.setattr(images, "MAX_READS", 3)
-    assert [file.read(2) for _ in range(3)] == [b"ab", b"cd", b"ef"]
-    with pytest.raises(ImageError, match="more than 3 pieces"):
-        file.read(2)
-
-
 def test_a_jpeg_of_too_many_scans(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, progressive = (encoded(Image.new("L", (40, 30)), "JPEG", progressive=kind) for kind in (False, True))
     scans = len(images.SCAN.findall(progressive))
@@ -345,26 +336,6 @@ def test_a_jpeg_of_too_many_scans(monkeypatch: pytest.MonkeyPatch) -> None:
         assert open_image(data).size == (40, 30)
     monkeypatch.setattr(images, "MAX_SCANS", scans - 1)
     assert f"{scans - 1} scans" in refusal(progressive)
-
-
-def test_a_tile_larger_than_its_image() -> None:
-    entries = {256: 16, 257: 16, 258: 8, 259: 1, 262: 1, 277: 1, 322: 32, 323: 48, 324: 8, 325: 32 * 48}
-    known = b"".join(struct.pack("<HHLL", tag, 4, 1, value) for tag, value in entries.items())
-    data = (
-        b"II*\0" + struct.pack("<L", 8 + 32 * 48) + bytes(32 * 48) + struct.pack("<H", len(entries)) + known + bytes(4)
-    )
-    assert open_image(data, max_pixels=1536).size == (16, 16)
-    assert re.search(r"32 x 48 pixels.* 1,535", refusal(data, max_pixels=1535))
-
-
-def test_a_run_length_bmp_of_endless_lines() -> None:
-    header = struct.pack("<LllHHLLllLL", 40, 65_536, 1, 1, 8, 1, 4, 0, 0, 256, 0)
-    data = b"BM" + struct.pack("<LLL", 0, 0, 14 + 40 + 1024) + header + bytes(1024) + b"\0\2\xff\xff"
-    assert "pieces" in refusal(data)
-    narrow = data[:18] + struct.pack("<l", 65_535) + data[22:]
-    assert images._rle_width(narrow) == 65_535
-    with contextlib.suppress(ImageError):  # of the decoder, in some versions of Pillow
-        assert open_image(narrow).size == (65_535, 1)
 
 
 # What is incomplete.
@@ -480,13 +451,6 @@ def test_arrays() -> None:
 )
 def test_what_is_no_image_is_refused_in_one_sentence(source: Any, message: str) -> None:
     assert re.search(message, refusal(source))
-
-
-def test_missing_files_say_so(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"No such file: .*none\.jpg"):
-        open_image(tmp_path / "none.jpg")
-    with pytest.raises(OSError, match="not a file"):
-        open_image(tmp_path)
 
 
 def test_a_server_reads_no_files(tmp_path: Path, picture: Image.Image) -> None:

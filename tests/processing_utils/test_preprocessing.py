@@ -201,14 +201,11 @@ def test_every_kind_of_file_keeps_the_bounds(
     check(encoded(image, format, **options), IMAGENET)
 
 
-def test_a_crop_larger_than_the_image_is_padded_as_documented() -> None:
-    preset = replace(IMAGENET, resize_size=100, crop_size=128)
-    check(encoded(picture(300, 200)), preset)
-    check(picture(300, 200), preset)
-
-
-def test_an_interpolation_without_weights_goes_the_documented_way() -> None:
-    check(encoded(picture(300, 290)), replace(IMAGENET, interpolation="nearest"))
+def test_rare_presets() -> None:
+    """An interpolation that has no weights, and a crop larger than the image, which is padded."""
+    for rare in (replace(IMAGENET, interpolation="nearest"), replace(IMAGENET, resize_size=100, crop_size=128)):
+        check(encoded(picture(300, 290)), rare)
+        check(picture(300, 200), rare)
 
 
 @pytest.mark.parametrize("grade", GRADES)
