@@ -57,7 +57,10 @@ def test_a_fetched_archive_is_listed_loads_and_classifies(run_python: Any, fetch
 def test_torch_hub_fetches_and_unpacks_the_archive(
     run_python: Any, copy_repository: Any, hub_archive: Any, tmp_path: Path
 ) -> None:
-    """torch.hub's own unpacking, with its one network call replaced; force_reload brings new code at the same path."""
+    """torch.hub's own unpacking, with its one network call replaced; force_reload brings new code at the same path.
+
+    Without trust_repo, which every snippet has, a script stops at torch's question.
+    """
     checkout = copy_repository("original")
     first = hub_archive(checkout)
     module = checkout / "models" / "entrypoints.py"
@@ -68,10 +71,16 @@ def test_torch_hub_fetches_and_unpacks_the_archive(
         UNINSTALLED + "import shutil, torch\n"
         f"archives = [{str(first)!r}, {str(second)!r}]\n"
         "torch.hub.download_url_to_file = lambda url, to, *a, **k: shutil.copy(archives.pop(0), to)\n"
-        "hub = dict(skip_validation=True, trust_repo=True, verbose=False)\n"
+        "import builtins\n"
+        "hub, asked = dict(skip_validation=True, verbose=False), []\n"
+        "builtins.input = lambda *a: asked.append(a) or ''\n"
+        "try: torch.hub.load('org/resnext-hub:main', 'resnext_tiny', **hub)\n"
+        "except Exception as error: assert 'Untrusted' in str(error), error\n"
+        "assert len(asked) == 1 and len(archives) == 2, asked\n"
+        "hub['trust_repo'] = True\n"
         "old = torch.hub.load('org/resnext-hub:main', 'resnext_tiny', **hub)\n"
         "new = torch.hub.load('org/resnext-hub:main', 'resnext_tiny', force_reload=True, **hub)\n"
-        "assert not archives\n"
+        "assert not archives and len(asked) == 1\n"
         "module = lambda network: sys.modules[type(network).__module__.rsplit('.', 1)[0] + '.entrypoints']\n"
         "assert not hasattr(module(old), 'MARK') and module(new).MARK == 'second'\n"
         "again = torch.hub.load('org/resnext-hub:main', 'resnext_tiny', **hub)\n"
@@ -79,25 +88,6 @@ def test_torch_hub_fetches_and_unpacks_the_archive(
         "import pickle, copy\n"
         "assert type(pickle.loads(pickle.dumps(new))) is type(new)\n"
         "assert type(copy.deepcopy(old)) is type(old)\n"
-    )
-
-
-def test_without_trust_repo_a_script_stops_at_torchs_prompt(
-    run_python: Any, copy_repository: Any, hub_archive: Any
-) -> None:
-    """Why every snippet has it. Once fetched, a repository counts as trusted."""
-    archive = hub_archive(copy_repository("original"))
-    run_python(
-        UNINSTALLED + "import builtins, shutil, torch\n"
-        f"torch.hub.download_url_to_file = lambda url, to, *a, **k: shutil.copy({str(archive)!r}, to)\n"
-        "asked = []\n"
-        "builtins.input = lambda *a: asked.append(a) or ''\n"
-        "snippet = lambda **k: torch.hub.load('org/resnext-hub:main', 'resnext_tiny', skip_validation=True, **k)\n"
-        "try: snippet()\n"
-        "except Exception as error: assert 'Untrusted' in str(error), error\n"
-        "assert len(asked) == 1\n"
-        "snippet(trust_repo=True)\n"
-        "assert len(asked) == 1\n"
     )
 
 
@@ -162,32 +152,29 @@ def test_two_checkouts_in_one_process(run_python: Any, copy_repository: Any) -> 
 
 
 PICKLING = """
-import copy, io, multiprocessing, pathlib, pickle
+import copy, io, pathlib, pickle
 import torch
 
 def run(network):
     with torch.inference_mode():
         return network.eval()(torch.ones(1, 3, 64, 64))
 
-if __name__ == "__main__":
-    network = {load}
-    expected = run(network)
-    assert torch.equal(run(copy.deepcopy(network)), expected)
-    assert torch.equal(run(copy.copy(network)), expected)
-    classify = {classifier}
-    image = torch.zeros(3, 70, 80)
-    assert pickle.loads(pickle.dumps(classify))(image) == copy.copy(classify)(image) == classify(image)
-    pathlib.Path("classifier.pickle").write_bytes(pickle.dumps((classify, classify(image))))
-    assert torch.equal(run(pickle.loads(pickle.dumps(network))), expected)
-    file = io.BytesIO()
-    torch.save(network, file)
-    file.seek(0)
-    assert torch.equal(run(torch.load(file, weights_only=False)), expected)
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert torch.equal(pool.map(run, [network])[0], expected)
-    pathlib.Path("network.pickle").write_bytes(pickle.dumps(network))
-    torch.save(network, "network.pt")
-    torch.save(expected, "expected.pt")
+network = {load}
+expected = run(network)
+assert torch.equal(run(copy.deepcopy(network)), expected)
+assert torch.equal(run(copy.copy(network)), expected)
+classify = {classifier}
+image = torch.zeros(3, 70, 80)
+assert pickle.loads(pickle.dumps(classify))(image) == copy.copy(classify)(image) == classify(image)
+pathlib.Path("classifier.pickle").write_bytes(pickle.dumps((classify, classify(image))))
+assert torch.equal(run(pickle.loads(pickle.dumps(network))), expected)
+file = io.BytesIO()
+torch.save(network, file)
+file.seek(0)
+assert torch.equal(run(torch.load(file, weights_only=False)), expected)
+pathlib.Path("network.pickle").write_bytes(pickle.dumps(network))
+torch.save(network, "network.pt")
+torch.save(expected, "expected.pt")
 """
 UNPICKLING = """
 import pickle, torch
@@ -212,22 +199,24 @@ def test_networks_travel_between_processes(run_python: Any, copy_repository: Any
     assert "pip install git+https://github.com/" in done.stderr
 
 
-def test_a_torch_below_the_floor_is_refused_in_one_sentence(run_python: Any, root: Path) -> None:
+def test_a_torch_below_the_floor_and_a_missing_package_are_named(run_python: Any, root: Path) -> None:
     require("2.10.0+cu128", (3, 11, 0))
     require("3.0", (3, 15, 1))
     with pytest.raises(ImportError, match=r"Python 3\.11 or newer.* 3\.10\.4"):
         require("2.14.1", (3, 10, 4))
-    done = run_python(f"import torch\ntorch.__version__ = '2.9.1'\n{load(root)}\n", check=False)
-    error = done.stderr.splitlines()[-1]
-    assert re.search(r"^ImportError: .*torch 2\.10 or newer.* 2\.9\.1: pip install --upgrade torch$", error)
-
-
-def test_a_missing_package_is_named(run_python: Any, root: Path) -> None:
     done = run_python(
-        "import sys\nsys.modules['PIL'] = None\nimport torch\n" + load(root, "nvidia_convnets_processing_utils"),
-        check=False,
+        "import sys, torch\n"
+        "def refused(call):\n"
+        "    try: call()\n"
+        "    except ImportError as error: print(type(error).__name__, error)\n"
+        "version, torch.__version__ = torch.__version__, '2.9.1'\n"
+        f"refused(lambda: {load(root)})\n"
+        "torch.__version__, sys.modules['PIL'] = version, None\n"
+        f"refused(lambda: {load(root, 'nvidia_convnets_processing_utils')})\n"
     )
-    assert "MissingPackageError: This entrypoint needs pillow: pip install numpy pillow" in done.stderr
+    floor, package = done.stdout.splitlines()
+    assert re.search(r"^ImportError .*torch 2\.10 .* 2\.9\.1: pip install --upgrade torch$", floor)
+    assert re.search("^MissingPackageError .* pillow: pip install numpy pillow", package)
 
 
 def test_fetching_says_nothing_on_stdout_and_the_licence_once(
