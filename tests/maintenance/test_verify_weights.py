@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from resnext_hub.maintenance.verify_weights import main
 from resnext_hub.models import download
 
+from ..conftest import ROOT
 from ..support.faulty_server import weights_file
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "set by the script, and back after the test"))
-    for name in ("http_proxy", "https_proxy", "RESNEXT_HUB_MIRROR", "RESNEXT_HUB_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(download, "BACKOFF", 0.001)
-    spec = importlib.util.spec_from_file_location("verify_weights", ROOT / "maintenance" / "verify_weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "verify_weights", module)  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture
@@ -77,11 +61,8 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def run(script: ModuleType, checkout: Path, tmp_path: Path) -> Callable[..., int]:
-    def run_it(*options: str) -> int:
-        return script.main(["--checkout", str(checkout), "--folder", str(tmp_path / "work"), *options])
-
-    return run_it
+def run(checkout: Path, tmp_path: Path) -> Callable[..., int]:
+    return lambda *options: main(["--checkout", str(checkout), "--folder", str(tmp_path / "work"), *options])
 
 
 def test_complete_hashes_are_filled_in_and_nothing_else_changes(
@@ -141,9 +122,7 @@ def test_what_is_wrong_is_reported_and_not_written(
     assert len(sources(text)) == len(found) - 1  # and the file in the repository
 
 
-def test_a_run_that_was_stopped_goes_on(
-    run: Callable[..., int], script: ModuleType, served: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_is_resumed(run: Callable[..., int], served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[str] = []
 
     def fetch_three(source: Any, *rest: Any) -> None:
@@ -153,7 +132,7 @@ def test_a_run_that_was_stopped_goes_on(
         download.fetch(source, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(script, "fetch", fetch_three)
+        patch.setattr("resnext_hub.maintenance.verify_weights.fetch", fetch_three)
         with pytest.raises(KeyboardInterrupt):
             run()
     first = list(served.log)

@@ -10,21 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from resnext_hub.maintenance import write_hubconf
 from resnext_hub.models.manifest import write_digest
 
 NEW = {"resnet50_wsl": "resnet50_swsl", "resnext101_64x4d.IMAGENET1K_V2": "resnext101_64x4d.IMAGENET1K_V1"}
 
 
-def run(clone: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    script = clone / "maintenance" / "write_hubconf.py"
-    return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
-
-
-def evaluate(clone: Path, statements: str) -> None:
-    """Execute statements in a fresh process, with the clone's path as ``root`` and its functions in ``hubconf``."""
-    script = f"import runpy, torch\nroot = {str(clone)!r}\nhubconf = runpy.run_path(root + '/hubconf.py')\n{statements}"
-    done = subprocess.run([sys.executable, "-c", script], cwd=clone.parent, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def run(clone: Path, *arguments: str) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write_hubconf, "ROOT", clone)
+        patch.setattr(sys, "argv", ["write_hubconf.py", *arguments])
+        return write_hubconf.main()
 
 
 @pytest.fixture(scope="module")
@@ -40,39 +36,33 @@ def extended(clone: Path) -> Path:
     manifest["aliases"]["nvidia_resnet"] = "resnet50_wsl"
     path.write_text(json.dumps(manifest))
     write_digest(clone)
-    assert run(clone, "--check").returncode == 1
-    assert run(clone).returncode == 0
-    assert run(clone, "--check").returncode == 0
+    assert [run(clone, "--check"), run(clone), run(clone, "--check")] == [1, 0, 0]
     return clone
 
 
-def test_a_new_variant_gets_its_entrypoint(extended: Path) -> None:
-    evaluate(
-        extended,
-        "text = hubconf['resnet50_wsl'].__doc__\n"
-        "assert 'ResNet-50 (ResNeXt WSL)' in text and '25,557,032 parameters' in text and 'It is made up.' in text\n"
-        "assert 'resnet50_wsl' in hubconf['nvidia_resnet'].__doc__.splitlines()[0]\n"
-        "for name in ('resnet50_wsl', 'nvidia_resnet'):\n"
-        "    with torch.device('meta'):\n"
-        "        network = torch.hub.load(root, name, source='local', pretrained=False, num_classes=7)\n"
-        "    assert network.fc.weight.shape == (7, 2048)\n",
-    )
-
-
-def test_a_new_checkpoint_is_a_tag_of_its_entrypoint(extended: Path) -> None:
-    evaluate(
-        extended,
-        "assert '\"IMAGENET1K_V1\", \"IMAGENET1K_V2\"' in hubconf['resnext101_64x4d'].__doc__\n"
-        "try: hubconf['resnext101_64x4d'](pretrained=True, weights='IMAGENET1K_V2')\n"
-        "except ValueError as error: assert 'IMAGENET1K_V1' in str(error)\n"
-        "else: raise AssertionError\n",
-    )
+def test_a_new_variant_and_a_new_checkpoint_get_their_entrypoints(extended: Path) -> None:
+    script = f"""
+import runpy, torch
+hubconf = runpy.run_path({str(extended / "hubconf.py")!r})
+text = hubconf['resnet50_wsl'].__doc__
+assert 'ResNet-50 (ResNeXt WSL)' in text and '25,557,032 parameters' in text and 'It is made up.' in text
+assert 'resnet50_wsl' in hubconf['nvidia_resnet'].__doc__.splitlines()[0]
+for name in ('resnet50_wsl', 'nvidia_resnet'):
+    with torch.device('meta'):
+        network = torch.hub.load({str(extended)!r}, name, source='local', pretrained=False, num_classes=7)
+    assert network.fc.weight.shape == (7, 2048)
+assert '"IMAGENET1K_V1", "IMAGENET1K_V2"' in hubconf['resnext101_64x4d'].__doc__
+try: hubconf['resnext101_64x4d'](pretrained=True, weights='IMAGENET1K_V2')
+except ValueError as error: assert 'IMAGENET1K_V1' in str(error)
+else: raise AssertionError
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=extended.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_edit_by_hand_is_undone(clone: Path) -> None:
     path = clone / "hubconf.py"
     written = path.read_text()
     path.write_text(written.replace("828,411,176", "829,000,000"))
-    assert run(clone, "--check").returncode == 1
-    assert run(clone).returncode == 0
+    assert [run(clone, "--check"), run(clone)] == [1, 0]
     assert path.read_text() == written
