@@ -186,7 +186,7 @@ for network in networks:
 """
 
 
-def test_networks_travel_between_processes(run_python: Any, copy_repository: Any) -> None:
+def test_networks_can_be_pickled(run_python: Any, copy_repository: Any) -> None:
     checkout = copy_repository("checkout")
     classifier = f"torch.hub.load({str(checkout)!r}, 'classifier', 'resnext_tiny', source='local')"
     run_python(UNINSTALLED + PICKLING.format(load=load(checkout), classifier=classifier))

@@ -181,7 +181,7 @@ def test_every_kind_of_number_comes_back(mmap: bool, legacy: bool, tmp_path: Pat
     assert read_state_dict(path)["one"] == 7
 
 
-def test_a_crc_is_held_over_more_than_one_piece(tmp_path: Path) -> None:
+def test_a_crc_covers_more_than_one_chunk(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     tensors = {"first": torch.ones(300_000), "second": torch.arange(600_000.0)}
     torch.save(tensors, path)
@@ -195,7 +195,7 @@ def test_a_crc_is_held_over_more_than_one_piece(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_what_is_not_finite_is_named(value: float, tmp_path: Path) -> None:
+def test_tensors_that_are_not_finite_are_named(value: float, tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     wrong = torch.tensor([0.0, value, 1.0])
     for count, words in ((1, "w0"), (3, "w0, w1, w2"), (4, "w0, w1, w2 and 1 more"), (6, "w0, w1, w2 and 3 more")):
@@ -211,7 +211,7 @@ def test_what_is_not_finite_is_named(value: float, tmp_path: Path) -> None:
         read_state_dict(path)
 
 
-def test_numbers_of_eight_bits_are_looked_at_too(tmp_path: Path) -> None:
+def test_float8_is_checked_for_nan(tmp_path: Path) -> None:
     """torch has no aminmax for them, and torch.save an opcode more, which is not read; safetensors holds them."""
     path = tmp_path / "w.safetensors"
     for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
@@ -274,7 +274,7 @@ def test_torch_reads_a_verified_file_of_another_format(
     checkpoints.examine(path, vouched=True)
 
 
-def test_nobody_can_vouch_for_code(tmp_path: Path, home: Path) -> None:
+def test_code_is_refused_even_in_a_verified_file(tmp_path: Path, home: Path) -> None:
     for content in (pickle.dumps(Path("x")), as_zip(state_of(call(name("os", "system"), text("true"))))):
         (tmp_path / "w.pth").write_bytes(content)
         with pytest.raises(CheckpointError):
@@ -342,7 +342,7 @@ def test_a_folder_that_cannot_be_written(
     assert said.endswith("this is a test")
 
 
-def test_memory_is_taken_over_where_it_is_nobody_elses() -> None:
+def test_tensors_that_share_memory_are_copied_into_the_network() -> None:
     base, image = torch.arange(60.0), torch.rand(2, 3, 4, 5)
     state = {
         "inside": base[2:4], "also": base[5:8], "first": base[0:10], "next": base[10:20], "overlaps": base[15:25],
@@ -400,7 +400,7 @@ def test_names_and_shapes_of_the_publishers() -> None:
         normalise_keys({"module.layers.0.x": torch.ones(1), "layers.0.x": torch.ones(1)})
 
 
-def test_what_does_not_fit_is_named() -> None:
+def test_tensors_that_do_not_fit_are_named() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
     good = {key: value.clone() for key, value in network.state_dict().items()}
     for change, words in (

@@ -94,7 +94,7 @@ def test_without_hash_and_length_a_cut_must_be_noticeable(server: FaultyServer, 
     assert local_file(unknown, progress=False)[1] == DIGEST
 
 
-def test_what_gets_its_name_is_on_the_disk(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_on_the_disk_before_it_gets_its_name(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))[1])
@@ -124,9 +124,7 @@ def test_where_the_manifest_knows_no_length_the_announced_one_is_kept(
         ("wrong", "is not the published file"),
     ],
 )
-def test_a_source_that_will_not_do_gives_way_to_the_mirror(
-    server: FaultyServer, home: Path, step: str, message: str
-) -> None:
+def test_the_mirror_is_tried_after_a_wrong_answer(server: FaultyServer, home: Path, step: str, message: str) -> None:
     mirror = source_at(server, url=f"{server.url}/mirror/{NAME}")
     server.script = [step]
     path, _ = local_file(described(source_at(server), mirror), progress=False)
@@ -179,7 +177,7 @@ def test_a_flipped_bit_is_found(server: FaultyServer) -> None:
         local_file(checkpoint, progress=False, again=True)
 
 
-def test_a_file_without_a_published_hash_is_held_to_its_first(server: FaultyServer, caplog: Any) -> None:
+def test_a_file_without_a_published_hash_must_stay_as_it_was(server: FaultyServer, caplog: Any) -> None:
     checkpoint = described(source_at(server, hash=None, bytes=None))
     path, _ = local_file(checkpoint, progress=False)
     assert caplog.text.count("unverified") == 1
@@ -228,7 +226,7 @@ def test_training_a_mapped_network_leaves_the_file_alone(server: FaultyServer, h
     assert torch.equal(again.fc.weight, expected["fc.weight"])
 
 
-def test_headless_reads_nothing_of_the_head(server: FaultyServer) -> None:
+def test_without_a_head_its_weights_are_not_read(server: FaultyServer) -> None:
     checkpoint, expected = publish_small(server, False)
     network = load(checkpoint, 0, progress=False)
     assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 512)

@@ -126,7 +126,7 @@ INSIDE = [
 
 @pytest.mark.parametrize("host", INSIDE)
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_from_outside_no_redirect_leads_inside(
+def test_a_public_source_may_not_redirect_to_a_private_address(
     server: FaultyServer, net: Net, home: Path, host: str, scheme: str
 ) -> None:
     net.names |= {
@@ -150,7 +150,7 @@ def test_the_connection_goes_to_the_address_that_was_checked(server: FaultyServe
     assert net.connected == [PUBLIC, PUBLIC]
 
 
-def test_a_mirror_in_the_house_may_redirect_to_a_store_in_the_house(
+def test_a_private_mirror_may_redirect_to_a_private_store(
     server: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RESNEXT_HUB_MIRROR", server.url)
@@ -197,7 +197,7 @@ def rules(monkeypatch: pytest.MonkeyPatch, **changes: float) -> None:
 
 
 @pytest.mark.parametrize("step", ["drip 0.05", "headers 0.05", "continue 0.05"])
-def test_a_slow_loris_gives_way_to_the_mirror(
+def test_the_mirror_is_tried_after_a_server_that_is_too_slow(
     server: FaultyServer, home: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Every wait for a byte is short, and the whole would take for ever."""
@@ -342,7 +342,7 @@ def test_a_proxy_is_given_its_password_and_nobody_else(
 
 
 @pytest.mark.parametrize("host", [h for h in INSIDE if literal(h.strip("[]"))])
-def test_through_a_proxy_no_redirect_leads_to_an_address_inside(
+def test_through_a_proxy_a_redirect_to_a_private_address_is_refused(
     server: FaultyServer, net: Net, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://proxy.example.org:3128")

@@ -205,7 +205,7 @@ def test_killed_at_random_the_next_run_succeeds(forks: Forks, tmp_path: Path, tr
         print(f"{trial + 1} trials, {requests} requests by the next runs; killed while: {dict(stages)}", flush=True)
 
 
-def test_a_killed_process_is_carried_on_from(forks: Forks, tmp_path: Path) -> None:
+def test_a_killed_download_is_resumed(forks: Forks, tmp_path: Path) -> None:
     forks.server.script = ["slow 0.02"]
     (process,) = forks.start(tmp_path)
     wait_for(lambda: "part" in files(tmp_path) and files(tmp_path)["part"].stat().st_size >= 40_000)

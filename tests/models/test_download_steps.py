@@ -356,7 +356,7 @@ def test_a_server_that_always_begins_elsewhere_is_given_up(
         *((text, 10, {}) for text in ("", "{", "[]", "7", "null", "\0\xff")),
     ],
 )
-def test_what_is_gone_on_from(
+def test_which_parts_are_resumed(
     network: Network, path: Path, part: Path, note: Any, bytes_at_hand: int, asked: dict[str, str]
 ) -> None:
     part.write_bytes(CONTENT[:bytes_at_hand])
@@ -367,7 +367,7 @@ def test_what_is_gone_on_from(
     assert path.read_bytes() == CONTENT
 
 
-def test_without_a_hash_only_a_strong_etag_is_gone_on_from(network: Network, path: Path, part: Path) -> None:
+def test_without_a_hash_a_part_needs_a_strong_etag(network: Network, path: Path, part: Path) -> None:
     for etag, goes_on in (('"one"', True), ('W/"one"', False), ("", False)):
         leave(part, etag=etag)
         network.answers = [rest(10) if goes_on else Made()]

@@ -297,7 +297,7 @@ def test_safetensors_out_of_order(refused: Any) -> None:
     assert "Missing key(s)" in messages["other names"]
 
 
-def test_a_hub_entrypoint_is_as_safe(tmp_path: Path, home: Path, manifest_json: dict[str, Any]) -> None:
+def test_a_hub_entrypoint_refuses_code(tmp_path: Path, home: Path, manifest_json: dict[str, Any]) -> None:
     """The path of a published checkpoint: its file is in the cache, and the manifest knows 8 digits of its hash."""
     home.mkdir(parents=True)
     for kind in (as_zip, as_legacy):
@@ -575,7 +575,7 @@ def test_strides_parameters_hooks_and_old_pickles(kind: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy"])
-def test_tensors_that_share_memory_are_parted(kind: str, tmp_path: Path) -> None:
+def test_tensors_that_share_memory_are_copied(kind: str, tmp_path: Path) -> None:
     """Two layers of one storage, and one number for a whole layer: training one must not change another."""
     shared = torch.rand(8, 4, 3, 3)
     state = STATE | {

@@ -156,7 +156,7 @@ def test_plain_values_are_read_as_python_reads_them(value: Any, before: bytes, a
     assert end == len(before) + len(pickled)
 
 
-def test_what_comes_again_is_the_same_object() -> None:
+def test_repeated_objects_are_one_object() -> None:
     """More than 256 of them, so that the memo's long numbers are used too."""
     lists = [[i] for i in range(300)]
     found, _ = unpickle(pickle.dumps([lists, lists[::-1]], 2))

@@ -21,7 +21,7 @@ SYSTEM = (
 
 @pytest.mark.parametrize("digits", [0, 8, 64])
 @pytest.mark.parametrize("kind", ["zip", "legacy", "neither"])
-def test_what_is_refused_gets_no_name(
+def test_a_refused_download_gets_no_name(
     kind: str, digits: int, server: FaultyServer, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -56,9 +56,7 @@ def test_a_part_is_abandoned_when_its_process_has_ended_or_writes_nothing(home: 
         assert is_abandoned(leave(home / NAME, owner, 10, old=old)) == abandoned, (owner, old)
 
 
-def test_where_locks_work_whoever_holds_one_owns_the_parts_of_this_machine(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_locks_work_parts_of_this_machine_are_abandoned(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     assert is_abandoned(leave(home / NAME, f"{store._machine()}-{os.getpid()}", 10))
 

@@ -408,7 +408,7 @@ def test_a_servers_text_never_reaches_a_terminal_as_it_is(answer: str, wire: Wir
     assert str(error.value).isprintable()
 
 
-def test_nor_does_a_proxys(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxys_text_never_reaches_a_terminal_as_it_is(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", PROXY)
     for number in (403, 502):
         with pytest.raises(GetError, match=f"{number}") as error:

@@ -132,7 +132,7 @@ def test_the_table_is_long_and_names_nothing_twice() -> None:
 
 
 @pytest.mark.parametrize("url", LEADING_INSIDE, ids=ascii)
-def test_what_leads_inside_is_refused_for_its_address(url: str) -> None:
+def test_urls_of_private_addresses_are_refused(url: str) -> None:
     recorder = Recorder([])
     with pytest.raises(FetchError, match="refused"):
         fetch(url, resolver=look_up, connector=recorder)
@@ -144,7 +144,7 @@ def test_what_leads_inside_is_refused_for_its_address(url: str) -> None:
 
 @pytest.mark.parametrize("url", NOT_WELL_FORMED, ids=ascii)
 @pytest.mark.parametrize("allow_private", [False, True])
-def test_what_is_no_url_is_not_looked_up(url: str, allow_private: bool) -> None:
+def test_malformed_urls_are_not_looked_up(url: str, allow_private: bool) -> None:
     def resolver(host: str, port: int) -> list[str]:
         raise AssertionError(f"looked {host!r} up")
 
@@ -195,7 +195,7 @@ def test_a_proxy_is_not_asked_for_an_address_that_is_written_out(scheme: str, mo
 
 
 @pytest.mark.parametrize("name", INSIDE)
-def test_one_address_inside_among_public_ones_is_enough(name: str) -> None:
+def test_one_private_address_among_public_ones_is_refused(name: str) -> None:
     for addresses in ([PUBLIC, *INSIDE[name]], [*INSIDE[name], PUBLIC, "2606:2800:220:1::1"]):
         recorder = Recorder([])
         with pytest.raises(FetchError, match="not a public address"):
@@ -204,7 +204,7 @@ def test_one_address_inside_among_public_ones_is_enough(name: str) -> None:
 
 
 @pytest.mark.parametrize("hop", ["/next", "http://photos.example.org/next", "//photos.example.org:8080/"])
-def test_a_name_that_moves_inside_between_two_requests(hop: str) -> None:
+def test_a_name_that_becomes_private_between_two_requests(hop: str) -> None:
     """Rebinding: each request has one lookup, which is checked, and the connection goes to what was checked."""
     answers = [[PUBLIC], ["169.254.169.254"], [PUBLIC]]
     peer = Peer([f"HTTP/1.1 302 Found\r\nLocation: {hop}\r\nContent-Length: 0\r\n\r\n".encode()])
@@ -227,7 +227,7 @@ def test_a_resolver_that_answers_no_addresses(answer: list[str]) -> None:
 @given(st.ip_addresses())
 @example(ipaddress.ip_address("2002:808:808::1"))  # 6to4 and Teredo, whatever is inside: Pythons differ in
 @example(ipaddress.ip_address("2001:0:808:808::1"))  # what they call them
-def test_no_address_is_public_that_python_calls_private(address: ipaddress.IPv6Address) -> None:
+def test_addresses_that_python_calls_private_are_not_public(address: ipaddress.IPv6Address) -> None:
     if ours(str(address)):
         assert address.is_global
         assert not (address.version == 6 and (address.sixtofour or address.teredo))

@@ -192,7 +192,7 @@ if ".avif" in Image.registered_extensions():
     }
 
 
-def test_no_bomb_goes_off() -> None:
+def test_decompression_bombs_stay_within_bounds() -> None:
     """In a process that may grow by 2 GiB of addresses, and has 120 seconds of processor."""
     script = """
 import re, resource, sys, warnings

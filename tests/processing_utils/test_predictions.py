@@ -52,7 +52,7 @@ def test_pick_n_best_is_nvidias(n: int, dtype: torch.dtype, capsys: Any) -> None
     assert capsys.readouterr() == ("", "")
 
 
-def test_logits_are_asked_about() -> None:
+def test_logits_are_not_taken_for_probabilities() -> None:
     logits = torch.randn(2, 1000) * 5
     with pytest.raises(ValueError, match=r"not probabilities.*logits.*from_logits=True.*softmax\(output, dim=1\)"):
         pick_n_best(logits)
