@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from resnext_hub.data.held_out import held_out_rows
 from resnext_hub.data.labels import list_images
 from resnext_hub.errors import SourceError
 from resnext_hub.models.manifest import find_checkpoint
+from resnext_hub.training.display import Display
 
 from ..support.training_runs import curve, same, weights
 
@@ -355,3 +357,20 @@ def test_importing_the_package_is_cheap() -> None:
     script = "import sys, resnext_hub.training; print('torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"
+
+
+def test_the_progress_bar_is_of_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tqdm")
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Display(tmp_path, 16, shown=True) as display:
+        for step, steps in ((1, 8), (2, 8), (4, 4)):  # a time limit halves it
+            display("step", {"step": step, "steps": steps, "loss": 0.25})
+    shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert "64/64" in shown
+    assert "images/s" in shown
+    assert "loss 0.250" in shown
