@@ -63,7 +63,8 @@ class GpuEngine(TorchEngine):
         where = device_of(device)
         super().__init__(fold(network.to(where)).to(DTYPES[precision]), preset, where, threads)
         self.most = batch or MOST
-        self._cuda = _Cuda(self.device) if where.type == "cuda" else None
+        # The weights' device has a number; what "cuda" means may differ between threads
+        self._cuda = _Cuda(str(self._pixels.mean.device)) if where.type == "cuda" else None
         self.concurrent = self.concurrent or self._cuda is not None
 
     def _run(self, pixels: np.ndarray) -> Outputs:
@@ -132,6 +133,7 @@ class _Cuda:
     def forget(self) -> None:
         """Drop the graphs, which hold most of the memory."""
         with self.turn:
+            self.computing.synchronize()
             self.seen: set[tuple[int, ...]] = set()
             self.graphs: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]] = {}
             self.pool = torch.cuda.graph_pool_handle()
