@@ -85,7 +85,7 @@ def test_an_image_from_stdin(photo: Path, capsys: Any, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
-def test_a_list_from_stdin_and_a_table_to_stdout(
+def test_list_from_stdin_table_to_stdout(
     arguments: list[str], photo: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     command = ["classify", "-", "--variant", "resnext_tiny", "--top", "2", "--quiet"]
@@ -247,7 +247,7 @@ def test_a_missing_photo_does_not_wait_for_weights(capsys: Any) -> None:
     assert capsys.readouterr().err == "resnext-hub: No such file: missing.jpg\n"
 
 
-def test_no_weights_in_reach(
+def test_unreachable_weights(
     photo: Path, run_python: Any, copy_repository: Any, manifest_json: Any, served: Any
 ) -> None:
     manifest = json.loads(json.dumps(manifest_json))

@@ -74,9 +74,7 @@ def test_a_fine_tuned_network_is_a_variant(flowers: Path, tmp_path: Path, capsys
     assert classifier(str(out), engine="torch")(photo, 1)[0].label == "rose"
 
 
-def test_of_few_images_only_the_head_is_trained(
-    flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_few_images_train_the_head_only(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert train(flowers, out) == 0
     assert "cross-validation" in capsys.readouterr().err

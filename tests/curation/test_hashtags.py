@@ -274,7 +274,7 @@ def test_counting_hashtags(tmp_path: Path) -> None:
     assert count_hashtags(images, out, MAPPING, least=2, limits=SMALL, overwrite=True) == Counted(6, 1, 0)
 
 
-def test_they_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_targets_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = write(tmp_path / "images.parquet", [["#tench"], ["#bruin", "#sun"]])
     targets, vocabulary = tmp_path / "targets.parquet", tmp_path / "vocabulary.parquet"
     made = make_targets(images, targets, MAPPING, limits=SMALL), count_hashtags(images, vocabulary, limits=SMALL)
@@ -289,7 +289,7 @@ def test_they_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         make_targets(images, targets, MAPPING, threshold=0.5)
 
 
-def test_a_killed_run_leaves_nothing_that_counts(tmp_path: Path, run_python: Callable[..., Any]) -> None:
+def test_a_killed_run_leaves_no_table(tmp_path: Path, run_python: Callable[..., Any]) -> None:
     images, out = write(tmp_path / "images.parquet", [["#tench"], ["#bruin"]]), tmp_path / "targets.parquet"
     script = f"""
 import os, signal

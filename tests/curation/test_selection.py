@@ -184,7 +184,7 @@ def test_an_object_store(tmp_path: Path) -> None:
         memory.rm("/selection", recursive=True)
 
 
-def test_it_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_selection_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores, out = write(tmp_path / "scores.parquet", some_rows(80)), tmp_path / "out.parquet"
     found = select(str(scores), out, per_class=3, max_classes=2, limits=SMALL)
     with monkeypatch.context() as patch:
@@ -201,7 +201,7 @@ def test_it_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert read(out) == reference(some_rows(90), 3, 2)
 
 
-def test_a_strangers_table_is_not_replaced(tmp_path: Path) -> None:
+def test_a_table_that_select_did_not_write_is_not_replaced(tmp_path: Path) -> None:
     scores = write(tmp_path / "scores.parquet", some_rows(10))
     (tmp_path / "text.parquet").write_text("no table")
     for theirs in (scores, tmp_path / "text.parquet"):
@@ -212,7 +212,7 @@ def test_a_strangers_table_is_not_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["selection._find_thresholds", "os.replace"])  # the table is written, without a name
-def test_a_killed_run_leaves_nothing_that_counts(where: str, tmp_path: Path, run_python: Callable[..., Any]) -> None:
+def test_a_killed_run_leaves_no_table(where: str, tmp_path: Path, run_python: Callable[..., Any]) -> None:
     scores, out = write(tmp_path / "scores.parquet", some_rows(2000)), tmp_path / "out.parquet"
     spill = tmp_path / "spill"
     script = f"""
@@ -253,9 +253,7 @@ def test_two_runs_at_once(tmp_path: Path) -> None:
         (lambda t: t.set_column(0, "image", pa.array(["a", None, "b"])), "rows without an image: 1"),
     ],
 )  # fmt: skip
-def test_a_table_that_is_none_of_predictions(
-    change: Callable[[pa.Table], pa.Table], message: str, tmp_path: Path
-) -> None:
+def test_a_table_without_predictions(change: Callable[[pa.Table], pa.Table], message: str, tmp_path: Path) -> None:
     good = {"image": ["a", "b", "c"], "classes": [[1, 2]] * 3, "probabilities": [[0.5, 0.2]] * 3}
     pq.write_table(change(pa.table(good)), tmp_path / "scores.parquet")
     with pytest.raises(SourceError, match=message):

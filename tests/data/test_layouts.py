@@ -328,9 +328,7 @@ def test_photos_that_cannot_be_read_are_rows(tmp_path: Path) -> None:
     assert classes_of(tmp_path / "d") == ["apple", "dog", "fig", "pear"]
 
 
-def test_files_that_are_passed_over_are_counted_and_reported(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_passed_over_files_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from resnext_hub.cli import main
 
     fruit(tmp_path / "d")
@@ -369,9 +367,7 @@ def test_a_pattern_takes_no_notes_for_a_list(tmp_path: Path) -> None:
     assert passed == {".txt": 1}
 
 
-def test_relative_paths_of_a_list_start_at_the_working_directory_or_at_the_list(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_paths_of_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "d" / "l.csv", "file,label\nx/0.png,a\n")
     write(tmp_path / "d" / "x" / "0.png", picture(0))
     monkeypatch.chdir(tmp_path)

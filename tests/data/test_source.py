@@ -58,9 +58,7 @@ def store() -> Any:
 @pytest.mark.parametrize(
     "name", ["images", "list.txt", "s.tar", "s.tar.gz", "paths.parquet", "bytes.parquet", "structs.parquet"]
 )
-def test_items_are_read_in_order_from_any_start(
-    name: str, place: str, folder: Path, tmp_path: Path, served: Any
-) -> None:
+def test_items_in_order_from_any_start(name: str, place: str, folder: Path, tmp_path: Path, served: Any) -> None:
     """What is no image is left out; another shard's items need not be read for one's own."""
     path, kind = tmp_path / name, name.partition(".")[0]
     if name == "list.txt":

@@ -254,7 +254,7 @@ def test_members_that_need_much_memory_or_a_password_are_not_opened(models: Mode
     assert "encrypted" in next(batch_rows(models, "resnext_tiny", bytes(secret), 1, LIMITS)).error
 
 
-def test_a_zip_has_its_time(models: Models, data: bytes) -> None:
+def test_a_zip_has_a_time_limit(models: Models, data: bytes) -> None:
     now = iter([0.0, 1.0, 200.0, 201.0])
     content = zipped({f"{i}.jpg": data for i in range(3)})
     rows = list(batch_rows(models, "resnext_tiny", content, 1, LIMITS, clock=lambda: next(now)))
@@ -286,7 +286,7 @@ def test_language_of_a_browser() -> None:
 
 
 @pytest.mark.parametrize("language", views.LANGUAGES)
-def test_what_is_shown_says_it_all_and_escapes_it(models: Models, data: bytes, language: str) -> None:
+def test_views_are_complete_and_escaped(models: Models, data: bytes, language: str) -> None:
     answer = classify(models, "resnext_tiny", data, 2, LIMITS)
     offered = Models(list(default_manifest().checkpoints), engine="torch")
     table = views.model_table(offered, language)

@@ -280,7 +280,7 @@ def test_an_address_names_variants_language_and_number(visit: Any, photo: Path) 
         assert len(shares(page, variant)) == 3
 
 
-def test_what_is_asked_meanwhile_is_answered(visit: Any, photo: Path, server: Page, monkeypatch: Any) -> None:
+def test_a_removed_photo_gets_no_late_answer(visit: Any, photo: Path, server: Page, monkeypatch: Any) -> None:
     picture, gone_on = server.module.picture, threading.Event()
 
     def slow(*arguments: Any) -> Any:
@@ -379,7 +379,7 @@ def test_weights_that_are_awaited_or_missing(visit: Any, photo: Path, server: Pa
         assert page.get_by_role("alert").inner_text().count("tiny_twin") == 1
 
 
-def test_bad_files_are_told_of_kindly(visit: Any, photo: Path, tmp_path: Path) -> None:
+def test_messages_for_bad_files(visit: Any, photo: Path, tmp_path: Path) -> None:
     page = visit()
     large = io.BytesIO()
     Image.new("1", (9000, 9000)).save(large, "PNG")

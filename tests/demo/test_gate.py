@@ -173,9 +173,7 @@ def test_a_dripping_body_is_hung_up_on(door: Door, monkeypatch: pytest.MonkeyPat
     assert asyncio.run(dripping) == 408
 
 
-def test_one_visitor_cannot_fill_the_queue_and_those_who_left_do_not_wait(
-    door: Door, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_visitor_cannot_fill_the_queue(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     door.queue.pending_event_ids_session["s"] = set(range(gate.SESSION_EVENTS))
     assert door.join("en") == 429
     door.queue.pending_event_ids_session["s"] = {1}

@@ -264,9 +264,7 @@ def torchscript_metadata(path: Path) -> dict[str, Any]:
         ("torchscript", torchscript_metadata),
     ],
 )
-def test_metadata_inside_and_beside(
-    target: str, inside: Callable[[Path], dict[str, Any]], exported: Callable[..., Report]
-) -> None:
+def test_metadata_inside_and_beside(target: str, inside: Callable[[Path], dict[str, Any]], exported: Any) -> None:
     report = exported(target, **ANY_SIZE)
     beside = json.loads((report.folder / "metadata.json").read_text())
     found = inside(report.path)
@@ -431,7 +429,7 @@ def test_photos_are_taken_evenly_and_broken_ones_passed_over(photos: Path, caplo
         read_photos(str(photos), 5)
 
 
-def test_an_export_is_proven_on_the_users_photos(photos: Path, tmp_path: Path) -> None:
+def test_an_export_is_verified_on_the_users_photos(photos: Path, tmp_path: Path) -> None:
     report = export("resnext_tiny", "torchscript", tmp_path / "out", photos=str(photos))
     assert report.agreement.images == 20
     assert report.photos == str(photos)
@@ -503,7 +501,7 @@ def test_groups_are_merged_as_far_as_the_size_allows() -> None:
 # TensorRT, where there is none.
 
 
-def test_tensorrt_gets_a_command_a_script_and_a_reason(exported: Callable[..., Report]) -> None:
+def test_tensorrt_gets_a_command_and_a_script(exported: Callable[..., Report]) -> None:
     import onnx
 
     report = exported("tensorrt", **BEST)
@@ -548,9 +546,7 @@ class FakeTensorRT(SimpleNamespace):
 
 
 @pytest.mark.parametrize("typed", [True, False], ids=["TensorRT 10", "TensorRT 11"])
-def test_the_script_beside_the_onnx_tells_tensorrt_what_to_build(
-    typed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: Callable[..., Report]
-) -> None:
+def test_the_tensorrt_script(typed: bool, tmp_path: Path, monkeypatch: Any, exported: Callable[..., Report]) -> None:
     folder = shutil.copytree(exported("tensorrt", **BEST).folder, tmp_path / "copy")
     fake = FakeTensorRT(typed)
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
@@ -563,7 +559,7 @@ def test_the_script_beside_the_onnx_tells_tensorrt_what_to_build(
         tensorrt_engine.build(tmp_path / "none.onnx", tmp_path / "plan", {}, tf32=False)
 
 
-def test_bf16_for_tensorrt_is_not_handed_over_unproven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_for_tensorrt_needs_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(to_tensorrt, "missing", lambda packages: packages)
     with pytest.raises(ExportError, match="openvino"):
         export("resnext_tiny", "tensorrt", tmp_path / "out", precision="bf16")
@@ -598,7 +594,7 @@ def test_wrong_arguments(arguments: dict[str, Any], message: str, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_is_not_replaced_unless_told(tmp_path: Path) -> None:
+def test_an_export_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = export("resnext_tiny", "torchscript", out)
     with pytest.raises(ExportError, match="overwrite"):

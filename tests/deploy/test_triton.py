@@ -92,9 +92,7 @@ def test_what_the_gpu_and_the_cpu_need():
 @pytest.mark.parametrize(
     ("limit", "expected"), [("max 100000", 8), ("300000 100000", 3), ("50000 100000", 1), (None, 8)]
 )
-def test_threads_from_the_containers_limit(
-    limit: str | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_threads_of_a_container(limit: str | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
     served = runpy.run_path(str(ROOT / "deploy" / "served" / "network.py"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
@@ -159,9 +157,7 @@ def test_a_version_is_added_and_nothing_else_changes(tmp_path: Path, exported: N
         ("tensorrt", "fp32", {"model.onnx", "build_engine.sh", "build_engine.py", "build_engine.json"}),
     ],
 )
-def test_every_backend_gets_what_it_loads(
-    tmp_path: Path, exported: None, backend: str, precision: str, files: set[str]
-):
+def test_files_of_every_backend(tmp_path: Path, exported: None, backend: str, precision: str, files: set[str]):
     serving = Serving(backend=backend, max_batch=12)
     report = add_to_repository("resnext_tiny", tmp_path / "models", serving=serving, precision=precision)
     found = {file.name for file in report.folder.iterdir()}
@@ -486,7 +482,7 @@ def test_tritons_own_classification(served: Served, photos: list[Path], network:
 
 
 @pytest.mark.parametrize(("protocol", "status"), [("http", "400"), ("grpc", "StatusCode.INVALID_ARGUMENT")])
-def test_a_broken_image_is_the_clients_mistake(
+def test_a_broken_image_is_a_client_error(
     served: Served, photos: list[Path], tmp_path: Path, protocol: str, status: str
 ):
     whole = photos[0].read_bytes()
@@ -524,9 +520,7 @@ def test_the_cache_answers_the_second_time(served: Served, photos: list[Path]):
 
 
 @pytest.mark.parametrize("seconds", [4, pytest.param(30, marks=pytest.mark.soak)])
-def test_32_clients_lose_nothing_and_are_batched(
-    seconds: float, served: Served, photos: list[Path], network: torch.nn.Module
-):
+def test_32_clients_are_batched(seconds: float, served: Served, photos: list[Path], network: torch.nn.Module):
     # Of photos whose best five do not depend on rounding, as batches differ in it.
     scores = scores_of(served, network, photos)
     gaps = -np.diff(-np.sort(-scores, axis=1)[:, :6], axis=1)

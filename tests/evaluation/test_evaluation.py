@@ -156,9 +156,7 @@ def folders(tmp_path: Path) -> str:
 # One pass.
 
 
-def test_several_networks_in_one_pass_decode_once(
-    folders: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_several_networks_decode_once(folders: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     opened = []
     original = predicting.open_image
     monkeypatch.setattr(predicting, "open_image", lambda data, **limits: opened.append(1) or original(data))
@@ -236,9 +234,7 @@ def test_views_are_averaged(tmp_path: Path) -> None:
     assert flipped.confidence == pytest.approx(0.4, abs=1e-6)
 
 
-def test_the_network_chooses_among_the_sets_classes_only_where_that_is_the_protocol(
-    folders: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_restricted_classes(folders: str, monkeypatch: pytest.MonkeyPatch) -> None:
     logits = table_of(CLASSES, [0] * IMAGES)
     outside = [c for c in range(1000) if c not in CLASSES]
     logits[:, outside[0]] = 99
@@ -278,9 +274,7 @@ def test_known_sets_are_recognised() -> None:
 # Stopped, resumed, shared.
 
 
-def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(
-    folders: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_stopped_evaluation_resumes(folders: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(resumable, "COMMIT_SECONDS", 0.0)
     whole = evaluate([contender()], folders, tmp_path / "whole", batch=4)
     with pytest.raises(KeyboardInterrupt):
@@ -325,9 +319,7 @@ if report is not None:
 """
 
 
-def test_ranks_share_the_images_and_each_is_counted_once(
-    folders: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_ranks_share_the_images(folders: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     script = write(tmp_path / "rank.py", RANK.format(data=folders, out=str(tmp_path / "out")))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -449,7 +441,7 @@ def test_verdicts() -> None:
     assert not verdict(80, high + 1).reproduced
 
 
-def test_only_figures_of_the_same_images_made_the_same_way_are_compared(folders: str) -> None:
+def test_only_comparable_figures_are_compared(folders: str) -> None:
     checkpoint = default_manifest().resolve("resnext50_32x4d.IMAGENET1K_V2")
     entrant = Contender("v2", checkpoint, "0", checkpoint.preprocessing, Double(table_of(CLASSES)))
 
@@ -660,7 +652,7 @@ def test_each_network_has_its_own_numbers_for_the_same_classes(tmp_path: Path) -
     assert [(r.metrics.top1.right, r.metrics.top5.right) for r in report.results] == [(TOP1, TOP5)] * 2
 
 
-def test_numbers_are_no_names_for_two_label_sets(tmp_path: Path) -> None:
+def test_class_numbers_need_one_label_set(tmp_path: Path) -> None:
     write(tmp_path / "7" / "a.png", encoded(1))
     tiny = default_manifest().resolve("resnext_tiny")
     entrants = [contender(), dataclasses.replace(contender("tiny"), checkpoint=tiny)]

@@ -145,7 +145,7 @@ def test_pictures(scene: Image.Image, tmp_path: Path) -> None:
     assert (tmp_path / "p.png").stat().st_size > 1000
 
 
-def test_what_is_wrong_is_said(scene: Image.Image) -> None:
+def test_wrong_arguments(scene: Image.Image) -> None:
     network = Colours().eval()
     cases: list[tuple[dict[str, Any], str]] = [
         ({"preset": None}, "needs preset="),

@@ -96,9 +96,7 @@ def test_the_formats_hold_the_same(folder: Path, tmp_path: Path) -> None:
                 assert read == value
 
 
-def test_the_same_bytes_whatever_the_workers_and_the_parts(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_and_parts_do_not_change_the_table(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     for i in range(7, 60):
         (folder / f"{i}.jpg").write_bytes(jpeg(i))
     written = []
@@ -153,9 +151,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], bytes
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
-def test_killed_and_resumed(
-    number: signal.Signals, unbroken: tuple[list[str], bytes], tmp_path: Path, capsys: Any
-) -> None:
+def test_killed_and_resumed(number: Any, unbroken: tuple[list[str], bytes], tmp_path: Path, capsys: Any) -> None:
     command, whole = unbroken  # which has built the engine: the signal comes while images are classified
     out, parts = tmp_path / "o.parquet", tmp_path / "o.parquet.parts"
     command = [*command, "--out", str(out)]
@@ -238,7 +234,7 @@ def test_wrong_arguments(arguments: list[str], message: str, capsys: Any, tmp_pa
         ({"source": "none"}, SourceError, "none"),
     ],
 )
-def test_what_is_wrong_is_said_before_an_engine_is_built(
+def test_wrong_options_are_refused_before_an_engine_is_built(
     options: dict[str, Any], error: type[Exception], named: str, folder: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(bulk, "open_engine", lambda *a, **k: pytest.fail("too early"))
@@ -251,7 +247,7 @@ def test_what_is_wrong_is_said_before_an_engine_is_built(
 
 
 @pytest.mark.parametrize("where", ["exists", "acquire", "run"])
-def test_a_folder_that_may_not_be_written_is_a_sentence(
+def test_a_folder_that_may_not_be_written(
     where: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     def refuse(*arguments: Any, **options: Any) -> Any:

@@ -120,7 +120,7 @@ def test_the_default_dtype_is_obeyed(image: Image.Image) -> None:
         torch.set_default_dtype(torch.float32)
 
 
-def test_it_travels(classify: Classifier, image: Image.Image) -> None:
+def test_a_classifier_can_be_pickled(classify: Classifier, image: Image.Image) -> None:
     assert pickle.loads(pickle.dumps(classify))(image) == classify(image)
 
 

@@ -83,9 +83,7 @@ def make_shards(folder: Path, shards: int, images: int) -> str:
         pytest.param("node", 90, 600, marks=pytest.mark.soak),
     ],
 )
-def test_a_node_or_actor_is_lost_and_the_table_is_the_same(
-    what: str, shards: int, images: int, tmp_path: Path, run_python: Any
-) -> None:
+def test_a_lost_node_or_actor(what: str, shards: int, images: int, tmp_path: Path, run_python: Any) -> None:
     source = make_shards(tmp_path / "shards", shards, images)
     out = tmp_path / "ray.parquet"
     done = run_python(
@@ -115,7 +113,7 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch, capsys: Any, photo: Path, 
     assert "pip install 'ray[data]'" in capsys.readouterr().err
 
 
-def test_a_node_that_sees_no_folder_or_would_make_another_table_says_so(tmp_path: Path) -> None:
+def test_a_node_with_another_folder_or_versions(tmp_path: Path) -> None:
     request = Request(str(tmp_path), TINY)
     identity = request.identity(request.open_engine())
     with pytest.raises(OutputError, match="not visible on this machine"):
@@ -125,7 +123,7 @@ def test_a_node_that_sees_no_folder_or_would_make_another_table_says_so(tmp_path
 
 
 @pytest.mark.parametrize("needs", [{"gpus": 1}, {"cores": 3}])
-def test_a_cluster_that_has_no_room_for_an_actor_says_so(
+def test_a_cluster_without_room_for_an_actor(
     needs: dict[str, Any], photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray would wait for ever. Two nodes of two cores are not one of three."""
@@ -136,9 +134,7 @@ def test_a_cluster_that_has_no_room_for_an_actor_says_so(
 
 
 @pytest.mark.parametrize("named_by", ["file", "variable"])
-def test_a_cluster_that_is_gone_is_not_waited_for(
-    named_by: str, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cluster_that_is_gone(named_by: str, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A killed `ray start` leaves its address behind, and `ray.init` would try it again and again."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -110,7 +110,7 @@ def test_one_engine_called_by_several_threads() -> None:
 
 @installed
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
-def test_an_engine_travels(engine: str) -> None:
+def test_an_engine_can_be_pickled(engine: str) -> None:
     opened = open_engine(TINY, engine)
     pixels = pixels_of(2)
     assert np.array_equal(pickle.loads(pickle.dumps(opened))(pixels)[0], opened(pixels)[0])
@@ -167,7 +167,7 @@ while opened:
 
 
 @installed
-def test_signals_arrive_after_engines_have_gone(run_python: Any) -> None:
+def test_signals_arrive_after_engines_are_deleted(run_python: Any) -> None:
     """Every ov.Core lends the thread a stack for signals, and takes it away: the first of two is left to the second."""
     open_engine(TINY, "openvino")
     assert run_python(SIGNALS, **home_of_this_process()).stdout == "a child has ended\n" * 2
@@ -235,9 +235,7 @@ def built(built_once: Path, home: Path) -> Path:
 
 
 @installed
-def test_a_build_that_fails_or_is_killed_leaves_nothing_in_the_way(
-    built_once: Path, quick: None, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_build_that_fails_or_is_killed(built_once: Path, quick: None, home: Path, monkeypatch: Any) -> None:
     def fails(*args: Any) -> None:
         (args[2] / "model.onnx").write_bytes(b"half")
         raise OSError(28, "No space left on device")
@@ -333,7 +331,7 @@ def test_engines_refuse_what_they_cannot_do() -> None:
         open_engine(TINY, "onnxruntime", device="cuda")
 
 
-def test_auto_opens_what_is_built_and_builds_nothing_where_that_does_not_pay(home: Path) -> None:
+def test_auto_builds_nothing_if_told_not_to(home: Path) -> None:
     assert isinstance(open_engine(TINY, build=False), TorchEngine)
     assert not home.exists()
 
@@ -352,7 +350,7 @@ def test_an_engine_of_any_module() -> None:
     assert features.shape == (2, 0)
 
 
-def test_what_an_engine_depends_on_is_in_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     digest = local()[1]
     other = dataclasses.replace(TINY.preprocessing, mean=(0.5, 0.5, 0.5))
     pooled = dataclasses.replace(TINY.architecture, stem_pool=not TINY.architecture.stem_pool)  # of the same tensors
@@ -389,7 +387,7 @@ def test_an_engine_with_a_changed_file_is_built_again(built: Path, quick: None, 
 
 
 @installed
-def test_others_cannot_replace_an_engine_after_it_was_checked(built: Path) -> None:
+def test_the_folder_of_engines_is_not_writable_by_others(built: Path) -> None:
     home = built.parent
     home.chmod(0o777)
     assert open_engine(TINY, "onnxruntime").name == "onnxruntime"
@@ -425,9 +423,7 @@ def test_an_engine_that_others_may_write_is_not_opened(quick: None, home: Path, 
 
 
 @installed
-def test_weights_that_are_replaced_during_the_build_give_no_engine(
-    quick: None, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_replaced_during_the_build(quick: None, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else an engine of other weights would lie under the digest of the published ones."""
     sha256 = building.sha256
     monkeypatch.setattr(building, "sha256", lambda path: "0" * 64 if path.suffix == ".pth" else sha256(path))
@@ -438,7 +434,7 @@ def test_weights_that_are_replaced_during_the_build_give_no_engine(
 
 @installed
 @pytest.mark.parametrize("how", ["renamed", "written"])
-def test_weights_that_are_replaced_and_put_back_during_the_build_give_no_engine(
+def test_weights_replaced_and_put_back_during_the_build(
     quick: None, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     (source,) = TINY.sources

@@ -320,9 +320,7 @@ def test_a_rank_of_an_evaluation_is_killed(lost: int, tmp_path: Path) -> None:
     ("suffix", "every"),
     [(".parquet", 3), *(pytest.param(suffix, 1, marks=pytest.mark.soak) for suffix in (".parquet", ".csv", ".jsonl"))],
 )
-def test_a_disk_that_is_full_at_a_stage(
-    suffix: str, every: int, small_disk: Callable[[int], Path], tmp_path: Path
-) -> None:
+def test_a_full_disk(suffix: str, every: int, small_disk: Callable[[int], Path], tmp_path: Path) -> None:
     """From no room for anything to room for all but the table."""
     tries = resumed = 0
     made_run(tmp_path / f"o{suffix}", total=600, seconds=60)
@@ -352,9 +350,7 @@ def resize(disk: Path, size: int) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
 
 
-def test_a_report_for_which_there_is_no_room(
-    small_disk: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_for_a_report(small_disk: Callable[[int], Path], tmp_path: Path, monkeypatch: Any) -> None:
     data = class_folders(tmp_path / "images")["data"]
     monkeypatch.setattr(resumable, "COMMIT_SECONDS", 0.0)
     evaluated(data, tmp_path)

@@ -96,7 +96,7 @@ def test_reading_is_ahead_where_it_waits(tmp_path: Path) -> None:
     assert time.monotonic() - start < 0.5
 
 
-def test_an_engine_that_fails_keeps_what_was_done_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_an_engine_that_fails_keeps_the_finished_rows(tmp_path: Path) -> None:
     made_run(tmp_path / "whole.parquet")
     out = tmp_path / "o.parquet"
     with pytest.raises(RuntimeError, match="the engine is broken"):
@@ -111,7 +111,7 @@ def test_an_engine_that_fails_keeps_what_was_done_and_the_run_goes_on(tmp_path: 
     assert sorted(os.listdir(tmp_path)) == ["o.parquet", "whole.parquet"]
 
 
-def test_one_that_was_given_up_leaves_the_parts_of_its_successor_alone(tmp_path: Path) -> None:
+def test_a_superseded_worker_leaves_the_parts_of_its_successor(tmp_path: Path) -> None:
     """In a cluster. A shorter part in the place of a longer one would leave a hole behind it."""
     ours, theirs = Parts(tmp_path / "o.parquet", {}), Parts(tmp_path / "o.parquet", {})
     process = partial(process_shards, [(0, Made(0, 5000))], batch=512, workers=2, commit_seconds=math.inf)
@@ -123,7 +123,7 @@ def test_one_that_was_given_up_leaves_the_parts_of_its_successor_alone(tmp_path:
         assert ours.rows == 5000
 
 
-def test_a_table_that_is_there_is_not_replaced_unasked(tmp_path: Path) -> None:
+def test_a_table_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
     out = tmp_path / "o.parquet"
     made_run(out)
     for options in ({}, {"resume": True}):
@@ -144,7 +144,7 @@ def test_resuming_another_run_or_a_changed_source_is_refused(tmp_path: Path) -> 
     assert made_run(out, overwrite=True).computed == 300
 
 
-def test_a_run_without_a_committed_row_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_run_without_a_committed_row_is_replaced(tmp_path: Path) -> None:
     """A mistyped source, a network that does not load: the corrected command needs neither resume nor overwrite."""
     out = tmp_path / "o.parquet"
     with pytest.raises(RuntimeError):
@@ -228,7 +228,7 @@ print(peak(reset=False) - first)
     assert int(run_python(script, PYTHONPATH=os.environ.get("PYTHONPATH", "")).stdout) < 24
 
 
-def test_what_a_run_left_that_died_cleaning_up_is_no_obstacle(tmp_path: Path) -> None:
+def test_leftovers_of_a_finished_run_are_ignored(tmp_path: Path) -> None:
     """A folder without identity.json counts for nothing."""
     out = tmp_path / "o.csv"
     made_run(out, total=10)

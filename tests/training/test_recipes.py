@@ -92,9 +92,7 @@ def test_torchvisions_learning_rate_is_that_of_its_schedulers() -> None:
 @pytest.mark.parametrize(("amp", "flags", "kept"), [("bf16", {"avx512_bf16"}, True), ("bf16", set(), False),
                                                      ("bf16", {"amx_tile"}, True), ("fp16", {"avx512_bf16"}, False),
                                                      ("none", set(), True)])  # fmt: skip
-def test_mixed_precision_needs_the_hardware(
-    amp: str, flags: set[str], kept: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mixed_precision_needs_hardware(amp: str, flags: set[str], kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     for flag in ("avx512_bf16", "amx_tile", "amx_fp16"):
         monkeypatch.setattr(torch.cpu, f"_is_{flag}_supported", lambda flag=flag: flag in flags)

@@ -53,9 +53,7 @@ def test_it_learns_and_keeps_a_record(colours: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, EVERYTHING, DISTILLED], ids=["plain", "everything", "with a teacher"])
-def test_a_resumed_run_ends_as_an_unbroken_one(
-    recipe: Recipe, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_run_equals_an_unbroken_one(recipe: Recipe, colours: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """Broken off at every step in turn, in the middle of an epoch and at its end, by the power cord."""
     recipe = dataclasses.replace(recipe, batch_size=48)  # three steps an epoch
     scores = torch.randn(144, 3, 3, 3).half() if recipe.distillation_weight else None
@@ -112,7 +110,7 @@ def command(recipe: Path, data: Path, out: Path, **values: object) -> list[str]:
     return ["--recipe", str(recipe), "--data", str(data), "--out", str(out), "--threads", "1"]
 
 
-def test_killed_anywhere_it_goes_on_to_the_same_weights(colours: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_weights(colours: Path, tmp_path: Path) -> None:
     """SIGKILL in a fresh process, at a moment that nobody chose, with a worker; then the same command again."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     runs = [command(tmp_path / "recipe.toml", colours, out, lr=0.05) for out in (whole, killed)]
@@ -156,7 +154,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
 
 
-def test_a_broken_image_costs_a_row(colours: Path, tmp_path: Path) -> None:
+def test_broken_images_are_listed(colours: Path, tmp_path: Path) -> None:
     images = open_images(colours / "train.parquet")
     read = images.read
 
