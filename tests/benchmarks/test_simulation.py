@@ -14,9 +14,8 @@ import pytest
 
 pytest.importorskip("duckdb", reason="the extra train")
 
-from resnext_hub.benchmarks.simulation import simulate_hashtags, simulate_table
-from resnext_hub.curation.hashtags import canonical, make_mapping, make_targets
-from resnext_hub.curation.tables import Limits
+from resnext_hub.benchmarks.simulation import simulate_hashtags
+from resnext_hub.curation.hashtags import canonical, make_mapping
 from resnext_hub.processing_utils.labels import read_labels
 
 from ..conftest import ROOT
@@ -40,21 +39,6 @@ def test_simulated_hashtags_are_what_was_asked_for() -> None:
     assert {"#goldfish", "#Goldfish", "#carassius_auratus", "#CarassiusAuratus"} <= spellings
 
 
-def test_every_true_hashtag_is_found_again() -> None:
-    lists = simulate_hashtags(range(200), LABELS, seed=0, true=1.0, noise=0.0)
-    mapping = make_mapping(LABELS)[0]
-    assert [mapping[canonical(tag)] for (tag,) in lists] == [(number,) for number in range(200)]
-
-
-def test_simulations_that_are_refused() -> None:
-    for options in ({"true": 1.5}, {"noise": -1.0}, {"zipf": -1.0}, {"distractors": -1}):
-        with pytest.raises(ValueError, match="must"):
-            simulate_hashtags([0], LABELS, seed=0, **options)
-    with pytest.raises(ValueError, match="classes must be from 0 to 199"):
-        simulate_hashtags([200], LABELS, seed=0)
-    assert simulate_hashtags([], LABELS, seed=0) == []
-
-
 def test_the_command_writes_a_table(tmp_path: Path) -> None:
     table = pa.table({"name": list(string.ascii_lowercase), "wnid": ["n01443537", "n01641577"] * 13})
     paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
@@ -70,17 +54,3 @@ def test_the_command_writes_a_table(tmp_path: Path) -> None:
         "index": list(range(26)),
         "hashtags": simulate_hashtags([0, 2] * 13, LABELS, seed=4, zipf=1.5),
     }
-
-
-def test_tiny_imagenet(shared: Path, tmp_path: Path) -> None:
-    """Every class of real labelled images keeps most of its images when hashtags stand for the labels."""
-    tags = tmp_path / "tags.parquet"
-    folder = shared / "tiny-imagenet-200"
-    rows = simulate_table([folder / "train-00000-of-00004.parquet"], tags, LABELS, seed=0, true=0.9)
-    found = make_targets(
-        str(tags), tmp_path / "targets.parquet", make_mapping(LABELS)[0], limits=Limits("200MB", threads=1)
-    )
-    assert rows == found.images == 25_000
-    assert found.rows > 0.9 * rows
-    assert set(found.frequencies) == set(range(200))
-    assert min(found.frequencies.values()) > 90  # 125 of each, 0.9 of them told

@@ -627,7 +627,7 @@ def zipped(photo: Path, count: int) -> bytes:
 @pytest.mark.parametrize("ends", ["idle", "during an upload", "during a calculation"])
 def test_nothing_stays_on_disk(photo: Path, tmp_path: Path, ends: str) -> None:
     home, content = tmp_path / "home", photo.read_bytes()
-    with page_process(home) as page, Visitor(page.url) as visitor:
+    with page_process(home) as page, Visitor(page.url) as visitor, socket.socket() as line:
         uploaded = Path(visitor.upload(content, "photo.jpg")["path"])
         assert uploaded.read_bytes() == content
         folder = next(path for path in uploaded.parents if path.name.startswith("resnext-hub-demo-"))
@@ -643,7 +643,7 @@ def test_nothing_stays_on_disk(photo: Path, tmp_path: Path, ends: str) -> None:
             assert "role='alert'" in said
         assert "data:image/jpeg" in visitor.address(f"data:image/jpeg;base64,{base64.b64encode(content).decode()}")
         if ends == "during an upload":
-            line = socket.create_connection(("127.0.0.1", int(page.url.rstrip("/").rsplit(":", 1)[1])), 60)
+            line.connect(("127.0.0.1", int(page.url.rstrip("/").rsplit(":", 1)[1])))
             before = set(folder.rglob("*"))
             head = '--end\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
             line.sendall(

@@ -19,13 +19,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from resnext_hub import cli
-from resnext_hub.data.labels import Listing
 from resnext_hub.errors import EngineError, OutputError, SourceError, UnknownVariantError
 from resnext_hub.evaluation import evaluate as evaluating
 from resnext_hub.evaluation import predict as predicting
@@ -41,7 +39,7 @@ from resnext_hub.models.manifest import Accuracy, default_manifest
 from resnext_hub.processing_utils.labels import Label, read_labels
 from resnext_hub.processing_utils.preprocessing import load_pixels, view_pixels
 
-from ..support.data_sets import tar, write
+from ..support.data_sets import table, tar, write
 from ..support.known_accuracy import (
     CHECKPOINT,
     CLASSES,
@@ -175,12 +173,12 @@ def test_several_networks_decode_once(folders: str, monkeypatch: pytest.MonkeyPa
     assert (report.images, report.classes, len(report.unreadable)) == (IMAGES, len(set(CLASSES)), 0)
     assert len(opened) == IMAGES
     assert evaluated(contender(table=np.roll(table_of(CLASSES), 1, 0)), data=folders).top5.right < 5  # one image off
-    table = pq.read_table(tmp_path / "out" / "predictions.parquet")
-    assert table.column_names == ["image", "index", "error", "target"] + [
+    written = pq.read_table(tmp_path / "out" / "predictions.parquet")
+    assert written.column_names == ["image", "index", "error", "target"] + [
         f"{name}.{column}" for name in ("one", "two", "three") for column in ("classes", "probabilities", "targets")
     ]
-    assert table["target"].to_pylist() == [Path(name).parent.name for name in table["image"].to_pylist()]
-    best, right = (table[f"one.{column}"].to_pylist() for column in ("classes", "targets"))
+    assert written["target"].to_pylist() == [Path(name).parent.name for name in written["image"].to_pylist()]
+    best, right = (written[f"one.{column}"].to_pylist() for column in ("classes", "targets"))
     assert sum(b[0] == r for b, (r,) in zip(best, right, strict=True)) == TOP1
     for entrant in entrants:  # alone each gets the same
         alone = evaluate([entrant], folders)
@@ -257,15 +255,11 @@ def test_known_sets_are_recognised() -> None:
         known = recognise(SimpleNamespace(specs=[source], labels=keys))  # type: ignore[arg-type]
         return known and known.name
 
-    assert found(50000, 1000) == "imagenet"
-    assert found(50889, 1000) == "sketch"
-    assert found(7500, 200) == "imagenet_a"
-    assert found(30000, 200) == "imagenet_r"
-    assert found(5000, 200) == "tiny-imagenet-200"
+    numbers = [(50000, 1000), (50889, 1000), (7500, 200), (30000, 200), (5000, 200), (10000, 1000), (49999, 1000)]
+    names = ["imagenet", "sketch", "imagenet_a", "imagenet_r", "tiny-imagenet-200", None, None]
+    assert [found(*both) for both in numbers] == names
     assert found(10000, 1000, "/data/imagenetv2-matched-frequency-format-val") == "imagenetv2_mf"
     assert found(10000, 1000, "/data/imagenetv2-top-images-format-val") == "imagenetv2_top"
-    assert found(10000, 1000) is None
-    assert found(49999, 1000) is None
     measured = {row.dataset for c in default_manifest().checkpoints.values() for row in (c.published, *c.measured)}
     clean = {"imagenet_a_clean", "imagenet_r_clean"}  # of other files than these layouts
     assert measured - clean <= set(datasets())
@@ -293,9 +287,7 @@ def test_a_stopped_evaluation_resumes(folders: str, monkeypatch: pytest.MonkeyPa
     assert resumed.results[0].metrics == whole.results[0].metrics
     tables = [(tmp_path / name / "predictions.parquet").read_bytes() for name in ("out", "whole")]
     assert tables[0] == tables[1]
-    again = evaluate(
-        [contender(stop_after=0)], folders, tmp_path / "out", batch=4, resume=True
-    )  # nothing is left to do
+    again = evaluate([contender(stop_after=0)], folders, tmp_path / "out", batch=4, resume=True)  # nothing left to do
     assert (again.computed, again.results) == (0, whole.results)
     with pytest.raises(OutputError, match=r"batch 4, now 5"):
         evaluate([contender()], folders, tmp_path / "out", batch=5, resume=True)
@@ -431,14 +423,12 @@ def test_verdicts() -> None:
     def verdict(top1: float, top5: float = 80.0) -> Any:
         return judge(metrics, "published", dataclasses.replace(figure, top1=top1, top5=top5))
 
-    assert verdict(80).reproduced
-    assert verdict(low + 0.001).reproduced
-    assert not verdict(low - 0.1).reproduced
+    figures = [(80,), (low + 0.001,), (low - 0.1,), (80, high + 1)]
+    assert [verdict(*both).reproduced for both in figures] == [True, True, False, False]
     assert verdict(low - 0.1).beyond == pytest.approx(0.1)
     assert verdict(high + 0.25).off1 == pytest.approx(80 - high - 0.25)
     assert f"{80 - high - 0.25:+.2f}" in verdict(high + 0.25).verdict
     assert "0.25 outside" in verdict(high + 0.25).verdict
-    assert not verdict(80, high + 1).reproduced
 
 
 def test_only_comparable_figures_are_compared(folders: str) -> None:
@@ -450,18 +440,17 @@ def test_only_comparable_figures_are_compared(folders: str) -> None:
         return [(c.kind, c.top1) for c in evaluating.compare(metrics, entrant, dataset)]
 
     rows = {(row.dataset, row.image_size): row.top1 for row in checkpoint.measured}
-    assert compared(entrant, "imagenet") == [
-        ("published", checkpoint.published.top1),
-        ("measured", rows["imagenet", 224]),
-    ]
     smaller = dataclasses.replace(checkpoint.preprocessing, resize_size=201, crop_size=176)
-    assert compared(dataclasses.replace(entrant, preset=smaller), "imagenet_a") == [
-        ("measured", rows["imagenet_a", 176])
-    ]
     other = dataclasses.replace(checkpoint.preprocessing, resize_size=256, crop_size=224)
-    assert compared(dataclasses.replace(entrant, preset=other), "imagenet") == []
-    assert compared(dataclasses.replace(entrant, views="flip"), "imagenet") == []
-    assert compared(entrant, "these images") == []
+    measured, published = ("measured", rows["imagenet", 224]), ("published", checkpoint.published.top1)
+    for change, dataset, expected in (
+        ({}, "imagenet", [published, measured]),
+        ({"preset": smaller}, "imagenet_a", [("measured", rows["imagenet_a", 176])]),
+        ({"preset": other}, "imagenet", []),
+        ({"views": "flip"}, "imagenet", []),
+        ({}, "these images", []),
+    ):
+        assert compared(dataclasses.replace(entrant, **change), dataset) == expected
 
 
 # The command.
@@ -523,17 +512,8 @@ def test_what_is_written(command: Callable[..., int], capsys: Any, tmp_path: Pat
         confusions = [row for row in csv.DictReader(file) if row["contender"] == "good"]
     assert sum(int(row["images"]) for row in confusions) == IMAGES - TOP1
     assert (out / "reliability.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(p.name for p in out.iterdir()) == sorted(
-        f"{name}.{suffix}"
-        for suffix, names in {
-            "json": ("report", "speed"),
-            "md": ("report",),
-            "csv": ("classes", "confusions"),
-            "png": ("confusion", "reliability"),
-            "parquet": ("predictions",),
-        }.items()
-        for name in names
-    )
+    names = ["classes.csv", "confusion.png", "confusions.csv", "predictions.parquet", "reliability.png"]
+    assert sorted(p.name for p in out.iterdir()) == [*names, "report.json", "report.md", "speed.json"]
     # A line of the table that is printed for each, and what it holds can be taken up again.
     assert command("--variant", "good", "--variant", "bad", "--out", str(out), "--resume") == 0
     assert len([line for line in capsys.readouterr().out.splitlines() if re.match("good|bad", line)]) == 2
@@ -558,53 +538,46 @@ def test_images_that_are_cut_off_or_too_large(photo: Path, tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "named"),
     [
-        (["--variant", "resnext50"], "Did you mean"),
-        (["--variant", "resnext_tiny", "--dataset", "x"], "Unknown dataset 'x'"),
-        (["--variant", "resnext_tiny", "--engine", "x"], "Unknown engine 'x'"),
-        (["--variant", "resnext_tiny", "--size", "x"], "CROP or RESIZE:CROP"),
-        (["--variant", "resnext_tiny", "--resume"], "--out"),
-        (["--variant", "resnext_tiny", "--labels", "none.txt"], "Cannot read the label file none.txt"),
+        ("--variant resnext50", "resnext50_32x4d"),
+        ("--variant resnext_tiny --size x", "RESIZE:CROP"),
+        ("--variant resnext_tiny --resume", "--out"),
+        ("--variant resnext_tiny --labels none.txt", "none.txt"),
     ],
 )
-def test_wrong_arguments(arguments: list[str], message: str, tmp_path: Path, capsys: Any) -> None:
-    tiny = read_labels("tiny-imagenet-200")
-    write(tmp_path / "d" / tiny[0].synset / "a.png", encoded(1))
-    assert cli.main(["evaluate", "--data", str(tmp_path / "d"), *arguments]) == 2
-    assert message in capsys.readouterr().err
+def test_wrong_arguments(arguments: str, named: str, tmp_path: Path, capsys: Any) -> None:
+    write(tmp_path / "d" / read_labels("tiny-imagenet-200")[0].synset / "a.png", encoded(1))
+    assert cli.main(["evaluate", "--data", str(tmp_path / "d"), *arguments.split()]) == 2
+    assert named in capsys.readouterr().err
 
 
 # What is wrong with labels shows before anything is computed.
 
 
-def labelled(path: Path, **options: Any) -> Listing:
-    return find_labelled(str(path), **options)
-
-
 def test_labels_that_do_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="none"):
-        labelled(tmp_path / "none")
     write(tmp_path / "flat" / "a.png", encoded(1))
-    with pytest.raises(SourceError, match="LOC_val_solution"):
-        labelled(tmp_path / "flat")
-    path = write(tmp_path / "labels.txt", "b.png n01440764\n")
-    with pytest.raises(SourceError, match="a.png"):
-        labelled(tmp_path / "flat", labels=path)
-    for text, message in (("", "empty"), ("1\n2\n", "synsets"), ("lonely.png\n", "got 'lonely.png'")):
-        with pytest.raises(SourceError, match=message):
-            read_label_file(write(tmp_path / "bad.txt", text))
-    with pytest.raises(SourceError, match=r"meta\.mat"):
-        read_label_file(write(tmp_path / "ILSVRC2012_validation_ground_truth.txt", "1\n2\n"))
-    with pytest.raises(SourceError, match="x.tar.gz"):
-        read_label_file(tar(tmp_path / "x.tar.gz", {"a": b""}, gzip.compress))
-    with pytest.raises(SourceError, match="y.tar.gz"):
-        read_label_file(write(tmp_path / "y.tar.gz", "no archive"))
+    other = write(tmp_path / "labels.txt", "b.png n01440764\n")
     for name in ("train-0.parquet", "test-0.parquet"):
-        (tmp_path / "both").mkdir(exist_ok=True)
-        pq.write_table(pa.table({"image": [encoded(1)], "label": [1]}), tmp_path / "both" / name)
-    with pytest.raises(SourceError, match="several splits"):
-        labelled(tmp_path / "both")
+        table(tmp_path / "both" / name, {"image": [encoded(1)], "label": [1]})
+    for name, labels, fact in (
+        ("none", None, "none"),
+        ("flat", None, "LOC_val_solution"),
+        ("flat", other, r"a\.png"),
+        ("both", None, "test, train"),
+    ):
+        with pytest.raises(SourceError, match=fact):
+            find_labelled(str(tmp_path / name), labels=labels)
+    for name, content, fact in (
+        ("bad.txt", "", r"bad\.txt"),
+        ("bad.txt", "1\n2\n", "synsets"),
+        ("bad.txt", "lonely.png\n", r"'lonely\.png'"),
+        ("ILSVRC2012_validation_ground_truth.txt", "1\n2\n", r"meta\.mat"),
+        ("x.tar.gz", tar(tmp_path / "x.tar", {"a": b""}, gzip.compress).read_bytes(), r"x\.tar\.gz"),
+        ("y.tar.gz", "no archive", r"y\.tar\.gz"),
+    ):
+        with pytest.raises(SourceError, match=fact):
+            read_label_file(write(tmp_path / name, content))
 
 
 def test_names_of_classes() -> None:
@@ -690,14 +663,6 @@ def test_resnext_tinys_published_figure_is_reproduced(shared: Path, tmp_path: Pa
     assert abs(report["results"][0]["top1"]["percent"] - published.top1) < 0.05
 
 
-def test_contenders() -> None:
-    one = contenders_of(["resnext_tiny", "resnext_tiny"], engine="torch")
-    assert [c.name for c in one] == ["resnext_tiny"]
-    assert one[0].preset == default_manifest().resolve("resnext_tiny").preprocessing
-    with pytest.raises(UnknownVariantError):
-        contenders_of(["none"])
-
-
 @pytest.mark.parametrize(
     "wrong",
     [{"views": "x"}, {"grade": "x"}, {"dataset": "x"}, {"engine": "x"}, {"batch": 0}, {"workers": 0}, {"sizes": ["x"]}],
@@ -707,7 +672,11 @@ def test_options_are_validated_once(wrong: dict[str, Any]) -> None:
         Options(**wrong)
 
 
-def test_sizes_and_views() -> None:
+def test_contenders_with_sizes_and_views() -> None:
+    (one,) = contenders_of(["resnext_tiny", "resnext_tiny"], engine="torch")
+    assert (one.name, one.preset) == ("resnext_tiny", default_manifest().resolve("resnext_tiny").preprocessing)
+    with pytest.raises(UnknownVariantError):
+        contenders_of(["none"])
     assert [parse_size(text) for text in ("288", "320:288")] == [(None, 288), (320, 288)]
     for wrong in ("", "0", "a", "200:288", "1:2:3", "-5"):
         with pytest.raises(ValueError, match="CROP"):

@@ -16,15 +16,11 @@ from resnext_hub.errors import ImageError
 from resnext_hub.evaluation.explain import Explanation, explain
 from resnext_hub.inference.classifier import Classifier, classifier
 from resnext_hub.models.manifest import default_manifest
+from resnext_hub.processing_utils import preprocess
 from torch import Tensor, nn
 
-PRESET = dataclasses.replace(
-    default_manifest().resolve("resnext_tiny").preprocessing,
-    resize_size=64,
-    crop_size=64,
-    mean=(0.0, 0.0, 0.0),
-    std=(1.0, 1.0, 1.0),
-)
+TINY = default_manifest().resolve("resnext_tiny").preprocessing
+PRESET = dataclasses.replace(TINY, resize_size=64, crop_size=64, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 class Colours(nn.Module):
@@ -72,10 +68,8 @@ def test_the_heat_lies_on_the_object(scene: Image.Image) -> None:
     second = explain(network, scene, "green", preset=PRESET, labels=["red", "green", "blue"])
     assert (second.index, second.label) == (1, "green")
     assert share(second, green) > 0.99
-    for found in (first, second):
-        assert found.heat.shape == (64, 64)
-        assert found.heat.dtype == np.float32
-        assert (found.heat.min(), found.heat.max()) == (0, 1)
+    for heat in (first.heat, second.heat):
+        assert (heat.shape, heat.dtype, heat.min(), heat.max()) == ((64, 64), np.float32, 0, 1)
     assert first._repr_png_().startswith(b"\x89PNG")
     assert len(repr(second)) < 60
     # Nothing is blue, and nothing is made of nothing.
@@ -86,14 +80,11 @@ def test_the_heat_lies_on_the_object(scene: Image.Image) -> None:
 def test_it_is_the_papers_formula() -> None:
     """With pooling and one linear layer, Grad-CAM is CAM (Zhou et al. 2016): the head's weights over the maps."""
     network = hubconf.resnext_tiny().eval()
-    preset = default_manifest().resolve("resnext_tiny").preprocessing
     values = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
     image = Image.fromarray(values).resize((90, 80))
-    found = explain(network, image, 17, preset=preset)
-    from resnext_hub.processing_utils import preprocess
-
+    found = explain(network, image, 17, preset=TINY)
     with torch.no_grad():
-        images = torch.from_numpy(preprocess(image, preset))[None]
+        images = torch.from_numpy(preprocess(image, TINY))[None]
         maps = network.forward_features(images)
         cam = torch.einsum("c,chw->hw", network.fc.weight[17], maps[0]).relu()
         expected = nn.functional.interpolate(cam[None, None], images.shape[2:], mode="bilinear")[0, 0]
@@ -148,17 +139,14 @@ def test_pictures(scene: Image.Image, tmp_path: Path) -> None:
 def test_wrong_arguments(scene: Image.Image) -> None:
     network = Colours().eval()
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"preset": None}, "needs preset="),
-        ({"target": 3}, "from 0 to 2, got 3"),
+        ({"preset": None}, "preset="),
+        ({"target": 3}, "from 0 to 2"),
         ({"target": "red"}, "labels="),
-        ({"target": "yellow", "labels": ["red", "green", "blue"]}, "no class 'yellow'"),
+        ({"target": "yellow", "labels": ["red", "green", "blue"]}, "'yellow'((?!labels=).)*$"),  # as of a set of images
     ]
     for options, message in cases:
         with pytest.raises(ValueError, match=message):
             explain(network, scene, **{"preset": PRESET} | options)
-    with pytest.raises(ValueError, match="yellow") as caught:
-        explain(network, scene, "yellow", preset=PRESET, labels=["red", "green", "blue"])
-    assert "labels=" not in str(caught.value), "advice for a set of images"
     with pytest.raises(ImageError):
         explain(network, b"nothing", preset=PRESET)
 
