@@ -87,35 +87,35 @@ def _verify(arguments: argparse.Namespace, manifest: Manifest) -> int:
     from ..inference.engines.folders import is_unchanged
     from ..models.checkpoints import examine, is_faithful
 
-    status, store = EXIT_OK, Store()
-    entries = _entries(manifest)
-    published = {entry.path: entry.source for entry in entries if isinstance(entry, StoredFile) and entry.source}
-    vouched = {path for path, source in published.items() if source.hash is not None}
+    status, store, entries = EXIT_OK, Store(), _entries(manifest)
+    vouched = {e.path for e in entries if isinstance(e, StoredFile) and e.source and e.source.hash}
     broken = set()
-    for path, source in published.items():
-        try:
-            print(f"{path.name}: sha256 {store.verify(path, source, again=True)}", flush=True)
-            examine(path, vouched=path in vouched)
-        except CheckpointError as error:
-            broken.add(path)
-            status = fail(str(error), EXIT_WEIGHTS)
     for entry in entries:
+        path = entry.path
+        if isinstance(entry, StoredFile) and entry.source:
+            try:
+                print(f"{path.name}: sha256 {store.verify(path, entry.source, again=True)}", flush=True)
+                examine(path, vouched=path in vouched)
+            except CheckpointError as error:
+                broken.add(path)
+                status = fail(str(error), EXIT_WEIGHTS)
+            continue
         if entry.removable:
             continue
         if not isinstance(entry, StoredFile):
             if not entry.engine:
                 continue
-            good, unchanged, damaged = is_unchanged(entry.path), "unchanged since it was built", "was corrupt"
+            good, unchanged, damaged = is_unchanged(path), "unchanged since it was built", "was corrupt"
         elif entry.copy_of is not None and entry.copy_of not in broken:
-            good = is_faithful(entry.path, entry.copy_of, vouched=entry.copy_of in vouched)
+            good = is_faithful(path, entry.copy_of, vouched=entry.copy_of in vouched)
             unchanged, damaged = "identical to its original", "differed from its original"
         else:
             continue
         if good:
-            print(f"{entry.path.name}: {unchanged}", flush=True)
+            print(f"{path.name}: {unchanged}", flush=True)
         else:
             entry.remove()
-            message = f"{entry.path.name} {damaged} and has been removed. It is made again when needed."
+            message = f"{path.name} {damaged} and has been removed. It is made again when needed."
             status = fail(message, EXIT_WEIGHTS)
     return status
 

@@ -116,9 +116,13 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
             image = open_image(content, truncated=arguments.truncated, **reading)
         except (ImageError, OSError) as error:
             status = failed(photo, error)
+            if photo == "-":
+                print("To classify a list of paths or URLs from stdin, pass --out - too.", file=sys.stderr)
             continue
         # Only now: a wrong path need not wait for weights.
-        classify = classify or classifier(checkpoint.variant, device=arguments.device, build=False, **how)
+        classify = classify or classifier(
+            checkpoint.variant, device=arguments.device, build=False, progress=sys.stderr.isatty(), **how
+        )
         try:
             predictions = classify(image, arguments.top)
         except ImageError as error:

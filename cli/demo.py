@@ -29,9 +29,15 @@ def add_to(commands: Any) -> None:
     add_engine(parser)
     parser.add_argument("--host", default=LOOPBACK, help="address to listen on (default: %(default)s)")
     port = "port to listen on; 0 for any free port (default: %(default)s)"
-    parser.add_argument("--port", type=int, default=7860, help=port)
+    parser.add_argument("--port", type=_port, default=7860, help=port)
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.set_defaults(run=_demo)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 65535, got {text!r}")
+    return int(text)
 
 
 def _demo(arguments: argparse.Namespace, manifest: Manifest) -> int:

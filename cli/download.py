@@ -36,7 +36,7 @@ def _download(arguments: argparse.Namespace, manifest: Manifest) -> int:
     checkpoints = [manifest.resolve(variant) for variant in arguments.variants]
     store.folder.mkdir(parents=True, exist_ok=True)
     for checkpoint in checkpoints:
-        path, digest = local_file(checkpoint, store=store)
+        path, digest = local_file(checkpoint, progress=sys.stderr.isatty(), store=store)
         print(f"{path}  sha256 {digest}", flush=True)
         if checkpoint.sources[0].path:
             print(f"{checkpoint.name} is part of this package: there is nothing to download or copy.", file=sys.stderr)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.options import add_reading_options, reading_options
 from ..errors import EXIT_OK, EXIT_USAGE, FetchError, ImageError
 from .console import fail
+from .options import add_variant
 
 if TYPE_CHECKING:
     from ..models.manifest import Manifest
@@ -49,7 +50,7 @@ def add_to(commands: Any) -> None:
     data.add_argument("--classes", metavar="FILE", help="order and names of the classes, such as a run's labels.tsv")
     add_reading_options(data, split=True)
     network = parser.add_argument_group("network and recipe")
-    network.add_argument("--variant", metavar="VARIANT", help="start from these weights, with a new head")
+    add_variant(network, note=": start from its weights, with a new head")
     recipe = "name of a recipe, or a TOML file (default with --variant: finetune)"
     network.add_argument("--recipe", metavar="RECIPE", help=recipe)
     change = "change a value of the recipe; repeat for several"

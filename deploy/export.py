@@ -243,25 +243,19 @@ def _check(
     preset, resize = checkpoint.preprocessing, chosen["resize"]
     if resize and (not kind.resizes or preset.interpolation != "bilinear"):
         raise ValueError(f"{to} cannot resize inside ({preset.interpolation}): leave out resize.")
+    inside = {"preprocessing": chosen["preprocessing"] or resize, "resize": resize}
     signature = Signature(
-        preset.crop_size,
-        checkpoint.num_classes,
-        preprocessing=chosen["preprocessing"] or resize,
-        resize=resize,
-        softmax=chosen["softmax"],
-        top=chosen["top"],
+        preset.crop_size, checkpoint.num_classes, **inside, softmax=chosen["softmax"], top=chosen["top"]
     )
     if lacking := missing(kind.needs):
         raise ExportError(f"{to} needs {', '.join(lacking)}: {install(kind.extra)}")
     if os.path.lexists(out) and not overwrite:
         raise ExportError(f"{out} exists. Choose another folder, or pass overwrite=True to replace it.")
-    if overwrite and out.is_dir() and any(out.iterdir()) and not (out / "report.json").is_file():
-        raise ExportError(
-            f"{out} is not replaced: it was not written by an export (it has no report.json). Choose another folder."
-        )
-    if overwrite and out.exists() and not out.is_dir():
+    if out.exists() and not out.is_dir():
         raise ExportError(f"{out} is a file: an export is written to a folder.")
-    own = {name: options.get(name, default) for name, default in kind.defaults.items()}
+    if out.is_dir() and any(out.iterdir()) and not (out / "report.json").is_file():
+        raise ExportError(f"{out} is not replaced: no export wrote it (it has no report.json). Choose another folder.")
+    own = {name: chosen.get(name, default) for name, default in kind.defaults.items()}
     kind.check(precision, own)
     return kind, signature, own
 

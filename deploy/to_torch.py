@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import warnings
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +14,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["TorchExportFormat", "TorchScriptFormat"]
-
-log = logging.getLogger("resnext_hub")
 
 EXTRA_FILE = "metadata.json"  # inside the artefact
 USAGE = """\
@@ -81,9 +77,8 @@ class TorchScriptFormat(Format):
     def write(self, conversion: Conversion, folder: Path) -> Sequence[str]:
         import torch
 
-        _warn_deprecated()
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the deprecation, already logged, and assertions that tracing leaves out
+            warnings.simplefilter("ignore")  # the deprecation, which the notes have, and assertions
             traced: Any = torch.jit.trace(  # the export itself checks it
                 conversion.module(), (conversion.example(),), check_trace=False
             )
@@ -96,8 +91,3 @@ class TorchScriptFormat(Format):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _runner(torch.jit.load(str(folder / self.artefact)))
-
-
-@cache
-def _warn_deprecated() -> None:
-    log.warning("TorchScript is deprecated in PyTorch. It still works, but for new work use the format torch-export.")

@@ -20,8 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +124,17 @@ def add_to_repository(
             (built / model / str(serving.version)).mkdir(parents=True)
             (built / model / CONFIG).write_text(text, encoding="utf-8")
         names = parts(name)
-        _fill_decode(built / names["decode"], checkpoint, serving)
-        _fill_network(built / names["network"], serving, report)
-        _fill_labels(built / names["labels"], checkpoint, serving)
-        for part in ("network", "labels"):
-            (built / names[part] / LABELS).write_text(_label_lines(checkpoint), encoding="utf-8")
-        (built / name / str(serving.version) / "about.txt").write_text(f"{name}: see {names['network']}\n")
+        decode, network, labels, ensemble = (built / model / str(serving.version) for model in (*names.values(), name))
+        _put_decoder(decode, checkpoint, serving)
+        for file in report.folder.iterdir():
+            os.replace(file, network / file.name)
+        if serving.backend == "python":
+            shutil.copyfile(SERVED / "network.py", network / "model.py")
+        _put_code(labels, "labels")
+        shutil.copyfile(checkpoint.labels.file, labels / "labels.tsv")
+        for version in (network, labels):
+            (version.parent / LABELS).write_text(_label_lines(checkpoint), encoding="utf-8")
+        (ensemble / "about.txt").write_text(f"{name}: see {names['network']}\n")
         (built / name / "README.md").write_text(README.format(name=name, title=checkpoint.system.title))
         _move_in(built, out, name, serving.version)
     return dataclasses.replace(report, folder=out / names["network"] / str(serving.version))
@@ -173,15 +177,14 @@ def _label_lines(checkpoint: Checkpoint) -> str:
     return "".join(f"{label.name}\n" for label in read_labels(checkpoint.labels))
 
 
-def _fill_decode(model: Path, checkpoint: Checkpoint, serving: Serving) -> None:
-    folder = model / str(serving.version)
+def _put_decoder(folder: Path, checkpoint: Checkpoint, serving: Serving) -> None:
     _put_code(folder, "decode")
     how = {"preprocessing": dataclasses.asdict(checkpoint.preprocessing), "grade": serving.grade}
     (folder / "decode.json").write_text(json.dumps(how, indent=1) + "\n", encoding="utf-8")
     image = _a_jpeg()
     # Triton stores a string as its length in four bytes, then the bytes.
-    (model / "warmup").mkdir()
-    (model / "warmup" / "image").write_bytes(len(image).to_bytes(4, "little") + image)
+    (folder.parent / "warmup").mkdir()
+    (folder.parent / "warmup" / "image").write_bytes(len(image).to_bytes(4, "little") + image)
     done = subprocess.run([sys.executable, "-I", "-c", DECODE, folder], input=image, capture_output=True, check=False)
     expected = load_pixels(image, checkpoint.preprocessing, serving.grade)
     found = np.frombuffer(done.stdout, np.uint8)
@@ -193,20 +196,6 @@ def _fill_decode(model: Path, checkpoint: Checkpoint, serving: Serving) -> None:
         )
     for cache in folder.rglob("__pycache__"):
         shutil.rmtree(cache)
-
-
-def _fill_network(model: Path, serving: Serving, report: Report) -> None:
-    folder = model / str(serving.version)
-    for file in report.folder.iterdir():
-        os.replace(file, folder / file.name)
-    if serving.backend == "python":
-        shutil.copyfile(SERVED / "network.py", folder / "model.py")
-
-
-def _fill_labels(model: Path, checkpoint: Checkpoint, serving: Serving) -> None:
-    folder = model / str(serving.version)
-    _put_code(folder, "labels")
-    shutil.copyfile(checkpoint.labels.file, folder / "labels.tsv")
 
 
 def _put_code(folder: Path, served: str) -> None:
@@ -235,7 +224,7 @@ def _move_in(built: Path, out: Path, name: str, version: int) -> None:
     if not out.exists():
         os.replace(built, out)
         return
-    with _undone_on_error() as moved:
+    with ExitStack() as undo:
         for model in (*parts(name).values(), name):
             source, target = built / model, out / model
             if target.exists():
@@ -243,18 +232,8 @@ def _move_in(built: Path, out: Path, name: str, version: int) -> None:
             if target.exists():  # left by an export that was killed here; no ensemble uses it yet
                 shutil.rmtree(target)
             os.replace(source, target)
-            moved.append(target)
+            undo.callback(shutil.rmtree, target, ignore_errors=True)
         if (built / name / CONFIG).exists():
             for file in ("README.md", CONFIG):
                 os.replace(built / name / file, out / name / file)
-
-
-@contextmanager
-def _undone_on_error() -> Iterator[list[Path]]:
-    moved: list[Path] = []
-    try:
-        yield moved
-    except BaseException:
-        for path in reversed(moved):
-            shutil.rmtree(path, ignore_errors=True)
-        raise
+        undo.pop_all()
