@@ -10,9 +10,9 @@ answers there. "Of the floor" is the share of the rate that perfect kernels woul
 multiply-adds at the card's measured matrix rate, or of moving its input, output and weights at the measured copy rate,
 whichever is longer.
 
-Every section is a process that is killed when its time is over; the next one may use what it left. What is missing in
-the table is listed below it. The package need not be installed. If the machine lacks packages (pyarrow, filelock and
-tqdm for tables, simplejpeg for faster decoding), bring wheels in a folder:
+Every section is a process that is killed when its time is over; the next one may use what it left (a rehearsal is one
+process). What is missing in the table is listed below it. The package need not be installed. If the machine lacks
+packages (pyarrow, filelock and tqdm for tables, simplejpeg for faster decoding), bring wheels in a folder:
 pip install --no-index --find-links FOLDER pyarrow filelock tqdm simplejpeg
 """
 
@@ -599,35 +599,40 @@ def _photos(folder: str) -> list[bytes]:
     return found
 
 
-def section(name: str, scale: Facts, facts: Facts) -> None:
-    """A section's process: prints a line of JSON for its plan, and for each row."""
+def print_rows(sections: list[str], scale: Facts, facts: Facts) -> None:
+    """What a process does: print a line of JSON for each section's plan, and for each row."""
     import torch
 
-    bench = Bench(scale, facts)
-    try:
-        tasks = list(getattr(bench, name)())
-    except Exception as error:  # a package that a whole section needs
-        tasks = [(name, None, functools.partial(_raise, error))]
-    print(json.dumps({"plan": [[what, batch] for what, batch, _ in tasks]}), flush=True)
-    for what, batch, task in tasks:
+    for section in sections:
+        bench = Bench(scale, facts)
         try:
-            row = task()
-        except Exception as error:  # the others may work
-            row = {"more": f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:150]}"}
-        print(json.dumps({"what": what, "batch": batch} | row), flush=True)
-        gc.collect()
-        if bench.cuda:
-            with contextlib.suppress(RuntimeError):  # after a fault, every call fails
-                torch.cuda.empty_cache()
+            tasks = list(getattr(bench, section)())
+        except Exception as error:  # a package that a whole section needs
+            tasks = [(section, None, functools.partial(_raise, error))]
+        print(json.dumps({"section": section, "plan": [[what, batch] for what, batch, _ in tasks]}), flush=True)
+        for what, batch, task in tasks:
+            row: Facts
+            try:
+                row = task()
+            except Exception as error:  # the others may work
+                row = {"more": f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:150]}"}
+            facts |= row.get("facts", {})
+            print(json.dumps({"section": section, "what": what, "batch": batch} | row), flush=True)
+            gc.collect()
+            if bench.cuda:
+                with contextlib.suppress(RuntimeError):  # after a fault, every call fails
+                    torch.cuda.empty_cache()
 
 
 def _raise(error: Exception) -> Facts:
     raise error
 
 
-def rows_of(name: str, scale: Facts, facts: Facts, seconds: float, environment: dict[str, str]) -> Iterator[Facts]:
-    """The plan and the rows of a section; its process, and those that it started, are killed after so many seconds."""
-    command = [sys.executable, __file__, "--one", name, json.dumps(scale), json.dumps(facts)]
+def rows_of(
+    sections: list[str], scale: Facts, facts: Facts, seconds: float, environment: dict[str, str]
+) -> Iterator[Facts]:
+    """The plans and rows of sections; their process, and those that it started, are killed after so many seconds."""
+    command = [sys.executable, __file__, "--print-rows", *map(json.dumps, (sections, scale, facts))]
     how: Facts = {"stdout": subprocess.PIPE, "text": True, "env": environment, "start_new_session": True}
     with subprocess.Popen(command, **how) as process:
         timer = threading.Timer(seconds, os.killpg, (process.pid, signal.SIGKILL))
@@ -643,9 +648,15 @@ def rows_of(name: str, scale: Facts, facts: Facts, seconds: float, environment: 
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def shown(section: str, row: Facts) -> str:
+def shown(row: Facts) -> str:
     rate, share = row.get("images/s"), row.get("of the floor")
-    cells = [section, row["what"], row["batch"] or "", f"{rate:.1f}" if rate else "", f"{share:.0%}" if share else ""]
+    cells = [
+        row["section"],
+        row["what"],
+        row["batch"] or "",
+        f"{rate:.1f}" if rate else "",
+        f"{share:.0%}" if share else "",
+    ]
     return f"| {' | '.join(map(str, [*cells, row.get('more', '')]))} |"
 
 
@@ -667,8 +678,9 @@ def verdicts(rows: list[Facts]) -> Iterator[str]:
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["--one"]:
-        section(sys.argv[2], json.loads(sys.argv[3]), json.loads(sys.argv[4]))
+    if sys.argv[1:2] == ["--print-rows"]:
+        sections, scale, facts = map(json.loads, sys.argv[2:])
+        print_rows(sections, scale, facts)
         return 0
     parser = argparse.ArgumentParser(description="Measure and test everything that runs on a GPU, in one call.")
     parser.add_argument("--rehearse", action="store_true", help="run it on the CPU with small sizes; measures nothing")
@@ -692,23 +704,23 @@ def main() -> int:
         (Path(folder) / "resnext_hub").symlink_to(ROOT)  # so that the package need not be installed
         environment = os.environ | {"PYTHONPATH": folder, "TMPDIR": folder, "TORCH_HOME": folder}
         environment |= {"CUDA_VISIBLE_DEVICES": ""} if arguments.rehearse else {}
-        end = 0.0
-        for name in arguments.sections:
-            end += SECTIONS[name]
-            plan: list[list[Any]] | None = None
-            for row in rows_of(name, scale, facts, end - (time.monotonic() - start), environment):
-                if plan is None:
-                    plan = row["plan"]
+        end, wanted = 0.0, [name for name in SECTIONS if name in arguments.sections]
+        for group in [wanted] if arguments.rehearse else [[name] for name in wanted]:
+            end += sum(SECTIONS[name] for name in group)
+            left: dict[str, list[list[Any]]] = {name: [["all of it", None]] for name in group}
+            for row in rows_of(group, scale, facts, end - (time.monotonic() - start), environment):
+                if "plan" in row:
+                    left[row["section"]] = row["plan"]
                     continue
-                plan.remove([row["what"], row["batch"]])
+                left[row["section"]].remove([row["what"], row["batch"]])
                 facts |= row.get("facts", {})
-                measured += [row] if name in ("speed", "compile", "training") else []
-                print(shown(name, row), flush=True)
+                measured += [row] if row["section"] in ("speed", "compile", "training") else []
+                print(shown(row), flush=True)
                 if row["what"] == "card" and "failed" in row["more"]:
                     print("\nNo NVIDIA GPU was found. To run this on the CPU, pass --rehearse.", file=sys.stderr)
                     return 2
-            for what, batch in [["all of it", None]] if plan is None else plan:
-                missing.append(f"{name}: {what}{f', batch {batch}' if batch else ''}")
+            for name, rows in left.items():
+                missing += [f"{name}: {what}{f', batch {batch}' if batch else ''}" for what, batch in rows]
     print(f"\n{time.monotonic() - start:.0f} s in all. Left out, since the section's time was over, or it was killed:")
     print("\n".join(f"- {entry}" for entry in missing) or "- nothing")
     print("\nGoal: ahead of every peer in each row, and 80 % of the floor from batch 64 on.")
