@@ -117,6 +117,8 @@ def _verify(arguments: argparse.Namespace, manifest: Manifest) -> int:
             entry.remove()
             message = f"{path.name} {damaged} and has been removed. It is made again when needed."
             status = fail(message, EXIT_WEIGHTS)
+    if not entries:
+        print("There is nothing to verify.", file=sys.stderr)
     return status
 
 
@@ -133,7 +135,10 @@ def _remove(arguments: argparse.Namespace, manifest: Manifest) -> int:
 
 
 def _prune(arguments: argparse.Namespace, manifest: Manifest) -> int:
-    for entry in _entries(manifest):
+    entries = _entries(manifest)
+    if not any(entry.removable for entry in entries):
+        print("Nothing to remove.", file=sys.stderr)
+    for entry in entries:
         if entry.removable:
             entry.remove()
             print(f"Removed {entry.path.name} ({_size(entry.bytes)}): {entry.removable}")

@@ -128,6 +128,9 @@ def _lower(path: Path, opset: int) -> None:
             if attribute != newer[attribute.name].default_value:
                 raise ValueError(f"The graph needs {node.op_type} with {attribute.name}, which opset {opset} lacks.")
             node.attribute.remove(attribute)
+    used = {name for node in model.graph.node for name in node.input}
+    for tensor in [tensor for tensor in model.graph.initializer if tensor.name not in used]:
+        model.graph.initializer.remove(tensor)  # axes: ONNX Runtime warns of what nothing uses
     del model.opset_import[:]
     model.opset_import.append(onnx.helper.make_opsetid("", opset))
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)

@@ -61,7 +61,7 @@ def _rows(report: Report) -> list[tuple[str, ...]]:
             f"{result.name} ({result.dataset})" if several else result.name,
             _rate(result.metrics.top1),
             _rate(result.metrics.top5),
-            f"{100 * result.metrics.ece:.1f}",
+            f"{100 * result.metrics.ece:.1f}" if result.metrics.top1.total else "-",
             "; ".join(map(_verdict, result.comparisons)) or "no published figure",
         )
         for result in report.results

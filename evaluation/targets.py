@@ -110,7 +110,7 @@ def targets_of(keys: Iterable[Key | None], labels: Sequence[Label], *, advice: s
     if wrong:
         many = f"{', '.join(wrong[:3])}{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}"
         raise SourceError(
-            f"The network has no class {many}. Classes must be synsets "
+            f"The network of {len(labels):,} classes has no class {many}. Classes must be synsets "
             f"({labels[0].synset or labels[0].name}), names ({labels[0].name.split(',')[0]}) or numbers (from 0 to "
             f"{len(labels) - 1}).{advice}"
         )
