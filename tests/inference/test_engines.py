@@ -22,7 +22,7 @@ import torch
 from resnext_hub import cli
 from resnext_hub.errors import EngineError
 from resnext_hub.files import SUFFIX, temporary_name
-from resnext_hub.inference.engines import ENGINES, TorchEngine, building, open_engine
+from resnext_hub.inference.engines import ENGINES, TorchEngine, building, folders, open_engine
 from resnext_hub.inference.engines.folders import engine_folders, note_use
 from resnext_hub.inference.engines.graph import PixelNetwork, rewrite
 from resnext_hub.inference.engines.onnxruntime import OnnxRuntimeEngine
@@ -304,6 +304,22 @@ def test_the_cache_knows_its_engines(home: Path) -> None:
     note_use(home / "other-version")
     assert cli.main(["cache", "prune"]) == 0
     assert {path.name for path in home.iterdir()} == {"good", new.name, "other-version"}
+
+
+def test_the_cache_names_the_run_of_an_engine(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "run" / "mine.pth"
+    weights.parent.mkdir()
+    weights.touch()
+    monkeypatch.setattr(folders, "find_checkpoint", {weights.parent: TINY}.__getitem__)
+    (home / "trained").mkdir(parents=True)
+    about = {"file": weights.name, "sha256": "0", "engine": "torch", "library": "torch", "path": str(weights)}
+    about["version"] = importlib.metadata.version("torch")
+    (home / "trained" / "engine.json").write_text(json.dumps(about))
+    (item,) = engine_folders(Store(), default_manifest())
+    assert (item.checkpoint, item.removable) == (TINY, None)
+    weights.unlink()
+    (item,) = engine_folders(Store(), default_manifest())
+    assert "no longer exists" in str(item.removable)
 
 
 def test_an_engine_under_construction_is_not_pruned(home: Path) -> None:
