@@ -29,15 +29,6 @@ def test_actions_are_pinned_by_their_commit() -> None:
     assert all(re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", action) for action in actions)
 
 
-def test_issue_templates_are_forms_that_ask_for_something() -> None:
-    forms = [yaml.safe_load(path.read_text()) for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml")]
-    assert len(forms) == 2
-    for form in forms:
-        assert form["name"]
-        assert form["description"]
-        assert any(field.get("validations", {}).get("required") for field in form["body"])
-
-
 def test_the_citation_names_the_repository_and_the_manifests_papers() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

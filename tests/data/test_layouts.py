@@ -9,7 +9,7 @@ import io
 import json
 import lzma
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,6 +77,34 @@ def linked(top: Path) -> Path:
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
+def rows(top: Path) -> list[dict[str, str]]:
+    return [{"file_name": path, "label": name} for path, name in zip(paths(top), FRUIT, strict=True)]
+
+
+def structs() -> list[dict[str, bytes | None]]:
+    return [{"bytes": image, "path": None} for image in images()]
+
+
+def encoded(values: Sequence[str]) -> pa.Array:
+    return pa.array(values).dictionary_encode()
+
+
+def columns_of(top: Path, metadata: dict[str, Any] | None = None, **columns: Any) -> Path:
+    return table(top / "t.parquet", columns, metadata)
+
+
+def two_tables(top: Path) -> Path:
+    for i in (0, 3):
+        table(top / f"part-{i}.parquet", {"image": images()[i : i + 3], "label": FRUIT[i : i + 3]})
+    return top
+
+
+def two_shards(top: Path) -> str:
+    for k in (0, 1):
+        tar(top / f"s-{k:02}.tar", {n: d for n, d in members(labels="cls").items() if int(n[0]) // 3 == k})
+    return f"{top}/s-{{00..01}}.tar"
+
+
 class Layout(NamedTuple):
     make: Callable[[Path], Any]
     order: str = "written"  #: of the images: as they are written, sorted by class folder, or as a folder is walked
@@ -93,49 +121,19 @@ LAYOUTS: dict[str, Layout] = {
     "csv": Layout(lambda p: listed(p / "l.csv", p)),
     "csv with a BOM": Layout(lambda p: listed(p / "l.csv", p, encoding="utf-8-sig")),
     "tsv in UTF-16": Layout(lambda p: listed(p / "l.tsv", p, "\t", "utf-16")),
-    "jsonl": Layout(
-        lambda p: write(
-            p / "l.jsonl",
-            "\n".join(json.dumps({"file_name": n, "label": c}) for n, c in zip(paths(p), FRUIT, strict=True)),
-        )
-    ),
+    "jsonl": Layout(lambda p: write(p / "l.jsonl", "\n".join(map(json.dumps, rows(p))))),
     "a list of paths in class folders": Layout(lambda p: write(p / "l.txt", "\n".join(sorted_paths(p))), SORTED),
     "a list in UTF-16": Layout(lambda p: write(p / "l.txt", "\r\n".join(sorted_paths(p)).encode("utf-16")), SORTED),
     "a list with a BOM": Layout(lambda p: write(p / "l.txt", "\r\n".join(sorted_paths(p)).encode("utf-8-sig")), SORTED),
     "table of bytes": Layout(lambda p: table(p / "t.parquet", {"jpg": images(), "class": FRUIT})),
     "table of paths": Layout(lambda p: table(p / "t.parquet", {"path": paths(p), "wnid": FRUIT})),
     "table of paths in class folders": Layout(lambda p: table(p / "t.parquet", {"path": sorted_paths(p)}), SORTED),
-    "string views": Layout(
-        lambda p: table(p / "t.parquet", {"path": pa.array(paths(p), pa.string_view()), "label": FRUIT})
-    ),
-    "dictionaries": Layout(
-        lambda p: table(
-            p / "t.parquet",
-            {"path": pa.array(paths(p)).dictionary_encode(), "label": pa.array(FRUIT).dictionary_encode()},
-        )
-    ),
-    "large binary": Layout(
-        lambda p: table(p / "t.parquet", {"image": pa.array(images(), pa.large_binary()), "labels": FRUIT})
-    ),
-    "binary views": Layout(
-        lambda p: table(p / "t.parquet", {"image": pa.array(images(), pa.binary_view()), "target": FRUIT})
-    ),
-    "Hugging Face": Layout(
-        lambda p: table(
-            p / "t.parquet",
-            {"img": pa.array([{"bytes": b, "path": None} for b in images()], STRUCT), "label": NUMBERS},
-            CLASS_LABEL,
-        )
-    ),
-    "a folder of tables": Layout(
-        lambda p: (
-            [
-                table(p / "d" / f"part-{i}.parquet", {"image": images()[i : i + 3], "label": FRUIT[i : i + 3]})
-                for i in (0, 3)
-            ]
-            and p / "d"
-        )
-    ),
+    "string views": Layout(lambda p: columns_of(p, path=pa.array(paths(p), pa.string_view()), label=FRUIT)),
+    "dictionaries": Layout(lambda p: columns_of(p, path=encoded(paths(p)), label=encoded(FRUIT))),
+    "large binary": Layout(lambda p: columns_of(p, image=pa.array(images(), pa.large_binary()), labels=FRUIT)),
+    "binary views": Layout(lambda p: columns_of(p, image=pa.array(images(), pa.binary_view()), target=FRUIT)),
+    "Hugging Face": Layout(lambda p: columns_of(p, CLASS_LABEL, img=pa.array(structs(), STRUCT), label=NUMBERS)),
+    "a folder of tables": Layout(lambda p: two_tables(p / "d")),
     "tar of class folders": Layout(lambda p: tar(p / "t.tar", members())),
     "tar with a folder around them": Layout(lambda p: tar(p / "t.tar", members("./fruit/"))),
     "tar.gz": Layout(lambda p: tar(p / "t.tar.gz", members(), gzip.compress)),
@@ -145,15 +143,7 @@ LAYOUTS: dict[str, Layout] = {
     "zip": Layout(lambda p: zipped(p / "t.zip", members("fruit/"))),
     "WebDataset, .cls": Layout(lambda p: tar(p / "t.tar", members(labels="cls"))),
     "WebDataset, .json": Layout(lambda p: tar(p / "t.tar", members(labels="json"))),
-    "WebDataset shards": Layout(
-        lambda p: (
-            [
-                tar(p / f"s-{k:02}.tar", {n: d for n, d in members(labels="cls").items() if int(n[0]) // 3 == k})
-                for k in (0, 1)
-            ]
-            and f"{p}/s-{{00..01}}.tar"
-        )
-    ),
+    "WebDataset shards": Layout(lambda p: two_shards(p)),
 }
 
 

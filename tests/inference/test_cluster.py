@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
 import os
 import socket
 import sys
-import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +18,7 @@ from resnext_hub.inference import cluster
 from resnext_hub.inference.bulk import Request, classify_many
 from resnext_hub.inference.cluster import _Actor
 
-from ..support.data_sets import write
+from ..support.data_sets import tar, write
 from ..support.made_runs import TINY, jpeg
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray[data]: the extra 'cluster'")
@@ -62,15 +60,10 @@ print(json.dumps({"images": done.images, "errors": done.errors, "alive": alive, 
 
 
 def make_shards(folder: Path, shards: int, images: int) -> str:
-    folder.mkdir()
     content = [jpeg(i) for i in range(50)]
     for shard in range(shards):
-        with tarfile.open(folder / f"s-{shard:03d}.tar", "w") as archive:
-            for i in range(images):
-                data = content[(shard + i) % 50] if i % 17 else b"broken"
-                member = tarfile.TarInfo(f"{i:04d}.jpg")
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
+        members = {f"{i:04d}.jpg": content[(shard + i) % 50] if i % 17 else b"broken" for i in range(images)}
+        tar(folder / f"s-{shard:03d}.tar", members)
     return str(folder / "s-*.tar")
 
 

@@ -6,7 +6,6 @@ What is killed runs in processes that `dying` forks; the scripts here are what s
 from __future__ import annotations
 
 import functools
-import io
 import itertools
 import json
 import os
@@ -17,15 +16,12 @@ import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from resnext_hub import cli
 from resnext_hub.errors import OutputError
@@ -38,7 +34,7 @@ from resnext_hub.models.manifest import find_checkpoint
 from resnext_hub.processing_utils.labels import read_labels
 
 from ..support import dying
-from ..support.data_sets import write
+from ..support.data_sets import table, tar, write
 from ..support.known_accuracy import class_folders, contender
 from ..support.made_runs import TINY, Double, jpeg, made_predictor, made_run
 
@@ -118,18 +114,13 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 def make_sources(folder: Path, images: int) -> dict[str, list[str]]:
     """The same images in a folder, archives, a list, a table, and all of these one after another; some are broken."""
-    content = [jpeg(i) if i % 17 else b"broken" for i in range(images)]
-    (folder / "images").mkdir(parents=True)
-    for i, data in enumerate(content):
-        (folder / "images" / f"{i:04d}.jpg").write_bytes(data)
+    content = {f"{i:04d}.jpg": jpeg(i) if i % 17 else b"broken" for i in range(images)}
+    for name, data in content.items():
+        write(folder / "images" / name, data)
     for part in range(4):
-        with tarfile.open(folder / f"s-{part}.tar", "w") as archive:
-            for i in range(part, images, 4):
-                member = tarfile.TarInfo(f"{i:04d}.jpg")
-                member.size = len(content[i])
-                archive.addfile(member, io.BytesIO(content[i]))
-    (folder / "list.txt").write_text("\n".join(str(folder / "images" / f"{i:04d}.jpg") for i in range(images + 1)))
-    pq.write_table(pa.table({"image": content}), folder / "t.parquet", row_group_size=10)
+        tar(folder / f"s-{part}.tar", {name: content[name] for name in list(content)[part::4]})
+    write(folder / "list.txt", "\n".join(str(folder / "images" / name) for name in [*content, "missing.jpg"]))
+    table(folder / "t.parquet", {"image": list(content.values())})
     kinds = {"folder": ["images"], "archives": ["s-{0..3}.tar"], "list": ["list.txt"], "table": ["t.parquet"]}
     kinds["all"] = [name for names in kinds.values() for name in names]
     return {kind: [str(folder / name) for name in names] for kind, names in kinds.items()}
