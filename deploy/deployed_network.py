@@ -16,14 +16,6 @@ __all__ = ["DTYPES", "DeployedNetwork", "ResizeAndCrop"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
 
 
-class _Mean(nn.Module):
-    """Global pooling without a flatten, which would query the batch size of the input: TensorRT refuses any operation
-    on uint8 inputs but a cast."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))
-
-
 class ResizeAndCrop(nn.Module):
     """Pixels (N, height, width, 3) of any size -> (N, crop, crop, 3), 0..255, as torchvision's Resize and CenterCrop.
 
@@ -79,7 +71,6 @@ class DeployedNetwork(nn.Module):
         self.dtype = dtype
         self.resize = ResizeAndCrop(preset) if signature.resize else nn.Identity()
         self.body = rewrite(network, preset, lanes) if signature.preprocessing else fold(network, lanes)
-        network.register_module("avgpool", _Mean())
         network.to(dtype)  # the network's own tensors; the mean of the pixels stays float32
         self.eval()
 

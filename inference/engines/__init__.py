@@ -20,7 +20,7 @@ from .building import open_built
 from .built import BuiltEngine
 from .onnxruntime import OnnxRuntimeEngine
 from .openvino import OpenVINOEngine
-from .precision import PRECISIONS, computes_bf16
+from .precision import PRECISIONS, computes_bf16, computes_int8
 from .torch import TorchEngine, device_of
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ log = logging.getLogger("resnext_hub")
 
 BUILT: dict[str, type[BuiltEngine]] = {kind.name: kind for kind in (OnnxRuntimeEngine, OpenVINOEngine)}
 ENGINES = ("auto", TorchEngine.name, *BUILT)
-#: The engine that "auto" takes on a CPU for each precision (docs/performance.md). Without it, PyTorch computes.
-FASTEST: dict[str, type[BuiltEngine]] = {"fp32": OnnxRuntimeEngine, "bf16": OpenVINOEngine, "int8": OnnxRuntimeEngine}
 
 
 def check_engine(engine: str, precision: str = "fp32", calibrated: bool = False) -> None:
@@ -101,7 +99,7 @@ def open_engine(
         raise EngineError("fp16 runs on a GPU only: pass precision='bf16', or 'auto'.")
     elif precision == "bf16" and on_cpu and not computes_bf16():
         log.warning("This processor has no instructions for bf16: fp32 is faster.")
-    kind = BUILT.get(engine) or (FASTEST[precision] if engine == "auto" and on_cpu else None)
+    kind = BUILT.get(engine) or (_fastest(precision) if engine == "auto" and on_cpu else None)
     if precision == "int8" and kind is None:
         raise EngineError("int8 runs on the CPU only: pass device='cpu'.")
     if kind is not None:
@@ -124,6 +122,15 @@ def open_engine(
     if precision == "bf16":
         network = fold(network).bfloat16()
     return TorchEngine(network, checkpoint.preprocessing, device, threads)
+
+
+def _fastest(precision: str) -> type[BuiltEngine]:
+    """Return the engine that "auto" takes on a CPU (docs/performance.md). If it is not installed, PyTorch computes.
+
+    In int8, OpenVINO was measured only on processors with instructions for it.
+    """
+    openvino = precision == "bf16" or (precision == "int8" and computes_int8() and not missing(OpenVINOEngine.needs))
+    return OpenVINOEngine if openvino else OnnxRuntimeEngine
 
 
 def _fastest_precision(engine: str) -> str:

@@ -90,8 +90,11 @@ def open_built(
             broken = folder.stat().st_ino
     if not build:
         return None
-    if lacking := missing(kind.builds_with):
-        raise EngineError(f"Building the engine {kind.name} needs {', '.join(lacking)}: {advice}")
+    quantiser = () if calibration is None else ("onnxruntime",)
+    if lacking := missing((*kind.builds_with, *quantiser)):
+        raise EngineError(
+            f"Building the engine {kind.name} needs {', '.join(lacking)}: pip install {' '.join(lacking)}"
+        )
     about = {"checkpoint": checkpoint.name, "file": path.name, "path": str(path), "sha256": digest}
     about |= {"precision": precision, "calibration": pixels}
     try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...models.manifest import Preprocessing
+from .precision import computes_int8
 
 if TYPE_CHECKING:
     from ...models.resnext import ResNeXt
@@ -20,11 +21,18 @@ if TYPE_CHECKING:
 __all__ = ["export_onnx", "exporters_silenced", "float32_by_default", "instruction_sets"]
 
 
-def export_onnx(network: ResNeXt, preset: Preprocessing, folder: Path, lanes: int | None = None) -> Path:
+def export_onnx(
+    network: ResNeXt,
+    preset: Preprocessing,
+    folder: Path,
+    lanes: int | None = None,
+    calibration: np.ndarray | None = None,
+) -> Path:
     """Write the rewritten network with a free batch size; the weights are in files of their own, as ONNX holds 2 GB.
 
     Args:
         lanes: see `graph.fold`; by default the float32 values in a vector register.
+        calibration: uint8 pixels (N, crop, crop, 3) to quantise the network to int8 with.
     """
     import torch
 
@@ -45,7 +53,12 @@ def export_onnx(network: ResNeXt, preset: Preprocessing, folder: Path, lanes: in
             external_data=True,
             verbose=False,
         )
-    return folder / "model.onnx"
+    if calibration is None:
+        return folder / "model.onnx"
+    from .int8 import quantise
+
+    quantise(folder / "model.onnx", folder / "int8.onnx", calibration, not computes_int8(), external=True)
+    return folder / "int8.onnx"
 
 
 @contextlib.contextmanager

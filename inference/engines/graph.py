@@ -52,8 +52,16 @@ class PixelNetwork(nn.Module):
         return network.fc(features), features
 
 
+class _Mean(nn.Module):
+    """Global pooling without a flatten, which would query the batch size of the input. TensorRT refuses any operation
+    on uint8 inputs but a cast, and torch's exporter writes a gather by computed indices."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
 def fold(network: ResNeXt, lanes: int = 1) -> ResNeXt:
-    """Fold BatchNorm into the convolutions, and merge groups narrower than ``lanes``.
+    """Fold BatchNorm into the convolutions, merge groups narrower than ``lanes``, and pool with one operation.
 
     Changes the network itself, and returns it. Exact in real arithmetic; in float32 the logits change by about 1e-6 of
     their range.
@@ -65,6 +73,7 @@ def fold(network: ResNeXt, lanes: int = 1) -> ResNeXt:
             zeros: more multiplications in less time.
     """
     network.eval().requires_grad_(False)
+    network.register_module("avgpool", _Mean())
     for module in list(network.modules()):
         for i in (1, 2, 3):
             conv, norm = getattr(module, f"conv{i}", None), getattr(module, f"bn{i}", None)

@@ -15,7 +15,6 @@ from ...telemetry import import_quietly
 from .base import Outputs
 from .built import BuiltEngine
 from .export import export_onnx
-from .precision import computes_int8
 
 if TYPE_CHECKING:
     from ...models.resnext import ResNeXt
@@ -48,20 +47,18 @@ class OnnxRuntimeEngine(BuiltEngine):
     def build(
         cls, network: ResNeXt, preset: Preprocessing, folder: Path, precision: str, calibration: np.ndarray | None
     ) -> None:
-        exported = folder / "exported"
-        if calibration is None:
-            model = export_onnx(network, preset, exported)
-        else:
-            from .int8 import lanes_of, quantise
+        lanes = None
+        if calibration is not None:
+            from .int8 import lanes_of
 
-            exact, model = export_onnx(network, preset, exported, lanes_of(network)), exported / "int8.onnx"
-            quantise(exact, model, calibration, reduce_range=not computes_int8(), external=True)
+            lanes = lanes_of(network)
+        exported = export_onnx(network, preset, folder / "exported", lanes, calibration)
         options = import_quietly("onnxruntime").SessionOptions()
         options.optimized_model_filepath = str(folder / "model.onnx")
         for key, value in (("file_name", "model.data"), ("min_size_in_bytes", "1024")):
             options.add_session_config_entry(f"session.optimized_model_external_initializers_{key}", value)
-        _session(model, options)
-        shutil.rmtree(exported)
+        _session(exported, options)
+        shutil.rmtree(exported.parent)
 
 
 def _session(model: Path, options: Any) -> Any:

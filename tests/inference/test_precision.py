@@ -86,12 +86,14 @@ def test_auto_takes_bf16_if_the_processor_has_it(flags: set[str], monkeypatch: p
     assert open_engine(TINY, "torch").precision == "fp32"
 
 
-@onnxruntime
-def test_int8_is_calibrated_and_verified_on_other_images(photos: Path, caplog: Any) -> None:
+@pytest.mark.parametrize(
+    "engine", [pytest.param("onnxruntime", marks=onnxruntime), pytest.param("openvino", marks=[onnxruntime, openvino])]
+)
+def test_int8_is_calibrated_and_verified_on_other_images(engine: str, photos: Path, caplog: Any) -> None:
     caplog.set_level("WARNING")
-    opened = open_engine(TINY, precision="int8", calibration=str(photos))
+    opened = open_engine(TINY, engine, precision="int8", calibration=str(photos))
     assert isinstance(opened, BuiltEngine)
-    assert (opened.name, opened.precision) == ("onnxruntime", "int8")
+    assert (opened.name, opened.precision) == (engine, "int8")
     assert 1e-4 < off(opened, pixels_of(3)) < TOLERANCES["int8"]
     record = json.loads((opened.folder / "engine.json").read_text())
     agreement = record["agreement"]
@@ -100,10 +102,22 @@ def test_int8_is_calibrated_and_verified_on_other_images(photos: Path, caplog: A
     assert f"{agreement['same']} of 3 images" in caplog.text
     assert record["calibration"] == opened.calibration
     caplog.clear()
-    assert open_engine(TINY, precision="int8", calibration=str(photos)).calibration == opened.calibration
+    assert open_engine(TINY, engine, precision="int8", calibration=str(photos)).calibration == opened.calibration
     assert not caplog.records, "it is not built again"
     (photos / "00.png").unlink()
-    assert open_engine(TINY, precision="int8", calibration=str(photos)).calibration != opened.calibration
+    assert open_engine(TINY, engine, precision="int8", calibration=str(photos)).calibration != opened.calibration
+
+
+@onnxruntime
+@openvino
+@pytest.mark.parametrize(("flags", "engine"), [(AVX2, "onnxruntime"), (AVX512, "openvino")])
+def test_auto_takes_openvino_for_int8_only_where_there_are_instructions(
+    flags: set[str], engine: str, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "computes_int8", lambda: computes_int8(flags))
+    assert open_engine(TINY, precision="int8", calibration=str(photos)).name == engine
+    monkeypatch.setattr(engines, "missing", lambda packages: list(packages))
+    assert open_engine(TINY, precision="int8", calibration=str(photos)).name == "onnxruntime"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +125,7 @@ def test_int8_is_calibrated_and_verified_on_other_images(photos: Path, caplog: A
     [
         ({"precision": "fp8"}, "'fp8'.* int8"),
         ({"engine": "onnxruntime", "precision": "bf16"}, "onnxruntime.* bf16.* torch, openvino"),
-        ({"engine": "torch", "precision": "int8", "calibration": "x"}, "torch.* int8.* onnxruntime"),
+        ({"engine": "torch", "precision": "int8", "calibration": "x"}, "torch.* int8.* onnxruntime, openvino"),
         ({"precision": "int8"}, "calibration=SOURCE"),
         ({"calibration": "x"}, "calibration=SOURCE is for int8"),
     ],
@@ -133,7 +147,7 @@ def test_a_table_in_int8_is_calibrated_with_its_own_images(photos: Path, capsys:
     command = ["classify", str(photos), "--variant", "resnext_tiny", "--out", str(out), "--precision"]
     assert cli.main([*command, "int8"]) == 0
     made = json.loads((pq.read_schema(out).metadata or {})[b"resnext_hub"])
-    assert (made["engine"], made["precision"]) == ("onnxruntime", "int8")
+    assert made["precision"] == "int8"
     assert made["calibration"] == open_engine(TINY, precision="int8", calibration=str(photos)).calibration
     assert cli.main([*command, "fp32", "--engine", "torch", "--overwrite"]) == 0
     made = json.loads((pq.read_schema(out).metadata or {})[b"resnext_hub"])
