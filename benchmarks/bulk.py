@@ -1,6 +1,7 @@
 """Compare `classify_many` with common hand-written loops, and with its own upper bound.
 
     python benchmarks/bulk.py [--photos FOLDER] [--images 1000] [--runs 3] [--engine auto] [--variants NAME ...]
+        [--precisions fp32 bf16 int8]
 
 The photos are repeated to so many files in a temporary folder. Compared, from files to the five best classes of each:
 
@@ -10,8 +11,8 @@ The photos are repeated to so many files in a temporary folder. Compared, from f
 
 All have the same random weights (of a torchvision network of the same architecture), and what is counted begins when
 the network is ready. "Limit" is the rate that follows from adding up, per image, the core-seconds of the engine alone
-and of decoding alone, with every core at work; its ratio is the share of it that is reached. Runs of all alternate:
-quote the ratios, not the seconds.
+and of decoding alone, with every core at work; its ratio is the share of it that is reached. The loops are compared with
+ours in the first precision. Runs of all alternate: quote the ratios, not the seconds.
 """
 
 from __future__ import annotations
@@ -109,62 +110,71 @@ def give_weights(variant: str, network: torch.nn.Module, folder: Path) -> None:
     manifest.checkpoints[checkpoint.name] = dataclasses.replace(checkpoint, sources=(source,))
 
 
+class Ours:
+    """The pipeline in one precision. int8 is calibrated with the photos themselves."""
+
+    def __init__(self, variant: str, files: list[Path], folder: Path, precision: str, arguments: argparse.Namespace):
+        how = {"batch": arguments.batch, "engine": arguments.engine, "grade": arguments.grade, "precision": precision}
+        self.request = Request(str(files[0].parent), variant, **how)
+        self.predictor = self.request.predictor(self.request.open_engine())
+        settings = {"make_rows": self.predictor, "batch": arguments.batch, "workers": available_cores()}
+        self.process = functools.partial(process_shards, **settings, commit_seconds=math.inf)
+        self.files, self.out, self.grade = files, folder / "out.parquet", arguments.grade
+        self.preset = self.request.checkpoint.preprocessing
+        crop = self.preset.crop_size
+        self.pixels = np.random.default_rng(0).integers(0, 256, (arguments.batch, crop, crop, 3), np.uint8)
+        self.contents = [file.read_bytes() for file in files[: arguments.sample]]
+        self.name = f"{self.predictor.engine.name}, {precision}"
+        self.alone()  # warm
+
+    def run(self) -> None:
+        done = run(self.out, {}, self.request.shards(Passed()), self.process, overwrite=True)
+        assert (done.images, done.errors) == (len(self.files), 0)
+
+    def alone(self) -> tuple[float, float]:
+        """Seconds per image of the engine and of decoding, each with all cores to itself."""
+        calls = max(1, len(self.contents) // len(self.pixels))
+
+        def compute(i: int) -> None:
+            for _ in range(calls):
+                self.predictor.engine(self.pixels)
+
+        def decode(i: int) -> None:
+            for content in self.contents:
+                load_pixels(content, self.preset, self.grade)
+
+        engine, decoding = core_seconds(compute, calls * len(self.pixels)), core_seconds(decode, len(self.contents))
+        return engine / available_cores(), decoding / available_cores()
+
+
 def compare(variant: str, files: list[Path], folder: Path, arguments: argparse.Namespace) -> None:
     torch.manual_seed(0)
     network = getattr(torchvision.models, NETWORKS[variant])().eval()
     give_weights(variant, network, folder)
-    source = str(files[0].parent)
-    request = Request(source, variant, batch=arguments.batch, engine=arguments.engine, grade=arguments.grade)
-    predictor = request.predictor(request.open_engine())
-    settings = {"make_rows": predictor, "batch": arguments.batch, "workers": available_cores()}
-    process = functools.partial(process_shards, **settings, commit_seconds=math.inf)
-
-    def ours() -> None:
-        done = run(folder / "out.parquet", {}, request.shards(Passed()), process, overwrite=True)
-        assert (done.images, done.errors) == (len(files), 0)
-
-    checkpoint = request.checkpoint
-    preset, crop = checkpoint.preprocessing, checkpoint.preprocessing.crop_size
-    pixels = np.random.default_rng(0).integers(0, 256, (arguments.batch, crop, crop, 3), np.uint8)
-    contents = [file.read_bytes() for file in files[: arguments.sample]]
-    calls = max(1, arguments.sample // arguments.batch)
-
-    def engine_alone() -> float:
-        def compute(i: int) -> None:
-            for _ in range(calls):
-                predictor.engine(pixels)
-
-        return core_seconds(compute, calls * arguments.batch)
-
-    def decoding_alone() -> float:
-        def decode(i: int) -> None:
-            for content in contents:
-                load_pixels(content, preset, arguments.grade)
-
-        return core_seconds(decode, len(contents))
-
-    engine_alone()  # warm
-    decoding_alone()
-
-    def limit() -> float:
-        return (engine_alone() + decoding_alone()) / available_cores()
-
-    ways = {"documented": lambda: documented(network, files), "DataLoader": lambda: with_loader(network, files)}
-    seconds: dict[str, list[float]] = {who: [] for who in (*ways, "ours", "limit")}
+    pipelines = [Ours(variant, files, folder, precision, arguments) for precision in arguments.precisions]
+    loops = {"documented": lambda: documented(network, files), "DataLoader": lambda: with_loader(network, files)}
+    seconds: dict[tuple[str, str], list[float]] = {}  # (row, the pipeline it is compared with)
     for _ in range(arguments.runs):
         torch.set_num_threads(THREADS)  # theirs
-        for who, call in ways.items():
-            seconds[who].append(timed(call) / len(files))
-        torch.set_num_threads(predictor.engine.threads or THREADS)
-        before = limit()  # on both sides of ours: a machine that is shared changes its speed within a minute
-        seconds["ours"].append(timed(ours) / len(files))
-        seconds["limit"].append((before + limit()) / 2)
-    print(f"\n| {variant}, {predictor.engine.name} | images/s | ours / this, median of the runs | of each run |")
+        for loop, call in loops.items():
+            seconds.setdefault((loop, pipelines[0].name), []).append(timed(call) / len(files))
+        for ours in pipelines:
+            torch.set_num_threads(ours.predictor.engine.threads or THREADS)
+            before = ours.alone()  # on both sides: a machine that is shared changes its speed within a minute
+            took = timed(ours.run) / len(files)
+            engine, decoding = np.mean([before, ours.alone()], 0).tolist()
+            figures = {"ours": took, "limit": engine + decoding, "engine alone": engine, "decoding alone": decoding}
+            for row, value in figures.items():
+                seconds.setdefault((row, ours.name), []).append(value)
+    print(f"\n| {variant} | images/s | ours / this, median of the runs | of each run |")
     print("|---|--:|--:|---|")
-    for who, values in seconds.items():
-        ratios = [value / our for value, our in zip(values, seconds["ours"], strict=True)]
+    for (row, name), values in seconds.items():
+        ratios = [value / our for value, our in zip(values, seconds["ours", name], strict=True)]
         each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-        print(f"| {who} | {1 / statistics.median(values):.1f} | {statistics.median(ratios):.2f} | {each} |", flush=True)
+        title = row if row in loops else f"{row} ({name})"
+        print(
+            f"| {title} | {1 / statistics.median(values):.1f} | {statistics.median(ratios):.2f} | {each} |", flush=True
+        )
 
 
 def timed(call: Callable[[], None]) -> float:
@@ -198,6 +208,7 @@ def main() -> None:
         choices=list(NETWORKS),
         help="networks to measure (default: all)",
     )
+    parser.add_argument("--precisions", nargs="*", default=["fp32"], help="of ours (default: %(default)s)")
     arguments = parser.parse_args()
     photos = sorted(arguments.photos.glob("*.jpg"))
     with tempfile.TemporaryDirectory() as name:

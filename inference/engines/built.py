@@ -87,11 +87,12 @@ class BuiltEngine(Engine):
 
     def __call__(self, pixels: np.ndarray) -> Outputs:
         count = len(pixels)
-        if self._pool is None or count < self._cores:
+        if count < max(2, self._cores):
             return self._runner(self._cores)(pixels)
         portion = min(self.portion, -(-count // self._cores))
         parts = [pixels[i : i + portion] for i in range(0, count, portion)]
-        results = list(self._pool.map(self._runner(1), parts))
+        apply = map if self._pool is None else self._pool.map
+        results = list(apply(self._runner(1), parts))
         return np.concatenate([logits for logits, _ in results]), np.concatenate([features for _, features in results])
 
     def __getstate__(self) -> dict[str, Any]:
