@@ -11,8 +11,8 @@ The photos are repeated to so many files in a temporary folder. Compared, from f
 
 All have the same random weights (of a torchvision network of the same architecture), and what is counted begins when
 the network is ready. "Limit" is the rate that follows from adding up, per image, the core-seconds of the engine alone
-and of decoding alone, with every core at work; its ratio is the share of it that is reached. The loops are compared with
-ours in the first precision. Runs of all alternate: quote the ratios, not the seconds.
+and of decoding alone, with every core at work; its ratio is the share of it that is reached. The loops are compared
+with ours in the first precision. Runs of all alternate: quote the ratios, not the seconds.
 """
 
 from __future__ import annotations
