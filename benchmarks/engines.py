@@ -147,7 +147,7 @@ def peer(way: str, network: str, folder: Path) -> Any:
 def _queue(openvino: Any, model: Path, images: dict[int, np.ndarray]) -> Any:
     compiled = openvino.compile_model(str(model), "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
     queue, logits = openvino.AsyncInferQueue(compiled), {}
-    queue.set_callback(lambda request, i: logits.update({i: request.results[0].copy()}))
+    queue.set_callback(lambda request, i: logits.update({i: request.get_output_tensor(0).data.copy()}))
 
     def run(b: int) -> np.ndarray:
         for i in range(b):
