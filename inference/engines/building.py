@@ -101,7 +101,16 @@ def open_built(
         _build(checkpoint, kind, folder, store, about, broken, calibration)
         return kind(folder, threads)
     except Exception as error:  # no room, no compiler, a library that is broken itself: "auto" has another way
+        if _is_interrupt(error):
+            raise KeyboardInterrupt from error
         raise EngineError(f"The engine {kind.name} could not be built in {folder.parent}: {error}") from error
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Return True if Ctrl-C is behind an exception: exporters wrap it in one of their own."""
+    return error is not None and (
+        isinstance(error, KeyboardInterrupt) or _is_interrupt(error.__cause__) or _is_interrupt(error.__context__)
+    )
 
 
 def _key(

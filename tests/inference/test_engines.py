@@ -256,6 +256,22 @@ def test_a_build_that_fails_or_is_killed(built_once: Path, quick: None, home: Pa
 
 
 @installed
+def test_a_build_that_is_interrupted_does_not_fall_back_to_torch(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's ONNX exporter wraps Ctrl-C in an exception of its own."""
+
+    def interrupted(*args: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise RuntimeError("failed to export") from error
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "build", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        open_engine(TINY)
+    assert list(home.iterdir()) == []
+
+
+@installed
 def test_a_broken_engine_is_built_again(built: Path, quick: None, caplog: Any) -> None:
     os.utime(built / "engine.json", (0, 0))
     open_engine(TINY, "onnxruntime")
