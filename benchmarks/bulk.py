@@ -1,7 +1,7 @@
 """Compare `classify_many` with common hand-written loops, and with its own upper bound.
 
     python benchmarks/bulk.py [--photos FOLDER] [--images 1000] [--runs 3] [--engine auto] [--variants NAME ...]
-        [--precisions fp32 bf16 int8]
+        [--precisions fp32 bf16 int8] [--loops documented DataLoader]
 
 The photos are repeated to so many files in a temporary folder. Compared, from files to the five best classes of each:
 
@@ -156,8 +156,8 @@ def compare(variant: str, files: list[Path], folder: Path, arguments: argparse.N
     seconds: dict[tuple[str, str], list[float]] = {}  # (row, the pipeline it is compared with)
     for _ in range(arguments.runs):
         torch.set_num_threads(THREADS)  # theirs
-        for loop, call in loops.items():
-            seconds.setdefault((loop, pipelines[0].name), []).append(timed(call) / len(files))
+        for loop in arguments.loops:
+            seconds.setdefault((loop, pipelines[0].name), []).append(timed(loops[loop]) / len(files))
         for ours in pipelines:
             torch.set_num_threads(ours.predictor.engine.threads or THREADS)
             before = ours.alone()  # on both sides: a machine that is shared changes its speed within a minute
@@ -208,6 +208,8 @@ def main() -> None:
         choices=list(NETWORKS),
         help="networks to measure (default: all)",
     )
+    loops = ["documented", "DataLoader"]
+    parser.add_argument("--loops", nargs="*", default=loops, choices=loops, help="loops to compare with (default: all)")
     parser.add_argument("--precisions", nargs="*", default=["fp32"], help="of ours (default: %(default)s)")
     arguments = parser.parse_args()
     photos = sorted(arguments.photos.glob("*.jpg"))
