@@ -68,7 +68,8 @@ def open_engine(
     """Open the engine of a checkpoint, and build it first if it has not been built on this machine.
 
     Args:
-        engine: one of `ENGINES`; "auto" takes PyTorch on a GPU, and on a CPU ONNX Runtime if it is installed.
+        engine: one of `ENGINES`; "auto" takes PyTorch on a GPU, and on a CPU ONNX Runtime or, for bf16 and int8,
+            OpenVINO, if they are installed.
         device: where to run; by default the GPU if there is one. Engines other than "torch" run on the CPU.
         threads: processor cores for one call; all by default. With 1, several threads should call the engine.
         progress: show a bar while weights are downloaded.
