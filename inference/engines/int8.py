@@ -4,8 +4,7 @@ The result is in ONNX Runtime's QDQ form: signed weights with one scale per outp
 one scale per tensor. The range of an activation is the mean of the smallest and of the largest values in each batch of
 calibration images, so that one unusual image does not coarsen the steps of all others. The stem and the first block
 are not quantised: they are narrow, half of the error would come from them, and OpenVINO 2026.4 computes wrong logits
-if the stem is quantised. docs/decisions.md lists the alternatives that
-were measured.
+if the stem is quantised. docs/decisions.md lists the alternatives that were measured.
 """
 
 from __future__ import annotations
@@ -28,8 +27,9 @@ quantization = import_quietly("onnxruntime.quantization")
 BATCH = 16  # calibration images per batch
 # Convolutions, sums and the head; normalisation, softmax and top-k stay float32.
 QUANTISED = ["Conv", "Gemm", "Add", "Mul", "Relu", "MaxPool", "ReduceMean"]
-# ONNX Runtime's integer kernels gain even more from wide groups than float32 ones (ResNeXt-50 32x4d: 2.3 times as fast as
-# fp32; 1.5 times without merging). Groups are merged up to this many channels while the weights grow by a twentieth at most.
+# ONNX Runtime's integer kernels gain even more from wide groups than float32 ones (ResNeXt-50 32x4d: 2.3 times as fast
+# as fp32; 1.5 times without merging); OpenVINO's lose. Groups are merged up to this many channels while the weights
+# grow by a twentieth at most.
 LANES, GROWTH = (64, 32, 16), 1.05
 PRE_PROCESSED = {"onnx.quant.pre_process": "onnxruntime.quant"}  # true: BatchNorm is folded and shapes are known
 
