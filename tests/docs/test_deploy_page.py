@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import subprocess
@@ -53,14 +54,17 @@ def test_the_calls_from_python_run(here: Path) -> None:
         exec(block.replace("resnext50_32x4d_swsl", "resnext_tiny"), {})
 
 
+@functools.cache
+def help_of(script: str, *subcommand: str) -> str:
+    command = [sys.executable, ROOT / script, *subcommand, "--help"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def test_files_and_options_of_the_other_commands_exist() -> None:
-    others = [words for words in LINES if words[0] != "resnext-hub"]
-    for words in others:
+    for words in (words for words in LINES if words[0] != "resnext-hub"):
         for word in words:
             if re.fullmatch(r"(deploy|benchmarks)/\S+\.\w+", word):
                 assert (ROOT / word).is_file(), word
         if words[:1] == ["python"] and words[1].startswith("benchmarks/"):
-            command = [sys.executable, ROOT / words[1], "--help", *(w for w in words if w in ("accuracy", "speed"))]
-            known = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            if "{" not in known:  # no subcommands
-                assert [w for w in words if w.startswith("--") and w not in known] == []
+            known = help_of(words[1], *(word for word in words if word in ("accuracy", "speed")))
+            assert [word for word in words if word.startswith("--") and word not in known] == []

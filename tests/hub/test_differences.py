@@ -11,9 +11,8 @@ import torch
 from resnext_hub import hubconf
 from resnext_hub.models.checkpoints import normalise_keys
 from resnext_hub.models.resnext import Bottleneck, ResNeXt
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import ResNet
-from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.resnet import Bottleneck as TheirBottleneck
 
 from ..conftest import randomise
@@ -96,18 +95,6 @@ def less_stride(network: Any) -> nn.Module:
     return backbone
 
 
-def getter(network: Any) -> nn.Module:
-    class Last(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = IntermediateLayerGetter(network, {"layer2": "a", "layer4": "b"})
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.body(x)["b"]
-
-    return Last()
-
-
 def gray(network: Any) -> nn.Module:
     weight = network.conv1.weight.mean(dim=1, keepdim=True)
     network.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
@@ -128,9 +115,7 @@ def frozen(network: Any) -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize(
-    "change", [children, identity, less_stride, getter, gray, parallel, frozen], ids=lambda f: f.__name__
-)
+@pytest.mark.parametrize("change", [children, identity, less_stride, gray, parallel, frozen], ids=lambda f: f.__name__)
 def test_code_around_a_network_gives_the_same_numbers(change: Callable[[Any], nn.Module]) -> None:
     layers, shape = (1, 1, 1, 1), {"groups": 2, "width_per_group": 32}
     networks: list[Any] = []

@@ -415,7 +415,7 @@ def test_tensors_that_do_not_fit_are_named() -> None:
         assert message.startswith("mine.pth does not fit the network: ")
         assert message.endswith(words)
         assert len(message) < 400
-    with pytest.raises(CheckpointError, match="^the checkpoint does not fit the network: Missing key"):
+    with pytest.raises(CheckpointError, match="^the checkpoint .*Missing key"):
         load_into(network, {})
     for bias in (torch.ones(3).half(), torch.ones(3).double()):
         load_into(network, good | {"0.bias": bias, "1.num_batches_tracked": torch.tensor(3, dtype=torch.int8)})

@@ -169,7 +169,7 @@ def test_a_flipped_bit_is_found(server: FaultyServer) -> None:
     path, _ = local_file(checkpoint, progress=False)
     before = path.stat()
     path.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
-    with pytest.raises(CheckpointError, match=r"is not the published file.*Delete it and load again"):
+    with pytest.raises(CheckpointError, match="is not the published file"):
         local_file(checkpoint, progress=False)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # rot on the disk: the state is as it was
     local_file(checkpoint, progress=False)
@@ -184,7 +184,7 @@ def test_a_file_without_a_published_hash_must_stay_as_it_was(server: FaultyServe
     local_file(checkpoint, progress=False)
     assert caplog.text.count("unverified") == 1
     path.write_bytes(b"another")
-    with pytest.raises(CheckpointError, match=rf"has changed.* {DIGEST} and is now [0-9a-f]{{64}}"):
+    with pytest.raises(CheckpointError, match=rf"{DIGEST} .*[0-9a-f]{{64}}"):
         local_file(checkpoint, progress=False)
 
 

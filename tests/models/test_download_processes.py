@@ -265,7 +265,7 @@ def test_a_disk_that_is_full_at_any_stage(
     monkeypatch.setenv("TORCH_HOME", str(disk))
     server.always = "good" if announced else "unannounced"
     if share < 1:
-        with pytest.raises(CheckpointError, match="The disk with .* (is full|has [0-9,]+ bytes left)"):
+        with pytest.raises(CheckpointError, match="is full|bytes left"):
             load(checkpoint, progress=False)
         assert left(folder) == []
     else:

@@ -586,5 +586,5 @@ def test_a_file_of_another_length_is_not_hashed(path: Path, monkeypatch: pytest.
     path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT[:-1])
     monkeypatch.setattr(store, "sha256", lambda path: pytest.fail("read for nothing"))
-    with pytest.raises(CheckpointError, match=rf"^{path} has 1,899 bytes, expected 1,900"):
+    with pytest.raises(CheckpointError, match=rf"^{path} .*1,899.* 1,900"):
         Store().verify(path, SOURCE)

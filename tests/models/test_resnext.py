@@ -205,7 +205,7 @@ def test_gradient_checkpointing_counts_nothing_where_training_would_not() -> Non
 
 
 def test_a_compiled_network_may_have_checkpointing_on() -> None:
-    network = build(dataclasses.replace(SMALL, layers=(1, 1, 1, 1)), 10)
+    network = build(dataclasses.replace(SMALL_BASIC, layers=(1, 1, 1, 1)), 10)
     expected = copy.deepcopy(network)
     network.set_grad_checkpointing()
     x = torch.randn(4, 3, 64, 64)

@@ -149,7 +149,7 @@ def test_malformed_urls_are_not_looked_up(url: str, allow_private: bool) -> None
         raise AssertionError(f"looked {host!r} up")
 
     recorder = Recorder([])
-    with pytest.raises(FetchError, match="not a well-formed URL|contains a user name"):
+    with pytest.raises(FetchError, match="well-formed|user name"):
         fetch(url, resolver=resolver, connector=recorder, allow_private=allow_private)
     assert recorder.addresses == []
 
@@ -208,7 +208,7 @@ def test_a_name_that_becomes_private_between_two_requests(hop: str) -> None:
     """Rebinding: each request has one lookup, which is checked, and the connection goes to what was checked."""
     answers = [[PUBLIC], ["169.254.169.254"], [PUBLIC]]
     peer = Peer([f"HTTP/1.1 302 Found\r\nLocation: {hop}\r\nContent-Length: 0\r\n\r\n".encode()])
-    with pytest.raises(FetchError, match=r"is at 169\.254\.169\.254, which is not a public address"):
+    with pytest.raises(FetchError, match=r"169\.254\.169\.254"):
         fetch("http://photos.example.org/a.jpg", resolver=lambda h, p: answers.pop(0), connector=peer)
     peer.close()
     assert peer.addresses == [PUBLIC]

@@ -124,10 +124,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "JPEG, 400 segments of EXIF": (lambda: segments(400), "header"),
     "MPO of 65535 x 65535": (lambda: resized("two.mpo", b"\xff\xc0", 5, ">HH", 65535, 65535), "pixels"),
     "GIF, screen of 65535 x 65535": (lambda: resized("P.gif", b"GIF", 6, "<HH", 65535, 65535), "pixels"),
-    "GIF, frame of 65535 x 65535": (
-        lambda: resized("P.gif", b"\x2c\0\0\0\0", 5, "<HH", 65535, 65535),
-        "pixels",
-    ),
+    "GIF, frame of 65535 x 65535": (lambda: resized("P.gif", b"\x2c\0\0\0\0", 5, "<HH", 65535, 65535), "pixels"),
     "GIF, 600 000 extensions": (
         lambda: SEEDS["L.gif"][:13] + bytes(768) + b"!\1\0" * 600_000,
         "pieces|corrupt|Not an image",

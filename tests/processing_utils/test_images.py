@@ -120,33 +120,30 @@ def png(kind: int, depth: int, samples: list[list[int]], key: bytes = b"", palet
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
-@pytest.mark.parametrize("kind", ["gray", "RGB", "palette", "gray and alpha", "RGB and alpha"])
-def test_transparency_in_every_png(kind: str, depth: int) -> None:
-    top, white = 2**depth - 1, [255, 255, 255]
-    if kind == "gray":
-        values = sorted({0, 1, top // 2, top})
-        for key in values:
-            expected = [white if value == key else [round(value * 255 / top)] * 3 for value in values]
-            got = open_image(png(0, depth, [[value] for value in values], struct.pack(">H", key)))
-            assert np.asarray(got)[0].tolist() == expected
-    elif kind == "palette":
-        if depth < 16:
-            got = open_image(png(3, depth, [[0], [1], [0]], b"\x80\xff", bytes([0, 0, 0, 200, 10, 10])))
-            assert np.asarray(got)[0].tolist() == [[127] * 3, [200, 10, 10], [127] * 3]
-    elif depth >= 8:
+def test_transparency_in_every_png(depth: int) -> None:
+    """Gray, palette, RGB, gray and alpha, RGB and alpha: what PNG numbers 0, 3, 2, 4 and 6."""
+
+    def shown(kind: int, samples: list[list[int]], *more: bytes) -> Any:
+        return np.asarray(open_image(png(kind, depth, samples, *more)))[0].tolist()
+
+    top, white = 2**depth - 1, [255] * 3
+    grays = sorted({0, 1, top // 2, top})
+    for key in grays:
+        expected = [white if value == key else [round(value * 255 / top)] * 3 for value in grays]
+        assert shown(0, [[value] for value in grays], struct.pack(">H", key)) == expected
+    if depth < 16:
+        palette = bytes([0, 0, 0, 200, 10, 10])
+        assert shown(3, [[0], [1], [0]], b"\x80\xff", palette) == [[127] * 3, [200, 10, 10], [127] * 3]
+    if depth >= 8:
         unit = top // 255
         colours = [[20 * unit, 30 * unit, 40 * unit], [0, 0, 0], [top, 0, 0]]
-        if kind == "RGB":
-            for key in colours:
-                expected = [white if colour == key else [value // unit for value in colour] for colour in colours]
-                assert np.asarray(open_image(png(2, depth, colours, struct.pack(">HHH", *key))))[0].tolist() == expected
-        for alpha, share in ((0, 0), (top, 1)):
-            samples = [[colour[0], alpha] if kind == "gray and alpha" else [*colour, alpha] for colour in colours]
-            shown = [[c[0]] * 3 if kind == "gray and alpha" else c for c in colours]
-            expected = [[value // unit for value in colour] if share else white for colour in shown]
-            if kind != "RGB":
-                got = open_image(png(4 if kind == "gray and alpha" else 6, depth, samples))
-                assert np.asarray(got)[0].tolist() == expected
+        of_8_bits = [[value // unit for value in colour] for colour in colours]
+        for key in colours:
+            expected = [white if a == key else b for a, b in zip(colours, of_8_bits, strict=True)]
+            assert shown(2, colours, struct.pack(">HHH", *key)) == expected
+        for alpha in (0, top):
+            assert shown(4, [[c[0], alpha] for c in colours]) == [[c[0]] * 3 if alpha else white for c in of_8_bits]
+            assert shown(6, [[*c, alpha] for c in colours]) == [c if alpha else white for c in of_8_bits]
 
 
 # Of these modes Pillow writes the transparency into these formats.
@@ -242,9 +239,9 @@ def test_memory_decides_how_many_pixels_are_taken(data: bytes, taken: bool) -> N
         if taken:
             assert images.decode(data, lambda image: image.width * image.height) > 100e6
         else:
-            with pytest.raises(ImageError, match="more than the [0-9,]+ allowed .for 2 GiB"):
+            with pytest.raises(ImageError, match="2 GiB"):
                 images.decode(data, lambda image: None)
-        with pytest.raises(ImageError, match="pixels, more than the 1,000,000 allowed"):
+        with pytest.raises(ImageError, match="1,000,000"):
             images.decode(data, lambda image: None, max_pixels=1_000_000)
 
 

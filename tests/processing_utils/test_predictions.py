@@ -54,7 +54,7 @@ def test_pick_n_best_is_nvidias(n: int, dtype: torch.dtype, capsys: Any) -> None
 
 def test_logits_are_not_taken_for_probabilities() -> None:
     logits = torch.randn(2, 1000) * 5
-    with pytest.raises(ValueError, match=r"not probabilities.*logits.*from_logits=True.*softmax\(output, dim=1\)"):
+    with pytest.raises(ValueError, match="from_logits=True"):
         pick_n_best(logits)
     assert pick_n_best(logits, from_logits=True) == pick_n_best(logits.softmax(1))
     huge = top_predictions(torch.tensor([[1e4, -1e4]]), 1, from_logits=True, labels=["a", "b"])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image
 from resnext_hub.errors import ImageError
 from resnext_hub.models.manifest import Preprocessing, default_manifest
 from resnext_hub.processing_utils import jpeg, open_image, preprocess
@@ -217,7 +217,7 @@ def test_broken_and_oversized_files_are_refused_in_the_same_words(grade: str, in
         with pytest.raises(ImageError) as got:
             load_pixels(bad, IMAGENET, grade)
         assert str(got.value) == str(expected.value)
-    with pytest.raises(ImageError, match="1500 x 1400 pixels, more than the 1,000"):
+    with pytest.raises(ImageError, match="1500 x 1400 .* 1,000"):
         load_pixels(data, IMAGENET, grade, max_pixels=1000)
     with pytest.raises(ImageError, match="more than the 100 bytes"):
         load_pixels(data, IMAGENET, grade, max_bytes=100)
@@ -309,15 +309,8 @@ def test_how_long_and_thin_an_image_may_be() -> None:
     longest = module.MAX_RESIZED // IMAGENET.resize_size**2
     assert module._window((1, longest), IMAGENET).scaled == (256, 256 * longest)
     for size in ((1, longest + 1), (longest + 1, 1)):
-        with pytest.raises(ImageError, match=rf"{size[0]} x {size[1]} pixels\) is too long .* 256"):
+        with pytest.raises(ImageError, match=rf"{size[0]} x {size[1]} .* 256"):
             module._window(size, IMAGENET)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_upright_is_pillows(orientation: int) -> None:
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8))
-    image.getexif()[0x0112] = orientation
-    assert np.array_equal(module._upright(np.asarray(image), orientation), ImageOps.exif_transpose(image))
 
 
 @pytest.mark.parametrize("half", [False, True])
