@@ -34,27 +34,19 @@ def test_every_notebook_is_one_of_a_pair() -> None:
 
 
 @each
-def test_pairs_say_the_same(script: Path) -> None:
+def test_a_notebook_is_its_script_with_outputs(execute: Any, script: Path) -> None:
     """Else: make notebooks-write."""
     source, notebook = jupytext.read(script), notebook_of(script)
     assert [(c.cell_type, c.source) for c in notebook.cells] == [(c.cell_type, c.source) for c in source.cells]
-
-
-@each
-def test_outputs_are_there_and_small(script: Path) -> None:
-    notebook = notebook_of(script)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
     assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert any(execute.figures(cell) for cell in cells), "figures to compare"
     assert script.with_suffix(".ipynb").stat().st_size < 1_000_000
-
-
-@each
-def test_says_where_to_open_it(script: Path) -> None:
-    text = script.read_text(encoding="utf-8")
-    assert f"colab.research.google.com/github/org/resnext-hub/blob/main/notebooks/{script.stem}.ipynb" in text
+    colab = f"colab.research.google.com/github/org/resnext-hub/blob/main/notebooks/{script.stem}.ipynb"
+    assert colab in script.read_text(encoding="utf-8")
 
 
 @each
@@ -115,11 +107,6 @@ def test_another_figure_is_a_difference(execute: Any, stored: str, shown: str) -
 )
 def test_times_names_and_rounding_are_not(execute: Any, stored: str, shown: str) -> None:
     assert execute.differences(cells(stored), cells(shown)) == []
-
-
-@each
-def test_there_are_figures_to_compare(execute: Any, script: Path) -> None:
-    assert [figure for cell in notebook_of(script).cells for figure in execute.figures(cell)]
 
 
 def test_every_model_page_has_a_notebook() -> None:
