@@ -361,14 +361,6 @@ def test_tensors_that_share_memory_are_copied_into_the_network() -> None:
     assert all(value.is_contiguous() for value in network.parameters())
 
 
-def test_strides_are_those_of_a_new_network() -> None:
-    network = torch.nn.Conv2d(4, 8, 3)
-    load_into(network, {key: t.to(memory_format=torch.channels_last) if t.ndim == 4 else t
-                        for key, t in network.state_dict().items()})  # fmt: skip
-    assert network.weight.is_contiguous()
-    assert network.weight.view(-1).shape == (8 * 4 * 9,)
-
-
 def test_weights_go_to_the_default_device() -> None:
     network = torch.nn.Linear(2, 3)
     with torch.device("meta"):
