@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EXIT_OK, EXIT_WEIGHTS, CheckpointError
@@ -124,7 +125,8 @@ def _verify(arguments: argparse.Namespace, manifest: Manifest) -> int:
 
 def _remove(arguments: argparse.Namespace, manifest: Manifest) -> int:
     """Remove what was made for a variant; what is part of this repository stays."""
-    checkpoints = [find_checkpoint(variant) for variant in arguments.variants]
+    trained = [variant for variant in arguments.variants if Path(variant).is_dir()]
+    checkpoints = [find_checkpoint(v) if v in trained else manifest.resolve(v) for v in arguments.variants]
     entries = [entry for entry in _entries(manifest) if entry.checkpoint in checkpoints]
     for entry in entries:
         entry.remove()
