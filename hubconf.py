@@ -23,6 +23,10 @@ def _module(name):
         return _import_module(f".{name}", package)
 
 
+def _models():
+    return _module("models.entrypoints")
+
+
 # Begin: written by maintenance/write_hubconf.py from weights_manifest.json. Do not edit.
 
 
@@ -30,6 +34,8 @@ def resnext101_32x8d_wsl(progress=True, *, pretrained=True, num_classes=1000, **
     """ResNeXt-101 32x8d (ResNeXt WSL).
 
     - Architecture: ResNeXt-101 32x8d, 88,791,336 parameters, 16.414 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: 940 million public Instagram images labelled by 1.5K hashtags (weak supervision), then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 82.2 / 96.4 (published), 82.72 / 96.624 (measured by timm's authors).
     - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
@@ -43,26 +49,19 @@ def resnext101_32x8d_wsl(progress=True, *, pretrained=True, num_classes=1000, **
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x8d_wsl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook_network(
-        "resnext101_32x8d_wsl", progress, pretrained, num_classes, network_options
-    )
+    return _models().facebook_network("resnext101_32x8d_wsl", progress, pretrained, num_classes, network_options)
 
 
 def resnext101_32x16d_wsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
     """ResNeXt-101 32x16d (ResNeXt WSL).
 
     - Architecture: ResNeXt-101 32x16d, 194,026,792 parameters, 36.163 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: 940 million public Instagram images labelled by 1.5K hashtags (weak supervision), then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 84.2 / 97.2 (published), 84.166 / 97.192 (measured by timm's authors).
     - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
@@ -77,26 +76,19 @@ def resnext101_32x16d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x16d_wsl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook_network(
-        "resnext101_32x16d_wsl", progress, pretrained, num_classes, network_options
-    )
+    return _models().facebook_network("resnext101_32x16d_wsl", progress, pretrained, num_classes, network_options)
 
 
 def resnext101_32x32d_wsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
     """ResNeXt-101 32x32d (ResNeXt WSL).
 
     - Architecture: ResNeXt-101 32x32d, 468,530,472 parameters, 87.107 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: 940 million public Instagram images labelled by 1.5K hashtags (weak supervision), then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 85.1 / 97.5 (published), 85.09 / 97.442 (measured by timm's authors).
     - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
@@ -112,26 +104,19 @@ def resnext101_32x32d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x32d_wsl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook_network(
-        "resnext101_32x32d_wsl", progress, pretrained, num_classes, network_options
-    )
+    return _models().facebook_network("resnext101_32x32d_wsl", progress, pretrained, num_classes, network_options)
 
 
 def resnext101_32x48d_wsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
     """ResNeXt-101 32x48d (ResNeXt WSL).
 
     - Architecture: ResNeXt-101 32x48d, 828,411,176 parameters, 153.31 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: 940 million public Instagram images labelled by 1.5K hashtags (weak supervision), then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 85.4 / 97.6 (published), 85.436 / 97.576 (measured by timm's authors).
     - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
@@ -148,26 +133,19 @@ def resnext101_32x48d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x48d_wsl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook_network(
-        "resnext101_32x48d_wsl", progress, pretrained, num_classes, network_options
-    )
+    return _models().facebook_network("resnext101_32x48d_wsl", progress, pretrained, num_classes, network_options)
 
 
 def resnet18_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
     """ResNet-18 (Semi-supervised ResNe(X)t).
 
     - Architecture: ResNet-18, 11,689,512 parameters, 1.814 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: a subset of YFCC100M without labels, selected by a teacher trained on ImageNet-1k, then
       ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 72.8 / 91.5 (published), 72.636 / 91.416 (measured by timm's authors).
@@ -183,26 +161,19 @@ def resnet18_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "resnet18_ssl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook_network(
-        "resnet18_ssl", progress, pretrained, num_classes, network_options
-    )
+    return _models().facebook_network("resnet18_ssl", progress, pretrained, num_classes, network_options)
 
 
 def resnet50_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
     """ResNet-50 (Semi-supervised ResNe(X)t).
 
     - Architecture: ResNet-50, 25,557,032 parameters, 4.089 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: a subset of YFCC100M without labels, selected by a teacher trained on ImageNet-1k, then
       ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 79.3 / 94.9 (published), 79.252 / 94.826 (measured by timm's authors).
@@ -217,26 +188,19 @@ def resnet50_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "resnet50_ssl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook_network(
-        "resnet50_ssl", progress, pretrained, num_classes, network_options
-    )
+    return _models().facebook_network("resnet50_ssl", progress, pretrained, num_classes, network_options)
 
 
 def resnext50_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
     """ResNeXt-50 32x4d (Semi-supervised ResNe(X)t).
 
     - Architecture: ResNeXt-50 32x4d, 25,028,904 parameters, 4.23 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: a subset of YFCC100M without labels, selected by a teacher trained on ImageNet-1k, then
       ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 80.3 / 95.4 (published), 80.316 / 95.386 (measured by timm's authors).
@@ -250,26 +214,19 @@ def resnext50_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **n
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "resnext50_32x4d_ssl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook_network(
-        "resnext50_32x4d_ssl", progress, pretrained, num_classes, network_options
-    )
+    return _models().facebook_network("resnext50_32x4d_ssl", progress, pretrained, num_classes, network_options)
 
 
 def resnext101_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
     """ResNeXt-101 32x4d (Semi-supervised ResNe(X)t).
 
     - Architecture: ResNeXt-101 32x4d, 44,177,704 parameters, 7.97 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: a subset of YFCC100M without labels, selected by a teacher trained on ImageNet-1k, then
       ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 81.0 / 95.7 (published), 80.936 / 95.732 (measured by timm's authors).
@@ -283,26 +240,19 @@ def resnext101_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x4d_ssl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook_network(
-        "resnext101_32x4d_ssl", progress, pretrained, num_classes, network_options
-    )
+    return _models().facebook_network("resnext101_32x4d_ssl", progress, pretrained, num_classes, network_options)
 
 
 def resnext101_32x8d_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
     """ResNeXt-101 32x8d (Semi-supervised ResNe(X)t).
 
     - Architecture: ResNeXt-101 32x8d, 88,791,336 parameters, 16.414 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: a subset of YFCC100M without labels, selected by a teacher trained on ImageNet-1k, then
       ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 81.7 / 96.1 (published), 81.62 / 96.036 (measured by timm's authors).
@@ -316,26 +266,19 @@ def resnext101_32x8d_ssl(progress=True, *, pretrained=True, num_classes=1000, **
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x8d_ssl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook_network(
-        "resnext101_32x8d_ssl", progress, pretrained, num_classes, network_options
-    )
+    return _models().facebook_network("resnext101_32x8d_ssl", progress, pretrained, num_classes, network_options)
 
 
 def resnext101_32x16d_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
     """ResNeXt-101 32x16d (Semi-supervised ResNe(X)t).
 
     - Architecture: ResNeXt-101 32x16d, 194,026,792 parameters, 36.163 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: a subset of YFCC100M without labels, selected by a teacher trained on ImageNet-1k, then
       ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 81.9 / 96.2 (published), 81.856 / 96.084 (measured by timm's authors).
@@ -349,26 +292,19 @@ def resnext101_32x16d_ssl(progress=True, *, pretrained=True, num_classes=1000, *
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x16d_ssl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook_network(
-        "resnext101_32x16d_ssl", progress, pretrained, num_classes, network_options
-    )
+    return _models().facebook_network("resnext101_32x16d_ssl", progress, pretrained, num_classes, network_options)
 
 
 def resnet18_swsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
     """ResNet-18 (Semi-weakly supervised ResNe(X)t).
 
     - Architecture: ResNet-18, 11,689,512 parameters, 1.814 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: 64 million of 940 million public Instagram images, selected by a teacher trained on their hashtags,
       then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 73.4 / 91.9 (published), 73.286 / 91.754 (measured by timm's authors).
@@ -384,26 +320,19 @@ def resnet18_swsl(progress=True, *, pretrained=True, num_classes=1000, **network
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "resnet18_swsl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook_network(
-        "resnet18_swsl", progress, pretrained, num_classes, network_options
-    )
+    return _models().facebook_network("resnet18_swsl", progress, pretrained, num_classes, network_options)
 
 
 def resnet50_swsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
     """ResNet-50 (Semi-weakly supervised ResNe(X)t).
 
     - Architecture: ResNet-50, 25,557,032 parameters, 4.089 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: 64 million of 940 million public Instagram images, selected by a teacher trained on their hashtags,
       then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 81.2 / 96.0 (published), 81.146 / 95.98 (measured by timm's authors).
@@ -418,26 +347,19 @@ def resnet50_swsl(progress=True, *, pretrained=True, num_classes=1000, **network
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "resnet50_swsl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook_network(
-        "resnet50_swsl", progress, pretrained, num_classes, network_options
-    )
+    return _models().facebook_network("resnet50_swsl", progress, pretrained, num_classes, network_options)
 
 
 def resnext50_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
     """ResNeXt-50 32x4d (Semi-weakly supervised ResNe(X)t).
 
     - Architecture: ResNeXt-50 32x4d, 25,028,904 parameters, 4.23 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: 64 million of 940 million public Instagram images, selected by a teacher trained on their hashtags,
       then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 82.2 / 96.3 (published), 82.162 / 96.224 (measured by timm's authors).
@@ -451,26 +373,19 @@ def resnext50_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, **
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "resnext50_32x4d_swsl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook_network(
-        "resnext50_32x4d_swsl", progress, pretrained, num_classes, network_options
-    )
+    return _models().facebook_network("resnext50_32x4d_swsl", progress, pretrained, num_classes, network_options)
 
 
 def resnext101_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
     """ResNeXt-101 32x4d (Semi-weakly supervised ResNe(X)t).
 
     - Architecture: ResNeXt-101 32x4d, 44,177,704 parameters, 7.97 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: 64 million of 940 million public Instagram images, selected by a teacher trained on their hashtags,
       then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 83.4 / 96.8 (published), 83.268 / 96.76 (measured by timm's authors).
@@ -484,26 +399,19 @@ def resnext101_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, *
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x4d_swsl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook_network(
-        "resnext101_32x4d_swsl", progress, pretrained, num_classes, network_options
-    )
+    return _models().facebook_network("resnext101_32x4d_swsl", progress, pretrained, num_classes, network_options)
 
 
 def resnext101_32x8d_swsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
     """ResNeXt-101 32x8d (Semi-weakly supervised ResNe(X)t).
 
     - Architecture: ResNeXt-101 32x8d, 88,791,336 parameters, 16.414 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: 64 million of 940 million public Instagram images, selected by a teacher trained on their hashtags,
       then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 84.3 / 97.2 (published), 84.276 / 97.188 (measured by timm's authors).
@@ -517,26 +425,19 @@ def resnext101_32x8d_swsl(progress=True, *, pretrained=True, num_classes=1000, *
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x8d_swsl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook_network(
-        "resnext101_32x8d_swsl", progress, pretrained, num_classes, network_options
-    )
+    return _models().facebook_network("resnext101_32x8d_swsl", progress, pretrained, num_classes, network_options)
 
 
 def resnext101_32x16d_swsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
     """ResNeXt-101 32x16d (Semi-weakly supervised ResNe(X)t).
 
     - Architecture: ResNeXt-101 32x16d, 194,026,792 parameters, 36.163 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: 64 million of 940 million public Instagram images, selected by a teacher trained on their hashtags,
       then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 84.8 / 97.4 (published), 83.34 / 96.844 (measured by timm's authors).
@@ -553,26 +454,19 @@ def resnext101_32x16d_swsl(progress=True, *, pretrained=True, num_classes=1000, 
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x16d_swsl", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook_network(
-        "resnext101_32x16d_swsl", progress, pretrained, num_classes, network_options
-    )
+    return _models().facebook_network("resnext101_32x16d_swsl", progress, pretrained, num_classes, network_options)
 
 
 def resnext50_32x4d(pretrained=None, progress=True, *, weights=None, num_classes=1000, **network_options):
     """ResNeXt-50 32x4d (torchvision ResNeXt).
 
     - Architecture: ResNeXt-50 32x4d, 25,028,904 parameters, 4.23 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: ImageNet-1k.
     - Top-1 / top-5 accuracy of IMAGENET1K_V1 on ImageNet, in %: 77.618 / 93.698 (published), 77.632 / 93.674 (measured
       by timm's authors).
@@ -590,27 +484,20 @@ def resnext50_32x4d(pretrained=None, progress=True, *, weights=None, num_classes
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
         ValueError: no such weights, or arguments that contradict each other.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "resnext50_32x4d", weights="DEFAULT", trust_repo=True)
     """
-    return _module("models.entrypoints").torchvision_network(
-        "resnext50_32x4d", pretrained, progress, weights, num_classes, network_options
-    )
+    return _models().torchvision_network("resnext50_32x4d", pretrained, progress, weights, num_classes, network_options)
 
 
 def resnext101_32x8d(pretrained=None, progress=True, *, weights=None, num_classes=1000, **network_options):
     """ResNeXt-101 32x8d (torchvision ResNeXt).
 
     - Architecture: ResNeXt-101 32x8d, 88,791,336 parameters, 16.414 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: ImageNet-1k.
     - Top-1 / top-5 accuracy of IMAGENET1K_V1 on ImageNet, in %: 79.312 / 94.526 (published), 79.308 / 94.53 (measured
       by timm's authors).
@@ -628,19 +515,12 @@ def resnext101_32x8d(pretrained=None, progress=True, *, weights=None, num_classe
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
         ValueError: no such weights, or arguments that contradict each other.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "resnext101_32x8d", weights="DEFAULT", trust_repo=True)
     """
-    return _module("models.entrypoints").torchvision_network(
+    return _models().torchvision_network(
         "resnext101_32x8d", pretrained, progress, weights, num_classes, network_options
     )
 
@@ -649,6 +529,8 @@ def resnext101_64x4d(pretrained=None, progress=True, *, weights=None, num_classe
     """ResNeXt-101 64x4d (torchvision ResNeXt).
 
     - Architecture: ResNeXt-101 64x4d, 83,455,272 parameters, 15.46 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: ImageNet-1k.
     - Top-1 / top-5 accuracy of IMAGENET1K_V1 on ImageNet, in %: 83.246 / 96.454 (published), 82.978 / 96.252 (measured
       by timm's authors).
@@ -664,19 +546,12 @@ def resnext101_64x4d(pretrained=None, progress=True, *, weights=None, num_classe
         num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
         ValueError: no such weights, or arguments that contradict each other.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "resnext101_64x4d", weights="DEFAULT", trust_repo=True)
     """
-    return _module("models.entrypoints").torchvision_network(
+    return _models().torchvision_network(
         "resnext101_64x4d", pretrained, progress, weights, num_classes, network_options
     )
 
@@ -685,6 +560,8 @@ def nvidia_resneXt(pretrained=True, pretrained_from_file=None, state_dict_key_ma
     """ResNeXt-101 32x4d (NVIDIA ResNeXt101-32x4d).
 
     - Architecture: ResNeXt-101 32x4d, 44,177,704 parameters, 7.97 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 80.43 / 95.06 (published).
     - Licence of the weights: not stated (NVIDIA's code: BSD-3-Clause, ConvNets/LICENSE).
@@ -701,20 +578,13 @@ def nvidia_resneXt(pretrained=True, pretrained_from_file=None, state_dict_key_ma
         network_options: num_classes, last_bn_0_init, conv_init (NVIDIA's); zero_init_residual,
             replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
         FileNotFoundError: pretrained_from_file does not exist.
         ValueError: both pretrained and pretrained_from_file are given.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "nvidia_resneXt", trust_repo=True)
     """
-    return _module("models.entrypoints").nvidia_network(
+    return _models().nvidia_network(
         "nvidia_resneXt", pretrained, pretrained_from_file, state_dict_key_map_fn, network_options
     )
 
@@ -725,6 +595,8 @@ def nvidia_se_resnext101_32x4d(
     """SE-ResNeXt-101 32x4d (NVIDIA SE-ResNeXt101-32x4d).
 
     - Architecture: SE-ResNeXt-101 32x4d, 45,251,128 parameters, 7.971 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 81.0 / 95.48 (published).
     - Licence of the weights: not stated (NVIDIA's code: BSD-3-Clause, ConvNets/LICENSE).
@@ -740,20 +612,13 @@ def nvidia_se_resnext101_32x4d(
         network_options: num_classes, last_bn_0_init, conv_init (NVIDIA's); zero_init_residual,
             replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
         FileNotFoundError: pretrained_from_file does not exist.
         ValueError: both pretrained and pretrained_from_file are given.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "nvidia_se_resnext101_32x4d", trust_repo=True)
     """
-    return _module("models.entrypoints").nvidia_network(
+    return _models().nvidia_network(
         "nvidia_se_resnext101_32x4d", pretrained, pretrained_from_file, state_dict_key_map_fn, network_options
     )
 
@@ -762,6 +627,8 @@ def resnext_tiny(progress=True, *, pretrained=True, num_classes=200, **network_o
     """ResNeXt-35 4x8d (resnext_tiny).
 
     - Architecture: ResNeXt-35 4x8d, 1,906,584 parameters, 0.135 GMACs at 80x80.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: Tiny ImageNet (Stanford CS231n): 100,000 images of 200 ImageNet classes at 64x64; and the scores
       that EfficientNet-Lite2 gives them.
     - Top-1 / top-5 accuracy on tiny-imagenet-200, in %: 58.18 / 82.1 (measured by this project).
@@ -774,26 +641,19 @@ def resnext_tiny(progress=True, *, pretrained=True, num_classes=200, **network_o
         num_classes: any other number than 200 replaces the head by a new one with random weights; 0 removes it.
         network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "resnext_tiny", trust_repo=True)
     """
-    return _module("models.entrypoints").facebook_network(
-        "resnext_tiny", progress, pretrained, num_classes, network_options
-    )
+    return _models().facebook_network("resnext_tiny", progress, pretrained, num_classes, network_options)
 
 
 def nvidia_resnext101_32x4d(pretrained=True, pretrained_from_file=None, state_dict_key_map_fn=None, **network_options):
     """ResNeXt-101 32x4d (NVIDIA ResNeXt101-32x4d), another name for nvidia_resneXt.
 
     - Architecture: ResNeXt-101 32x4d, 44,177,704 parameters, 7.97 GMACs at 224x224.
+    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
+      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 80.43 / 95.06 (published).
     - Licence of the weights: not stated (NVIDIA's code: BSD-3-Clause, ConvNets/LICENSE).
@@ -810,20 +670,13 @@ def nvidia_resnext101_32x4d(pretrained=True, pretrained_from_file=None, state_di
         network_options: num_classes, last_bn_0_init, conv_init (NVIDIA's); zero_init_residual,
             replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
 
-    Returns:
-        The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and
-            .checkpoint. Images: RGB in 0..1, less the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-
     Raises:
         TypeError: an unknown network option, or one that would make it another variant.
         CheckpointError: the weights cannot be downloaded, verified or loaded.
         FileNotFoundError: pretrained_from_file does not exist.
         ValueError: both pretrained and pretrained_from_file are given.
-
-    Examples:
-        >>> network = torch.hub.load("org/resnext-hub", "nvidia_resnext101_32x4d", trust_repo=True)
     """
-    return _module("models.entrypoints").nvidia_network(
+    return _models().nvidia_network(
         "nvidia_resnext101_32x4d", pretrained, pretrained_from_file, state_dict_key_map_fn, network_options
     )
 

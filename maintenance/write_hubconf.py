@@ -32,7 +32,6 @@ class Signature:
     parameters: str
     arguments: dict[str, str]
     errors: dict[str, str] = field(default_factory=dict)
-    example: str = ""  #: arguments that the example passes
 
 
 FACEBOOK = Signature(
@@ -51,7 +50,6 @@ TORCHVISION = Signature(
         "network_options": OPTIONS,
     },
     {"ValueError": "no such weights, or arguments that contradict each other."},
-    'weights="DEFAULT", ',
 )
 NVIDIA = Signature(
     "nvidia_network",
@@ -75,10 +73,6 @@ SIGNATURES = {
     "https://github.com/NVIDIA/DeepLearningExamples": NVIDIA,
     None: FACEBOOK,
 }
-RETURNS = (
-    "The network in training mode: images (N, 3, H, W) to logits (N, num_classes), with .preprocessing, .labels and "
-    ".checkpoint. Images: RGB in 0..1, less the mean"
-)
 ERRORS = {
     "TypeError": "an unknown network option, or one that would make it another variant.",
     "CheckpointError": "the weights cannot be downloaded, verified or loaded.",
@@ -117,10 +111,12 @@ def license_of(checkpoint: Checkpoint) -> str:
 def facts(checkpoints: Sequence[Checkpoint]) -> list[str]:
     """The facts about an entrypoint's checkpoints, which are given oldest first."""
     newest = checkpoints[-1]
-    system, crop = newest.system, newest.preprocessing.crop_size
-    size = f"{newest.params:,} parameters, {newest.gmacs:g} GMACs at {crop}x{crop}"
+    system, preset = newest.system, newest.preprocessing
+    size = f"{newest.params:,} parameters, {newest.gmacs:g} GMACs at {preset.crop_size}x{preset.crop_size}"
     return [
         f"Architecture: {title(newest.architecture)}, {size}.",
+        "Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less "
+        f"the mean {preset.mean}, divided by {preset.std}.",
         f"Training data: {system.training_data}.",
         *map(accuracy, checkpoints),
         f"Licence of the weights: {'; '.join(dict.fromkeys(map(license_of, checkpoints)))}.",
@@ -148,7 +144,7 @@ def function(name: str, manifest: Manifest) -> str:
     tagged = manifest.of_entrypoint(name)
     checkpoints, tags = list(tagged.values()), list(tagged)
     newest = checkpoints[-1]
-    preset, signature = newest.preprocessing, SIGNATURES[newest.system.repository]
+    signature = SIGNATURES[newest.system.repository]
     values = {
         "num_classes": newest.num_classes,
         "oldest": tags[0],
@@ -164,19 +160,15 @@ def function(name: str, manifest: Manifest) -> str:
         *(wrapped(f"- {fact}", 4) for fact in facts(checkpoints)),
         "\n    Args:",
         *(wrapped(f"{key}: {text}", 8) for key, text in arguments.items()),
-        "\n    Returns:",
-        wrapped(f"{RETURNS} {preset.mean}, divided by {preset.std}.", 8),
         "\n    Raises:",
         *(wrapped(f"{key}: {text}", 8) for key, text in (ERRORS | signature.errors).items()),
-        "\n    Examples:",
-        f'        >>> network = torch.hub.load("org/resnext-hub", "{name}", {signature.example}trust_repo=True)',
         '    """',
     ]
     passed = ", ".join([f'"{name}"', *signature.arguments])
     return "\n".join([
         fitted(f"def {name}(", signature.parameters.format(**values), "):"),
         *docstring,
-        fitted(f'    return _module("models.entrypoints").{signature.name}(', passed, ")"),
+        fitted(f"    return _models().{signature.name}(", passed, ")"),
     ])  # fmt: skip
 
 

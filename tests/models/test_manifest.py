@@ -111,7 +111,7 @@ def test_help_says_what_the_manifest_says(checkpoint: Any) -> None:
 def test_documented_errors_exist() -> None:
     modules = [builtins, *(module for name, module in sys.modules.items() if name.startswith("resnext_hub"))]
     for name, function in hub_functions().items():
-        section = re.search(r"Raises:\n(.*?)\n *\n", function.__doc__, re.DOTALL)
+        section = re.search(r"Raises:\n((?: {8}.*\n)+)", function.__doc__)
         assert section, name
         errors = re.findall(r"^ {8}(\w+): ", section[1], re.MULTILINE)
         assert errors, name
