@@ -8,36 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = [
-    "EXIT_DIFFERENT",
-    "EXIT_DIVERGED",
-    "EXIT_IMAGE",
-    "EXIT_OK",
-    "EXIT_STOPPED",
-    "EXIT_USAGE",
-    "EXIT_WEIGHTS",
-    "CheckpointError",
-    "DivergedError",
-    "EngineError",
-    "ExportError",
-    "FetchError",
-    "ImageError",
-    "InexactError",
-    "ManifestError",
-    "MissingPackageError",
-    "OutputError",
-    "PrivateAddressError",
-    "RecipeError",
-    "ResNeXtHubError",
-    "SourceError",
-    "StoppedError",
-    "TruncatedImageError",
-    "UnknownOptionError",
-    "UnknownVariantError",
-    "UnreachableError",
-    "UnwritableError",
-]
-
 # Exit statuses of the command line; README has the table.
 EXIT_OK, EXIT_IMAGE, EXIT_USAGE, EXIT_WEIGHTS, EXIT_DIFFERENT, EXIT_DIVERGED, EXIT_STOPPED = 0, 1, 2, 3, 4, 5, 130
 

@@ -15,8 +15,6 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["SUFFIX", "publish", "remove_temporary", "sha256", "sync", "temporary_name", "write_atomically"]
-
 SUFFIX = ".tmp"
 _TEMPORARY = re.compile(rf".+\.[0-9a-f]{{32}}{re.escape(SUFFIX)}", re.DOTALL)
 

@@ -9,8 +9,6 @@ from typing import Any
 from . import __version__
 from .packages import library_version
 
-__all__ = ["differences", "versions"]
-
 
 def versions(*packages: str) -> dict[str, str | None]:
     """Return the versions of this package and of the given ones; None for one that is not installed."""

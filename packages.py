@@ -13,8 +13,6 @@ from contextlib import contextmanager, suppress
 
 from .errors import MissingPackageError
 
-__all__ = ["PACKAGES", "install", "library_version", "missing", "needed"]
-
 _FAST = ("onnxruntime", "onnx", "onnxscript", "simplejpeg")
 _BULK = ("pyarrow", "fsspec", "tqdm")
 

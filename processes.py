@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Processes"]
-
 
 @dataclass(frozen=True)
 class Processes:

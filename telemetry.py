@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SWITCHES", "import_quietly", "silence"]
-
 SWITCHES: dict[str, dict[str, str]] = {
     # Privacy.md in its wheel (1.31.1). disable_telemetry_events() stops neither the device id nor the sending.
     "onnxruntime": {"ORT_DISABLE_TELEMETRY": "1"},

@@ -51,21 +51,6 @@ from .tables import (
     write_table,
 )
 
-__all__ = [
-    "Counted",
-    "Targets",
-    "canonical",
-    "count_hashtags",
-    "make_mapping",
-    "make_targets",
-    "read_label_file",
-    "read_mapping",
-    "repeat_counts",
-    "repeat_factors",
-    "resampled_indices",
-    "write_mapping",
-]
-
 Ambiguous = Literal["drop", "first", "all"]
 
 #: The table of `count_hashtags`, most frequent first.

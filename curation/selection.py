@@ -40,8 +40,6 @@ from .tables import (
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["Selection", "select"]
-
 #: The columns of the selection; rows are sorted by ``class`` and ``rank`` (1: the highest score).
 SCHEMA = pa.schema(
     [

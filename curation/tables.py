@@ -29,17 +29,6 @@ from ..packages import needed
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = [
-    "Limits",
-    "Reading",
-    "check_columns",
-    "earlier_report",
-    "fingerprint",
-    "open_table",
-    "workspace",
-    "write_table",
-]
-
 METADATA = b"resnext_hub"
 BATCH = 100_000  # rows that leave DuckDB together, and a row group of what is written
 

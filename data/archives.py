@@ -25,8 +25,6 @@ from ..errors import FetchError
 from ..processing_utils.uris import MAX_BYTES
 from .stores import Access, Spool, check_free, is_web, open_binary
 
-__all__ = ["ArchiveError", "Member", "content", "members", "unpacked"]
-
 BLOCK = 512
 RECORD_BYTES = 2**20  # of a long name or a pax header
 SKIPPED_BYTES = 2**34  # of one member of a compressed archive: it must be decompressed to be skipped

@@ -10,8 +10,6 @@ from typing import Any
 from ..errors import FetchError
 from ..processing_utils.uris import MAX_BYTES
 
-__all__ = ["NO_CLASS", "Label", "as_label", "cell", "is_bytes", "is_text", "parse_label", "text_of"]
-
 #: A class: its name or synset, its number, or the numbers of several.
 Label = str | int | tuple[int, ...]
 #: Stands for -1 and for an empty cell: this image has no class.

@@ -7,8 +7,6 @@ from typing import Any
 from ..errors import SourceError
 from .cells import is_bytes, is_text
 
-__all__ = ["LABEL_COLUMNS", "image_column", "label_column", "list_columns", "named"]
-
 # The first of these that a table or list has.
 IMAGE_COLUMNS = (
     *("image", "img", "images", "picture", "photo", "jpg", "jpeg", "png", "webp", "path", "image_path", "filepath"),

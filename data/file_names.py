@@ -6,8 +6,6 @@ import re
 from collections import Counter
 from typing import Literal
 
-__all__ = ["Kind", "Passed", "is_hidden", "kind_of", "split_of"]
-
 Kind = Literal["image", "list", "table", "archive"]
 
 # All suffixes of the formats in `images.FORMATS`.

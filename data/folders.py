@@ -14,8 +14,6 @@ from ..processing_utils.uris import scheme_of
 from .file_names import Passed, is_hidden, kind_of
 from .stores import Access, ask, filesystem, is_remote, is_web
 
-__all__ = ["Found", "expand_braces", "find_files", "is_pattern"]
-
 MAGIC = re.compile(r"[*?\[]")
 
 

@@ -13,8 +13,6 @@ from ..files import write_atomically
 from .labels import Listing
 from .splits import LabelledImages
 
-__all__ = ["HELD_OUT", "held_out_rows", "write_held_out"]
-
 HELD_OUT = "held_out.tsv"
 MOST_BYTES = 500_000_000
 CHECKED = 1000  # images whose content is recorded, to notice other data with the same names

@@ -23,8 +23,6 @@ from .file_names import Passed, split_of
 from .shards import Facts, Place, Subset, TableShard
 from .source import shards
 
-__all__ = ["Images", "Listing", "list_images"]
-
 #: A value of ``split``: all folders are classes, even those named like a split.
 NO_SPLIT = "none"
 

@@ -15,8 +15,6 @@ from .cells import Label, as_label, parse_label
 from .columns import list_columns
 from .stores import Access, is_remote, open_binary
 
-__all__ = ["Row", "read_list"]
-
 LINE = 2**20  # characters
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),

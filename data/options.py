@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-__all__ = ["add_reading_options", "reading_options"]
-
 OPTIONS: dict[str, dict[str, Any]] = {
     "--column": {"metavar": "NAME", "help": "column of a table or list with the images or their paths"},
     "--label-column": {"metavar": "NAME", "help": "column of a table or list with the classes"},

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from ..errors import OutputError
 
-__all__ = ["check_folder", "explained"]
-
 
 def check_folder(out: Path, own: Iterable[str], way_out: str) -> None:
     """Refuse a folder of other files; one that is new, empty or of an earlier run can be written.

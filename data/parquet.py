@@ -20,8 +20,6 @@ from .cells import NO_CLASS, Label, as_label, is_bytes, is_text, text_of
 from .parquet_footer import Chunk, Footer, read_footer, with_footer
 from .stores import Access, Spool, filesystem, is_remote, is_web, keep, reason, spooled, version_of
 
-__all__ = ["Table", "class_names", "labels_of", "open_table"]
-
 BATCH_BYTES = 2**26  # of a column, decoded at a time
 BATCH_ROWS = 4096
 RATIO = 2000  # how much a column may grow when it is decompressed

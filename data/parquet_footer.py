@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-__all__ = ["Chunk", "Footer", "read_footer", "with_footer"]
-
 FIRST = 2**16  # bytes that are fetched first
 MAGIC = b"PAR1"
 

@@ -15,8 +15,6 @@ from ..errors import FetchError, ImageError, SourceError
 from ..processing_utils.images import open_image, with_name
 from .source import count, shards
 
-__all__ = ["CALIBRATION", "SAMPLE", "read_photos", "sample_photos"]
-
 log = logging.getLogger("resnext_hub")
 
 SAMPLE = "crops of matplotlib's grace_hopper.jpg"

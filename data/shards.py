@@ -18,8 +18,6 @@ from .file_names import Passed, kind_of
 from .file_names import is_hidden as hidden
 from .stores import Access, is_remote, is_web, read_image, read_range, reason, version_of
 
-__all__ = ["ArchiveShard", "Facts", "Item", "PathShard", "Place", "Shard", "TableShard"]
-
 LABEL_FILES = (".cls", ".json")
 LABEL_BYTES = 2**20
 

@@ -22,8 +22,6 @@ from .lists import read_list
 from .shards import ArchiveShard, PathShard, TableShard
 from .stores import Access, is_remote, is_web, reason, version_of
 
-__all__ = ["TableFile", "count", "is_collection", "shards", "table_files"]
-
 
 class _Path(NamedTuple):
     path: str

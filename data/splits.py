@@ -18,8 +18,6 @@ from .labels import Images, Listing, list_images
 from .shards import TableShard
 from .stores import Access, ask, filesystem, is_remote
 
-__all__ = ["LabelledImages", "hold_out", "indexed", "open_images", "read_classes", "relabelled", "train_and_val"]
-
 
 @dataclass(frozen=True)
 class LabelledImages:

@@ -24,21 +24,6 @@ from ..processing_utils.uris import MAX_BYTES, fetch, read_file, scheme_of
 from ..telemetry import silence
 from .file_names import RAW
 
-__all__ = [
-    "Access",
-    "Spool",
-    "ask",
-    "filesystem",
-    "is_remote",
-    "is_web",
-    "open_binary",
-    "read_image",
-    "read_range",
-    "reason",
-    "spooled",
-    "version_of",
-]
-
 # fsspec has many more (ftp, ssh, github, chains such as simplecache::http://). Some of them connect to any address in
 # the URI or open any file, and a list or table may be untrusted.
 STORES = ("s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "oci", "oss", "memory")

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-__all__ = ["Gate"]
-
 MIB = 2**20
 API = "/gradio_api"
 ROUTES = {

@@ -39,27 +39,6 @@ from ..processing_utils.predictions import Prediction, top_predictions
 from ..processing_utils.preprocessing import crop_pixels
 from ..processing_utils.uris import fetch, scheme_of
 
-__all__ = [
-    "Answer",
-    "Limits",
-    "Models",
-    "PageError",
-    "Picture",
-    "Row",
-    "as_csv",
-    "as_json",
-    "batch_rows",
-    "classify",
-    "count_of",
-    "fetch_photo",
-    "index_of",
-    "key_of",
-    "picture",
-    "read_photo",
-    "short_names",
-    "shrunk",
-]
-
 log = logging.getLogger("resnext_hub")
 
 MIB = 2**20

@@ -61,8 +61,6 @@ import gradio as gr  # noqa: E402  # pyright: ignore[reportMissingImports]
 from gradio import component_meta  # noqa: E402  # pyright: ignore[reportMissingImports]
 from starlette.middleware import Middleware  # noqa: E402  # pyright: ignore[reportMissingImports]
 
-__all__ = ["build", "forget", "launch", "serve"]
-
 log = logging.getLogger("resnext_hub")
 
 KEPT_SECONDS = 600  # without a request, after which a visitor's data is dropped

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 from .logic import Answer, PageError, Picture
 
-__all__ = ["Session"]
-
 _GUARD = threading.Lock()
 
 

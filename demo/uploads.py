@@ -16,8 +16,6 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["Uploads"]
-
 PREFIX = "resnext-hub-demo-"
 YOUNG = 10.0  # seconds
 SHARED_MEMORY = Path("/dev/shm")

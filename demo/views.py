@@ -16,22 +16,6 @@ from ..models.manifest import Checkpoint
 from .logic import Answer, Models, PageError, Row, as_csv, as_json, key_of, short_names
 from .session import Session
 
-__all__ = [
-    "EXAMPLES",
-    "LANGUAGES",
-    "batch",
-    "busy",
-    "choices",
-    "model_table",
-    "notices",
-    "photo_zone",
-    "preferred_language",
-    "results",
-    "say",
-    "size_of",
-    "zip_line",
-]
-
 LANGUAGES = {"en": "English", "ko": "한국어"}
 HERE = Path(__file__).parent
 EXAMPLES = {

@@ -33,8 +33,6 @@ from .label_files import find_labelled
 from .metrics import Metrics, measure
 from .targets import Dataset, Target, datasets, read_real, recognise, target_classes, targets_of
 
-__all__ = ["Comparison", "Options", "Report", "Result", "compare", "contenders_of", "evaluate", "judge", "parse_size"]
-
 REAL_CLASSES = 1000
 SAME_CROP = 0.006  # the largest difference of crop / resize between comparable figures, which have two or three digits
 TABLE = "predictions.parquet"

@@ -32,8 +32,6 @@ from .targets import targets_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Explanation", "explain"]
-
 STRENGTH = 0.55  # opacity of the colours over the image
 
 

@@ -17,8 +17,6 @@ from ..data.stores import reason
 from ..errors import SourceError
 from ..packages import needed
 
-__all__ = ["find_label_file", "find_labelled", "ilsvrc_number", "read_label_file"]
-
 SHARD_ROWS = 512  # small, so that processes finish at about the same time
 # Looked for in the folder of the images and in four folders above it (Kaggle has ILSVRC/Data/CLS-LOC/val).
 LABEL_FILES = (

@@ -13,17 +13,6 @@ from ..intervals import wilson_interval
 from ..processing_utils.calibration import Bin, expected_calibration_error, reliability
 from .targets import Target
 
-__all__ = [
-    "Bin",
-    "ClassAccuracy",
-    "Confusion",
-    "Metrics",
-    "Rate",
-    "expected_calibration_error",
-    "measure",
-    "reliability",
-]
-
 
 @dataclass(frozen=True)
 class Rate:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from .evaluate import Result
 
-__all__ = ["plot_confusion", "plot_reliability", "plot_sizes"]
-
 INK, BAR, REST, GAP = "#1f2933", "#2f6f9f", "#9db8cc", "#d9822b"
 COLUMNS = 4
 

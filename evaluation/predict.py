@@ -42,8 +42,6 @@ from ..processing_utils.preprocessing import crop_pixels, load_pixels, view_pixe
 from .label_files import SHARD_ROWS
 from .targets import Target, target_classes
 
-__all__ = ["TOP", "Contender", "Predictions", "predict"]
-
 TOP = 5
 
 

@@ -17,8 +17,6 @@ from .evaluate import Comparison, Report, Result
 from .metrics import Rate
 from .plots import plot_confusion, plot_reliability, plot_sizes
 
-__all__ = ["as_json", "as_text", "speed_as_json", "write_report"]
-
 CONFUSIONS = 100  # pairs per contender in the table
 MOST_CLASSES = 50  # in a picture of confusions
 # In a file of their own, so that the report of a resumed run equals that of an uninterrupted one.

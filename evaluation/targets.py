@@ -17,8 +17,6 @@ from ..errors import SourceError
 from ..processing_utils.labels import Label
 from .label_files import ilsvrc_number
 
-__all__ = ["Dataset", "Target", "datasets", "read_real", "recognise", "target_classes", "targets_of"]
-
 # Advice for images in other layouts.
 LAYOUTS = " For a flat folder, pass labels=FILE; of train and val, pass split=NAME."
 

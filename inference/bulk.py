@@ -40,15 +40,6 @@ from .parts import Part, Parts, numbered
 from .resumable import Summary, identify, import_tqdm, printable, process_shards, progress_bar, run, terminable
 from .tables import write_text
 
-__all__ = [
-    "Options",
-    "Predictor",
-    "Request",
-    "classify_many",
-    "prediction_columns",
-    "stream_predictions",
-]
-
 SHARD_ROWS = 4096
 
 

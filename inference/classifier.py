@@ -22,8 +22,6 @@ from .engines.base import Outputs
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Classifier", "classifier"]
-
 IMAGE_OPTIONS = ("allow_private", "grade", "max_bytes", "max_pixels", "schemes", "timeout", "truncated")
 
 

@@ -29,8 +29,6 @@ from .bulk import Options, Request
 from .parts import Parts
 from .resumable import Numbered, Summary, process_shards, run
 
-__all__ = ["classify_on_ray"]
-
 # Shards that are handed to Ray at a time (a million images): their names are in this process's memory.
 ROUND = 256
 

@@ -28,8 +28,6 @@ from ..files import remove_temporary, write_atomically
 from ..identity import differences
 from .tables import FORMATS, write_table
 
-__all__ = ["Part", "Parts", "numbered"]
-
 GROUP = 8192  # rows in a row group of OUT, so that OUT does not depend on the size of the parts
 IDENTITY, LOCK, PARTS = "identity.json", "lock", "part-*.parquet"
 

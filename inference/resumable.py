@@ -38,19 +38,6 @@ from ..processing_utils.labels import read_labels
 from .engines import Engine
 from .parts import Part, Parts
 
-__all__ = [
-    "Numbered",
-    "RowMaker",
-    "Summary",
-    "identify",
-    "import_tqdm",
-    "printable",
-    "process_shards",
-    "progress_bar",
-    "run",
-    "terminable",
-]
-
 COMMIT_SECONDS = 30.0  # what a kill costs at most, beside the chunks in progress
 COMMIT_ROWS = 4096  # rows that wait in memory at most
 READERS = 16  # threads that read ahead, if reading waits for a network

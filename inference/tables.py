@@ -11,8 +11,6 @@ from typing import Any, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["FORMATS", "write_table", "write_text"]
-
 FORMATS = (".parquet", ".csv", ".jsonl")
 TEXT_ROWS = 256  # rows that are Python objects at the same time
 

@@ -35,17 +35,6 @@ from ..files import publish
 from .pickles import LIMIT, ForeignError, PickleError, Storage, Stored, unpickle
 from .store import Store
 
-__all__ = [
-    "examine",
-    "is_faithful",
-    "load_into",
-    "mapped_state_dict",
-    "normalise_keys",
-    "read_state_dict",
-    "read_training_state",
-    "save",
-]
-
 log = logging.getLogger("resnext_hub")
 
 ALIGNMENT = 64  # bytes; torch.save's own. On unaligned tensors vector instructions round in another order.

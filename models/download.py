@@ -28,8 +28,6 @@ from ..net.client import Answer, BrokenOffError, GetError, Policy, RefusedError,
 from .manifest import Checkpoint, License, Source
 from .store import Store
 
-__all__ = ["fetch", "local_file"]
-
 log = logging.getLogger("resnext_hub")
 
 ATTEMPTS = 5  # in a row without progress

@@ -19,8 +19,6 @@ from .manifest import Architecture, Checkpoint, Manifest, default_manifest
 from .resnext import BasicBlock, Bottleneck, ResNeXt, SqueezeExcite, Stage
 from .store import Store
 
-__all__ = ["build", "facebook_network", "load", "nvidia_network", "require", "torchvision_network"]
-
 log = logging.getLogger("resnext_hub")
 register(ResNeXt, Stage, BasicBlock, Bottleneck, SqueezeExcite)
 

@@ -22,26 +22,6 @@ from ..errors import ManifestError, UnknownVariantError
 from ..mount import register
 from .schema import SchemaError, check
 
-__all__ = [
-    "CONTROL",
-    "PLAIN_NAME",
-    "Accuracy",
-    "Architecture",
-    "Checkpoint",
-    "Hash",
-    "LabelSet",
-    "License",
-    "Manifest",
-    "Paper",
-    "Preprocessing",
-    "Source",
-    "System",
-    "default_manifest",
-    "find_checkpoint",
-    "load_manifest",
-    "write_digest",
-]
-
 ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = "weights_manifest.json"
 DIGEST = "weights_manifest.sha256"

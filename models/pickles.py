@@ -18,8 +18,6 @@ from typing import Any, Final
 
 import torch
 
-__all__ = ["LIMIT", "ForeignError", "PickleError", "Storage", "Stored", "unpickle"]
-
 #: Bytes. The pickle of the largest ResNeXt has 0.1 MB, that of a training checkpoint a few times more.
 LIMIT: Final = 1 << 22
 

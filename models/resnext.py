@@ -26,8 +26,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["BasicBlock", "Bottleneck", "ResNeXt", "SqueezeExcite"]
-
 NormLayer = Callable[[int], nn.Module]
 
 

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any, Final, cast
 
-__all__ = ["SchemaError", "check"]
-
 TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "object": (dict,),
     "array": (list,),

@@ -29,8 +29,6 @@ from ..errors import CheckpointError, UnwritableError
 from ..files import SUFFIX, sha256, write_atomically
 from .manifest import PLAIN_NAME, Checkpoint, Hash, Manifest, Source, default_manifest
 
-__all__ = ["Record", "Store", "StoredFile", "checkpoints_folder", "is_abandoned"]
-
 log = logging.getLogger("resnext_hub")
 
 ABANDONED_AFTER = 600  # seconds without a write, after which a file counts as abandoned

@@ -8,8 +8,6 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-__all__ = ["answers", "is_public", "literal"]
-
 # Ranges that `ipaddress` of some supported Python versions still calls global (IANA special-purpose registries; a
 # cloud's metadata service answers at 192.0.0.192), and Azure's host agent, at a public address that is only seen from
 # inside.

@@ -29,8 +29,6 @@ from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 from ..packages import needed
 from .addresses import is_public, literal
 
-__all__ = ["Answer", "BrokenOffError", "GetError", "NotPublicError", "Policy", "RefusedError", "get", "shown"]
-
 MAX_URL = 8192  # characters: Python's parsing and IDNA take time quadratic in the length
 CHUNK = 1 << 20
 REDIRECTS = {301, 302, 303, 307, 308}

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Bin", "expected_calibration_error", "reliability"]
-
 BINS = 15
 
 

@@ -27,23 +27,6 @@ from .uris import MAX_BYTES, SCHEMES, fetch, read_file, scheme_of
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "MAX_MEMORY",
-    "TRUNCATED",
-    "ImageSource",
-    "Pixels",
-    "SingleImage",
-    "check_truncated",
-    "decode",
-    "is_encoded",
-    "is_tensor",
-    "open_image",
-    "orientation_of",
-    "read_encoded",
-    "to_rgb",
-    "with_name",
-]
-
 T = TypeVar("T")
 
 

@@ -24,8 +24,6 @@ from .preprocessing import load_pixels, normalise, preprocess
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Transform", "prepare_each", "prepare_input_from_uri", "prepare_inputs", "prepare_pixels", "transforms"]
-
 WORKERS = 8  # fetching waits for the network, decoding and resizing release the interpreter's lock
 
 

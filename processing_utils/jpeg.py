@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
-__all__ = ["can_halve", "decode_jpeg"]
-
 
 def decode_jpeg(data: bytes, image: Image.Image, *, half: bool = False) -> np.ndarray | None:
     """Decode to (H, W, 3) uint8, not turned by EXIF; return None if this is not an RGB or gray JPEG.

@@ -9,8 +9,6 @@ from functools import cache
 from ..models.manifest import CONTROL, LabelSet, default_manifest
 from ..mount import register
 
-__all__ = ["Label", "labels_table", "read_labels"]
-
 
 @dataclass(frozen=True)
 class Label:

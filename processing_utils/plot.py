@@ -12,8 +12,6 @@ from .predictions import Prediction
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["plot_predictions"]
-
 
 def plot_predictions(image: ImageSource, predictions: Sequence[Prediction], title: str = "", **options: Any) -> Figure:
     """Return a figure of the image, and beside it a bar for each prediction.

@@ -13,8 +13,6 @@ import numpy as np
 from ..mount import register
 from .labels import Label, read_labels
 
-__all__ = ["Prediction", "Predictions", "check_count", "pick_n_best", "top_predictions"]
-
 
 @dataclass(frozen=True, repr=False)
 class Prediction:

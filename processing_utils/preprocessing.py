@@ -26,8 +26,6 @@ from ..models.manifest import Preprocessing
 from .images import ImageSource, decode, is_encoded, open_image, orientation_of, read_encoded, to_rgb
 from .jpeg import can_halve, decode_jpeg
 
-__all__ = ["GRADES", "VIEWS", "check_grade", "crop_pixels", "load_pixels", "normalise", "preprocess", "view_pixels"]
-
 GRADES = ("reference", "close", "fast")
 VIEWS = ("centre", "flip", "ten-crop")
 

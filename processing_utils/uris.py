@@ -15,8 +15,6 @@ from pathlib import Path
 from ..errors import FetchError, PrivateAddressError
 from ..net import client
 
-__all__ = ["MAX_BYTES", "fetch", "scheme_of"]
-
 MAX_BYTES = 64 * 2**20
 SCHEMES = ("http", "https", "data", "file")
 POLICY = client.Policy(
