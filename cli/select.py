@@ -45,7 +45,7 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
 
 def table_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The values of `add_table_options`, by the names that the functions of `curation` have for them."""
-    from ..curation.tables import Limits, Reading
+    from ..curation.duckdb_tables import Limits, Reading
 
     reading = reading_options(arguments)
     del reading["split"]  # a table of scores or hashtags has no splits

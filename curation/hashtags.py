@@ -39,17 +39,8 @@ from ..data.stores import reason
 from ..errors import SourceError
 from ..files import write_atomically
 from ..processing_utils.labels import Label, read_labels
-from .tables import (
-    BATCH,
-    Limits,
-    Reading,
-    check_columns,
-    earlier_report,
-    fingerprint,
-    open_table,
-    workspace,
-    write_table,
-)
+from . import duckdb_tables as tables
+from .duckdb_tables import BATCH, Limits, Reading
 
 Ambiguous = Literal["drop", "first", "all"]
 
@@ -72,11 +63,6 @@ TARGETS = pa.schema(
         pa.field("repeat_factor", pa.float32(), nullable=False),
     ]
 )
-
-STAGED = ["image", "index", "targets"]
-
-
-# Hashtag -> classes.
 
 
 @functools.lru_cache(maxsize=2**20)
@@ -168,12 +154,9 @@ def read_mapping(path: str | Path, labels: Iterable[Label]) -> dict[str, tuple[i
     return {hashtag: tuple(sorted(classes)) for hashtag, classes in found.items()}
 
 
-# Tables of images with hashtags.
-
-
 @dataclass(frozen=True)
 class Counted:
-    """``images``: rows; ``hashtags``: different hashtags; ``known``: of these, in the mapping."""
+    """The numbers of images (rows), of different hashtags, and of hashtags that are in the mapping."""
 
     images: int
     hashtags: int
@@ -182,8 +165,14 @@ class Counted:
 
 @dataclass(frozen=True)
 class Targets:
-    """``images``: rows; ``rows``: those with a class. ``threshold``: t, a fraction of ``rows``. ``epoch``: the sum of
-    the repeat factors, the length of an epoch. ``frequencies``: class -> its rows."""
+    """The numbers of a table of targets.
+
+    Attributes:
+        images, rows: rows of the input, and those with a class.
+        threshold: t, a fraction of ``rows``.
+        epoch: the sum of the repeat factors, the length of an epoch.
+        frequencies: class -> its rows.
+    """
 
     images: int
     rows: int
@@ -216,13 +205,13 @@ def count_hashtags(
     """
     reading, out, mapping = reading or Reading(), Path(out), dict(mapping or {})
     files = reading.files(images)
-    job = {"step": "hashtags", "images": fingerprint(files), "mapping": _digest(mapping), "least": least}
-    job["columns"] = [reading.column, reading.label_column]
-    if (report := earlier_report(out, job, overwrite=overwrite)) is not None:
+    job = {"step": "hashtags", "images": tables.fingerprint(files), "mapping": _digest(mapping), "least": least}
+    job["columns"] = reading.columns
+    if (report := tables.earlier_report(out, job, overwrite=overwrite)) is not None:
         return Counted(**report)
-    with workspace(out, limits or Limits()) as (connection, folder):
-        columns = open_table(connection, "images", files, hashtags=reading.label_column)
-        check_columns(files[0].uri, columns, {"hashtags": "VARCHAR[]"})
+    with tables.workspace(out, limits or Limits()) as (connection, folder):
+        columns = tables.open_table(connection, "images", files, hashtags=reading.label_column)
+        tables.check_columns(files[0].uri, columns, {"hashtags": "VARCHAR[]"})
         connection.execute(
             """CREATE TEMP TABLE counted AS SELECT hashtag, count(*) AS images
             FROM (SELECT unnest(list_distinct(hashtags)) AS hashtag FROM images)
@@ -243,7 +232,7 @@ def count_hashtags(
                 columns = [*batch.columns, pa.array(forms, pa.string()), pa.array(classes, pa.list_(pa.int32()))]
                 yield pa.RecordBatch.from_arrays(columns, schema=VOCABULARY)
 
-        write_table(out, folder, batches(), VOCABULARY, job, lambda: asdict(Counted(total, hashtags, known)))
+        tables.write_table(out, folder, batches(), VOCABULARY, job, lambda: asdict(Counted(total, hashtags, known)))
     return Counted(total, hashtags, known)
 
 
@@ -273,26 +262,25 @@ def make_targets(
         raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}.")
     reading, out = reading or Reading(), Path(out)
     files = reading.files(images)
-    job = {"step": "targets", "images": fingerprint(files), "mapping": _digest(mapping), "threshold": threshold}
-    job["columns"] = [reading.column, reading.label_column]
-    if (report := earlier_report(out, job, overwrite=overwrite)) is not None:
-        frequencies = {int(number): count for number, count in report["frequencies"].items()}
-        return Targets(**{**report, "frequencies": frequencies})
-    with workspace(out, limits or Limits()) as (connection, folder):
-        columns = open_table(connection, "images", files, image=reading.column, hashtags=reading.label_column)
-        check_columns(files[0].uri, columns, {"image": "VARCHAR", "hashtags": "VARCHAR[]"})
+    job = {"step": "targets", "images": tables.fingerprint(files), "mapping": _digest(mapping), "threshold": threshold}
+    job["columns"] = reading.columns
+    if (report := tables.earlier_report(out, job, overwrite=overwrite)) is not None:
+        return Targets(**report)
+    with tables.workspace(out, limits or Limits()) as (connection, folder):
+        columns = tables.open_table(connection, "images", files, image=reading.column, hashtags=reading.label_column)
+        tables.check_columns(files[0].uri, columns, {"image": "VARCHAR", "hashtags": "VARCHAR[]"})
         index = '"index"::BIGINT' if "index" in columns else "NULL::BIGINT"
         rows = connection.sql(f'SELECT image, {index} AS "index", hashtags FROM images')
         known = _Known(mapping)
         total, counts = 0, np.zeros(known.num_classes, np.int64)
         # The frequencies are known only at the end, so the rows are kept on disk.
         staged = folder / "staged.parquet"
-        with explained(), pq.ParquetWriter(staged, pa.schema([TARGETS.field(name) for name in STAGED])) as writer:
+        with explained(), pq.ParquetWriter(staged, TARGETS.remove(TARGETS.get_field_index("repeat_factor"))) as writer:
             for batch in rows.to_arrow_reader(BATCH):
                 total += len(batch)
                 lists = known.classes_of(batch.column("hashtags"))
                 counts += np.bincount(lists.values.to_numpy(), minlength=len(counts))
-                kept = pa.RecordBatch.from_arrays([batch.column("image"), batch.column("index"), lists], STAGED)
+                kept = batch.set_column(batch.schema.get_field_index("hashtags"), "targets", lists)
                 kept = kept.filter(pa.array(lists.value_lengths().to_numpy() > 0))
                 if missing := kept.column("image").null_count:
                     raise SourceError(f"{files[0].uri} …: rows with hashtags but without an image: {missing:,}.")
@@ -315,7 +303,7 @@ def make_targets(
                 have = {number: int(count) for number, count in enumerate(counts) if count}
                 return Targets(total, length, threshold, epoch, have)
 
-            write_table(out, folder, batches(), TARGETS, job, lambda: asdict(found()))
+            tables.write_table(out, folder, batches(), TARGETS, job, lambda: asdict(found()))
     return found()
 
 
@@ -349,9 +337,6 @@ class _Known:
         of_row, classes = np.divmod(pairs, self.num_classes or 1)
         offsets = np.searchsorted(of_row, np.arange(len(hashtags) + 1))
         return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(classes, pa.int32()))
-
-
-# Repeating images.
 
 
 def repeat_factors(targets: pa.ListArray, frequencies: np.ndarray, threshold: float) -> np.ndarray:

@@ -25,17 +25,8 @@ import pyarrow as pa
 
 from ..data.source import TableFile
 from ..errors import SourceError
-from .tables import (
-    BATCH,
-    Limits,
-    Reading,
-    check_columns,
-    earlier_report,
-    fingerprint,
-    open_table,
-    workspace,
-    write_table,
-)
+from . import duckdb_tables as tables
+from .duckdb_tables import BATCH, Limits, Reading
 
 if TYPE_CHECKING:
     import duckdb
@@ -61,8 +52,11 @@ BUCKET = "floor(32 * (ln(greatest(score, 1e-37)) - ln(greatest(1 - score::DOUBLE
 class Selection:
     """The numbers of a selection.
 
-    ``scored``, ``failed``: images in SCORES with and without scores. ``pairs``: ranked (image, class) pairs. ``rows``:
-    selected pairs, of ``images`` images, ``several`` of which have more than one class. ``counts``: class -> its rows.
+    Attributes:
+        scored, failed: images in SCORES with and without scores.
+        pairs: ranked (image, class) pairs.
+        rows, images, several: selected pairs, their images, and the images that have more than one class.
+        counts: class -> its rows.
     """
 
     scored: int
@@ -121,16 +115,16 @@ def select(
     tagged = None if hashtags is None else reading.files(hashtags)
     job = {
         "step": "selection",
-        "scores": fingerprint(files),
-        "hashtags": tagged and fingerprint(tagged),
+        "scores": tables.fingerprint(files),
+        "hashtags": tagged and tables.fingerprint(tagged),
         "per_class": per_class,
         "max_classes": max_classes,
         "num_classes": num_classes,
-        "columns": [reading.column, reading.label_column],
+        "columns": reading.columns,
     }
-    if (report := earlier_report(out, job, overwrite=overwrite)) is not None:
-        return _selection_from(report)
-    with workspace(out, limits or Limits()) as (connection, folder):
+    if (report := tables.earlier_report(out, job, overwrite=overwrite)) is not None:
+        return Selection(**report)
+    with tables.workspace(out, limits or Limits()) as (connection, folder):
         scored, failed = _open_scores(connection, files, max_classes, reading)
         if tagged is not None:
             _keep_agreeing(connection, tagged, folder)
@@ -138,7 +132,7 @@ def select(
         _rank(connection, per_class)
         selection = _count(connection, scored, failed, num_classes)
         rows = connection.sql('SELECT * FROM selected ORDER BY "class", rank').to_arrow_reader(BATCH)
-        write_table(out, folder, rows, SCHEMA, job, lambda: asdict(selection))
+        tables.write_table(out, folder, rows, SCHEMA, job, lambda: asdict(selection))
     return selection
 
 
@@ -147,9 +141,9 @@ def _open_scores(
 ) -> tuple[int, int]:
     """Make the view ``pairs``; return the numbers of images with and without scores."""
     where = files[0].uri
-    columns = open_table(connection, "scores", files, image=reading.column, classes=reading.label_column)
+    columns = tables.open_table(connection, "scores", files, image=reading.column, classes=reading.label_column)
     integers, floats = "INTEGER[] BIGINT[] SMALLINT[]", "FLOAT[] DOUBLE[]"
-    check_columns(where, columns, {"image": "VARCHAR", "classes": integers, "probabilities": floats})
+    tables.check_columns(where, columns, {"image": "VARCHAR", "classes": integers, "probabilities": floats})
     index = '"index"::BIGINT' if "index" in columns else "NULL::BIGINT"
     synset = f"unnest(synsets[:{max_classes}])" if "synsets" in columns else "NULL::VARCHAR"
     usable = "classes IS NOT NULL" + (" AND error IS NULL" if "error" in columns else "")
@@ -177,8 +171,8 @@ def _open_scores(
 
 def _keep_agreeing(connection: duckdb.DuckDBPyConnection, files: Sequence[TableFile], folder: Path) -> None:
     """Keep the ``pairs`` whose class is among the image's targets; on disk, because they are read twice."""
-    columns = open_table(connection, "tagged", files)
-    check_columns(files[0].uri, columns, {"image": "VARCHAR", "targets": "INTEGER[] BIGINT[]"})
+    columns = tables.open_table(connection, "tagged", files)
+    tables.check_columns(files[0].uri, columns, {"image": "VARCHAR", "targets": "INTEGER[] BIGINT[]"})
     path = folder / "pairs.parquet"
     connection.execute(
         """COPY (FROM pairs SEMI JOIN (SELECT image, unnest(targets) AS "class" FROM tagged) USING (image, "class"))
@@ -240,8 +234,3 @@ def _count(connection: duckdb.DuckDBPyConnection, scored: int, failed: int, num_
 def _row(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
     (row,) = connection.execute(query).fetchall()  # an unread rest would block the connection
     return row
-
-
-def _selection_from(report: dict[str, Any]) -> Selection:
-    values: dict[str, Any] = {**report, "counts": {int(number): count for number, count in report["counts"].items()}}
-    return Selection(**values)

@@ -70,18 +70,22 @@ def members(uri: str, access: Access) -> Iterator[tuple[Member, Read]]:
         OSError, SourceError, and what a store raises: it cannot be opened.
     """
     with contextlib.closing(open_binary(uri, access)) as file:
-        start = file.read(8)
-        file.seek(0)
+        start, unpack = _start(file)
         if start[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
             for member in _zip_members(file):
                 yield member, lambda member=member: content(lambda at, n: _part(file, at, n), member)
-            return
-        unpack = next((way for mark, way in COMPRESSIONS.items() if start.startswith(mark)), None)
-        if unpack is None:
+        elif unpack is None:
             yield from _tar_members(_Input(file, None))
         else:
             with contextlib.closing(unpack(file)) as stream:
                 yield from _tar_members(_Input(stream, SKIPPED_BYTES))
+
+
+def _start(file: Any) -> tuple[bytes, Callable[[Any], Any] | None]:
+    """The first bytes of a file, and what decompresses it: None if it is not compressed."""
+    start = file.read(8)
+    file.seek(0)
+    return start, next((unpack for mark, unpack in COMPRESSIONS.items() if start.startswith(mark)), None)
 
 
 def _part(file: Any, at: int, length: int) -> bytes:
@@ -119,15 +123,9 @@ def content(read: Callable[[int, int], bytes], member: Member) -> bytes:
 
 
 def unpacked(uri: str, access: Access, version: str) -> str:
-    """The path of a file whose members can be read one by one: the archive, or a temporary uncompressed copy.
-
-    Raises:
-        SourceError: the copy does not fit on the disk.
-    """
+    """The path of a file whose members can be read one by one: the archive, or a temporary uncompressed copy."""
     with contextlib.closing(open_binary(uri, access)) as file:
-        start = file.read(8)
-        file.seek(0)
-        unpack = next((way for mark, way in COMPRESSIONS.items() if start.startswith(mark)), None)
+        _, unpack = _start(file)
         if unpack is None and not is_web(uri):
             return uri
 
@@ -142,9 +140,6 @@ def unpacked(uri: str, access: Access, version: str) -> str:
 
 # Kept until the process ends: a training reads each archive in every epoch.
 _copies: dict[tuple[str, str], Spool] = {}
-
-
-# Tar.
 
 
 class _Input:
@@ -184,7 +179,7 @@ class _Input:
 
 
 def _number(field: bytes) -> int:
-    """A number of a header: octal, or binary where its first bit is set (GNU)."""
+    """A number in a header: octal, or binary if its first bit is set (GNU)."""
     if field[0] & 0x80:
         number = int.from_bytes(field, "big", signed=True) + (0 if field[0] == 0xFF else 1 << (8 * len(field) - 1))
     else:
@@ -208,7 +203,7 @@ def _tar_members(source: _Input) -> Iterator[tuple[Member, Read]]:
         if sum(header) - sum(header[148:156]) + 8 * 32 != _number(header[148:156]):
             raise ArchiveError("a header is damaged.")
         kind, size = chr(header[156]), _number(header[124:136])
-        if kind in "xXgLK":
+        if kind in "xXgLK":  # a long name, or a pax header
             if size > RECORD_BYTES:
                 raise ArchiveError(f"a name or record has {size:,} bytes, more than {RECORD_BYTES:,}.")
             source.check(size)
@@ -301,9 +296,6 @@ def _zstd(file: Any) -> Any:
         return stream.read_buffer(length).to_pybytes()  # read() of Arrow 26 leaks `length` bytes if it fails
 
     return SimpleNamespace(read=read, close=close, spool=spool)
-
-
-# Zip.
 
 
 def _zip_members(file: Any) -> Iterator[Member]:

@@ -82,27 +82,18 @@ def _value(scalar: Any) -> Any:
     return scalar
 
 
-def text_of(scalar: Any, limit: int = TEXT) -> str | None:
-    """A cell of text, None for null.
+def text_of(scalar: Any) -> str | None:
+    """A cell of text, None for null; raises FetchError if it is too long for a name or a path."""
+    return _content(scalar, TEXT)
 
-    Raises:
-        FetchError: it is too long for what it should be.
-    """
+
+def _content(scalar: Any, limit: int) -> Any:
+    """A cell of text or bytes, None for null."""
     scalar = _value(scalar)
     if scalar is None or not scalar.is_valid:
         return None
     if (size := scalar.as_buffer().size) > limit:
-        raise FetchError(f"A cell of text has {size:,} bytes, more than {limit:,}.")
-    return scalar.as_py()
-
-
-def _bytes_of(scalar: Any) -> bytes | None:
-    """A cell of bytes, None for null."""
-    scalar = _value(scalar)
-    if scalar is None or not scalar.is_valid:
-        return None
-    if (size := scalar.as_buffer().size) > MAX_BYTES:
-        raise FetchError(f"The cell has {size:,} bytes, more than {MAX_BYTES:,}.")
+        raise FetchError(f"A cell has {size:,} bytes, more than {limit:,}.")
     return scalar.as_py()
 
 
@@ -118,7 +109,7 @@ def cell(scalar: Any) -> tuple[str | None, bytes | str | None]:
     if hasattr(scalar, "keys"):
         fields = dict(scalar.items())
         path = text_of(fields["path"]) if "path" in fields else None
-        data = _bytes_of(fields["bytes"]) if "bytes" in fields else None
+        data = _content(fields["bytes"], MAX_BYTES) if "bytes" in fields else None
         return path, path if data is None else data
-    # By its class, because reading its Arrow type takes longer than everything else here.
-    return None, text_of(scalar, 2 * MAX_BYTES) if "String" in type(scalar).__name__ else _bytes_of(scalar)
+    # By its class, because reading its Arrow type takes longer than everything else here. Text may be a data: URI.
+    return None, _content(scalar, MAX_BYTES * (2 if "String" in type(scalar).__name__ else 1))

@@ -38,11 +38,7 @@ def _label_named(usable: list[str], names: list[str]) -> str | None:
 
 
 def list_columns(uri: str, names: list[str], column: str | None, label_column: str | None) -> tuple[str, str | None]:
-    """The columns of paths and of labels of a list with these columns.
-
-    Raises:
-        SourceError: a list has no such column, or no column of paths.
-    """
+    """The columns of paths and of labels of a list with these columns; SourceError if there is no column of paths."""
     for wanted in (column, label_column):
         if wanted is not None and wanted not in names:
             raise SourceError(f"{uri} has no column {wanted!r}; choose from {', '.join(names)[:500]}.")
@@ -75,7 +71,7 @@ def label_column(uri: str, schema: Any, image: str, wanted: str | None) -> str |
     """The column of classes; None if there is none and the images are paths, whose folders may be the classes.
 
     Raises:
-        SourceError: there is none.
+        SourceError: there is none, and the images are bytes.
     """
     if wanted is not None and wanted not in schema.names:
         raise SourceError(f"{uri} has no column {wanted!r}; choose from {', '.join(schema.names)}.")

@@ -54,11 +54,7 @@ def expand_braces(spec: str) -> Iterator[str]:
 
 
 def find_files(spec: str, access: Access, passed: Passed) -> Found:
-    """Find the files that a spec names; hidden files below its root are counted in ``passed``.
-
-    Raises:
-        SourceError: no such file, folder or pattern; a folder or a store cannot be read.
-    """
+    """Find the files that a spec names; hidden files below its root are counted in ``passed``."""
     if is_web(spec):
         return Found("file", spec.rfind("/") + 1, iter([spec]))
     if is_remote(spec):

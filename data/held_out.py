@@ -40,9 +40,7 @@ def held_out_rows(listing: Listing, folder: Path) -> list[int] | None:
     """The images of a listing that the run in ``folder`` held out, by their place in the listing.
 
     None if the run held out none, or if the listing is of other data than the run's, or of a part without such images.
-
-    Raises:
-        SourceError: the list is damaged. It may be from someone else.
+    The folder may be someone else's: SourceError if its list is damaged.
     """
     path = folder / HELD_OUT
     if not path.is_file():

@@ -148,6 +148,7 @@ def list_images(
     """List the images of a source and their labels.
 
     Args:
+        specs, rows, column, label_column, private, anonymous: see `data.source.shards`.
         split: train, val or test: list this one only; "none": no folder's name is a split; None: list all splits.
         labelled: False to read no labels.
         by_folder: False if the classes come from elsewhere: folders are no labels, and nothing is left out.
@@ -180,19 +181,9 @@ def list_images(
         numbers = _with_labels(numbers, labels, explicit, passed)
     if len(names) > 1:
         raise SourceError(f"The tables of {what} name their classes differently.")
-    return Listing(
-        tuple(specs),
-        found,
-        starts,
-        np.asarray(numbers, np.int64),
-        [labels[i] for i in numbers],
-        [facts[i].name for i in numbers],
-        [splits[i] for i in numbers],
-        next(iter(names), None),
-        layout,
-        explicit,
-        passed,
-    )
+    all_names = [one.name for one in facts]
+    everything = np.arange(len(facts)), labels, all_names, splits, next(iter(names), None), layout, explicit, passed
+    return Listing(tuple(specs), found, starts, *everything).only(numbers)
 
 
 def _with_labels(numbers: list[int], labels: list[Label | None], explicit: bool, passed: Passed) -> list[int]:

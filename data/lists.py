@@ -16,11 +16,7 @@ from .columns import list_columns
 from .stores import Access, is_remote, open_binary
 
 LINE = 2**20  # characters
-MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
+MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
 class Row(NamedTuple):
@@ -31,10 +27,10 @@ class Row(NamedTuple):
 def read_list(uri: str, access: Access, column: str | None = None, label_column: str | None = None) -> Iterator[Row]:
     """The images of a list and their labels, where it has any, one after another.
 
-    A relative path starts at the working directory; if the first one is not there, at the list's own folder.
+    A relative path starts at the working directory or, if the first one is not there, at the list's own folder.
 
     Raises:
-        SourceError: it is no such list, or its columns are not known.
+        SourceError: it is not a list, or its columns are not known.
     """
     with open_binary(uri, access) as file:
         start = file.read(4)

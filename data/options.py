@@ -9,10 +9,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--column": {"metavar": "NAME", "help": "column of a table or list with the images or their paths"},
     "--label-column": {"metavar": "NAME", "help": "column of a table or list with the classes"},
     "--allow-private": {"action": "store_true", "help": "also load URLs at private addresses"},
-    "--anonymous": {
-        "action": "store_true",
-        "help": "read public data in object stores without an account",
-    },
+    "--anonymous": {"action": "store_true", "help": "read public data in object stores without an account"},
 }
 SPLIT: dict[str, dict[str, Any]] = {
     "--split": {

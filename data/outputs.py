@@ -11,7 +11,7 @@ from ..errors import OutputError
 
 
 def check_folder(out: Path, own: Iterable[str], way_out: str) -> None:
-    """Refuse a folder of other files; one that is new, empty or of an earlier run can be written.
+    """Refuse a folder of unrelated files; a new or empty one, or that of an earlier run, can be written.
 
     Args:
         own: names of files by which an earlier run is recognised.
@@ -24,12 +24,33 @@ def check_folder(out: Path, own: Iterable[str], way_out: str) -> None:
         if out.exists():
             raise OutputError(f"{out} is a file: pass the name of a folder.")
     elif not any((out / name).exists() for name in own) and next(out.iterdir(), None) is not None:
-        raise OutputError(f"{out} has other files, and is no folder of an earlier run: {way_out}.")
+        raise OutputError(f"{out} has other files, and is not the folder of an earlier run: {way_out}.")
+
+
+@contextlib.contextmanager
+def locked(file: Path, out: Path) -> Iterator[None]:
+    """Hold a lock file while ``out`` is written; raise OutputError if another process holds it."""
+    import filelock
+
+    lock = filelock.FileLock(file)
+    with explained():
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise OutputError(f"Another process is writing {out}: wait for it, or choose another name.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
 def explained(safe: str = "") -> Iterator[None]:
-    """Errors of the file system as `OutputError`, with what is safe and what to do."""
+    """Turn errors of the file system into `OutputError`.
+
+    Args:
+        safe: a sentence without a full stop that says what is kept; a run with it can be resumed.
+    """
     try:
         yield
     except OSError as error:

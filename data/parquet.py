@@ -1,8 +1,8 @@
 """Parquet tables: rows of one column of images or of their paths, read in order or one by one.
 
-Arrow gets paths and buffers. A file object of Python can end the process (apache/arrow#34314), and so can a memory map
-of a file that another program makes shorter.
-Of a table in a store only the footer and the parts of columns that are needed are fetched.
+Arrow gets paths and buffers: a file object of Python can end the process (apache/arrow#34314), and so can a memory map
+of a file that another program makes shorter. Of a table in a store, only the footer and the parts of columns that are
+needed are fetched.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import SourceError
 from .cells import NO_CLASS, Label, as_label, is_bytes, is_text, text_of
 from .parquet_footer import Chunk, Footer, read_footer, with_footer
-from .stores import Access, Spool, filesystem, is_remote, is_web, keep, reason, spooled, version_of
+from .stores import Access, Spool, filesystem, is_remote, is_web, keep, readable, spooled, version_of
 
 BATCH_BYTES = 2**26  # of a column, decoded at a time
 BATCH_ROWS = 4096
@@ -43,11 +43,7 @@ class Table:
         return [c for c in chunks if any(c.path == name or c.path.startswith(f"{name}.") for name in columns)]
 
     def size(self, group: int, columns: Sequence[str]) -> int:
-        """Bytes of some columns of a row group, as the table states them.
-
-        Raises:
-            SourceError: they would grow more than images can.
-        """
+        """Bytes of some columns of a row group, as the table states them; SourceError if they would grow too much."""
         chunks = self._chunks(group, columns)
         sizes = sum(c.packed for c in chunks), sum(c.unpacked for c in chunks)
         if sizes[1] > RATIO * max(sizes[0], 2**12):
@@ -72,11 +68,7 @@ class Table:
         return keep((self.uri, self.version, group, tuple(columns)), lambda: Spool(fill)).path
 
     def batches(self, group: int, columns: Sequence[str]) -> Iterator[Any]:
-        """A row group's record batches, in order, of bounded size.
-
-        Raises:
-            SourceError, pyarrow.ArrowException, OSError: the table is broken, or its cells are larger than it states.
-        """
+        """A row group's record batches, in order, of bounded size."""
         import pyarrow.parquet as pq
 
         stated = self.size(group, columns)
@@ -184,11 +176,9 @@ def open_table(uri: str, access: Access, version: str | None = None) -> Table:
 def _tail(uri: str, access: Access) -> bytes:
     """The end of a store's table, with the complete footer."""
     files, path = filesystem(uri, access)
-    try:
+    with readable(f"Cannot read {uri}"):
         length = files.info(path)["size"]
         return with_footer(length, lambda size: files.cat_file(path, start=length - size, end=length))
-    except Exception as error:  # each store has its own
-        raise SourceError(f"Cannot read {uri}: {reason(error)}") from error
 
 
 def _local_tail(path: str) -> bytes:

@@ -45,7 +45,7 @@ def read_footer(tail: bytes) -> Footer:
     """Read the end of a file.
 
     Raises:
-        pyarrow.ArrowException: it is no Parquet file.
+        pyarrow.ArrowException: it is not a Parquet file.
         ValueError: it is damaged.
     """
     import pyarrow as pa

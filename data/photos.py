@@ -26,11 +26,7 @@ def read_photos(
     source: str | Sequence[str],
     limit: int,
     use: Callable[[Image.Image], np.ndarray] = np.asarray,
-    *,
-    column: str | None = None,
-    label_column: str | None = None,
-    private: bool = False,
-    anonymous: bool = False,
+    **options: Any,
 ) -> list[np.ndarray]:
     """Read at most ``limit`` images of a source and return what ``use`` makes of them.
 
@@ -39,16 +35,15 @@ def read_photos(
 
     Args:
         source: any source, see docs/data.md.
-        column, label_column, private, anonymous: see `data.source.shards`.
+        options: column, label_column, private and anonymous; see `data.source.shards`.
 
     Raises:
         SourceError: no such source, or none of its images can be read.
     """
     specs = [source] if isinstance(source, str) else list(source)
-    options: dict[str, Any] = {"column": column, "label_column": label_column}
-    step = max(1, (count(specs, **options) or 0) // limit)
-    found = shards(specs, SHARD_ROWS, private=private, anonymous=anonymous, **options)
-    items = itertools.chain.from_iterable(shard.items() for shard in found)
+    columns = {name: options[name] for name in ("column", "label_column") if name in options}
+    step = max(1, (count(specs, **columns) or 0) // limit)
+    items = itertools.chain.from_iterable(shard.items() for shard in shards(specs, SHARD_ROWS, **options))
     photos: list[np.ndarray] = []
     for item in itertools.islice(items, 0, None, step):
         try:

@@ -16,7 +16,7 @@ from .cells import Label, as_label, cell, parse_label, text_of
 from .columns import LABEL_COLUMNS, named
 from .file_names import Passed, kind_of
 from .file_names import is_hidden as hidden
-from .stores import Access, is_remote, is_web, read_image, read_range, reason, version_of
+from .stores import Access, is_remote, is_web, read_image, read_range, readable, reason, version_of
 
 LABEL_FILES = (".cls", ".json")
 LABEL_BYTES = 2**20
@@ -24,7 +24,7 @@ LABEL_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Item:
-    """One image: its name, and a way to its encoded bytes that raises FetchError or OSError."""
+    """One image: its name, and a function that returns its encoded bytes or raises FetchError or OSError."""
 
     name: str
     read: Callable[[], bytes]
@@ -172,7 +172,7 @@ class ArchiveShard:
         """The facts about each image. Only the headers and the label files are read."""
         names: list[str] = []
         labels: dict[str, Label] = {}
-        try:
+        with readable(f"{self.uri} is incomplete or corrupt"):
             for member, read in self._files():
                 if kind_of(member.name) == "image":
                     names.append(member.name)
@@ -184,10 +184,6 @@ class ArchiveShard:
                     stem not in labels or member.name.lower().endswith(".cls")
                 ):
                     labels[stem] = label
-        except SourceError:
-            raise
-        except Exception as error:  # each store has its own
-            raise SourceError(f"{self.uri} is incomplete or corrupt: {reason(error)}") from error
         if not names:
             raise SourceError(f"No images in {self.uri}. {self.passed}".strip())
         for name in names:
@@ -198,13 +194,9 @@ class ArchiveShard:
     @functools.cached_property
     def _index(self) -> tuple[str, list[archives.Member]]:
         """A file whose members can be read one by one, and its images."""
-        try:
+        with readable(f"{self.uri} is incomplete or corrupt"):
             local = archives.unpacked(self.uri, self.access, self.fingerprint())
             found = [member for member, _ in archives.members(local, self.access)]
-        except SourceError:
-            raise
-        except Exception as error:
-            raise SourceError(f"{self.uri} is incomplete or corrupt: {reason(error)}") from error
         seen = [m for m in found if kind_of(m.name) == "image" and not any(map(hidden, m.name.split("/")))]
         return local, seen
 
@@ -299,7 +291,7 @@ class TableShard:
         return Item(label, functools.partial(bytes, content))
 
     def facts(self, label_column: str | None = None) -> Iterator[Facts]:
-        try:
+        with readable(f"Cannot read {self.uri}"):
             table = self._table()
             column = columns.label_column(self.uri, table.schema, self.column, label_column)
             if column is None:
@@ -309,10 +301,6 @@ class TableShard:
                 return
             for label in parquet.labels_of(table, column, self.first, self.length):
                 yield Facts(None, Place(self.place, ""), label)
-        except SourceError:
-            raise
-        except Exception as error:  # each store has its own
-            raise SourceError(f"Cannot read {self.uri}: {reason(error)}") from error
 
     def places(self) -> Iterator[Facts]:
         """As `facts`, without the labels, which the table need not have."""

@@ -7,6 +7,7 @@ a pattern, a list, a Parquet table, an archive, or one image. `docs/data.md` has
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from .file_names import KINDS, Passed, kind_of
 from .folders import Found, expand_braces, find_files, is_pattern
 from .lists import read_list
 from .shards import ArchiveShard, PathShard, TableShard
-from .stores import Access, is_remote, is_web, reason, version_of
+from .stores import Access, filesystem, is_remote, is_web, readable, version_of
 
 
 class _Path(NamedTuple):
@@ -86,7 +87,7 @@ class _Reader:
     def _one(self, path: str, root: int, otherwise: str, place: str = "") -> Iterator[_Path | Any]:
         place = place or path[root:]
         kind = kind_of(re.sub(r"[?#].*", "", path) if is_web(path) else path) or otherwise
-        try:
+        with readable(f"Cannot read {path}"):
             if kind == "archive":
                 yield ArchiveShard(path, place, self.access, self.passed)
             elif kind == "table":
@@ -96,10 +97,6 @@ class _Reader:
                     yield _Path(row.path, -1, row.label)
             else:
                 yield _Path(path, root)
-        except (SourceError, ModuleNotFoundError):
-            raise
-        except Exception as error:  # each store has its own
-            raise SourceError(f"Cannot read {path}: {reason(error)}") from error
 
     def _table(self, uri: str, place: str) -> Iterator[TableShard]:
         with needed("A table", "bulk"):
@@ -124,8 +121,8 @@ def shards(
     """The shards of a source, in order, found as they are asked for.
 
     Args:
-        specs: what the module's documentation lists.
-        rows: images in a shard of paths or of table rows. (An archive is one shard.)
+        specs: one or more sources; see docs/data.md.
+        rows: images per shard of paths or of table rows. (An archive is one shard.)
         column, label_column: the columns of images and of labels in a table or list; None: found by their names.
         private: fetch URLs at private addresses too.
         anonymous: ask stores for public data, without an account.
@@ -137,9 +134,7 @@ def shards(
     access = Access(private, anonymous)
     reader = _Reader(rows, column, label_column, access, Passed() if passed is None else passed)
     paths: list[_Path] = []
-    for entry in itertools.chain.from_iterable(
-        map(reader.entries, itertools.chain.from_iterable(map(expand_braces, specs)))
-    ):
+    for entry in (entry for spec in specs for one in expand_braces(spec) for entry in reader.entries(one)):
         if isinstance(entry, _Path):
             paths.append(entry)
         if paths and (len(paths) == rows or not isinstance(entry, _Path)):
@@ -166,9 +161,7 @@ def count(specs: Sequence[str], *, column: str | None = None, label_column: str 
 
 
 def is_collection(spec: str) -> bool:
-    """True if a spec names a folder, a pattern, a list, a table or an archive, and not one image."""
-    import os
-
+    """True if a spec names a folder, a pattern, a list, a table or an archive; False for one image."""
     return is_pattern(spec) or os.path.isdir(spec) or kind_of(spec) in ("list", "table", "archive")
 
 
@@ -187,8 +180,6 @@ def table_files(specs: Sequence[str], access: Access) -> list[TableFile]:
     Raises:
         SourceError: there is no such file, the scheme is refused, or a folder or pattern has none.
     """
-    from .stores import filesystem
-
     found: list[TableFile] = []
     for spec in itertools.chain.from_iterable(map(expand_braces, specs)):
         if is_web(spec):

@@ -68,7 +68,7 @@ def indexed(listing: Listing, classes: Sequence[str] | None = None) -> tuple[tup
     if any(label is None for label in found):
         raise SourceError(f"{what} has no class folders with images (DIR/<class>/<image>), and no labels.")
     if any(isinstance(label, tuple) for label in found):
-        labels = several([label if isinstance(label, tuple) else (label,) for label in found])
+        labels = _several([label if isinstance(label, tuple) else (label,) for label in found])
         return tuple(classes or listing.classes or map(str, range(int(labels.max()) + 1))), labels
     if all(isinstance(label, int) for label in found):
         labels = np.asarray(found, np.int64)
@@ -88,7 +88,7 @@ def indexed(listing: Listing, classes: Sequence[str] | None = None) -> tuple[tup
     return names, np.asarray([index[str(label)] for label in found], np.int64)
 
 
-def several(lists: Sequence[Sequence[Any]]) -> np.ndarray:
+def _several(lists: Sequence[Sequence[Any]]) -> np.ndarray:
     """Lists of class indices as one array (N, K), -1 where there are fewer."""
     width = max(map(len, lists))
     return np.asarray([[*row, *[-1] * (width - len(row))] for row in lists], np.int64)
@@ -117,9 +117,6 @@ def open_images(spec: str | Path, classes: Sequence[str] | None = None, **option
 
     Args:
         classes: names in the order of the logits; None: those found, sorted.
-
-    Raises:
-        SourceError: no usable images; an unknown class.
     """
     return _labelled(list_images([str(spec)], **options), classes)
 
@@ -147,7 +144,7 @@ def relabelled(listing: Listing, table: str, classes: Sequence[str] | None = Non
         raise SourceError(f"{table} has rows without an index, or without a class.")
     rows = np.asarray([row[0] for row in cells], np.int64)
     found = [row[1] for row in cells]
-    labels = several(found) if column == "targets" else np.asarray(found, np.int64)
+    labels = _several(found) if column == "targets" else np.asarray(found, np.int64)
     count = int(labels.max()) + 1
     known = tuple(classes or map(str, range(count)))
     if rows.min() < 0 or rows.max() >= len(listing):

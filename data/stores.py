@@ -5,6 +5,7 @@ A list or a table may come from a stranger, so each path and URI in it is checke
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -13,7 +14,7 @@ import stat
 import tempfile
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,12 @@ FREE_BYTES = 2**30  # to keep free on the disk of the temporary folder
 
 @dataclass(frozen=True)
 class Access:
-    """private: fetch URLs at private addresses too. anonymous: ask stores for public data, without an account."""
+    """How URLs and stores may be reached.
+
+    Attributes:
+        private: fetch URLs at private addresses too.
+        anonymous: ask stores for public data, without an account.
+    """
 
     private: bool = False
     anonymous: bool = False
@@ -53,45 +59,46 @@ def is_remote(spec: str) -> bool:
 
 
 def is_web(spec: str) -> bool:
-    return scheme_of(spec) in ("http", "https")
+    return scheme_of(spec) in WEB
 
 
 def reason(error: Exception) -> str:
-    """Return an error's message. For a system error, only its text: callers name the file themselves."""
+    """An error's message. For a system error, only its text: callers name the file themselves."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return str(error) if isinstance(error, SourceError) else f"{type(error).__name__}: {error}"
 
 
-def ask(uri: str, question: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Call a method of a store.
-
-    Raises:
-        SourceError: the store raised any error; each store has its own.
-    """
+@contextlib.contextmanager
+def readable(failed: str) -> Iterator[None]:
+    """Raise any error as a SourceError that begins with ``failed``: each store and each decoder has its own errors."""
     try:
-        return question(*arguments, **options)
+        yield
+    except (SourceError, ModuleNotFoundError):
+        raise
     except Exception as error:
-        raise SourceError(f"Cannot read {uri}: {reason(error)}") from error
+        raise SourceError(f"{failed}: {reason(error)}") from error
+
+
+def ask(uri: str, question: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call a method of a store; raise SourceError if it fails."""
+    with readable(f"Cannot read {uri}"):
+        return question(*arguments, **options)
 
 
 def filesystem(uri: str, access: Access = Access(), schemes: Sequence[str] = ("file", *STORES)) -> tuple[Any, str]:
-    """Return fsspec's file system for a store's URI, and the path in it.
+    """fsspec's file system for a store's URI, and the path in it.
 
     Raises:
         SourceError: the scheme is refused, or a package is missing.
     """
     scheme = scheme_of(uri) or ""
+    hint = "For a file with this name, write ./ before it."
     if "::" in uri:
-        raise SourceError(
-            f"Chained URLs ('::') are not allowed: {uri[:200]!r}. For a file with this name, write ./ before it."
-        )
+        raise SourceError(f"Chained URLs ('::') are not allowed: {uri[:200]!r}. {hint}")
     if scheme not in schemes:
         taken = ", ".join(("http", "https", "file", *STORES))
-        raise SourceError(
-            f"Unknown scheme {scheme!r} in {uri[:200]!r}; expected {taken}. For a file with this name, write ./ "
-            "before it."
-        )
+        raise SourceError(f"Unknown scheme {scheme!r} in {uri[:200]!r}; expected {taken}. {hint}")
     if not uri[len(scheme) :].startswith("://"):  # fsspec would read it as a path of this machine
         raise SourceError(f"{uri[:200]!r} is not a URL: expected {scheme}://.")
     if scheme == "hf":
@@ -122,6 +129,10 @@ def version_of(uri: str, access: Access = Access()) -> str:
     return f"{info.get('size')} {next(filter(None, dates), None)}"
 
 
+def _fetch_all(uri: str, access: Access) -> bytes:
+    return fetch(uri, schemes=WEB, allow_private=access.private, max_bytes=WEB_BYTES, timeout=WEB_SECONDS)
+
+
 def open_binary(uri: str, access: Access) -> Any:
     """Open a file as a binary file object that can seek.
 
@@ -129,9 +140,7 @@ def open_binary(uri: str, access: Access) -> Any:
         OSError, SourceError: it cannot be opened; it is a device or a pipe, which may never end.
     """
     if is_web(uri):
-        return io.BytesIO(
-            fetch(uri, schemes=WEB, allow_private=access.private, max_bytes=WEB_BYTES, timeout=WEB_SECONDS)
-        )
+        return io.BytesIO(_fetch_all(uri, access))
     if is_remote(uri):
         files, path = filesystem(uri, access)
         return files.open(path, "rb")
@@ -159,7 +168,7 @@ def read_image(location: str, access: Access) -> bytes:
     scheme = scheme_of(location)
     if location.lower().endswith(RAW):
         raise FetchError(f"{location}: camera raw files cannot be read; convert them to JPEG.")
-    if scheme in ("http", "https", "data", "file"):
+    if scheme in (*WEB, "data", "file"):
         return fetch(location, allow_private=access.private)
     if scheme is None:
         return read_file(Path(location))
@@ -187,9 +196,6 @@ class Spool:
         with open(self.path, "wb") as file:
             fill(file)
 
-    def open(self) -> Any:
-        return open(self.path, "rb")
-
 
 def _remove(folder: str, owner: int) -> None:
     if os.getpid() == owner:  # a forked worker has a copy of the object
@@ -208,7 +214,7 @@ SPOOLS = 2
 
 
 def keep(key: Any, make: Callable[[], Spool]) -> Spool:
-    """Return the spool of this key; make it if it is not among the last few."""
+    """The spool of this key; made if it is not among the last few."""
     spool = _spools.pop(key, None) or make()
     _spools[key] = spool
     while len(_spools) > SPOOLS:
@@ -217,12 +223,8 @@ def keep(key: Any, make: Callable[[], Spool]) -> Spool:
 
 
 def spooled(uri: str, access: Access, version: str | None = None) -> Spool:
-    """Fetch what is behind an http(s) URI into a temporary file. ``version``: the sha256 that it must have.
-
-    Raises:
-        FetchError: it is refused or cannot be fetched, or has changed.
-    """
-    content = fetch(uri, schemes=WEB, allow_private=access.private, max_bytes=WEB_BYTES, timeout=WEB_SECONDS)
+    """Fetch an http(s) URI into a temporary file. ``version``: the sha256 that it must have."""
+    content = _fetch_all(uri, access)
     spool = Spool(lambda file: file.write(content))
     spool.digest = hashlib.sha256(content).hexdigest()
     if version is not None and spool.digest != version:

@@ -18,7 +18,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from ..identity import differences
 from ..inference.engines import Engine
 from ..inference.engines.base import available_cores
 from ..inference.parts import Parts
-from ..inference.resumable import Numbered, identify, printable, process_shards, progress_bar, run, terminable
+from ..inference.resumable import identify, printable, process_shards, progress_bar, run, terminable
 from ..models.manifest import Checkpoint, LabelSet, Preprocessing
 from ..processes import Processes
 from ..processing_utils.images import open_image
@@ -278,7 +278,7 @@ def predict(
     many = workers or max(1, available_cores() // processes.local_world)
     done: list[tuple[int, float]] = []  # of each process: images and seconds
 
-    def process(numbered: Numbered, parts: Parts, _: Callable[[int], object]) -> int:
+    def process(numbered: Iterable[tuple[int, Shard]], parts: Parts, _: Callable[[int], object]) -> int:
         gathered(processes, None)  # rank 0 has made the folder
         parts.check_identity()
         parts.refresh()

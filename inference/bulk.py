@@ -37,7 +37,7 @@ from ..processing_utils.uris import scheme_of
 from .engines import Engine, check_engine, open_engine
 from .engines.base import available_cores
 from .parts import Part, Parts, numbered
-from .resumable import Summary, identify, import_tqdm, printable, process_shards, progress_bar, run, terminable
+from .resumable import Process, Summary, identify, import_tqdm, printable, process_shards, progress_bar, run, terminable
 from .tables import write_text
 
 SHARD_ROWS = 4096
@@ -69,9 +69,6 @@ DEFAULTS |= {"column": None, "label_column": None, "allow_private": False, "anon
 
 class Request:
     """The validated arguments of `classify_many`. Picklable, for the nodes of a cluster.
-
-    Args:
-        source, variant, options: see `classify_many`.
 
     Raises:
         ValueError, UnknownOptionError: an option is out of range, or there is no such option.
@@ -109,12 +106,7 @@ class Request:
         return {"private": self.options["allow_private"], "anonymous": self.options["anonymous"]}
 
     def check(self, out: str | Path, *, workers: int | None, resume: bool, overwrite: bool, progress: bool) -> None:
-        """Raise what is wrong with the run, or with a source of this machine, before an engine is built for it.
-
-        Raises:
-            SourceError, OutputError, ValueError: as `classify_many`.
-            MissingPackageError: tqdm is not installed, which the progress bar needs.
-        """
+        """Raise what is wrong with the run, or with a source of this machine, before an engine is built for it."""
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be 1 or more, got {workers}.")
         if progress:
@@ -131,7 +123,7 @@ class Request:
         return open_engine(self.checkpoint, self.options["engine"], threads=1, **how)
 
     def identity(self, engine: Engine) -> dict[str, Any]:
-        """Return everything that decides the table's content."""
+        """Everything that decides the table's content."""
         by_engine = ("engine", "device", "precision", "calibration")  # their effect is in the engine's identity
         options = {name: value for name, value in self.options.items() if name not in by_engine}
         network = identify(self.checkpoint, local_file(self.checkpoint)[1], engine)
@@ -150,33 +142,30 @@ class Request:
         return shards(self.source, SHARD_ROWS, passed=passed, **self.columns, **self.access)
 
     def count(self) -> int | None:
-        """Return the number of images, if that is known without reading everything."""
+        """The number of images, if that is known without reading everything."""
         return count(self.source, **self.columns)
 
+    def run(self, out: str | Path, identity: dict[str, Any], process: Process, passed: Passed, **how: bool) -> Summary:
+        """Make the table with `resumable.run`; ``how``: resume, overwrite and progress."""
+        total = self.count() if how["progress"] else None
+        return run(out, identity, self.shards(passed), process, total=total, passed=passed, **how)
 
-def prediction_columns(num_features: int | None, keep: bool = False) -> pa.Schema:
-    """Return the columns that a `Predictor` fills.
 
-    ``error`` is null, or says why the columns after it are null. ``label``, ``synset`` and ``probability`` are those of
-    the most probable class. ``features`` is there if there is a number of them, and ``truncated`` if images that are
-    cut off are kept.
-    """
-    columns = [
+#: Columns that a `Predictor` always fills. ``error`` is null, or says why the columns after it are null. ``label``,
+#: ``synset`` and ``probability`` are those of the most probable class.
+COLUMNS = pa.schema(
+    [
         pa.field("image", pa.string(), nullable=False),
-        pa.field("error", pa.string()),
-        pa.field("label", pa.string()),
-        pa.field("synset", pa.string()),
-        pa.field("probability", pa.float32()),
-        pa.field("classes", pa.list_(pa.int32())),
-        pa.field("labels", pa.list_(pa.string())),
-        pa.field("synsets", pa.list_(pa.string())),
-        pa.field("probabilities", pa.list_(pa.float32())),
+        ("error", pa.string()),
+        ("label", pa.string()),
+        ("synset", pa.string()),
+        ("probability", pa.float32()),
+        ("classes", pa.list_(pa.int32())),
+        ("labels", pa.list_(pa.string())),
+        ("synsets", pa.list_(pa.string())),
+        ("probabilities", pa.list_(pa.float32())),
     ]
-    if num_features is not None:
-        columns.append(pa.field("features", pa.list_(pa.float16(), num_features)))
-    if keep:
-        columns.append(pa.field("truncated", pa.bool_(), nullable=False))
-    return pa.schema(columns)
+)
 
 
 @dataclass
@@ -200,7 +189,10 @@ class Predictor:
 
     @property
     def columns(self) -> pa.Schema:
-        return prediction_columns(self.num_features, self.keep)
+        columns = COLUMNS
+        if self.num_features is not None:
+            columns = columns.append(pa.field("features", pa.list_(pa.float16(), self.num_features)))
+        return columns.append(pa.field("truncated", pa.bool_(), nullable=False)) if self.keep else columns
 
     def __call__(self, items: Sequence[Item]) -> pa.RecordBatch:
         """Make a row of each item. An image that cannot be used takes no part in the engine's batch."""
@@ -220,7 +212,10 @@ class Predictor:
                 errors.append(None)
             except (ImageError, OSError) as error:
                 errors.append(str(error) or type(error).__name__)
-        logits, features = self._scores(np.stack(pixels)) if pixels else (np.empty((0, len(self.labels))), None)
+        logits, features = np.empty((0, len(self.labels))), None
+        if pixels:
+            with contextlib.nullcontext() if self.engine.concurrent else self._turn:
+                logits, features = self.engine(np.stack(pixels))
         good = [i for i, error in enumerate(errors) if error is None]
         finite = np.isfinite(logits).all(axis=1)
         for i in np.flatnonzero(~finite):
@@ -236,20 +231,16 @@ class Predictor:
             pa.array([error and printable(error) for error in errors], pa.string()),
         ]
         columns += [
-            pa.array([row and getattr(row[0], name) for row in rows], self.columns.field(name).type)
+            pa.array([row and getattr(row[0], name) for row in rows], COLUMNS.field(name).type)
             for name in ("label", "synset", "probability")
         ]
-        for name, kind in zip(("index", "label", "synset", "probability"), self.columns.types[5:9], strict=True):
+        for name, kind in zip(("index", "label", "synset", "probability"), COLUMNS.types[5:], strict=True):
             columns.append(pa.array([row and [getattr(p, name) for p in row] for row in rows], kind))
         if self.num_features is not None:
             columns.append(_halves(vectors, self.num_features))
         if self.keep:
             columns.append(pa.array(truncated))
         return pa.RecordBatch.from_arrays(columns, schema=self.columns)
-
-    def _scores(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        with contextlib.nullcontext() if self.engine.concurrent else self._turn:
-            return self.engine(pixels)
 
 
 def _halves(vectors: Sequence[np.ndarray | None], width: int) -> pa.Array:
@@ -320,17 +311,8 @@ def classify_many(
         batch=request.options["batch"],
         workers=workers or available_cores(),
     )
-    done = run(
-        out,
-        identity,
-        request.shards(passed),
-        process,
-        resume=resume,
-        overwrite=overwrite,
-        progress=progress,
-        total=request.count() if progress else None,
-        passed=passed,
-    )
+    how = {"resume": resume, "overwrite": overwrite, "progress": progress}
+    done = request.run(out, identity, process, passed, **how)
     return dataclasses.replace(done, computed=sum(redo.computed)) if redo else done
 
 
@@ -343,7 +325,7 @@ class _Redo:
 
     def __init__(self, make_rows: Predictor, out: Path, identity: Mapping[str, Any]) -> None:
         if out.suffix != ".parquet" or not out.is_file():
-            raise OutputError(f"{out} is no .parquet table: only such a table says how it was made.")
+            raise OutputError(f"{out} is not a Parquet table: only such a table says how it was made.")
         self.make_rows, self.columns = make_rows, make_rows.columns
         with explained():
             table = pq.read_table(out)
@@ -397,18 +379,13 @@ def stream_predictions(
 
     Args:
         suffix: ".csv" or ".jsonl".
-        source, variant, workers, progress, options: see `classify_many`.
-
-    Raises:
-        SourceError, UnknownVariantError, CheckpointError, EngineError, ValueError: as `classify_many`.
+        source, variant, workers, progress, options: see `classify_many`, as for the errors.
     """
     request, passed = Request(source, variant, **options), Passed()
     stream = _Stream(Path(f"-{suffix}"), {}, file=file)
     request.check(stream.out, workers=workers, resume=False, overwrite=True, progress=progress)
-    rows = request.predictor(request.open_engine())
-    batch, total = request.options["batch"], request.count() if progress else None
-    with terminable(), progress_bar(progress, total, 0) as advance:
-        shards, often = enumerate(request.shards(passed)), -1.0
-        workers = workers or available_cores()
-        process_shards(shards, stream, advance, make_rows=rows, batch=batch, workers=workers, commit_seconds=often)
+    how = {"make_rows": request.predictor(request.open_engine()), "batch": request.options["batch"]}
+    how |= {"workers": workers or available_cores(), "commit_seconds": -1.0}
+    with terminable(), progress_bar(progress, request.count() if progress else None, 0) as advance:
+        process_shards(enumerate(request.shards(passed)), stream, advance, **how)
     return Summary(stream.out, stream.rows, stream.errors, stream.rows, passed)

@@ -15,11 +15,12 @@ import logging
 import math
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
 from ..data.file_names import Passed
+from ..data.shards import Shard
 from ..errors import EngineError, OutputError
 from ..identity import differences
 from ..net.addresses import answers
@@ -27,7 +28,7 @@ from ..packages import needed
 from ..telemetry import import_quietly
 from .bulk import Options, Request
 from .parts import Parts
-from .resumable import Numbered, Summary, process_shards, run
+from .resumable import Summary, process_shards
 
 # Shards that are handed to Ray at a time (a million images): their names are in this process's memory.
 ROUND = 256
@@ -44,7 +45,7 @@ def _import_ray() -> Any:
 
 
 def _expect_answer() -> None:
-    """Raise EngineError if the cluster that `ray.init` would join does not answer: it would wait for ever."""
+    """Raise EngineError if the cluster that `ray.init` would join does not answer: it would wait forever."""
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # Ray's own default
     record = Path(folder) / "ray" / "ray_current_cluster"
     address = os.environ.get("RAY_ADDRESS") or (record.read_text().strip() if record.is_file() else "")
@@ -57,7 +58,7 @@ def _expect_answer() -> None:
 
 
 class _Actor:
-    """Processes shards, with an engine of its own. Images and results do not pass through Ray."""
+    """Processes shards with an engine of its own. Images and results do not pass through Ray."""
 
     def __init__(self, request: Request, identity: dict[str, Any], out: Path, cores: int) -> None:
         engine = request.open_engine()
@@ -87,10 +88,6 @@ class _Actor:
         return {"number": number, "rows": rows, "passed": json.dumps(passed)}
 
 
-def _identity_of(request: Request) -> dict[str, Any]:
-    return request.identity(request.open_engine())
-
-
 def classify_on_ray(
     source: str | Sequence[str],
     out: str | Path,
@@ -108,8 +105,8 @@ def classify_on_ray(
     Every node needs this package, access to the weights, and the folder of ``out`` at the same path.
 
     Args:
-        cores: of an actor, which reads, decodes and computes in as many threads.
-        gpus: of an actor; 1 for one GPU per actor. A node that has both must be there when the run begins.
+        cores: cores per actor, which reads, decodes and computes in as many threads.
+        gpus: GPUs per actor. A node that has both must be available when the run begins.
 
     Raises:
         SourceError, OutputError, UnknownVariantError, CheckpointError: as `bulk.classify_many`.
@@ -124,12 +121,13 @@ def classify_on_ray(
         raise EngineError(f"No node of the cluster has enough for one actor (CPUs: {cores}, GPUs: {gpus:g}).")
     needs = {"num_cpus": cores, "num_gpus": gpus}
     # On a node: the driver's own machine may have another engine, or no GPU.
-    identity: dict[str, Any] = ray.get(ray.remote(**needs)(_identity_of).remote(request))
+    on_node = ray.remote(**needs)(lambda request: request.identity(request.open_engine()))
+    identity: dict[str, Any] = ray.get(on_node.remote(request))
     constructor = {"request": request, "identity": identity, "out": Path(out).absolute(), "cores": cores}
     resources = ray.cluster_resources()
     most = int(resources["GPU"] / gpus if gpus else resources["CPU"] / cores)
 
-    def process(numbered: Numbered, parts: Parts, advance: Callable[[int], object]) -> int:
+    def process(numbered: Iterable[tuple[int, Shard]], parts: Parts, advance: Callable[[int], object]) -> int:
         computed = 0
         pending = ((n, shard) for n, shard in numbered if not parts.check_shard(n, shard.fingerprint))
         while some := list(itertools.islice(pending, ROUND)):
@@ -146,16 +144,6 @@ def classify_on_ray(
     context = ray.data.DataContext.get_current()
     shown, context.enable_progress_bars = context.enable_progress_bars, False
     try:
-        return run(
-            out,
-            identity,
-            request.shards(passed),
-            process,
-            resume=resume,
-            overwrite=overwrite,
-            progress=progress,
-            total=request.count() if progress else None,
-            passed=passed,
-        )
+        return request.run(out, identity, process, passed, resume=resume, overwrite=overwrite, progress=progress)
     finally:
         context.enable_progress_bars = shown

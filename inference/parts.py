@@ -8,6 +8,7 @@ finished, the parts become OUT, row for row in the order of the source, and the 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -18,11 +19,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..data.outputs import explained
+from ..data.outputs import explained, locked
 from ..errors import OutputError
 from ..files import remove_temporary, write_atomically
 from ..identity import differences
@@ -30,6 +30,7 @@ from .tables import FORMATS, write_table
 
 GROUP = 8192  # rows in a row group of OUT, so that OUT does not depend on the size of the parts
 IDENTITY, LOCK, PARTS = "identity.json", "lock", "part-*.parquet"
+AGAIN = "Pass overwrite=True to start again."
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,7 @@ class Parts:
         return self.out.with_name(f"{self.out.name}.parts")
 
     def check_output(self, *, resume: bool, overwrite: bool) -> None:
-        """Raise what `opened` would raise for OUT itself, before anything is downloaded or built for it.
-
-        Raises:
-            OutputError: as `opened`.
-        """
+        """Raise what `opened` would raise for OUT itself, before anything is downloaded or built for it."""
         if self.out.suffix not in FORMATS:
             raise OutputError(f"{self.out}: the name of a table must end in one of {', '.join(FORMATS)}.")
         if resume and overwrite:
@@ -94,30 +91,21 @@ class Parts:
             kept, made = self.is_kept(), self.out.exists()
         if made and resume and not kept:
             self.sweep()
-            raise OutputError(
-                f"{self.out} exists, and there is no stopped run to resume. Pass overwrite=True to replace it."
-            )
+            raise OutputError(f"{self.out} exists, and there is no stopped run. Pass overwrite=True to replace it.")
         if made and not overwrite and not resume:
             raise OutputError(f"{self.out} exists. Choose another name, delete the file, or pass overwrite=True.")
         if kept and not resume and not overwrite:
-            raise OutputError(
-                f"An earlier run for {self.out} was stopped. Pass resume=True to continue it, or overwrite=True to "
-                "start again."
-            )
+            raise OutputError(f"An earlier run for {self.out} was stopped. Pass resume=True to continue it. {AGAIN}")
 
     def is_kept(self) -> bool:
-        """Return whether there is a stopped run to resume: one that has committed rows."""
+        """True if there is a stopped run to resume: one that has committed rows."""
         if (self.folder / IDENTITY).exists():
             with os.scandir(self.folder) as entries:
                 return any(fnmatch(entry.name, PARTS) for entry in entries)
         return False
 
     def sweep(self) -> None:
-        """Remove the folder that a run left beside its finished table, because it was killed before the last step.
-
-        Raises:
-            OutputError: another run is writing it; it cannot be removed.
-        """
+        """Remove the folder that a run left beside its finished table, because it was killed before the last step."""
         if self.out.exists() and self.folder.exists() and not self.is_kept():
             with self._locked(), explained():
                 self._remove()
@@ -166,27 +154,15 @@ class Parts:
     def _locked(self) -> Iterator[None]:
         with explained():
             self.folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.folder / LOCK)
-        with explained():
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout as error:
-                raise OutputError(
-                    f"Another process is writing {self.out}: wait for it, or choose another name."
-                ) from error
         try:
-            yield
+            with locked(self.folder / LOCK, self.out):
+                yield
         finally:
-            lock.release()
             with contextlib.suppress(OSError):  # gone, or not empty
                 self.folder.rmdir()
 
     def refresh(self, shard: int | None = None) -> None:
-        """Read which parts there are, of all shards or of one; other processes commit to the same folder.
-
-        Raises:
-            OutputError: a part is missing between others.
-        """
+        """Read which parts there are, of all shards or of one; other processes commit to the same folder."""
         if shard is None:
             parts = [_part_in(path) for path in sorted(self.folder.glob(PARTS))]
         else:
@@ -195,15 +171,12 @@ class Parts:
         for part in parts:
             before = self.done.get(part.shard)
             if part.start != (before.start + before.rows if before else 0) or (before and before.last):
-                raise OutputError(
-                    f"{self.folder / part.name} does not continue the part before it. Pass overwrite=True to start "
-                    "again."
-                )
+                raise OutputError(f"{self.folder / part.name} does not continue the part before it. {AGAIN}")
             self.done[part.shard] = part
         self.rows, self.errors = sum(part.rows for part in parts), sum(part.errors for part in parts)
 
     def _parts_of(self, shard: int) -> Iterator[Part]:
-        """Yield one shard's parts by their names: listing a folder with a million others would be slow."""
+        """One shard's parts by their names: listing a folder with a million others would be slow."""
         start = 0
         while (path := self.folder / _part_name(shard, start)).exists():
             yield (part := _part_in(path))
@@ -212,38 +185,27 @@ class Parts:
             start += part.rows
 
     def check_identity(self) -> None:
-        """Compare the folder's identity with this run's.
-
-        Raises:
-            OutputError: they differ, or there is no folder.
-        """
+        """Raise OutputError if the folder's identity differs from this run's, or if there is no folder."""
         path = self.folder / IDENTITY
         if not path.exists():
-            raise OutputError(
-                f"{self.folder} is not visible on this machine: it must be on a file system that all machines share."
-            )
+            raise OutputError(f"{self.folder} is not visible on this machine: all machines must share it.")
         try:
             before = json.loads(path.read_text("utf-8"))
         except ValueError as error:
-            raise OutputError(f"{path} is corrupt: {error}. Pass overwrite=True to start again.") from error
+            raise OutputError(f"{path} is corrupt: {error}. {AGAIN}") from error
         if different := differences(before, self.identity):
-            raise OutputError(
-                f"The stopped run is a different one: {different}. Pass the same options, or overwrite=True to start "
-                "again."
-            )
+            raise OutputError(f"The stopped run had other options: {different}. Pass the same ones, or start again.")
 
     def check_shard(self, number: int, fingerprint: Callable[[], str]) -> bool:
-        """Return whether a shard is finished.
+        """True if a shard is finished.
 
         Raises:
             OutputError: its content has changed since its first rows were committed.
         """
         before = self.done.get(number)
         if before is not None and before.fingerprint != (now := fingerprint()):
-            raise OutputError(
-                f"The source has changed since the run was stopped: shard {number} was "
-                f"{before.fingerprint[:200]!r}, now {now[:200]!r}. Pass overwrite=True to start again."
-            )
+            change = f"shard {number} was {before.fingerprint[:200]!r}, now {now[:200]!r}"
+            raise OutputError(f"The source has changed since the run was stopped: {change}. {AGAIN}")
         return before is not None and before.last
 
     def commit(self, part: Part, batches: Sequence[pa.RecordBatch], columns: pa.Schema) -> None:
@@ -252,12 +214,9 @@ class Parts:
         Raises:
             OutputError: the disk is full, or the folder cannot be written; committed parts stay.
         """
-        marked = columns.with_metadata({"part": json.dumps(part.__dict__)})
-
-        def write(temporary: Path) -> None:
-            table = pa.Table.from_batches(batches, columns).replace_schema_metadata(marked.metadata)
-            pq.write_table(table, temporary, write_page_checksum=True)
-
+        table = pa.Table.from_batches(batches, columns)
+        table = table.replace_schema_metadata({"part": json.dumps(part.__dict__)})
+        write = functools.partial(pq.write_table, table, write_page_checksum=True)
         with explained(f"The finished rows ({self.rows:,}) are kept in {self.folder}"):
             write_atomically(self.folder / part.name, write)
         self.done[part.shard] = part
@@ -265,31 +224,26 @@ class Parts:
         self.errors += part.errors
 
     def assemble(self, shards: int) -> None:
-        """Write OUT from the parts, in the order of the source, and remove the folder.
-
-        Args:
-            shards: how many shards the source has.
+        """Write OUT from the parts of so many shards, in the order of the source, and remove the folder.
 
         Raises:
             OutputError: a shard is not finished, or the disk is full; the parts stay.
         """
         missing = [i for i in range(shards) if i not in self.done or not self.done[i].last]
         if missing or len(self.done) > shards:
-            raise OutputError(
-                f"Some shards have changed ({len(missing) or len(self.done) - shards}). Pass resume=True to process "
-                "them again."
-            )
-
-        def write(temporary: Path) -> None:
-            write_table(temporary, self.out.suffix, self._tables(), self.identity)
-
+            changed = len(missing) or len(self.done) - shards
+            raise OutputError(f"Some shards have changed ({changed}). Pass resume=True to process them again.")
         with explained(f"All rows are kept in {self.folder}"):
-            write_atomically(self.out, write, folder=self.folder)
+            write_atomically(
+                self.out,
+                lambda file: write_table(file, self.out.suffix, self._tables(), self.identity),
+                folder=self.folder,
+            )
             (self.folder / IDENTITY).unlink()
             self._remove()
 
     def _tables(self) -> Iterator[pa.Table]:
-        """Yield OUT's rows, up to `GROUP` at a time; one table without rows if there are none."""
+        """OUT's rows, up to `GROUP` at a time; one table without rows if there are none."""
         waiting: list[pa.RecordBatch] = []
         columns: pa.Schema | None = None
         count = index = 0
@@ -331,4 +285,4 @@ def _readable(path: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, OSError) and error.errno:  # Arrow's own have none
             raise
-        raise OutputError(f"{path} is corrupt: {error}. Pass overwrite=True to start again.") from error
+        raise OutputError(f"{path} is corrupt: {error}. {AGAIN}") from error

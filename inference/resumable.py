@@ -42,7 +42,9 @@ COMMIT_SECONDS = 30.0  # what a kill costs at most, beside the chunks in progres
 COMMIT_ROWS = 4096  # rows that wait in memory at most
 READERS = 16  # threads that read ahead, if reading waits for a network
 
-Numbered = Iterator[tuple[int, Shard]]  # shards, each with its number in the source
+#: Commits the rows of the numbered shards that are not finished, calls the function that it is given with the number of
+#: rows of each chunk, and returns how many rows it made. Usually `process_shards`.
+Process = Callable[[Iterable[tuple[int, Shard]], Parts, Callable[[int], object]], int]
 
 
 class RowMaker(Protocol):
@@ -88,7 +90,7 @@ class Chunk:
 def identify(
     checkpoint: Checkpoint, sha256: str, engine: Engine, preset: Preprocessing | None = None
 ) -> dict[str, Any]:
-    """Return everything that decides what a network says of an image, except the options: a part of a run's identity.
+    """Everything but the options that decides what a network predicts for an image: a part of a run's identity.
 
     Args:
         sha256: the digest of the weights.
@@ -114,7 +116,7 @@ def run(
     out: str | Path,
     identity: dict[str, Any],
     shards: Iterable[Shard],
-    process: Callable[[Numbered, Parts, Callable[[int], object]], int],
+    process: Process,
     *,
     resume: bool = False,
     overwrite: bool = False,
@@ -126,12 +128,10 @@ def run(
 
     Args:
         identity: everything that decides the table's content, as JSON.
-        process: commits the rows of the numbered shards that are not finished, calls the function it is given with the
-            number of rows of each chunk, and returns how many rows it made. Usually `process_shards`.
         resume: continue a stopped run of the same identity.
         overwrite: replace ``out``, and drop the parts of a stopped run.
         progress: show a bar on stderr, of ``total`` images if that is known.
-        passed: what is left out of the shards while they are found; for the summary.
+        passed: counts what is left out while shards are found; for the summary.
 
     Raises:
         OutputError: see `Parts.opened`.
@@ -140,7 +140,7 @@ def run(
     parts = Parts(out, identity)
     count = 0
 
-    def numbered() -> Numbered:
+    def numbered() -> Iterator[tuple[int, Shard]]:
         nonlocal count
         for number, shard in enumerate(shards):
             count = number + 1
@@ -215,7 +215,7 @@ def process_shards(
 
 
 def _chunks(number: int, shard: Shard, start: int, batch: int) -> Iterator[Chunk]:
-    """Yield a shard's chunks from item ``start`` on. There is always a last one, which is empty if the shard is."""
+    """A shard's chunks from item ``start`` on. There is always a last one, which is empty if the shard is."""
     items = shard.items(start)
     fingerprint, remote = shard.fingerprint(), shard.remote
     chunk = tuple(itertools.islice(items, batch))
@@ -230,7 +230,7 @@ def _chunks(number: int, shard: Shard, start: int, batch: int) -> Iterator[Chunk
 def _in_order(
     chunks: Iterable[Chunk], make_rows: Callable[[Sequence[Item]], pa.RecordBatch], workers: int
 ) -> Iterator[tuple[Chunk, pa.RecordBatch]]:
-    """Yield each chunk and its rows, in order, with a bounded number of chunks in progress."""
+    """Each chunk and its rows, in order, with a bounded number of chunks in progress."""
     started: deque[tuple[Chunk, Future[pa.RecordBatch]]] = deque()
     with contextlib.ExitStack() as stack:
         pool = ThreadPoolExecutor(workers, "resnext-bulk")
@@ -258,10 +258,7 @@ def terminable() -> Iterator[None]:
         yield
         return
 
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
@@ -277,7 +274,7 @@ def import_tqdm() -> Any:
 
 @contextlib.contextmanager
 def progress_bar(shown: bool, total: int | None, initial: int) -> Iterator[Callable[[int], object]]:
-    """Show a bar on stderr if wanted; yields a function to be called with the number of rows of each chunk."""
+    """Show a bar on stderr if wanted; yield a function to be called with the number of rows of each chunk."""
     if not shown:
         yield lambda rows: None
         return
@@ -286,5 +283,5 @@ def progress_bar(shown: bool, total: int | None, initial: int) -> Iterator[Calla
 
 
 def printable(text: str) -> str:
-    """Return a file's name as UTF-8 text, as a table needs it: file names are bytes."""
+    """A file's name as UTF-8 text, as a table needs it: file names are bytes."""
     return text.encode("utf-8", "backslashreplace").decode()

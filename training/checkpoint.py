@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 from torch import Tensor
 
+from ..data.outputs import locked
 from ..errors import CheckpointError, OutputError
 from ..files import remove_temporary, write_atomically
 from ..models import checkpoints
@@ -153,18 +153,7 @@ def expect_plain_files(out: Path) -> None:
 
 @contextlib.contextmanager
 def claimed(out: Path) -> Iterator[None]:
-    """Let only one process at a time train in a folder.
-
-    Raises:
-        OutputError: another one does.
-    """
-    guard = filelock.FileLock(out / ".lock")
-    try:
-        guard.acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise OutputError(f"Another process trains in {out}: wait for it, or choose another folder.") from error
-    try:
+    """Let only one process at a time train in a folder; raise OutputError if another does."""
+    with locked(out / ".lock", out):
         remove_temporary(out)  # left by killed runs
         yield
-    finally:
-        guard.release()

@@ -24,6 +24,7 @@ pytest.importorskip("duckdb", reason="the extra train")
 from resnext_hub.benchmarks.simulation import simulate_hashtags
 from resnext_hub.cli import main
 from resnext_hub.curation import hashtags as module
+from resnext_hub.curation.duckdb_tables import Limits
 from resnext_hub.curation.hashtags import (
     TARGETS,
     VOCABULARY,
@@ -38,7 +39,6 @@ from resnext_hub.curation.hashtags import (
     resampled_indices,
     write_mapping,
 )
-from resnext_hub.curation.tables import Limits
 from resnext_hub.errors import OutputError, SourceError
 from resnext_hub.processing_utils.labels import Label, read_labels
 from resnext_hub.training import batches

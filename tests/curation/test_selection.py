@@ -23,12 +23,11 @@ pytest.importorskip("duckdb", reason="the extra train")
 import fsspec
 from resnext_hub.cli import main
 from resnext_hub.curation import selection as module
+from resnext_hub.curation.duckdb_tables import Limits, workspace
 from resnext_hub.curation.selection import SCHEMA, select
-from resnext_hub.curation.tables import Limits, workspace
 from resnext_hub.errors import OutputError, SourceError
-from resnext_hub.inference.bulk import prediction_columns
+from resnext_hub.inference.bulk import COLUMNS
 
-COLUMNS = prediction_columns(None)  # of what resnext-hub classify --out writes, index apart
 # Ties, and both ends of what float32 can say.
 SCORES = (0.0, 1e-38, 1e-6, 0.25, 0.25, 0.5, 0.5, 0.75, 1 - 2**-24, 1.0)
 SMALL = Limits("200MB", threads=1)

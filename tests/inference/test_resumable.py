@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
 import pytest
-from resnext_hub.curation.tables import Limits, workspace
+from resnext_hub.curation.duckdb_tables import Limits, workspace
 from resnext_hub.data.shards import Item
 from resnext_hub.errors import OutputError
 from resnext_hub.inference import resumable

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..data.outputs import explained
+from ..data.outputs import explained, locked
 from ..data.source import TableFile, table_files
 from ..data.stores import Access
 from ..errors import OutputError, SourceError
@@ -37,8 +36,10 @@ BATCH = 100_000  # rows that leave DuckDB together, and a row group of what is w
 class Limits:
     """Limits of DuckDB.
 
-    ``memory``: as DuckDB writes it ("2GB"), for sorting, grouping and joining; the process needs 200 to 300 MB more.
-    ``spill``: the folder for data that does not fit (default: next to the output). ``threads``: default all cores.
+    Attributes:
+        memory: for sorting, grouping and joining, as DuckDB writes it ("2GB"); the process needs 200 to 300 MB more.
+        spill: the folder for data that does not fit in memory; None: next to the output.
+        threads: None: all cores.
     """
 
     memory: str = "2GB"
@@ -50,8 +51,9 @@ class Limits:
 class Reading:
     """How to read the images' tables.
 
-    ``column``: the column of images (default: image). ``label_column``: the column of hashtags or classes (default:
-    hashtags, or classes). ``private``, ``anonymous``: as in `data.stores.Access`.
+    Attributes:
+        column, label_column: the columns of images (default: image), and of hashtags or classes.
+        private, anonymous: as in `data.stores.Access`.
     """
 
     column: str | None = None
@@ -60,8 +62,13 @@ class Reading:
     anonymous: bool = False
 
     def files(self, specs: str | Sequence[str]) -> list[TableFile]:
-        """The Parquet files of specs: files, patterns or folders of them, on this machine or in an object store."""
+        """The Parquet files that specs name: files, patterns or folders, on this machine or in an object store."""
         return table_files([specs] if isinstance(specs, str) else specs, Access(self.private, self.anonymous))
+
+    @property
+    def columns(self) -> list[str | None]:
+        """The named columns: a part of a job."""
+        return [self.column, self.label_column]
 
 
 def fingerprint(files: Sequence[TableFile]) -> str:
@@ -83,7 +90,7 @@ def earlier_report(out: Path, job: dict[str, Any], *, overwrite: bool) -> dict[s
     if not out.exists():
         return None
     try:
-        noted = json.loads((pq.read_metadata(out).metadata or {})[METADATA])
+        noted = json.loads((pq.read_metadata(out).metadata or {})[METADATA], object_hook=_numbered)
         before, report = noted["job"], noted["report"]
     except (pa.ArrowInvalid, KeyError, TypeError, ValueError):
         before, report = {}, {}
@@ -111,48 +118,43 @@ def workspace(out: Path, limits: Limits) -> Iterator[tuple[duckdb.DuckDBPyConnec
     work = out.with_name(f"{out.name}.work")
     folder = work / "files"  # the lock stays when this is cleared
     spill = limits.spill / f"{out.name}.spill" if limits.spill else folder / "spill"
+    options: dict[str, Any] = {
+        "memory_limit": limits.memory,
+        "temp_directory": str(spill),
+        # Extensions are neither downloaded nor loaded.
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
+    if limits.threads is not None:
+        options["threads"] = limits.threads
     with explained():
         work.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(work / "lock")
+    with locked(work / "lock", out):
         try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise OutputError(f"Another process is writing {out}: wait for it, or choose another name.") from error
-    try:
-        with explained():
-            for left in (folder, spill):  # of a killed run
-                if left.exists():
-                    shutil.rmtree(left)
-            folder.mkdir()
-            spill.mkdir(parents=True)
-        options: dict[str, Any] = {
-            "memory_limit": limits.memory,
-            "temp_directory": str(spill),
-            # Extensions are neither downloaded nor loaded.
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-        }
-        if limits.threads is not None:
-            options["threads"] = limits.threads
-        try:
+            with explained():
+                for left in (folder, spill):  # of a killed run
+                    if left.exists():
+                        shutil.rmtree(left)
+                folder.mkdir()
+                spill.mkdir(parents=True)
             with contextlib.closing(duckdb.connect(config=options)) as connection:
                 yield connection, folder
         except duckdb.OutOfMemoryException as error:
-            full = "temp_directory" in str(error)
-            what = (
-                f"The disk is full ({spill}): pass spill=DIR on another disk"
-                if full
-                else "Pass a higher limit, memory=SIZE"
-            )
+            full = f"The disk is full ({spill}): pass spill=DIR on another disk"
+            what = full if "temp_directory" in str(error) else "Pass a higher limit, memory=SIZE"
             raise OutputError(f"{what}. DuckDB says: {_first_line(error)}") from error
         except duckdb.Error as error:
             raise SourceError(f"DuckDB says: {_first_line(error)}") from error
-    finally:
-        shutil.rmtree(spill, ignore_errors=True)
-        shutil.rmtree(work, ignore_errors=True)
-        lock.release()
-        with contextlib.suppress(OSError):
-            work.rmdir()  # Windows: the lock was open before
+        finally:
+            shutil.rmtree(spill, ignore_errors=True)
+            shutil.rmtree(work, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        work.rmdir()  # Windows: the lock was open before
+
+
+def _numbered(values: dict[str, Any]) -> dict[Any, Any]:
+    """A JSON object with its keys that are numbers as such: those of classes."""
+    return {int(key) if key.isdigit() else key: value for key, value in values.items()}
 
 
 def _first_line(error: Exception) -> str:
@@ -180,22 +182,13 @@ def open_table(
     known = {column: str(kind) for column, kind in zip(table.columns, table.types, strict=True)}
     named = {column: column for column in known} | {ours: theirs for ours, theirs in columns.items() if theirs}
     check_columns(files[0].uri, known, dict.fromkeys(named.values(), ""))
-    table.project(", ".join(f"{_quoted(theirs)} AS {_quoted(ours)}" for ours, theirs in named.items())).create_view(
-        name
-    )
+    renamed = (duckdb.ColumnExpression(theirs).alias(ours) for ours, theirs in named.items())
+    table.select(*renamed).create_view(name)
     return {ours: known[theirs] for ours, theirs in named.items()}
 
 
-def _quoted(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'
-
-
 def check_columns(where: str, columns: dict[str, str], wanted: dict[str, str]) -> None:
-    """Check that columns exist and have one of the types in their value, such as ``FLOAT[] DOUBLE[]``; "": any type.
-
-    Raises:
-        SourceError: a column is missing or has another type.
-    """
+    """Check that columns exist and have one of the types in their value, such as ``FLOAT[] DOUBLE[]``; "": any type."""
     for name, kinds in wanted.items():
         if name not in columns:
             raise SourceError(f"{where} has no column {name!r}; it has the columns {', '.join(columns)}.")
@@ -212,11 +205,7 @@ def write_table(
     job: dict[str, Any],
     report: Callable[[], dict[str, Any]],
 ) -> None:
-    """Write OUT from batches, completely or not at all, with the job and its report in the metadata.
-
-    Raises:
-        OutputError: the disk is full, or the folder cannot be written.
-    """
+    """Write OUT from batches, completely or not at all, with the job and its report in the metadata."""
 
     def write(temporary: Path) -> None:
         with pq.ParquetWriter(temporary, columns) as writer:
