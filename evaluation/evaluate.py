@@ -59,10 +59,12 @@ class Comparison:
 
     @property
     def reproduced(self) -> bool:
+        """True if the figure is inside both intervals."""
         return self.beyond == 0
 
     @property
     def verdict(self) -> str:
+        """The comparison in words."""
         if self.reproduced:
             return f"reproduced ({self.off1:+.2f})"
         return f"not reproduced: {self.off1:+.2f} / {self.off5:+.2f}, {self.beyond:.2f} outside the 95 % interval"
@@ -111,7 +113,7 @@ class Report:
     results: tuple[Result, ...]
 
     def fails(self, kind: str) -> list[str]:
-        """Return the reasons why not all contenders reproduce their figure of a kind; empty if all do."""
+        """The reasons why not all contenders reproduce their figure of a kind; empty if all do."""
         wrong = [f"unreadable images: {len(self.unreadable):,}"] if self.unreadable else []
         for result in (r for r in self.results if r.dataset == (self.dataset or self.title)):
             found = [c for c in result.comparisons if c.kind == kind]
@@ -123,13 +125,9 @@ class Report:
 
 
 def parse_size(text: str) -> tuple[int | None, int]:
-    """Parse a size: "288" crops 288 and resizes in the checkpoint's proportion, "320:288" resizes to 320 first.
+    """(resize, crop) of a size in pixels. Any other text is a ValueError.
 
-    Returns:
-        The shorter side after resizing, None for the checkpoint's proportion; and the crop.
-
-    Raises:
-        ValueError: any other text.
+    "320:288" resizes the shorter side to 320 and crops 288; "288" resizes in the checkpoint's proportion (None).
     """
     found = re.fullmatch(r"(?:(\d+):)?(\d+)", text)
     if not found or not int(found[2]) or (found[1] and int(found[1]) < int(found[2])):
@@ -138,41 +136,31 @@ def parse_size(text: str) -> tuple[int | None, int]:
 
 
 def contenders_of(
-    variants: Sequence[str | Path],
-    *,
-    sizes: Sequence[str] = (),
-    views: str = "centre",
-    engine: str = "auto",
-    device: str | None = None,
-    precision: str = "fp32",
-    calibration: str | Sequence[str] | None = None,
-    local_rank: int = 0,
-    progress: bool = False,
+    variants: Sequence[str | Path], options: Options, *, local_rank: int = 0, progress: bool = False
 ) -> list[Contender]:
     """Open the engine of every variant at every size.
 
     Args:
-        sizes: see `parse_size`; by default each checkpoint's own.
-        engine, device, precision, calibration: see `inference.engines.open_engine`.
-        local_rank: the number of the GPU, if the machine has several and ``device`` is None.
+        local_rank: the number of the GPU, if the machine has several and the options name no device.
 
     Raises:
         UnknownVariantError, ManifestError, CheckpointError, EngineError, ValueError: as `classifier`.
     """
-    asked = [parse_size(size) for size in sizes] or [(None, None)]
+    asked = [parse_size(size) for size in options.sizes] or [(None, None)]
     checkpoints = list({c.variant: c for c in map(find_checkpoint, variants)}.values())
+    device = options.device or _device(local_rank)
+    how: dict[str, Any] = {"precision": options.precision, "calibration": options.calibration, "device": device}
     found: dict[str, Contender] = {}
     for checkpoint, (resize, crop) in itertools.product(checkpoints, asked):
         preset = _resized(checkpoint.preprocessing, resize, crop)
         name = checkpoint.name + (f"@{preset.resize_size}:{preset.crop_size}" if crop else "")
-        name += "" if views == "centre" else f"+{views}"
+        name += "" if options.views == "centre" else f"+{options.views}"
         if any(c.name == name and c.checkpoint != checkpoint for c in found.values()):
             name = f"{checkpoint.variant}{name.removeprefix(checkpoint.name)}"  # folders of two runs with the same name
         if name not in found:
             sized = dataclasses.replace(checkpoint, preprocessing=preset)
-            how: dict[str, Any] = {"device": device or _device(local_rank), "threads": 1, "progress": progress}
-            opened = open_engine(sized, engine, precision=precision, calibration=calibration, **how)
-            found[name] = Contender(name, checkpoint, local_file(checkpoint)[1], preset, opened, views)
+            opened = open_engine(sized, options.engine, threads=1, progress=progress, **how)
+            found[name] = Contender(name, checkpoint, local_file(checkpoint)[1], preset, opened, options.views)
     return list(found.values())
 
 
@@ -198,17 +186,15 @@ def compare(metrics: Metrics, contender: Contender, dataset: str) -> tuple[Compa
         return ()
     figures = [("published", checkpoint.published)] if preset == checkpoint.preprocessing else []
     figures += [("measured", row) for row in checkpoint.measured]
+    share = preset.crop_size / preset.resize_size
     return tuple(
         judge(metrics, kind, figure)
         for kind, figure in figures
-        if figure.top1 is not None and figure.dataset == dataset and _is_made_so(figure, preset)
+        if figure.top1 is not None
+        and figure.dataset == dataset
+        and figure.image_size in (None, preset.crop_size)
+        and (figure.crop_pct is None or abs(figure.crop_pct - share) < SAME_CROP)
     )
-
-
-def _is_made_so(figure: Accuracy, preset: Preprocessing) -> bool:
-    """Return whether a figure has this size and crop, as far as they are known."""
-    same_crop = figure.crop_pct is None or abs(figure.crop_pct - preset.crop_size / preset.resize_size) < SAME_CROP
-    return figure.image_size in (None, preset.crop_size) and same_crop
 
 
 def judge(metrics: Metrics, kind: str, figure: Accuracy) -> Comparison:
@@ -231,7 +217,9 @@ class Options:
         dataset: the name of a known dataset (`targets.datasets`), if it is not recognised by its size.
         real: ImageNet-ReaL's real.json, to report accuracy on its labels too.
         restrict: choose among the dataset's own classes only; by default as the known dataset requires.
-        sizes, views, engine, device, precision, calibration: see `contenders_of`.
+        sizes: see `parse_size`; by default each checkpoint's own.
+        views: see `preprocessing.view_pixels`.
+        engine, device, precision, calibration: see `inference.engines.open_engine`.
         grade, max_pixels, truncated: see `preprocessing.load_pixels`.
         batch: images that pass a network together.
         workers: threads; by default all cores.
@@ -322,35 +310,15 @@ def evaluate(
     if options.real is not None:
         read_real(options.real, [name for name in images.names if name is not None])  # shows errors before the run
     contenders = [v for v in variants if isinstance(v, Contender)] or contenders_of(
-        [v for v in variants if not isinstance(v, Contender)],
-        sizes=options.sizes,
-        views=options.views,
-        engine=options.engine,
-        device=options.device,
-        precision=options.precision,
-        calibration=options.calibration,
-        local_rank=processes.local,
-        progress=progress,
+        [v for v in variants if not isinstance(v, Contender)], options, local_rank=processes.local, progress=progress
     )
-    with (
-        processes.joined(datetime.timedelta(days=7)),  # one process may have larger shards than the others
-        tempfile.TemporaryDirectory() as temporary,
-    ):
-        predictions = predict(
-            images,
-            contenders,
-            Path(out or temporary) / TABLE,
-            targets=targets,
-            processes=processes,
-            restricted=restricted,
-            reading={name: getattr(options, name) for name in ("grade", "max_pixels", "truncated")},
-            batch=options.batch,
-            workers=options.workers,
-            resume=resume,
-            overwrite=overwrite,
-            progress=progress,
-            **options.source,
-        )
+    how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "progress": progress, "restricted": restricted}
+    how |= {name: getattr(options, name) for name in ("batch", "workers")} | options.source
+    how["reading"] = {name: getattr(options, name) for name in ("grade", "max_pixels", "truncated")}
+    # One process may have larger shards than the others, so they wait for each other for long.
+    with processes.joined(datetime.timedelta(days=7)), tempfile.TemporaryDirectory() as temporary:
+        table = Path(out or temporary) / TABLE
+        predictions = predict(images, contenders, table, targets=targets, processes=processes, **how)
     if predictions is None:
         return None
     return _report(images, targets, contenders, predictions, known, restricted, options, notes)
@@ -371,7 +339,7 @@ def _check_output(out: str | Path | None, processes: Processes, resume: bool, ov
 
 
 def _targets(images: Listing, checkpoints: Sequence[Checkpoint]) -> tuple[dict[LabelSet, list[Target]], list[str]]:
-    """Return the targets in each label set of the checkpoints, and notes about them."""
+    """The targets in each label set of the checkpoints, and notes about them."""
     sets = list(dict.fromkeys(c.labels for c in checkpoints))
     if images.classes is not None:  # the tables have names for their numbers
         names = [images.classes[label] if isinstance(label, int) else label for label in images.labels]
@@ -384,17 +352,12 @@ def _targets(images: Listing, checkpoints: Sequence[Checkpoint]) -> tuple[dict[L
     named = {tuple(label.name for label in read_labels(of)) for of in sets}
     numbered = any(not isinstance(key, str) or key.isdigit() for key in set(keys))
     if numbered and len(named) > 1:
-        raise ValueError(
-            "The images' classes are numbers, and the variants number them differently: evaluate one variant at a time."
-        )
+        raise ValueError("The classes are numbers, which mean different classes to these variants: evaluate one alone.")
     targets = {of: targets_of(keys, read_labels(of)) for of in sets}
-    notes = []
-    if numbered and len(target_classes(targets[sets[0]])) < sets[0].classes:
-        notes.append(
-            f"The classes are numbers, {len(set(keys))} of the network's {sets[0].classes}: the result is right only "
-            "if the network numbers them in the same order."
-        )
-    return targets, notes
+    if not numbered or len(target_classes(targets[sets[0]])) == sets[0].classes:
+        return targets, []
+    some = f"The classes are numbers, {len(set(keys))} of the network's {sets[0].classes}"
+    return targets, [f"{some}: the result is right only if the network numbers them in the same order."]
 
 
 def _report(
@@ -412,34 +375,18 @@ def _report(
     present = len(set(images.labels))
     notes = list(notes) + ([f"{images.passed}."] if images.passed else [])
     if known and known.images and (known.images, known.classes) != (len(rows), present):
-        notes.append(
-            f"{known.title} has {known.images:,} images in {known.classes} classes; "
-            f"this source has {len(rows):,} in {present}."
-        )
+        expected = f"{known.title} has {known.images:,} images in {known.classes} classes"
+        notes.append(f"{expected}; this source has {len(rows):,} in {present}.")
     title = known.title if known else "these images"
     sets: list[tuple[str, Mapping[LabelSet, Sequence[Target]]]] = [(known.name if known else title, targets)]
     if options.real is not None:
-        found = read_real(options.real, names)
-        sets.append(("imagenet_real", dict.fromkeys(targets, found)))
+        sets.append(("imagenet_real", dict.fromkeys(targets, read_real(options.real, names))))
     results = []
-    for dataset, right in sets:
-        for contender in contenders:
-            classes, confidence = predictions.of(contender.name, rows)
-            metrics = measure(classes, confidence, [right[contender.checkpoint.labels][i] for i in rows])
-            results.append(
-                Result(
-                    name=contender.name,
-                    variant=contender.checkpoint.variant,
-                    dataset=dataset,
-                    preset=contender.preset,
-                    views=contender.views,
-                    engine=contender.engine.name,
-                    precision=contender.engine.precision,
-                    labels=contender.checkpoint.labels,
-                    metrics=metrics,
-                    comparisons=compare(metrics, contender, dataset),
-                )
-            )
+    for (dataset, right), one in itertools.product(sets, contenders):
+        metrics = measure(*predictions.of(one.name, rows), [right[one.checkpoint.labels][i] for i in rows])
+        network = (one.preset, one.views, one.engine.name, one.engine.precision, one.checkpoint.labels)
+        compared = compare(metrics, one, dataset)
+        results.append(Result(one.name, one.checkpoint.variant, dataset, *network, metrics, compared))
     return Report(
         data=list(images.specs),
         layout=images.layout,

@@ -61,7 +61,7 @@ class Explanation:
         return np.rint((1 - STRENGTH) * self.pixels + STRENGTH * colours).astype(np.uint8)
 
     def plot(self) -> Figure:
-        """Return a figure: what the network has seen, without and with the heat over it."""
+        """A figure: the network's input, without and with the heat over it."""
         with needed("A picture", "pictures"):
             from matplotlib.figure import Figure
 
@@ -136,13 +136,12 @@ def explain(
 
 
 def _network_of(classifier: Classifier) -> nn.Module:
-    """Return the classifier's network, or load it again: engines other than PyTorch have no gradients."""
+    """The classifier's network, or a newly loaded one: engines other than PyTorch have no gradients."""
     if isinstance(classifier.engine, TorchEngine):
         return classifier.engine.network
     if classifier.checkpoint is None:
-        raise ValueError(
-            f"The engine {classifier.engine.name} has no gradients: make the classifier with engine='torch'."
-        )
+        name = classifier.engine.name
+        raise ValueError(f"The engine {name} has no gradients: make the classifier with engine='torch'.")
     return load(classifier.checkpoint).eval()
 
 
@@ -157,21 +156,19 @@ def _index(target: int | str, labels: Sequence[Label], classes: int) -> int:
 
 
 def _leaf(maps: Tensor) -> Tensor:
-    """Return a copy that starts the graph, so that earlier layers need no gradients and no memory for them."""
+    """A copy that starts the graph, so that earlier layers need no gradients and no memory for them."""
     return maps.detach().clone().requires_grad_()
 
 
-def _from_last(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the last feature map and its logits. Uses no hook, because other threads may be using the network."""
+def _from_last(network: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The last feature map and its logits. Uses no hook, because other threads may be using the network."""
     if not hasattr(network, "forward_features") or not hasattr(network, "forward_head"):
-        raise ValueError(
-            f"Pass layer=, the name of the layer of {type(network).__name__} with the last feature map, e.g. 'layer4'."
-        )
-    parts: Any = network
+        kind = type(network).__name__
+        raise ValueError(f"Pass layer=, the name of the layer of {kind} with the last feature map, e.g. 'layer4'.")
     with torch.no_grad():
-        features = parts.forward_features(images)
+        features = network.forward_features(images)
     maps = _leaf(features)
-    return maps, parts.forward_head(maps)
+    return maps, network.forward_head(maps)
 
 
 def _from_layer(network: nn.Module, images: Tensor, layer: str) -> tuple[Tensor, Tensor]:

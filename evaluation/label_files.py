@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import re
@@ -75,10 +76,10 @@ def find_labelled(
         path = find_label_file(listing.names[0] or "")
     if path is None:
         if None in found:
+            known = ", ".join(pattern.rpartition("/")[2] for pattern in LABEL_FILES)
             raise SourceError(
-                f"{listing.names[0]} is not in a class folder, and there is no label file near it. "
-                f"Pass labels=FILE: {', '.join(pattern.rpartition('/')[2] for pattern in LABEL_FILES)}, or lines "
-                "with a file name and its class."
+                f"{listing.names[0]} is not in a class folder, and there is no label file near it. Pass labels=FILE: "
+                f"{known}, or lines with a file name and its class."
             )
         return listing
     table = read_label_file(path)
@@ -89,26 +90,24 @@ def find_labelled(
 
 
 def _held_out(listing: Listing, runs: Sequence[Path]) -> Listing | None:
-    """Return the images that training runs held out from this data; None if none did."""
+    """The images that training runs held out from this data; None if none did."""
     found = {tuple(rows): run for run in runs if (rows := held_out_rows(listing, run))}
     if len(found) > 1:
-        raise SourceError(
-            f"{' and '.join(str(run) for run in found.values())} held out different images: evaluate one at a time."
-        )
-    if not found:
-        return None
-    ((rows, run),) = found.items()
-    return replace(listing.only(rows), layout=f"{listing.layout}, held out by {run}")
+        both = " and ".join(map(str, found.values()))
+        raise SourceError(f"{both} held out different images: evaluate one at a time.")
+    for rows, run in found.items():
+        return replace(listing.only(rows), layout=f"{listing.layout}, held out by {run}")
+    return None
 
 
 def ilsvrc_number(name: str) -> int | None:
-    """Return the number, from 1, in a name such as ILSVRC2012_val_00000293.JPEG."""
+    """The number, from 1, in a name such as ILSVRC2012_val_00000293.JPEG."""
     found = re.search(r"ILSVRC20\d\d_val_(\d{8})", name)
     return int(found[1]) if found else None
 
 
 def find_label_file(name: str) -> Path | None:
-    """Return the label file nearest to an image."""
+    """The label file nearest to an image."""
     folder = Path(name).absolute().parent
     while not folder.is_dir() and folder != folder.parent:  # a member of an archive
         folder = folder.parent
@@ -186,18 +185,15 @@ def _from_lines(path: Path, text: str, beside: Callable[[str], bytes]) -> Mappin
 
 
 def _ilsvrc_synsets(path: Path, beside: Callable[[str], bytes]) -> Mapping[int, str]:
-    """Return the synsets of ILSVRC's own class numbers, from the devkit's files beside the ground truth."""
-    try:
+    """The synsets of ILSVRC's own class numbers, from the devkit's files beside the ground truth."""
+    with contextlib.suppress(FileNotFoundError):
         lines = (line.split() for line in beside("map_clsloc.txt").decode().splitlines())
         return {int(line[1]): line[0] for line in lines if line}
-    except FileNotFoundError:
-        pass
     try:
         content = beside("meta.mat")
     except FileNotFoundError as error:
-        raise SourceError(
-            f"The class numbers in {path} need the devkit's meta.mat or map_clsloc.txt: put it in the same folder."
-        ) from error
+        missing = "the devkit's meta.mat or map_clsloc.txt: put it in the same folder"
+        raise SourceError(f"The class numbers in {path} need {missing}.") from error
     with needed("Reading meta.mat", "evaluate"):
         from scipy.io import loadmat
     rows = loadmat(io.BytesIO(content), squeeze_me=True)["synsets"]

@@ -54,8 +54,13 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Metrics:
-    """The metrics of a network on a dataset. Images without a target are ``not_counted``; ``classes`` and
-    ``confusions`` cover the images with exactly one right class."""
+    """The metrics of a network on a dataset.
+
+    Attributes:
+        not_counted: images without a target.
+        ece, confidence: the expected calibration error and the mean confidence, 0..1.
+        classes, confusions: of the images with exactly one right class.
+    """
 
     top1: Rate
     top5: Rate

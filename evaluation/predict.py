@@ -43,6 +43,7 @@ from .label_files import SHARD_ROWS
 from .targets import Target, target_classes
 
 TOP = 5
+OTHERWISE = "Choose another folder, or pass overwrite=True."
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Contender:
         return dataclasses.replace(self.preset, mean=(0, 0, 0), std=(1, 1, 1), source=""), self.views
 
     def identity(self) -> dict[str, Any]:
-        """Return everything that decides what it predicts."""
+        """Everything that decides what it predicts."""
         return {"views": self.views} | identify(self.checkpoint, self.sha256, self.engine, self.preset)
 
 
@@ -82,7 +83,7 @@ class Predictions:
     engine_seconds: Mapping[str, float]  #: by contender, summed over the threads of this process
 
     def of(self, name: str, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return a contender's classes (N, 5), -1 for none, and the probability of the first (N,)."""
+        """A contender's classes (N, 5), -1 for none, and the probability of the first (N,)."""
         classes = np.full((len(rows), TOP), -1)
         confidence = np.zeros(len(rows))
         found = self.table[f"{name}.classes"].to_pylist(), self.table[f"{name}.probabilities"].to_pylist()
@@ -141,12 +142,11 @@ class _Predictor:
 
     @property
     def columns(self) -> pa.Schema:
-        fields = [pa.field("image", pa.string(), nullable=False), pa.field("error", pa.string())]
-        fields.append(pa.field("target", pa.string()))
+        fields: list[Any] = [pa.field("image", pa.string(), nullable=False)]
+        fields += [("error", pa.string()), ("target", pa.string())]
         for contender in self.contenders:
-            fields.append(pa.field(f"{contender.name}.classes", pa.list_(pa.int32())))
-            fields.append(pa.field(f"{contender.name}.probabilities", pa.list_(pa.float32())))
-            fields.append(pa.field(f"{contender.name}.targets", pa.list_(pa.int32())))
+            for column, kind in (("classes", pa.int32()), ("probabilities", pa.float32()), ("targets", pa.int32())):
+                fields.append((f"{contender.name}.{column}", pa.list_(kind)))
         return pa.schema(fields)
 
     def __call__(self, items: Sequence[Item]) -> pa.RecordBatch:
@@ -176,7 +176,7 @@ class _Predictor:
         return pa.RecordBatch.from_arrays(columns, schema=self.columns)
 
     def _load(self, data: bytes) -> list[np.ndarray]:
-        """Return pixels (views, crop, crop, 3) for each geometry. Decodes once, unless the decoder may shrink."""
+        """Pixels (views, crop, crop, 3) for each geometry. Decodes once, unless the decoder may shrink."""
         limits = dict(self.reading)
         grade, plain = limits.pop("grade"), all(views == "centre" for _, views in self.geometries)
         if plain and (grade == "fast" or len(self.geometries) == 1):
@@ -190,7 +190,7 @@ class _Predictor:
     def _best(
         self, contender: Contender, classes: Sequence[int] | None, pixels: np.ndarray
     ) -> list[tuple[list[int], list[float]]]:
-        """Return the best classes and their probabilities for pixels (N, views, crop, crop, 3); none for NaN scores."""
+        """The best classes and their probabilities for pixels (N, views, crop, crop, 3); none for NaN scores."""
         start = time.perf_counter()
         with self._turns.get(contender.name, contextlib.nullcontext()):
             logits = [contender.engine(np.ascontiguousarray(view))[0] for view in pixels.swapaxes(0, 1)]
@@ -206,7 +206,7 @@ class _Predictor:
 
 
 def _label_text(images: Listing, place: int) -> str:
-    """Return the class of an image as the data name it."""
+    """The class of an image as the data name it."""
     label = images.labels[place]
     if isinstance(label, tuple):
         return " ".join(map(str, label))
@@ -223,11 +223,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def gathered(processes: Processes, value: Any) -> list[Any]:
-    """Return the values of all processes.
-
-    Raises:
-        OutputError: another process has ended.
-    """
+    """The values of all processes; OutputError if another process has ended."""
     try:
         return processes.gather(value)
     except RuntimeError as error:
@@ -308,11 +304,7 @@ def predict(
 
 
 def _is_made(out: Path, identity: dict[str, Any]) -> bool:
-    """Return whether a run of this identity has made the table; remove what it left if it was killed after that.
-
-    Raises:
-        OutputError: the table is another run's.
-    """
+    """True if a run of this identity has made the table; remove what it left if it was killed after that."""
     parts = Parts(out, {})
     if not out.exists() or parts.is_kept():  # the stopped run is to replace it
         return False
@@ -320,13 +312,9 @@ def _is_made(out: Path, identity: dict[str, Any]) -> bool:
     try:
         made = json.loads((pq.read_schema(out).metadata or {})[b"resnext_hub"])
     except (pa.ArrowException, KeyError, ValueError) as error:
-        raise OutputError(
-            f"{out} was not written by an evaluation. Choose another folder, or pass overwrite=True."
-        ) from error
+        raise OutputError(f"{out} was not written by an evaluation. {OTHERWISE}") from error
     if different := differences(made, identity):
-        raise OutputError(
-            f"{out} was made by a different run: {different}. Choose another folder, or pass overwrite=True."
-        )
+        raise OutputError(f"{out} was made with other options: {different}. {OTHERWISE}")
     return True
 
 

@@ -6,14 +6,14 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
 from ..files import remove_temporary, write_atomically
-from ..processing_utils.labels import Label, read_labels
-from .evaluate import Comparison, Report, Result
+from ..processing_utils.labels import read_labels
+from .evaluate import Report, Result
 from .metrics import Rate
 from .plots import plot_confusion, plot_reliability, plot_sizes
 
@@ -24,13 +24,13 @@ SPEED = ("computed", "seconds", "engine_seconds")
 
 
 def speed_as_json(report: Report) -> dict[str, Any]:
-    """Return the images that the last run computed, and the seconds."""
+    """The images that the last run computed, and the seconds."""
     speed = report.computed / report.seconds if report.computed and report.seconds else None
     return {name: getattr(report, name) for name in SPEED} | {"images_per_second": speed}
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """Return the report as JSON data, without classes and confusions, which are in the tables."""
+    """The report as JSON data, without classes and confusions, which are in the tables."""
 
     def of(result: Result) -> dict[str, Any]:
         preset = {k: v for k, v in dataclasses.asdict(result.preset).items() if k != "source"}
@@ -48,22 +48,16 @@ def _rate(rate: Rate) -> str:
     return f"{rate.percent:.2f} [{rate.low:.2f}, {rate.high:.2f}]" if rate.total else "-"
 
 
-def _verdict(comparison: Comparison) -> str:
-    return f"{comparison.top1:.2f} / {comparison.top5:.2f} {comparison.kind}: {comparison.verdict}"
-
-
 def _rows(report: Report) -> list[tuple[str, ...]]:
     several = len({result.dataset for result in report.results}) > 1
-    return [
-        (
-            f"{result.name} ({result.dataset})" if several else result.name,
-            _rate(result.metrics.top1),
-            _rate(result.metrics.top5),
-            f"{100 * result.metrics.ece:.1f}" if result.metrics.top1.total else "-",
-            "; ".join(map(_verdict, result.comparisons)) or "no published figure",
-        )
-        for result in report.results
-    ]
+    rows = []
+    for result in report.results:
+        name, metrics = f"{result.name} ({result.dataset})" if several else result.name, result.metrics
+        ece = f"{100 * metrics.ece:.1f}" if metrics.top1.total else "-"
+        verdicts = [f"{c.top1:.2f} / {c.top5:.2f} {c.kind}: {c.verdict}" for c in result.comparisons]
+        compared = "; ".join(verdicts) or "no published figure"
+        rows.append((name, _rate(metrics.top1), _rate(metrics.top5), ece, compared))
+    return rows
 
 
 HEADS = ("", "top-1 %", "top-5 %", "ECE %", "compared with")
@@ -81,7 +75,7 @@ def _facts(report: Report) -> list[str]:
 
 
 def as_text(report: Report) -> str:
-    """Return what the command prints."""
+    """The text that the command prints."""
     rows = [HEADS, *_rows(report)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADS) - 1)]
     table = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
@@ -99,17 +93,19 @@ def _as_markdown(report: Report) -> str:
     return "\n".join([*lines, *(f"- {source}" for source in sorted(sources)), ""])
 
 
-def _labels(result: Result) -> tuple[Label, ...]:
-    return read_labels(result.labels)
+CLASSES = [
+    "contender", "dataset", "class", "synset", "label", "images", "top1", "top5", "precision", "f1", "taken_for",
+    "taken_for_label",
+]  # fmt: skip
+CONFUSED = [
+    "contender", "dataset", "images", "class", "synset", "label", "taken_for", "taken_for_synset", "taken_for_label",
+]  # fmt: skip
 
 
-def _class_rows(report: Report) -> list[tuple[Any, ...]]:
-    numbers = "images", "top1", "top5", "precision", "f1"
-    rows: list[tuple[Any, ...]] = [
-        ("contender", "dataset", "class", "synset", "label", *numbers, "taken_for", "taken_for_label")
-    ]
+def _class_rows(report: Report) -> list[Sequence[Any]]:
+    rows: list[Sequence[Any]] = [CLASSES]
     for result in report.results:
-        labels = _labels(result)
+        labels = read_labels(result.labels)
         for c in result.metrics.classes:
             label, other = labels[c.index], None if c.taken_for is None else labels[c.taken_for].name
             start = (result.name, result.dataset, c.index, label.synset, label.name)
@@ -118,36 +114,24 @@ def _class_rows(report: Report) -> list[tuple[Any, ...]]:
     return rows
 
 
-def _confusion_rows(report: Report) -> list[tuple[Any, ...]]:
-    rows: list[tuple[Any, ...]] = [
-        (
-            "contender",
-            "dataset",
-            "images",
-            "class",
-            "synset",
-            "label",
-            "taken_for",
-            "taken_for_synset",
-            "taken_for_label",
-        )
-    ]
+def _confusion_rows(report: Report) -> list[Sequence[Any]]:
+    rows: list[Sequence[Any]] = [CONFUSED]
     for result in report.results:
-        labels = _labels(result)
+        labels = read_labels(result.labels)
         for c in result.metrics.confusions[:CONFUSIONS]:
             ends = [(i, labels[i].synset, labels[i].name) if i >= 0 else ("", "", "") for i in (c.truth, c.prediction)]
             rows.append((result.name, result.dataset, c.images, *ends[0], *ends[1]))
     return rows
 
 
-def _csv(rows: list[tuple[Any, ...]]) -> Callable[[Path], object]:
+def _csv(rows: list[Sequence[Any]]) -> str:
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
-    return lambda path: path.write_text(text.getvalue(), encoding="utf-8", newline="")
+    return text.getvalue()
 
 
-def _json(values: dict[str, Any]) -> Callable[[Path], object]:
-    return lambda path: path.write_text(json.dumps(values, indent=1, default=str) + "\n", "utf-8")
+def _json(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=1, default=str) + "\n"
 
 
 def write_report(report: Report, folder: str | Path) -> list[Path]:
@@ -160,23 +144,23 @@ def write_report(report: Report, folder: str | Path) -> list[Path]:
         OutputError: the folder cannot be written.
     """
     folder = Path(folder)
-    writers: dict[str, Callable[[Path], object]] = {
+    contents: dict[str, str | Callable[[Path], object]] = {
         "report.json": _json(as_json(report)),
         "speed.json": _json(speed_as_json(report)),
-        "report.md": lambda p: p.write_text(_as_markdown(report), "utf-8"),
+        "report.md": _as_markdown(report),
         "classes.csv": _csv(_class_rows(report)),
         "confusions.csv": _csv(_confusion_rows(report)),
         "reliability.png": lambda p: plot_reliability(report.results).savefig(p, dpi=120, format="png"),
     }
     if len({(r.preset.crop_size, r.preset.resize_size) for r in report.results}) > 1:
-        writers["sizes.png"] = lambda p: plot_sizes(report.results).savefig(p, dpi=120, format="png")
+        contents["sizes.png"] = lambda p: plot_sizes(report.results).savefig(p, dpi=120, format="png")
     if 1 < len(report.results[0].metrics.classes) <= MOST_CLASSES:
-        writers["confusion.png"] = lambda p: plot_confusion(report.results[0]).savefig(p, dpi=120, format="png")
+        contents["confusion.png"] = lambda p: plot_confusion(report.results[0]).savefig(p, dpi=120, format="png")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_temporary(folder)  # of killed runs
-        for name, write in writers.items():
-            write_atomically(folder / name, write)
+        for name, content in contents.items():
+            write_atomically(folder / name, content)
     except OSError as error:
         raise OutputError(f"Cannot write the report to {folder}: {error.strerror or error}.") from error
-    return [folder / name for name in writers]
+    return [folder / name for name in contents]

@@ -44,13 +44,13 @@ class Dataset:
 
 @cache
 def datasets() -> dict[str, Dataset]:
-    """Return the known datasets, by the manifest's names."""
+    """The known datasets, by the manifest's names."""
     content = (Path(__file__).parent / "datasets.toml").read_text(encoding="utf-8")
     return {name: Dataset(name, **values) for name, values in tomllib.loads(content).items()}
 
 
 def recognise(images: Listing) -> Dataset | None:
-    """Return the known dataset that these images are, or None."""
+    """The known dataset that these images are, or None."""
     present, where = len(set(images.labels)), " ".join(images.specs).lower()
     for known in datasets().values():
         same = (known.images, known.classes) == (len(images.labels), present)
@@ -64,8 +64,10 @@ def _plain(name: str) -> str:
 
 
 def _index(labels: Sequence[Label]) -> dict[str, set[int]]:
-    """Return the classes that each name may mean. A first name wins: "crayfish" means the class of that name, not the
-    spiny lobster, which is also called crayfish."""
+    """The classes that each name may mean.
+
+    A first name wins: "crayfish" means the class of that name, not the spiny lobster, which is also called crayfish.
+    """
     proper: dict[str, set[int]] = {}
     others: dict[str, set[int]] = {}
     for label in labels:
@@ -78,7 +80,7 @@ def _index(labels: Sequence[Label]) -> dict[str, set[int]]:
 
 
 def targets_of(keys: Iterable[Key | None], labels: Sequence[Label], *, advice: str = LAYOUTS) -> list[Target]:
-    """Return the right classes of every image as indices of a network's classes.
+    """The right classes of every image as indices of a network's classes.
 
     A key is a synset, a name or one of its synonyms (case, spaces, _ and - do not matter), the number of a class, or
     several numbers.
@@ -107,16 +109,16 @@ def targets_of(keys: Iterable[Key | None], labels: Sequence[Label], *, advice: s
         found.append(known[key])
     if wrong:
         many = f"{', '.join(wrong[:3])}{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}"
+        first, last = labels[0], len(labels) - 1
         raise SourceError(
             f"The network of {len(labels):,} classes has no class {many}. Classes must be synsets "
-            f"({labels[0].synset or labels[0].name}), names ({labels[0].name.split(',')[0]}) or numbers (from 0 to "
-            f"{len(labels) - 1}).{advice}"
+            f"({first.synset or first.name}), names ({first.name.split(',')[0]}) or numbers (from 0 to {last}).{advice}"
         )
     return found
 
 
 def target_classes(targets: Iterable[Target]) -> list[int]:
-    """Return all classes that occur, sorted."""
+    """All classes that occur, sorted."""
     return sorted(set().union(*targets))
 
 
@@ -126,9 +128,6 @@ def read_real(path: str | Path, names: Sequence[str]) -> list[Target]:
     Args:
         path: ``real.json``, a list of lists of classes for image 1, 2, ... of 50,000.
         names: the names of the images, each with its number, such as ILSVRC2012_val_00000293.JPEG.
-
-    Raises:
-        SourceError: not such a file, or a name has no number.
     """
     try:
         lists = json.loads(Path(path).read_text("utf-8"))
@@ -137,8 +136,5 @@ def read_real(path: str | Path, names: Sequence[str]) -> list[Target]:
         raise SourceError(f"Cannot read the ImageNet-ReaL labels {path}: {reason(error)}") from error
     numbers = [ilsvrc_number(name) for name in names]
     if bad := [name for name, number in zip(names, numbers, strict=True) if not number or number > len(targets)]:
-        raise SourceError(
-            f"{path} has labels for ILSVRC2012_val_00000001 to {len(targets):08d}, but the image {bad[0]} is not one "
-            "of them."
-        )
+        raise SourceError(f"{path} has labels for ILSVRC2012_val_00000001 to {len(targets):08d}, not for {bad[0]}.")
     return [targets[number - 1] for number in numbers if number]

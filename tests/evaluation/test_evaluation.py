@@ -460,7 +460,7 @@ def test_only_comparable_figures_are_compared(folders: str) -> None:
 def command(monkeypatch: pytest.MonkeyPatch, folders: str, tmp_path: Path) -> Callable[..., int]:
     """The command with the double in the place of every variant's engine, on a set that is called ImageNet."""
 
-    def entrants(variants: Sequence[str], **options: Any) -> list[Contender]:
+    def entrants(variants: Sequence[str], *_: Any, **__: Any) -> list[Contender]:
         published = Accuracy("imagenet", 100 * TOP1 / IMAGES, 100 * TOP5 / IMAGES, None, None, "the table")
         checkpoint = dataclasses.replace(CHECKPOINT, published=published, measured=(), preprocessing=PRESET)
         worse = dataclasses.replace(checkpoint, published=dataclasses.replace(published, top1=99.0))
@@ -682,7 +682,7 @@ def test_contenders_with_sizes_and_views() -> None:
     for wrong in ("", "0", "a", "200:288", "1:2:3", "-5"):
         with pytest.raises(ValueError, match="CROP"):
             parse_size(wrong)
-    found = contenders_of(["resnext_tiny"], engine="torch", sizes=["48", "72:64"], views="flip")
+    found = contenders_of(["resnext_tiny"], Options(engine="torch", sizes=["48", "72:64"], views="flip"))
     own = default_manifest().resolve("resnext_tiny").preprocessing
     resized = round(48 * own.resize_size / own.crop_size)  # in the checkpoint's proportion
     assert [c.name for c in found] == [f"resnext_tiny@{size}+flip" for size in (f"{resized}:48", "72:64")]
