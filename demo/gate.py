@@ -203,7 +203,7 @@ def _length(scope: Scope) -> int | None:
 
 
 async def _body(scope: Scope, receive: Receive, limit: int) -> AsyncIterator[bytes]:
-    """The parts of a body, as they come. What is longer than the limit or arrives too slowly is refused."""
+    """The parts of a body, as they arrive. A body that is longer than the limit or arrives too slowly is refused."""
     if (_length(scope) or 0) > limit:
         raise RefusedError(413, "The request is too big")
     start, read, more = time.monotonic(), 0, True
@@ -223,7 +223,7 @@ async def _body(scope: Scope, receive: Receive, limit: int) -> AsyncIterator[byt
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Give a body that was read before, then whatever else comes (that the visitor has left)."""
+    """A body that was read before, then what else arrives: that the visitor has left."""
     given = False
 
     async def replay() -> dict[str, Any]:
@@ -237,10 +237,9 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _with_length(scope: Scope, body: bytes) -> Scope:
-    kept = [(k, v) for k, v in scope["headers"] if k not in (b"content-length", b"transfer-encoding", b"content-type")]
-    return scope | {
-        "headers": [*kept, (b"content-length", str(len(body)).encode()), (b"content-type", b"application/json")]
-    }
+    about = {b"content-length": str(len(body)).encode(), b"content-type": b"application/json"}
+    kept = [(k, v) for k, v in scope["headers"] if k not in (*about, b"transfer-encoding")]
+    return scope | {"headers": [*kept, *about.items()]}
 
 
 def _size(folder: Path) -> int:

@@ -21,6 +21,7 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image
 
+from ..data.file_names import is_hidden
 from ..errors import (
     EXIT_WEIGHTS,
     CheckpointError,
@@ -107,9 +108,8 @@ class Models:
         found = [find_checkpoint(variant) for variant in dict.fromkeys(variants)]
         self.checkpoints: dict[str, Checkpoint] = {checkpoint.name: checkpoint for checkpoint in found}
         if not found or len(self.checkpoints) != len(found):
-            raise ValueError(
-                f"Expected at least one variant, all with different names; got {', '.join(variants) or 'none'}."
-            )
+            names = ", ".join(variants) or "none"
+            raise ValueError(f"Expected at least one variant, all with different names; got {names}.")
         self._how, self._kept = {"engine": engine, "device": device}, kept
         self._open: OrderedDict[str, Classifier] = OrderedDict()
         self._guard = threading.Lock()
@@ -140,9 +140,7 @@ class Models:
             with _told(name):
                 opened = classifier(self.checkpoints[name].variant, progress=False, **self._how)
             crop = opened.preset.crop_size
-            opened.engine(
-                np.zeros((1, crop, crop, 3), np.uint8)
-            )  # warm up: the first call is slower, and its time would be shown
+            opened.engine(np.zeros((1, crop, crop, 3), np.uint8))  # the first call is slower, and its time is shown
             with self._guard:
                 self._open[name] = opened
                 while len(self._open) > self._kept:
@@ -162,7 +160,7 @@ class Answer:
 
 
 def read_photo(data: bytes, limits: Limits) -> Image.Image:
-    """Return a visitor's bytes as an upright RGB image.
+    """A visitor's bytes as an upright RGB image.
 
     Raises:
         PageError: too big, or not an image that can be used.
@@ -177,7 +175,7 @@ def read_photo(data: bytes, limits: Limits) -> Image.Image:
 
 
 def _pixels(data: bytes) -> int:
-    """Return what a photo's header says, without decoding; 0 if it says nothing."""
+    """The number of pixels that a photo's header states, without decoding; 0 if it states none."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
             return image.width * image.height
@@ -186,7 +184,7 @@ def _pixels(data: bytes) -> int:
 
 
 def shrunk(photo: Image.Image, pixels: int = PREVIEW_PIXELS) -> bytes:
-    """Return a photo as a small JPEG: a browser may not show its own format (TIFF)."""
+    """A photo as a small JPEG: a browser may not show its own format (TIFF)."""
     small = photo.copy()
     small.thumbnail((pixels, pixels))
     return _jpeg(small)
@@ -236,7 +234,7 @@ def classify(models: Models, name: str, data: bytes, top: object, limits: Limits
 
 
 def count_of(top: object, most: int) -> int:
-    """Return how many classes to show: what a visitor has typed, which may be 2.5 or nothing, as 1 to ``most``."""
+    """How many classes to show: what a visitor has typed, which may be 2.5 or nothing, as 1 to ``most``."""
     try:
         return max(1, min(round(float(str(top))), most))
     except (ValueError, OverflowError):
@@ -253,12 +251,12 @@ def short_names(predictions: Sequence[Prediction]) -> list[str]:
 
 
 def key_of(prediction: Prediction) -> str:
-    """Return what names a class in several variants: its synset, or its name where it has none."""
+    """The key of a class in several variants: its synset, or its name where it has none."""
     return prediction.synset or prediction.label or str(prediction.index)
 
 
 def index_of(model: Classifier, key: str) -> int | None:
-    """Return a variant's number of the class that `key_of` names; None if it does not know that class."""
+    """A variant's number of the class that `key_of` names; None if it does not know that class."""
     for index, label in enumerate(model.labels):
         if key in ((label,) if isinstance(label, str) else (label.synset, label.name)):
             return index
@@ -277,7 +275,7 @@ class Picture:
 
 
 def picture(models: Models, name: str, data: bytes, index: int, limits: Limits) -> Picture:
-    """Return the heat map of class ``index`` in a photo.
+    """The heat map of class ``index`` in a photo.
 
     Raises:
         PageError: no photo, no such variant or class.
@@ -321,7 +319,7 @@ class Row:
 
 
 def open_zip(data: bytes, limits: Limits) -> list[zipfile.ZipInfo]:
-    """The files in a zip that get a row; folders and the files that macOS adds are left out.
+    """The files in a zip that get a row: folders and hidden files are left out.
 
     Raises:
         PageError: too big, too many, or no zip.
@@ -333,7 +331,8 @@ def open_zip(data: bytes, limits: Limits) -> list[zipfile.ZipInfo]:
         raise PageError("error_zip_many", count=limits.zip_members)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
-            members = [info for info in file.infolist() if not info.is_dir() and not _is_macos(info.filename)]
+            files = [info for info in file.infolist() if not info.is_dir()]
+            members = [info for info in files if not any(map(is_hidden, info.filename.split("/")))]
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError) as error:
         raise PageError("error_zip", str(error)) from error
     if not members:
@@ -353,6 +352,7 @@ def batch_rows(
     """
     members = open_zip(data, limits)
     model = models[name]
+    top = count_of(top, min(limits.top, len(model.labels)))
     end = clock() + limits.batch_seconds
     left = limits.unpacked_bytes
     with zipfile.ZipFile(io.BytesIO(data)) as file:
@@ -362,9 +362,7 @@ def batch_rows(
             for info in members[start : start + TOGETHER]:
                 try:
                     if clock() > end:
-                        raise ImageError(
-                            f"Not classified: the time limit for one zip ({limits.batch_seconds:.0f} s) was reached."
-                        )
+                        raise ImageError(f"Not classified: a zip may take {limits.batch_seconds:.0f} s.")
                     content = _read_member(file, info, min(limits.image_bytes, left))
                     left -= len(content)
                     photo = open_image(content, max_pixels=limits.image_pixels, max_bytes=limits.image_bytes)
@@ -372,17 +370,9 @@ def batch_rows(
                     rows.append(Row(_name_of(info), thumbnail=shrunk(photo, THUMBNAIL_PIXELS)))
                 except ImageError as error:
                     rows.append(Row(_name_of(info), str(error)))
-            found = iter(_predictions(model, pixels, top, limits))
+            logits = model.engine(np.stack(pixels))[0] if pixels else np.empty((0, len(model.labels)))
+            found = iter(top_predictions(logits, top, from_logits=True, labels=model.labels))
             yield from (row if row.error else dataclasses.replace(row, predictions=next(found)) for row in rows)
-
-
-def _predictions(model: Classifier, pixels: list[np.ndarray], top: int, limits: Limits) -> list[list[Prediction]]:
-    if not pixels:
-        return []
-    logits, _ = model.engine(np.stack(pixels))
-    return top_predictions(
-        logits, count_of(top, min(limits.top, len(model.labels))), from_logits=True, labels=model.labels
-    )
 
 
 def _read_member(file: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
@@ -391,10 +381,7 @@ def _read_member(file: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> by
         raise ImageError("Archives within the zip are not opened.")
     if info.flag_bits & 1:
         raise ImageError("The file is encrypted.")
-    if info.compress_type not in (
-        zipfile.ZIP_STORED,
-        zipfile.ZIP_DEFLATED,
-    ):  # LZMA allocates what the file states
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # LZMA allocates what the file states
         raise ImageError("The file uses an unsupported compression; expected zip's usual one, deflate.")
     try:
         with file.open(info) as member:
@@ -406,14 +393,11 @@ def _read_member(file: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> by
     return content
 
 
-def _is_macos(name: str) -> bool:
-    path = PurePosixPath(name)
-    return "__MACOSX" in path.parts or path.name == ".DS_Store"
-
-
 def _name_of(info: zipfile.ZipInfo) -> str:
-    """A member's name, cut to 255 characters. Without the UTF-8 flag zipfile reads code page 437, and Windows in Korea
-    has written 949."""
+    """A member's name, cut to 255 characters.
+
+    Without the UTF-8 flag zipfile reads code page 437, and Windows in Korea has written 949.
+    """
     name = info.filename
     if not info.flag_bits & 0x800:
         for encoding in ("utf-8", "cp949"):
@@ -441,17 +425,12 @@ def as_csv(rows: Sequence[Row], top: int) -> bytes:
 
 
 def as_json(answers: Sequence[Answer]) -> bytes:
-    """Return the answers of all variants: for each its name, and its classes with synset and probability."""
-    found = [
-        {
-            "variant": answer.variant,
-            "predictions": [
-                {"label": p.label, "synset": p.synset, "index": p.index, "probability": round(p.probability, 6)}
-                for p in answer.predictions
-            ],
-        }
-        for answer in answers
-    ]
+    """The answers of all variants: for each its name, and its classes with synset and probability."""
+
+    def about(p: Prediction) -> dict[str, object]:
+        return {"label": p.label, "synset": p.synset, "index": p.index, "probability": round(p.probability, 6)}
+
+    found = [{"variant": one.variant, "predictions": list(map(about, one.predictions))} for one in answers]
     return json.dumps(found, ensure_ascii=False, indent=1).encode()
 
 

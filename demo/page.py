@@ -1,4 +1,4 @@
-"""The page, in Gradio: components, events, and no more; what happens is in logic.py, what is shown in views.py.
+"""The page, in Gradio: components, events, and no more; the work is in logic.py, the HTML in views.py.
 
 What Gradio does by itself and must not do here: it writes uploads to files and keeps them (uploads.py), answers far
 more than the page asks (gate.py), keeps what was shown to every visitor in memory (forget), sends usage data (silence),
@@ -27,31 +27,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..telemetry import silence
-from . import views
+from . import logic, views
 from .gate import Gate
-from .logic import (
-    MIB,
-    Limits,
-    Models,
-    PageError,
-    batch_rows,
-    classify,
-    count_of,
-    fetch_photo,
-    index_of,
-    open_zip,
-    picture,
-    read_photo,
-    shrunk,
-)
+from .logic import MIB, Limits, Models, PageError, count_of
 from .session import Session
 from .uploads import Uploads
 from .views import LANGUAGES, preferred_language, say
 
 if sys.modules.get("gradio") is not None:
-    raise ImportError(
-        "Import resnext_hub.demo.page before gradio, which chooses its upload folder when it is imported."
-    )
+    raise ImportError("Import resnext_hub.demo.page before gradio, which chooses its upload folder on import.")
 
 UPLOADS = Uploads()
 os.environ["GRADIO_TEMP_DIR"] = str(UPLOADS.folder)
@@ -75,14 +59,8 @@ QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden",
 TAKE = QUICK | {"concurrency_id": "take", "trigger_mode": "multiple"}
 FETCH = QUICK | {"concurrency_id": "fetch", "trigger_mode": "multiple"}
 WEIGHTS = QUICK | {"concurrency_id": "weights", "concurrency_limit": None, "trigger_mode": "always_last"}
-CALCULATE: dict[str, Any] = {
-    "api_visibility": "private",
-    "concurrency_id": "calculate",
-    "concurrency_limit": 2,
-    "show_progress": "minimal",  # the place in the queue
-    "trigger_mode": "always_last",
-}
-
+CALCULATE = QUICK | {"concurrency_id": "calculate", "concurrency_limit": 2, "trigger_mode": "always_last"}
+CALCULATE |= {"show_progress": "minimal"}  # the place in the queue
 
 #: Leaves photo, notice, answers and status unchanged. (A generator that yields nothing would clear them.)
 NOTHING = (gr.skip(),) * 4
@@ -116,51 +94,51 @@ class _Page:
 
     def __init__(self, models: Models, limits: Limits, fetch: Callable[..., bytes] | None) -> None:
         self.models, self.limits = models, limits
-        self.fetch = fetch_photo if fetch is None else partial(fetch_photo, fetch=fetch)
-        self._labelled: list[tuple[Any, dict[str, tuple[str, dict[str, object]]]]] = []
+        self.fetch = logic.fetch_photo if fetch is None else partial(logic.fetch_photo, fetch=fetch)
+        self._labelled: list[tuple[Any, Callable[[str], dict[str, str]]]] = []
         self._openers = ThreadPoolExecutor(DOWNLOADS, "weights")
 
-    # -- what it looks like
+    # The components.
 
-    def _labels(self, component: Any, values: dict[str, object] | None = None, **texts: str) -> Any:
-        """Note which property of a component says which text, for both languages; return the component."""
-        self._labelled.append((component, {prop: (key, values or {}) for prop, key in texts.items()}))
+    def _make(self, kind: Any, texts: dict[str, str], values: dict[str, object] | None = None, **options: Any) -> Any:
+        """Make a component that changes its language.
+
+        Args:
+            texts: its properties that are text, and the keys of these texts in texts.toml.
+            values: for the placeholders in the texts.
+            options: its other properties.
+        """
+
+        def said(language: str) -> dict[str, str]:
+            return {prop: say(language, key, **(values or {})) for prop, key in texts.items()}
+
+        component = kind(**said("en"), **options)
+        self._labelled.append((component, said))
         return component
-
-    def _relabel(self, language: str) -> list[Any]:
-        return [
-            gr.update(**{prop: say(language, key, **values) for prop, (key, values) in texts.items()})
-            for _, texts in self._labelled
-        ]
 
     def build(self) -> gr.Blocks:
         with gr.Blocks(title="resnext-hub", analytics_enabled=False) as page:
             self.session = gr.State(Session())
             with gr.Row(elem_id="top"):
-                self._labels(gr.Markdown(say("en", "heading"), elem_id="heading"), value="heading")
-                self.language = gr.Radio(
-                    [(name, key) for key, name in LANGUAGES.items()],
-                    value="en",
-                    label="Language · 언어",
-                    scale=0,
-                    min_width=270,
-                    elem_id="language",
-                )
+                self._make(gr.Markdown, {"value": "heading"}, elem_id="heading")
+                spoken = [(name, key) for key, name in LANGUAGES.items()]
+                how: dict[str, Any] = {"scale": 0, "min_width": 270, "elem_id": "language"}
+                self.language = gr.Radio(spoken, value="en", label="Language · 언어", **how)
             with gr.Tabs():
-                with self._labels(gr.Tab(say("en", "tab_photo"), id="photo"), label="tab_photo"):
+                with self._make(gr.Tab, {"label": "tab_photo"}, id="photo"):
                     self._photo_tab()
-                with self._labels(gr.Tab(say("en", "tab_batch"), id="batch"), label="tab_batch"):
+                with self._make(gr.Tab, {"label": "tab_batch"}, id="batch"):
                     self._batch_tab()
-                with self._labels(gr.Tab(say("en", "tab_models"), id="models"), label="tab_models"):
+                with self._make(gr.Tab, {"label": "tab_models"}, id="models"):
                     self.table_of_models = gr.HTML(views.model_table(self.models, "en"), elem_id="models")
             self._greeting(page)
         return page
 
     def _greeting(self, page: gr.Blocks) -> None:
-        """The browser's language, and the choices in the address; both follow when a visitor changes them."""
+        """Follow the browser's language and the choices in the address, and what the visitor changes."""
         said = [self.variants, self.batch_variant, self.table_of_models, self.photo, self.notice, self.results]
         said += [component for component, _ in self._labelled]
-        # The document says in which language it is, and that it has been greeted in it.
+        # The document's attributes state its language, and that the greeting is done.
         marked = "l => { const html = document.documentElement; html.lang = html.dataset.language = l; return l }"
         greeted = page.load(self._greet, self.session, [self.language, self.top, self.options, *said], **QUICK)
         greeted.then(None, self.language, None, js=marked, api_visibility="private")
@@ -194,54 +172,40 @@ class _Page:
             views.photo_zone(session, language),
             views.notices(session.errors, language),
             views.results(session, self.models, language),
-            *self._relabel(language),
+            *(gr.update(**said(language)) for _, said in self._labelled),
         ]
 
     def _photo_tab(self) -> None:
         limits, names = self.limits, list(self.models.checkpoints)
         with gr.Row():
             with gr.Column(min_width=280):
-                self.photo = gr.HTML(
-                    views.photo_zone(Session(), "en"),
-                    js_on_load=(HERE / "photo.js").read_text(encoding="utf-8"),
-                    elem_id="photo",
-                )
-                self.url = self._labels(
-                    gr.Textbox(
-                        label=say("en", "url"),
-                        placeholder="https://…",
-                        submit_btn=say("en", "fetch"),
-                        max_lines=1,
-                        max_length=limits.image_bytes,
-                        elem_id="url",
-                    ),
-                    label="url",
-                    submit_btn="fetch",
+                script = (HERE / "photo.js").read_text(encoding="utf-8")
+                self.photo = gr.HTML(views.photo_zone(Session(), "en"), js_on_load=script, elem_id="photo")
+                self.url = self._make(
+                    gr.Textbox,
+                    {"label": "url", "submit_btn": "fetch"},
+                    placeholder="https://…",
+                    max_lines=1,
+                    max_length=limits.image_bytes,
+                    elem_id="url",
                 )
                 self.notice = gr.HTML(elem_id="notice")
                 self.status = gr.HTML(elem_id="status")
-                cancel = self._labels(gr.Button(say("en", "cancel"), size="sm", elem_id="cancel"), value="cancel")
+                cancel = self._make(gr.Button, {"value": "cancel"}, size="sm", elem_id="cancel")
             with gr.Column(min_width=280, scale=2):
-                self.options = self._labels(gr.Accordion(say("en", "options"), elem_id="options"), label="options")
+                self.options = self._make(gr.Accordion, {"label": "options"}, elem_id="options")
                 with self.options:
-                    self.variants = self._labels(
-                        gr.Dropdown(
-                            views.choices(self.models, "en"),
-                            value=names[:1],
-                            multiselect=True,
-                            max_choices=limits.variants,
-                            label=say("en", "variants", count=limits.variants),
-                            info=say("en", "variants_info"),
-                            elem_id="variants",
-                        ),
+                    self.variants = self._make(
+                        gr.Dropdown,
+                        {"label": "variants", "info": "variants_info"},
                         {"count": limits.variants},
-                        label="variants",
-                        info="variants_info",
+                        choices=views.choices(self.models, "en"),
+                        value=names[:1],
+                        multiselect=True,
+                        max_choices=limits.variants,
+                        elem_id="variants",
                     )
-                    self.top = self._labels(
-                        Count(1, limits.top, value=5, step=1, label=say("en", "top"), elem_id="classes"),
-                        label="top",
-                    )
+                    self.top = self._make_count("classes")
                 self.results = gr.HTML(js_on_load=(HERE / "results.js").read_text(encoding="utf-8"), elem_id="results")
         zone = [self.photo, self.notice, self.results, self.status]
         who = [self.session, self.language]
@@ -262,57 +226,39 @@ class _Page:
         self.results.select(self.choose, who, [self.notice, self.results], **pictures)
         cancel.click(self.cancel, self.session, self.status, cancels=calls, **QUICK)
 
+    def _make_count(self, elem_id: str) -> Any:
+        """The slider for the number of classes."""
+        return self._make(Count, {"label": "top"}, minimum=1, maximum=self.limits.top, value=5, step=1, elem_id=elem_id)
+
     def _batch_tab(self) -> None:
-        limits = self.limits
-        size: dict[str, object] = {"count": limits.zip_members, "mib": limits.zip_bytes // MIB}
+        size: dict[str, object] = {"count": self.limits.zip_members, "mib": self.limits.zip_bytes // MIB}
         with gr.Row():
             with gr.Column(min_width=280):
-                self.zip = self._labels(
-                    gr.File(
-                        label=say("en", "zip", **size), file_types=[".zip"], type="filepath", height=160, elem_id="zip"
-                    ),
-                    size,
-                    label="zip",
-                )
+                file: dict[str, Any] = {"file_types": [".zip"], "type": "filepath", "height": 160}
+                self.zip = self._make(gr.File, {"label": "zip"}, size, elem_id="zip", **file)
             with gr.Column(min_width=280):
-                self.batch_variant = self._labels(
-                    gr.Dropdown(
-                        views.choices(self.models, "en"),
-                        value=next(iter(self.models.checkpoints)),
-                        label=say("en", "variant"),
-                        elem_id="batch-variant",
-                    ),
-                    label="variant",
+                self.batch_variant = self._make(
+                    gr.Dropdown,
+                    {"label": "variant"},
+                    choices=views.choices(self.models, "en"),
+                    value=next(iter(self.models.checkpoints)),
+                    elem_id="batch-variant",
                 )
-                self.batch_top = self._labels(
-                    Count(1, limits.top, value=5, step=1, label=say("en", "top"), elem_id="batch-classes"),
-                    label="top",
-                )
+                self.batch_top = self._make_count("batch-classes")
                 with gr.Row():
-                    make = self._labels(
-                        gr.Button(say("en", "make_table"), variant="primary", elem_id="make-table"),
-                        value="make_table",
-                    )
-                    cancel = self._labels(gr.Button(say("en", "cancel"), elem_id="batch-cancel"), value="cancel")
+                    make = self._make(gr.Button, {"value": "make_table"}, variant="primary", elem_id="make-table")
+                    cancel = self._make(gr.Button, {"value": "cancel"}, elem_id="batch-cancel")
         self.batch_notice = gr.HTML(elem_id="batch-notice")
         status = gr.HTML(elem_id="batch-status")
         table = gr.HTML(elem_id="table")
         who = [self.session, self.language]
         shown = [self.batch_notice, status, table]
         self.zip.upload(self.take_zip, [self.zip, *who], [self.zip, *shown], **TAKE)
-        making = make.click(
-            self.make_table,
-            [self.batch_variant, self.batch_top, *who],
-            shown,
-            api_visibility="private",
-            concurrency_id="batch",
-            concurrency_limit=1,
-            show_progress="minimal",
-            show_progress_on=status,
-        )
+        one = {"concurrency_id": "batch", "concurrency_limit": 1, "trigger_mode": None, "show_progress_on": status}
+        making = make.click(self.make_table, [self.batch_variant, self.batch_top, *who], shown, **(CALCULATE | one))
         cancel.click(self.cancel, self.session, status, cancels=[making], **QUICK)
 
-    # -- what it does
+    # The functions that events call.
 
     def _shown(self, session: Session, language: str) -> tuple[str, str, str, str]:
         """The photo, the notice, the answers and no status, as they are now."""
@@ -327,7 +273,7 @@ class _Page:
         """Replace the photo by what ``read`` gives. If that is refused, the photo that is shown stays."""
         try:
             data = read()
-            preview = shrunk(read_photo(data, self.limits))
+            preview = logic.shrunk(logic.read_photo(data, self.limits))
         except Exception as error:
             wrong = _page_error(error)
             if session.is_stale("photo", turn):
@@ -403,7 +349,7 @@ class _Page:
             if name in refused:
                 continue
             try:
-                answer = classify(self.models, name, data, top, self.limits)
+                answer = logic.classify(self.models, name, data, top, self.limits)
             except Exception as error:
                 session.errors.append(_page_error(error))
                 continue
@@ -424,11 +370,11 @@ class _Page:
                 return
             try:
                 model = self.models[answer.variant]
-                index = index_of(model, chosen) if chosen else answer.predictions[0].index
+                index = logic.index_of(model, chosen) if chosen else answer.predictions[0].index
                 if index is None:
                     session.without.add(answer.variant)
                     continue
-                found = picture(self.models, answer.variant, data, index, self.limits)
+                found = logic.picture(self.models, answer.variant, data, index, self.limits)
             except Exception as error:
                 session.errors.append(_page_error(error))
                 continue
@@ -440,7 +386,7 @@ class _Page:
         yield self._shown(session, language)[1:]
 
     def choose(self, session: Session, language: str, event: gr.EventData) -> Iterator[Any]:
-        """A class was clicked: every variant's heat map is of it. Of two quick clicks the second counts."""
+        """A class was clicked: show every variant's heat map of it. Of two quick clicks the second counts."""
         at = float(getattr(event, "at", 0.0))
         if at < session.clicked:  # the requests arrived in the wrong order
             yield NOTHING[:2]
@@ -455,12 +401,12 @@ class _Page:
             yield shown[:2]
 
     def take_zip(self, path: str | None, session: Session, language: str) -> tuple[Any, str, str, str]:
-        """A zip was chosen: keep it in memory, say what it holds, and empty the box for the next."""
+        """A zip was chosen: keep it in memory, show what it holds, and empty the box for the next."""
         if path is None:
             return gr.skip(), "", "", ""
         try:
             data = _read_upload(Path(path), self.limits.zip_bytes)
-            count = len(open_zip(data, self.limits))
+            count = len(logic.open_zip(data, self.limits))
         except Exception as error:
             return None, views.notices([_page_error(error)], language), "", ""
         session.zip, session.zip_name = data, Path(path).name[:80]
@@ -473,8 +419,8 @@ class _Page:
         try:
             if data is None:
                 raise PageError("error_no_zip")
-            count, made = len(open_zip(data, self.limits)), []
-            for row in batch_rows(self.models, name, data, top, self.limits):
+            count, made = len(logic.open_zip(data, self.limits)), []
+            for row in logic.batch_rows(self.models, name, data, top, self.limits):
                 made.append(row)
                 if session.is_stale("batch", turn):
                     yield NOTHING[1:]
@@ -487,7 +433,7 @@ class _Page:
 
 
 def _read_upload(path: Path, most: int) -> bytes:
-    """Return an upload's bytes, and remove its file. The gate has seen to it that it is an upload."""
+    """An upload's bytes; its file is removed. The gate has checked that it is an upload."""
     try:
         if path.stat().st_size > most:
             raise PageError("error_big", mib=most // MIB)
@@ -500,7 +446,7 @@ def _read_upload(path: Path, most: int) -> bytes:
 
 
 def build(models: Models, limits: Limits | None = None, fetch: Callable[..., bytes] | None = None) -> gr.Blocks:
-    """Return the page, not yet served.
+    """The page, not yet served.
 
     Args:
         fetch: replaces `processing_utils.uris.fetch`, which refuses private addresses; for tests.
@@ -545,7 +491,7 @@ def launch(page: gr.Blocks, host: str, port: int, limits: Limits | None = None, 
         server_name=host,
         server_port=port or None,
         theme=_theme(),
-        css_paths=Path(__file__).parent / "page.css",
+        css_paths=HERE / "page.css",
         max_file_size=limits.zip_bytes,
         state_session_capacity=SESSIONS,
         footer_links=[],
@@ -555,12 +501,7 @@ def launch(page: gr.Blocks, host: str, port: int, limits: Limits | None = None, 
         mcp_server=False,
         pwa=False,
         share=False,
-        app_kwargs={
-            "docs_url": None,
-            "redoc_url": None,
-            "openapi_url": None,
-            "middleware": [gate],
-        },
+        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None, "middleware": [gate]},
         prevent_thread_lock=True,
         quiet=True,
         **options,

@@ -25,7 +25,7 @@ MIB = 2**20
 class Uploads:
     """A folder of its own, in memory where there is room for it, that is swept and in the end removed.
 
-    It is locked for as long as the process lives: what one that was killed has left is removed by the next.
+    It is locked while the process lives. The next process removes the folder of one that was killed.
 
     Args:
         max_age: seconds that a file may lie there; a transfer that still writes is not old.
@@ -70,7 +70,7 @@ class Uploads:
                     folder.rmdir()
 
     def close(self) -> None:
-        """Remove the folder. Also done when the process ends; if it is killed, by the next one."""
+        """Remove the folder, as at the end of the process. If that is killed, the next process does it."""
         self._end.set()
         atexit.unregister(self.close)
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -18,11 +18,7 @@ from .session import Session
 
 LANGUAGES = {"en": "English", "ko": "한국어"}
 HERE = Path(__file__).parent
-EXAMPLES = {
-    "coffee": HERE / "coffee.jpg",
-    "cat": HERE / "examples" / "cat.jpg",
-    "officer": HERE / "examples" / "officer.jpg",
-}
+EXAMPLES = {"coffee": HERE / "coffee.jpg", **{name: HERE / f"examples/{name}.jpg" for name in ("cat", "officer")}}
 PREVIEW_ROWS = 20
 UNSURE = 0.5  # below this probability, a calibrated network is wrong more often than right
 ICONS = {
@@ -40,7 +36,7 @@ def _texts() -> dict[str, dict[str, str]]:
 
 
 def say(language: str, key: str, **values: object) -> str:
-    """Return a text of texts.toml with its placeholders filled in."""
+    """A text of texts.toml with its placeholders filled in."""
     return _texts()[key][language].format(**values)
 
 
@@ -49,7 +45,7 @@ def _escaped(language: str, key: str, **values: object) -> str:
 
 
 def preferred_language(accept: str | None) -> str:
-    """Return the first of a browser's ``Accept-Language`` that the page has; English otherwise."""
+    """The first of a browser's ``Accept-Language`` that the page has; English otherwise."""
     for choice in (accept or "").split(","):
         language = choice.split(";")[0].strip().lower().split("-")[0]
         if language in LANGUAGES:
@@ -69,7 +65,7 @@ def notices(errors: Sequence[PageError], language: str) -> str:
 
 
 def busy(language: str, key: str, **values: object) -> str:
-    """Say what the visitor is waiting for."""
+    """The text that tells what the visitor is waiting for."""
     return f"<p class='busy' role='status'>{_escaped(language, key, **values)}</p>"
 
 
@@ -129,7 +125,7 @@ def _families(models: Models) -> dict[str, list[Checkpoint]]:
 
 
 def size_of(checkpoint: Checkpoint) -> str:
-    """Return the size of a variant's file, as "100 MB"."""
+    """The size of a variant's file, as "100 MB"."""
     size = next((source.bytes for source in checkpoint.sources if source.bytes), 4 * checkpoint.params)
     return f"{size / 1e6:.0f} MB"
 
@@ -239,13 +235,10 @@ def _card(checkpoint: Checkpoint, answer: Answer, language: str) -> str:
         accuracy.append(words("accuracy_value", top1=published.top1, top5=published.top5, dataset=published.dataset))
     if measured := checkpoint.measured_on(published.dataset):
         accuracy.append(words("measured_value", top1=f"{measured.top1:.2f}", top5=f"{measured.top5:.2f}"))
-    milliseconds = {
-        "network": f"{1000 * answer.network_seconds:.0f}",
-        "prepare": f"{1000 * answer.prepare_seconds:.0f}",
-    }
+    network, prepare = (f"{1000 * seconds:.0f}" for seconds in (answer.network_seconds, answer.prepare_seconds))
     pixels = checkpoint.preprocessing.crop_size
     rows = {
-        "latency": words("latency_value", engine=answer.engine, **milliseconds),
+        "latency": words("latency_value", engine=answer.engine, network=network, prepare=prepare),
         **({"accuracy": "<br>".join(accuracy)} if accuracy else {}),
         "license": _terms(checkpoint, words),
         "size": words("size_value", params=f"{checkpoint.params / 1e6:.1f}", gmacs=checkpoint.gmacs, pixels=pixels),

@@ -281,13 +281,13 @@ def test_an_address_names_variants_language_and_number(visit: Any, photo: Path) 
 
 
 def test_a_removed_photo_gets_no_late_answer(visit: Any, photo: Path, server: Page, monkeypatch: Any) -> None:
-    picture, gone_on = server.module.picture, threading.Event()
+    picture, gone_on = server.module.logic.picture, threading.Event()
 
     def slow(*arguments: Any) -> Any:
         assert gone_on.wait(TIMEOUT / 1000)
         return picture(*arguments)
 
-    monkeypatch.setattr(server.module, "picture", slow)
+    monkeypatch.setattr(server.module.logic, "picture", slow)
     page = visit()
     upload(page, photo)
     answer(page).wait_for()
