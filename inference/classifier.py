@@ -137,7 +137,7 @@ class Classifier:
     def _outputs(
         self, images: Any, batch_size: int, return_errors: bool
     ) -> Iterator[tuple[Outputs, list[Exception | None]]]:
-        """Yield the logits and features of each batch, and for each of its images None or why it has none."""
+        """The logits and features of each batch, and for each of its images None or why it has none."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
         many, first = _is_many(images), 0

@@ -90,16 +90,10 @@ def _is_safetensors(path: Path) -> bool:
 
 def _explained(path: Path, error: Exception) -> CheckpointError:
     if isinstance(error, ForeignError):
-        return CheckpointError(
-            f"{path} holds more than weights ({error}), and nothing in a checkpoint is executed: save only the "
-            "network's state_dict()."
-        )
-    if isinstance(error, PickleError):
-        return CheckpointError(
-            f"{path} is not a complete torch.save file: {error}. Save a state_dict() or download the file again."
-        )
+        return CheckpointError(f"{path} holds more than weights ({error}): save only the network's state_dict().")
     kind = "safetensors" if _is_safetensors(path) else "torch.save"
-    return CheckpointError(f"{path} is not a complete {kind} file: {error}")
+    advice = ". Save a state_dict() or download the file again." if isinstance(error, PickleError) else ""
+    return CheckpointError(f"{path} is not a complete {kind} file: {error}{advice}")
 
 
 def _read_by_torch(path: Path) -> dict[str, Tensor]:
@@ -109,8 +103,7 @@ def _read_by_torch(path: Path) -> dict[str, Tensor]:
     whose hash is in our manifest. It reads every tensor into memory.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `read_state_dict` has warned about the format
+        with warnings.catch_warnings(action="ignore"):  # `read_state_dict` has warned about the format
             value: Any = torch.load(path, "cpu", weights_only=True)  # pyright: ignore[reportUnknownMemberType]
     except Exception as error:  # pickle.UnpicklingError, RuntimeError, and what its functions raise
         raise _explained(path, error) from error
@@ -214,7 +207,7 @@ def read_training_state(path: Path) -> Any:
     As in `read_state_dict`, nothing in the file is executed. Any other value becomes None.
 
     Raises:
-        CheckpointError: it is not such a file, or its values are nested too deep or repeated too often to be one.
+        CheckpointError: it is not such a file, or its values are nested too deep or repeated too often.
     """
     found: list[Stored] = []
     kept: list[Any] = []
@@ -342,9 +335,6 @@ def _legacy(file: BinaryIO, find: Callable[[object], dict[str, Stored]]) -> tupl
 def mapped_state_dict(path: Path, digest: str, store: Store, *, vouched: bool = False) -> dict[str, Tensor]:
     """The state_dict in a verified file, its tensors mapped; ``digest`` names the copy that some files need.
 
-    Args:
-        vouched: see `read_state_dict`.
-
     Raises:
         CheckpointError: it is not a file of weights, or one that had to be converted holds NaN or infinity.
     """
@@ -386,7 +376,7 @@ def examine(path: Path, *, vouched: bool = False) -> None:
 
 
 def is_faithful(copy: Path, path: Path, *, vouched: bool = False) -> bool:
-    """Return True if a mapped copy has the same tensors as its original, bit for bit."""
+    """True if a mapped copy has the same tensors as its original, bit for bit."""
     try:
         ours, theirs = read_state_dict(copy, mmap=True), read_state_dict(path, mmap=True, vouched=vouched)
     except CheckpointError:
@@ -481,8 +471,8 @@ def load_into(
         CheckpointError: keys are missing or too many, shapes or kinds of numbers differ; the message names the first.
     """
     if key_map is not None:
-        strip_and_map = key_map
-        state_dict = _renamed(state_dict, lambda key: strip_and_map(key.removeprefix("module.")))
+        renamed = key_map
+        state_dict = _renamed(state_dict, lambda key: renamed(key.removeprefix("module.")))
     state = normalise_keys(state_dict)
     own = network.state_dict()
     first = own.get("conv1.weight")
@@ -515,7 +505,7 @@ def _input_weights(weight: Tensor, channels: int) -> Tensor:
 
 
 def _expect_same_kind(tensor: Tensor, own: Tensor, key: str, origin: str) -> None:
-    """Refuse what would mean something else as the network's number: int8 without its scale, half a complex number.
+    """Refuse numbers that would change their meaning in the network: int8 without its scale, half a complex number.
 
     Float of 16 bits or more becomes float of another width, as the default dtype asks; a counter (of batches) may be
     any real number, since averaging checkpoints makes it one.
@@ -525,10 +515,8 @@ def _expect_same_kind(tensor: Tensor, own: Tensor, key: str, origin: str) -> Non
     if tensor.layout != torch.strided or tensor.is_quantized or not (is_weight or is_counter):
         raise CheckpointError(f"{origin} does not fit the network: {key} is {tensor.dtype}, expected {own.dtype}.")
     if tensor.shape != own.shape:
-        raise CheckpointError(
-            f"{origin} does not fit the network: size mismatch for {key}: {tuple(tensor.shape)}, expected "
-            f"{tuple(own.shape)}."
-        )
+        sizes = f"{tuple(tensor.shape)}, expected {tuple(own.shape)}"
+        raise CheckpointError(f"{origin} does not fit the network: size mismatch for {key}: {sizes}.")
 
 
 def _of_their_own(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

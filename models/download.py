@@ -111,11 +111,11 @@ def _fetch_first(checkpoint: Checkpoint, store: Store, progress: bool) -> tuple[
             mirror = "" if source in checkpoint.sources else "RESNEXT_HUB_MIRROR "
             tried.append(f"{mirror}{source.url} ({str(error).rstrip('.')})")
     why = f" and could not be downloaded. Tried: {'; '.join(tried) or 'nothing, no source is known'}"
+    why = ", and RESNEXT_HUB_OFFLINE is set" if offline else why
+    name = store.path_of(checkpoint, checkpoint.sources[0]).name
     raise UnreachableError(
-        f"The weights of {checkpoint.name} are not on this "
-        f"machine{', and RESNEXT_HUB_OFFLINE is set' if offline else why}. Put the file "
-        f"{store.path_of(checkpoint, checkpoint.sources[0]).name} into {store.folder}, set RESNEXT_HUB_MIRROR to the "
-        "URL of a mirror, or use resnext_tiny, whose weights are in the repository."
+        f"The weights of {checkpoint.name} are not on this machine{why}. Put the file {name} into {store.folder}, set "
+        "RESNEXT_HUB_MIRROR to the URL of a mirror, or use resnext_tiny, whose weights are in the repository."
     )
 
 
@@ -147,10 +147,8 @@ def fetch(source: Source, path: Path, store: Store, progress: bool = True) -> No
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise UnwritableError.of(part.file.parent, error) from error
         part.discard()
-        raise CheckpointError(
-            f"The disk with {part.file.parent} is full, and the partial download was deleted. Free some space and try "
-            "again."
-        ) from error
+        full = f"The disk with {part.file.parent} is full, and the partial download was deleted"
+        raise CheckpointError(f"{full}. Free some space and try again.") from error
     finally:
         bar.close()
         if not part.file.exists():
@@ -214,6 +212,11 @@ class _Noted:
     etag: str
     total: int | None
 
+    @property
+    def strong(self) -> bool:
+        """True if the ETag changes with every byte of the file."""
+        return bool(self.etag) and not self.etag.startswith("W/")
+
 
 def _note(part: Path) -> Path:
     return part.with_name(part.name + ".json")
@@ -249,9 +252,8 @@ class _Part:
             noted = _Noted(str(data["url"]), str(data["etag"]), None if total is None else int(total))
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        strong = bool(noted.etag) and not noted.etag.startswith("W/")
         # Without a hash or an ETag nobody would notice that the rest belongs to another file.
-        usable = noted.url == source.url and self.size() > 0 and (strong or source.hash is not None)
+        usable = noted.url == source.url and self.size() > 0 and (noted.strong or source.hash is not None)
         return noted if usable and (noted.total is None or self.size() <= noted.total) else None
 
     def begin(self, noted: _Noted) -> None:
@@ -281,7 +283,7 @@ def _request(source: Source, part: _Part, bar: Any) -> bool:
     headers: dict[str, str] = {}
     if noted:
         headers["Range"] = f"bytes={offset}-"
-        if noted.etag and not noted.etag.startswith("W/"):
+        if noted.strong:
             headers["If-Range"] = noted.etag  # another file now: the server sends all of it
     with get(source.url, POLICY, headers) as answer:
         answer.require(200, 206, 416)
@@ -298,10 +300,8 @@ def _request(source: Source, part: _Part, bar: Any) -> bool:
         if total is not None:
             free = shutil.disk_usage(part.file.parent).free
             if free < total - offset:
-                raise CheckpointError(
-                    f"The disk with {part.file.parent} has {free:,} bytes left, and {total - offset:,} bytes are "
-                    "still to be downloaded. Free some space and try again."
-                )
+                lacks = f"has {free:,} bytes left, and the download needs {total - offset:,} more"
+                raise CheckpointError(f"The disk with {part.file.parent} {lacks}. Free some space and try again.")
             bar.total = total
         bar.update(offset - bar.n)
         with open(part.file, "ab") as file:
@@ -338,7 +338,5 @@ def _announced(answer: Answer, source: Source) -> int | None:
         raise RefusedError(f"the server's file has {total:,} bytes, expected {source.bytes:,}")
     chunked = answer.headers.get("Transfer-Encoding", "").lower() == "chunked"
     if total is None and source.bytes is None and source.hash is None and not chunked:
-        raise RefusedError(
-            "the server states no length, and neither a length nor a hash is published: a cut could not be detected"
-        )
+        raise RefusedError("neither the server nor the manifest states a length or a hash: a cut would go unnoticed")
     return total if total is not None else source.bytes

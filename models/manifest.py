@@ -78,8 +78,12 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Hash:
-    """``kind`` is "sha256" (the complete digest) or "sha256-prefix" (its first hex digits, as torch.hub names files:
-    they detect a broken file, not a forged one)."""
+    """The hash of a file.
+
+    Attributes:
+        kind: "sha256" (the complete digest) or "sha256-prefix" (its first hex digits, as torch.hub names files: they
+            detect a broken file, not a forged one).
+    """
 
     kind: str
     value: str
@@ -176,9 +180,11 @@ class LabelSet:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One set of weights. ``entrypoint`` is the torch.hub name; ``tag`` tells several checkpoints of one apart.
+    """One set of weights.
 
-    ``home`` is the folder that a user's training wrote, None for a published checkpoint.
+    Attributes:
+        entrypoint, tag: the torch.hub name; the tag tells several checkpoints of one name apart.
+        home: the folder that a user's training wrote, None for a published checkpoint.
     """
 
     name: str
@@ -263,13 +269,12 @@ def _checkpoint(name: str, data: Mapping[str, Any], shared: Mapping[str, Any], f
     values = dict(data)
     preprocessing = dict(values["preprocessing"])
     preprocessing |= {"mean": tuple(preprocessing["mean"]), "std": tuple(preprocessing["std"])}
-    license_id = values["license"]
     values |= {
         "system": shared["systems"][values["system"]],
         "architecture_name": values["architecture"],
         "architecture": shared["architectures"][values["architecture"]],
-        "license_id": license_id,
-        "license": None if license_id is None else shared["licenses"][license_id],
+        "license_id": values["license"],
+        "license": values["license"] and shared["licenses"][values["license"]],
         "labels": shared["label_sets"][values["labels"]],
         "sources": tuple(_source(source, folder) for source in values["sources"]),
         "published": Accuracy(**values["published"]),
@@ -362,9 +367,8 @@ def default_manifest() -> Manifest:
             "from and how they are verified, so it is not used. Install resnext-hub again or, if the change is "
             f"intended, run `sha256sum {MANIFEST} > {DIGEST}` in that folder."
         )
-    return _parsed(
-        manifest, json.loads(manifest.read_text(encoding="utf-8")), ROOT
-    )  # a test checks it against the schema
+    # A test checks it against the schema.
+    return _parsed(manifest, json.loads(manifest.read_text(encoding="utf-8")), ROOT)
 
 
 def _expect_inside(folder: Path, path: Path) -> None:

@@ -66,7 +66,7 @@ class _StorageType:
 
 
 def _is(value: object, *kinds: type) -> bool:
-    """Return True if a value is of one of these types itself, not of a subclass."""
+    """True if a value is of one of these types itself, not of a subclass."""
     return type(value) in kinds
 
 

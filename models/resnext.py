@@ -42,9 +42,9 @@ def _conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
 class SqueezeExcite(nn.Module):
     """Channel gate: ``x * sigmoid(expand(relu(squeeze(mean(x)))))``, (N, C, H, W) -> (N, C, H, W).
 
-    Formula: Hu et al. 2017, https://arxiv.org/abs/1709.01507, eq. 2-4. ``squeeze_channels`` is given outright and is
-    not a share of ``channels``: NVIDIA's SE-ResNeXt101-32x4d squeezes to 16 in every stage. The submodules' names and
-    their being ``Linear`` are kept for NVIDIA's checkpoints.
+    Formula: Hu et al. 2017, https://arxiv.org/abs/1709.01507, eq. 2-4. ``squeeze_channels`` is an absolute number, not
+    a share of ``channels``: NVIDIA's SE-ResNeXt101-32x4d squeezes to 16 in every stage. The submodules' names and types
+    (``Linear``) are those of NVIDIA's checkpoints.
     """
 
     def __init__(self, channels: int, squeeze_channels: int) -> None:
@@ -61,8 +61,8 @@ class SqueezeExcite(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and the shortcut: (N, C_in, H, W) -> (N, planes, H/stride, W/stride).
 
-    The block of ResNet-18 and ResNet-34. It has no grouped and no dilated form (none was ever published), so
-    `ResNeXt` refuses ``groups``, ``width_per_group`` and ``replace_stride_with_dilation`` together with it.
+    The block of ResNet-18 and ResNet-34. No grouped or dilated form was ever published, so it refuses ``groups``,
+    ``width_per_group`` and ``dilation`` other than the default.
     """
 
     expansion: int = 1
@@ -81,11 +81,9 @@ class BasicBlock(nn.Module):
         norm_layer: NormLayer = nn.BatchNorm2d,
     ) -> None:
         super().__init__()
-        if groups != 1 or width_per_group != 64:
-            raise ValueError(
-                f"BasicBlock has no grouped convolution: groups={groups}, width_per_group={width_per_group}; "
-                "expected 1 and 64. Use Bottleneck."
-            )
+        if (groups, width_per_group) != (1, 64):
+            given = f"groups={groups}, width_per_group={width_per_group}"
+            raise ValueError(f"BasicBlock has no grouped convolution: {given}; expected 1 and 64. Use Bottleneck.")
         if dilation != 1:
             raise ValueError("BasicBlock cannot be dilated; use Bottleneck with replace_stride_with_dilation.")
         self.conv1 = _conv3x3(in_channels, planes, stride)
@@ -98,12 +96,9 @@ class BasicBlock(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        identity = x
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.squeeze(self.bn2(self.conv2(out)))
-        if self.downsample is not None:
-            identity = self.downsample(x)
-        out += identity
+        out += x if self.downsample is None else self.downsample(x)
         return self.relu(out)
 
 
@@ -111,7 +106,7 @@ class Bottleneck(nn.Module):
     """1x1 reduce, grouped 3x3, 1x1 expand, and the shortcut: (N, C_in, H, W) -> (N, 4*planes, H/stride, W/stride).
 
     The grouped convolution has ``groups * int(planes * width_per_group / 64)`` channels (Xie et al. 2016, table 1).
-    The stride sits on the 3x3 and not on the first 1x1 as in the original paper: "ResNet v1.5", which all published
+    The stride is on the 3x3, not on the first 1x1 as in the original paper: "ResNet v1.5", which all published
     checkpoints of this family use and which is worth about half a point of top-1 (NVIDIA DeepLearningExamples,
     ConvNets/resnet50v1.5).
     """
@@ -146,13 +141,10 @@ class Bottleneck(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        identity = x
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.squeeze(self.bn3(self.conv3(out)))
-        if self.downsample is not None:
-            identity = self.downsample(x)
-        out += identity
+        out += x if self.downsample is None else self.downsample(x)
         return self.relu(out)
 
 
@@ -265,13 +257,12 @@ class ResNeXt(nn.Module):
         super().__init__()
         if len(layers) != 4:
             raise ValueError(f"layers must have 4 numbers, one per stage; got {tuple(layers)}.")
-        num_classes = _integer("num_classes", num_classes)
+        if (num_classes := _integer("num_classes", num_classes)) < 0:
+            raise ValueError(f"num_classes must be 0 (no head) or more; got {num_classes}.")
         if _integer("in_chans", in_chans) < 1:
             raise ValueError(f"in_chans must be 1 or more; got {in_chans}.")
         if conv_init not in ("fan_in", "fan_out"):
             raise ValueError(f"conv_init must be 'fan_in' or 'fan_out'; got {conv_init!r}.")
-        if num_classes < 0:
-            raise ValueError(f"num_classes must be 0 (no head) or more; got {num_classes}.")
         dilate = (False, False, False) if replace_stride_with_dilation is None else tuple(replace_stride_with_dilation)
         if len(dilate) != 3:
             raise ValueError(f"replace_stride_with_dilation must be None or 3 booleans (stages 2, 3, 4); got {dilate}.")
@@ -323,19 +314,9 @@ class ResNeXt(nn.Module):
                 downsample = nn.Sequential(
                     _conv1x1(self.inplanes, out_channels, stride), self._norm_layer(out_channels)
                 )
-            made.append(
-                block(
-                    self.inplanes,
-                    planes,
-                    stride=1 if made else stride,
-                    groups=self.groups,
-                    width_per_group=self.base_width,
-                    dilation=self.dilation if made else dilation,
-                    se_channels=self.se_channels,
-                    downsample=downsample,
-                    norm_layer=self._norm_layer,
-                )
-            )
+            how: dict[str, Any] = {"stride": 1 if made else stride, "dilation": self.dilation if made else dilation}
+            how |= {"groups": self.groups, "width_per_group": self.base_width, "se_channels": self.se_channels}
+            made.append(block(self.inplanes, planes, downsample=downsample, norm_layer=self._norm_layer, **how))
             self.inplanes = out_channels
         return Stage(*made)
 
@@ -365,11 +346,10 @@ class ResNeXt(nn.Module):
             elif isinstance(module, (_BatchNorm, nn.GroupNorm)) and module.affine:
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
-        if zero_init_residual:
-            for module in self.modules():
-                last = module.bn3 if isinstance(module, Bottleneck) else None
-                last = module.bn2 if isinstance(module, BasicBlock) else last
-                if last is not None and isinstance(last.weight, Tensor):
+        for module in self.modules() if zero_init_residual else ():
+            if isinstance(module, (BasicBlock, Bottleneck)):
+                last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
+                if isinstance(last.weight, Tensor):
                     nn.init.zeros_(last.weight)
 
     def _forward_stem(self, x: Tensor) -> Tensor:

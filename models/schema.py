@@ -14,9 +14,9 @@ TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "object": (dict,),
     "array": (list,),
     "string": (str,),
+    "boolean": (bool,),
     "integer": (int,),
     "number": (int, float),
-    "boolean": (bool,),
     "null": (NoneType,),
 }
 

@@ -91,8 +91,10 @@ def _machine() -> str:
 
 
 def is_abandoned(part: Path) -> bool:
-    """Return True if no process is writing to an unfinished file, because it has ended or has written nothing for ten
-    minutes. The caller holds the lock; see `Store.part` for why that is not enough."""
+    """True if no process is writing to an unfinished file: it has ended, or has written nothing for ten minutes.
+
+    The caller holds the lock; see `Store.part` for why that is not enough.
+    """
     owner = _PART.fullmatch(part.name)
     if owner and owner[2] == _machine() and not (sys.platform == "linux" and os.path.exists(f"/proc/{owner[3]}")):
         return True
@@ -111,8 +113,10 @@ class Store:
         self.own = self.folder / ".resnext-hub"
 
     def path_of(self, checkpoint: Checkpoint, source: Source) -> Path:
-        """The file of a source, which may not exist. Mirrors all name theirs "model.safetensors", so those get the
-        checkpoint's name."""
+        """The file of a source, which may not exist.
+
+        Mirrors all name theirs "model.safetensors", so those get the checkpoint's name.
+        """
         if source.path is not None:
             return source.path
         name = source.filename
@@ -141,8 +145,8 @@ class Store:
     def part(self, path: Path) -> Path:
         """The file that this thread writes a download or a copy to, before it gets the name ``path``.
 
-        Each thread on each machine has its own, because a lock may silently be none: on some network file systems
-        ``flock`` succeeds for every caller, or for one caller on each machine (huggingface/huggingface_hub#4228).
+        Each thread on each machine has its own, because on some network file systems ``flock`` succeeds for every
+        caller, or for one caller on each machine (huggingface/huggingface_hub#4228).
         """
         return self.own_file(path, f".{_machine()}-{threading.get_native_id()}.part")
 
@@ -157,7 +161,7 @@ class Store:
         return [part for _, part in sorted(found, reverse=True)]
 
     def is_vouched(self, checkpoint: Checkpoint, path: Path) -> bool:
-        """Return True if this package's own manifest states the hash of a verified file.
+        """True if this package's own manifest states the hash of a verified file.
 
         The manifest in the folder of a training run vouches for nothing: whoever made the folder wrote it.
         """
@@ -184,10 +188,8 @@ class Store:
         except filelock.Timeout:
             log.info("Waiting for another process that is downloading or converting %s", path.name)
             guard.acquire()
-        except NotImplementedError as error:  # raised by filelock for ENOSYS
-            log.info("%s cannot be locked: %s", file, error)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
+        except (NotImplementedError, OSError) as error:  # filelock raises the first for ENOSYS
+            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
                 raise UnwritableError.of(file.parent, error) from error
             log.info("%s cannot be locked: %s", file, error)
         try:
@@ -196,7 +198,7 @@ class Store:
             guard.release()
 
     def is_locked(self, name: str) -> bool:
-        """Return True if a process holds the lock of the file of this name."""
+        """True if a process holds the lock of the file of this name."""
         import filelock
 
         guard = filelock.FileLock(self.own / f"{name}.lock")

@@ -5,37 +5,27 @@ Imports nothing else of this package.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 
 # Ranges that `ipaddress` of some supported Python versions still calls global (IANA special-purpose registries; a
 # cloud's metadata service answers at 192.0.0.192), and Azure's host agent, at a public address that is only seen from
 # inside.
-_SPECIAL = tuple(
-    ipaddress.ip_network(block)
-    for block in (
-        "168.63.129.16/32",
-        "192.0.0.0/24",
-        "192.88.99.0/24",
-        "3fff::/20",
-        "5f00::/16",
-        "64:ff9b:1::/48",
-        "fec0::/10",
-    )
+_SPECIAL = (
+    *map(ipaddress.ip_network, ("168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24")),
+    *map(ipaddress.ip_network, ("3fff::/20", "5f00::/16", "64:ff9b:1::/48", "fec0::/10")),
 )
 
 
 def literal(host: str) -> str | None:
     """The address that a host is written as, in any form of the C library (0x7f.1, 2130706433, …); None for a name."""
     host = host.rstrip(".")  # some proxies drop it
-    try:
+    with contextlib.suppress(ValueError):
         return str(ipaddress.ip_address(host))
-    except ValueError:
-        pass
-    try:
+    with contextlib.suppress(OSError):
         return socket.inet_ntoa(socket.inet_aton(host))
-    except OSError:
-        return None
+    return None
 
 
 def is_public(address: str) -> bool:
@@ -56,7 +46,7 @@ def is_public(address: str) -> bool:
 
 
 def answers(host: str, port: int, seconds: float = 5.0) -> bool:
-    """Return whether something accepts a TCP connection. For addresses that the user configured, not a stranger's."""
+    """True if something accepts a TCP connection. For addresses that the user configured, not a stranger's."""
     try:
         socket.create_connection((host, port), seconds).close()
     except OSError:

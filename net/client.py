@@ -63,7 +63,7 @@ class NotPublicError(RefusedError):
 
 
 class BrokenOffError(GetError):
-    """The connection broke or never came about, or the server is busy; another attempt may succeed.
+    """The connection broke or was never made, or the server is busy; another attempt may succeed.
 
     ``wait`` is how many seconds the server asks for, None if it does not ask.
     """
@@ -148,12 +148,7 @@ class Answer:
         self._request, self._response = request, response
 
     def require(self, *statuses: int) -> None:
-        """Raise unless the status is one of these and the content is not compressed.
-
-        Raises:
-            BrokenOffError: the server is busy.
-            RefusedError: any other status, or compressed content.
-        """
+        """Raise BrokenOffError if the server is busy, RefusedError for another status than these or compressed content."""
         # The standard phrase, never the server's own text.
         phrase = f"the server answered {self.status} {http.client.responses.get(self.status, '')}".rstrip()
         if self.status in RETRIED:
@@ -167,12 +162,7 @@ class Answer:
             raise RefusedError(f"the server sent compressed content ({encoding[:50]!r}), which was not requested")
 
     def read(self) -> bytes:
-        """The next bytes, b"" at the end. Does not notice a body that is shorter than announced.
-
-        Raises:
-            BrokenOffError: the connection broke.
-            RefusedError: the time is up.
-        """
+        """The next bytes, b"" at the end. Does not notice a body that is shorter than announced; raises as `body`."""
         watchdog = self._request.watchdog
         try:
             chunk = self._response.read1(CHUNK)
@@ -227,9 +217,8 @@ class _Request:
             return self._send(_Target(url, self.policy.trusted), headers)
         except (ValueError, http.client.InvalidURL) as error:
             if isinstance(error, OSError):  # only ssl.SSLCertVerificationError is both an OSError and a ValueError
-                raise RefusedError(
-                    f"its certificate is not trusted: {error}; to trust your own CA, set SSL_CERT_FILE"
-                ) from error
+                advice = "to trust your own CA, set SSL_CERT_FILE"
+                raise RefusedError(f"its certificate is not trusted: {error}; {advice}") from error
             where = f"the server redirects to {shown(url)!r}, which is " if self.redirected else ""
             why = "" if "@" in str(error) else f": {error}"  # it may repeat a password
             raise RefusedError(f"{where}not a well-formed URL{why}") from error
@@ -324,12 +313,7 @@ def _connection(tls: bool, host: str, port: int) -> http.client.HTTPConnection:
 
 
 class _Target:
-    """The parts of a URL as they are sent.
-
-    Raises:
-        ValueError: it is malformed.
-        RefusedError: it is too long or contains a user name.
-    """
+    """The parts of a URL as they are sent; ValueError if it is malformed, RefusedError if not supported."""
 
     def __init__(self, url: str, trusted: bool) -> None:
         if len(url) > MAX_URL:
@@ -401,7 +385,7 @@ def _why_proxy_declines(status: int) -> str:
 
 
 def redirected(url: str, response: http.client.HTTPResponse) -> str | None:
-    """The complete URL that an answer redirects to; None if it is no redirect.
+    """The complete URL that an answer redirects to; None if it is not a redirect.
 
     Raises:
         RefusedError: the target is not a URL, has another scheme than http and https, or leads from https to http.
@@ -425,11 +409,7 @@ def redirected(url: str, response: http.client.HTTPResponse) -> str | None:
 
 
 def resolve(host: str, port: int) -> Sequence[str]:
-    """The addresses of a host, as the system knows them.
-
-    Raises:
-        OSError, UnicodeError: it has none, or it is not a valid name.
-    """
+    """The addresses of a host, as the system knows them; OSError or UnicodeError if there are none."""
     return [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 

@@ -21,7 +21,7 @@ class Bin:
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> tuple[Bin, ...]:
-    """Return the accuracy in bins of equal width of the confidence (Guo et al. 2017, arXiv 1706.04599).
+    """The accuracy in bins of equal width of the confidence (Guo et al. 2017, arXiv 1706.04599).
 
     Args:
         confidence: (N,) probability of the predicted class, 0..1.
@@ -36,10 +36,6 @@ def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> 
 
 
 def expected_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
-    """Return the mean gap between confidence and accuracy, 0..1, over these bins (Guo et al., eq. 3).
-
-    Args:
-        confidence, right: as `reliability`.
-    """
+    """The mean gap between confidence and accuracy, 0..1, over the bins of `reliability` (Guo et al., eq. 3)."""
     found = reliability(confidence, right, bins)
     return sum(b.images * abs(b.accuracy - b.confidence) for b in found) / max(1, sum(b.images for b in found))

@@ -83,7 +83,7 @@ TURNS = {
 def open_image(
     source: ImageSource, *, max_pixels: int | None = None, truncated: str = "refuse", **fetch_options: Any
 ) -> Image.Image:
-    """Return an upright 8-bit RGB image.
+    """An upright 8-bit RGB image.
 
     EXIF orientation is applied; transparent pixels are put on white; 16-bit gray is scaled to 8 bits; of an animation
     the first frame is taken; embedded colour profiles are ignored, as torchvision ignores them.
@@ -136,18 +136,18 @@ def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
 
 
 def with_name(name: str, error: object) -> str:
-    """Return the error's message, preceded by the image's name unless the message contains it."""
+    """The error's message, preceded by the image's name unless the message contains it."""
     text = str(error)
     return text if name.removeprefix("./") in text else f"{name[:200]}: {text}"
 
 
 def is_encoded(source: ImageSource) -> bool:
-    """Return whether it is the content of a file or says where one is. Otherwise its pixels are there already."""
+    """True if it is the content of a file or names one. Otherwise it has its pixels already."""
     return not (isinstance(source, (np.ndarray, Image.Image)) or is_tensor(source))
 
 
 def read_encoded(source: ImageSource, **fetch_options: Any) -> bytes:
-    """Return the bytes of an encoded image, at most ``max_bytes``. Options and errors are those of `open_image`."""
+    """The bytes of an encoded image, at most ``max_bytes``. Options and errors are those of `open_image`."""
     max_bytes = fetch_options.get("max_bytes", MAX_BYTES)
     if isinstance(source, str) and scheme_of(source) is not None:
         return fetch(source, **fetch_options)
@@ -158,16 +158,15 @@ def read_encoded(source: ImageSource, **fetch_options: Any) -> bytes:
     read = getattr(source, "read", None)
     data = source if read is None else read(max_bytes + 1)
     if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise ImageError(
-            f"An image must be a path, URI, bytes, PIL image, numpy array or tensor, not {type(source).__name__}."
-        )
+        kind = type(source).__name__
+        raise ImageError(f"An image must be a path, URI, bytes, PIL image, numpy array or tensor, not {kind}.")
     if len(data) > max_bytes:
         raise ImageError(f"The image has more than the {max_bytes:,} bytes allowed.")
     return bytes(data)
 
 
 def decode(data: bytes, use: Callable[[Image.Image], T], max_pixels: int | None = None, truncated: str = "refuse") -> T:
-    """Return what ``use`` makes of the image, opened by Pillow and not loaded, of an acceptable format and size.
+    """The result of ``use`` on the image, opened by Pillow and not loaded, of an acceptable format and size.
 
     Raises:
         TruncatedImageError, ImageError: for whatever is wrong with the data, also if ``use`` finds it.
@@ -179,7 +178,8 @@ def decode(data: bytes, use: Callable[[Image.Image], T], max_pixels: int | None 
         data += b"\xff\xd9"  # libjpeg then fills up what is missing
     try:
         image = _open(data)
-        _check_work(image, data)
+        if "progressive" in image.info and len(SCAN.findall(data)) > MAX_SCANS:
+            raise ImageError(f"The JPEG has more than {MAX_SCANS} scans: save it as a baseline JPEG or PNG.")
         with _check_size(image, max_pixels):
             return use(image)
     except UnidentifiedImageError as error:
@@ -199,11 +199,7 @@ def decode(data: bytes, use: Callable[[Image.Image], T], max_pixels: int | None 
 
 
 def _open(data: bytes) -> Image.Image:
-    """Do what `Image.open` does, without its limit on pixels, which programs may set and which warns before it refuses.
-
-    Raises:
-        UnidentifiedImageError: not in one of `FORMATS`.
-    """
+    """Do what `Image.open` does, without its limit on pixels: programs may set it, and it warns before it refuses."""
     if (data[:2] in (b"II", b"MM") and _strips(data) > MAX_READS) or _rle_width(data) > MAX_RLE_WIDTH:
         raise ImageError(f"The image consists of more than {MAX_READS:,} pieces: save it as PNG.")
     Image.init()
@@ -220,7 +216,7 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _heif(data: bytes) -> list[Any]:
-    """Return pillow-heif's opener for a HEIC file, if it is installed. (Registering it changes the user's Pillow.)"""
+    """pillow-heif's opener for a HEIC file, if it is installed. (Registering it changes the user's Pillow.)"""
     if not re.match(HEIC, data[:16].lower()):
         return []
     try:
@@ -230,7 +226,7 @@ def _heif(data: bytes) -> list[Any]:
 
 
 class _Rationed(io.BytesIO):
-    """A file of which only so many pieces are read, because Pillow takes some formats apart byte by byte, in Python.
+    """A file of which only so many pieces are read, because Pillow parses some formats byte by byte, in Python.
 
     ``opening`` is true while Pillow reads what comes before the pixels.
     """
@@ -250,7 +246,7 @@ class _Rationed(io.BytesIO):
 
 
 def _strips(data: bytes) -> int:
-    """Return the number of strips or tiles of a TIFF. Pillow makes an object of each when it opens the file."""
+    """The number of strips or tiles of a TIFF. Pillow makes an object of each when it opens the file."""
     order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
     count, entry = order + ("Q" if big else "H"), struct.Struct(order + ("HHQ8x" if big else "HHL4x"))
     strips = 0
@@ -267,16 +263,10 @@ def _strips(data: bytes) -> int:
 
 
 def _rle_width(data: bytes) -> int:
-    """Return the width that a run-length encoded BMP states; 0 for any other file."""
+    """The width that a run-length encoded BMP states; 0 for any other file."""
     if data[:2] != b"BM" or len(data) < 34 or data[30:34] not in (b"\1\0\0\0", b"\2\0\0\0"):
         return 0
     return abs(struct.unpack_from("<l", data, 18)[0])
-
-
-def _check_work(image: Image.Image, data: bytes) -> None:
-    """Refuse a JPEG of too many passes."""
-    if "progressive" in image.info and len(SCAN.findall(data)) > MAX_SCANS:
-        raise ImageError(f"The JPEG has more than {MAX_SCANS} scans: save it as a baseline JPEG or PNG.")
 
 
 def _check_size(image: Image.Image, max_pixels: int | None) -> AbstractContextManager[object]:
@@ -313,7 +303,7 @@ def _alone() -> Generator[None]:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Return how EXIF (or XMP) says that the image is to be turned, from 1 to 8; 1, upright, if it cannot be read.
+    """The turn that EXIF (or XMP) asks for, from 1 to 8; 1, upright, if it cannot be read.
 
     `ImageOps.exif_transpose` writes all of EXIF again, and refuses photos whose other tags it cannot write.
     """
@@ -327,7 +317,7 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return a copy of the image, upright, on white, RGB. The image is loaded if it was not.
+    """A copy of the image, upright, on white, RGB. The image is loaded if it was not.
 
     Raises:
         ImageError: it has no plain RGB form.
@@ -355,12 +345,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
         result = image if image.mode == "RGB" and image is not opened else image.convert("RGB")
     except ValueError as error:
         raise ImageError(f"An image of mode {image.mode} cannot be converted to RGB: {error}") from error
-    result.info = {}  # what is said there of turning and of transparency has been done
+    result.info = {}  # its turn and its transparency have been applied
     return result
 
 
 def _transparent_colour(image: Image.Image) -> Any:
-    """Return the transparent colour of a PNG (chunk tRNS), as large as Pillow makes its pixels; else what Pillow has.
+    """The transparent colour of a PNG (chunk tRNS), as large as Pillow makes its pixels; else what Pillow has.
 
     Pillow scales pixels to 8 bits, and leaves this colour as it is in the file. To be called before the image is
     loaded: how many bits there are is not known afterwards.
@@ -377,16 +367,15 @@ def _transparent_colour(image: Image.Image) -> Any:
 
 
 def _has_unused_alpha(image: Image.Image) -> bool:
-    """Return whether alpha is 0 everywhere in a format whose writers often leave it so, meaning nothing."""
+    """True if alpha is 0 everywhere in a format whose writers often leave it so, meaning nothing."""
     unsaid = image.format == "BMP" or (isinstance(image, TiffImagePlugin.TiffImageFile) and 338 not in image.tag_v2)
     return unsaid and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
 
 
 def _sixteen_bits(values: np.ndarray) -> np.ndarray:
     if values.min() < 0 or values.max() > 65535:
-        raise ImageError(
-            f"Integer pixels from {values.min()} to {values.max()} are not 16-bit: convert them to 8 bits."
-        )
+        found = f"Integer pixels from {values.min()} to {values.max()}"
+        raise ImageError(f"{found} are not 16-bit: convert them to 8 bits.")
     values = values.astype(np.uint32)  # not to float64, which takes four times a photo's memory
     values += 128
     values //= 257  # to the nearest of 255 steps; no value lies between two
@@ -403,14 +392,12 @@ def _from_array(values: np.ndarray) -> Image.Image:
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[:, :, 0]
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (3, 4)) or values.size == 0:
-        raise ImageError(
-            f"An image array must have the shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {values.shape}."
-        )
+        allowed = "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+        raise ImageError(f"An image array must have the shape {allowed}, got {values.shape}.")
     if np.issubdtype(values.dtype, np.floating):
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise ImageError(
-                "Floating-point pixels must be from 0 to 1. If the image is already normalised, call the network "
-                "itself."
+                "Floating-point pixels must be from 0 to 1. Pass a normalised image to the network itself."
             )
         values = np.rint(values * 255).astype(np.uint8)
     if values.dtype != np.uint8:

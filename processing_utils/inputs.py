@@ -39,20 +39,18 @@ def prepare_pixels(
     Raises:
         ImageError, FetchError, FileNotFoundError: an image cannot be used; the message says which.
     """
-
-    arrays: list[np.ndarray] = []
+    arrays = [np.empty((0, preset.crop_size, preset.crop_size, 3), np.uint8)]
     for prepared in prepare_each(images, preset, first=first, **options):
         if isinstance(prepared, Exception):
             raise prepared
-        arrays.append(prepared)
-    crop = preset.crop_size
-    return np.stack(arrays) if arrays else np.empty((0, crop, crop, 3), np.uint8)
+        arrays.append(prepared[None])
+    return np.concatenate(arrays)
 
 
 def prepare_each(
     images: Sequence[ImageSource], preset: Preprocessing, *, first: int | None = 0, **options: Any
 ) -> Iterator[np.ndarray | Exception]:
-    """Yield (crop, crop, 3) uint8 for each image, or the error that `prepare_pixels` would raise for it."""
+    """(crop, crop, 3) uint8 for each image, or the error that `prepare_pixels` would raise for it."""
     pool = ThreadPoolExecutor(max_workers=max(1, min(WORKERS, len(images))))
     try:
         futures = [pool.submit(load_pixels, image, preset, **options) for image in images]
@@ -86,7 +84,7 @@ def prepare_inputs(
     Raises:
         ImageError: an image cannot be used; the message says which.
         UnknownVariantError: no such variant.
-        TypeError: a network that does not say how its images are to be prepared.
+        TypeError: a network that does not state its preprocessing.
     """
     import torch
 
@@ -139,7 +137,7 @@ register(Transform)
 
 
 def transforms(network: str | Path | torch.nn.Module, train: bool = False) -> Transform:
-    """Return the transform of a network's images, for ``Dataset(transform=...)``: see `Transform`.
+    """The transform of a network's images, for ``Dataset(transform=...)``: see `Transform`.
 
     Args:
         network: a network that was loaded from here, or the name of a variant.
@@ -147,10 +145,7 @@ def transforms(network: str | Path | torch.nn.Module, train: bool = False) -> Tr
 
     Raises:
         UnknownVariantError: no such variant.
-        TypeError: a network that does not say how its images are to be prepared.
-
-    Examples:
-        >>> dataset = torchvision.datasets.ImageFolder("photos", transform=transforms("resnext50_32x4d"))
+        TypeError: a network that does not state its preprocessing.
     """
     return Transform(_preset_of(network), train)
 

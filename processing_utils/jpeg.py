@@ -45,7 +45,7 @@ def decode_jpeg(data: bytes, image: Image.Image, *, half: bool = False) -> np.nd
 
 
 def can_halve(image: Image.Image) -> bool:
-    """Return whether the decoder halves colours as it halves the brightness.
+    """True if the decoder halves colours as it halves the brightness.
 
     It does if both are stored at one resolution (4:4:4, gray), or the colours at half of it in both directions (4:2:0).
     Otherwise it halves the colours once more and interpolates, which shows at edges (up to 28 of 255).

@@ -24,7 +24,7 @@ register(Label)
 
 @cache
 def read_labels(label_set: str | LabelSet = "imagenet-1k") -> tuple[Label, ...]:
-    """Return the labels of a set, which is given by its name or as a checkpoint has it, in the order of the logits.
+    """The labels of a set, which is given by its name or as a checkpoint has it, in the order of the logits.
 
     Raises:
         ValueError: no such set, or a file that is not such a table.
@@ -38,7 +38,7 @@ def read_labels(label_set: str | LabelSet = "imagenet-1k") -> tuple[Label, ...]:
 
 
 def labels_table(labels: Sequence[Label]) -> str:
-    """Return the content of a file of labels, as `read_labels` reads it.
+    """The content of a file of labels, as `read_labels` reads it.
 
     Raises:
         ValueError: a class whose name would break the table; the message shows it.
@@ -46,8 +46,6 @@ def labels_table(labels: Sequence[Label]) -> str:
     for label in labels:
         for text in (label.synset, label.name):
             if CONTROL.search(text) or len(text) > 2000:
-                raise ValueError(
-                    f"The class name {text[:100]!a} has a tab, a line break or another control character, or is "
-                    "longer than 2,000 characters: rename this class."
-                )
+                wrong = "has a control character (such as a tab), or is longer than 2,000 characters"
+                raise ValueError(f"The class name {text[:100]!a} {wrong}: rename this class.")
     return "".join(f"{label.index}\t{label.synset}\t{label.name}\n" for label in labels)

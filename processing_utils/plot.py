@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def plot_predictions(image: ImageSource, predictions: Sequence[Prediction], title: str = "", **options: Any) -> Figure:
-    """Return a figure of the image, and beside it a bar for each prediction.
+    """A figure of the image, and beside it a bar for each prediction.
 
     ``figure.savefig("picture.png")`` writes it; a notebook shows it as the value of a cell.
     """

@@ -55,11 +55,7 @@ register(Prediction, Predictions)
 
 
 def check_count(name: str, value: Any, most: int) -> int:
-    """Return an integer from 1 to ``most``, such as a number of classes.
-
-    Raises:
-        TypeError, ValueError: it is not; the message starts with ``name``.
-    """
+    """``value`` if it is an integer from 1 to ``most``; else a TypeError or ValueError that begins with ``name``."""
     try:
         count = operator.index(value)
     except TypeError:
@@ -89,10 +85,8 @@ def _probabilities(values: np.ndarray, from_logits: bool) -> np.ndarray:
     # Rows of independent scores (sigmoid) have any sum. Columns with a sum of 1 come from softmax over the wrong axis.
     off = [np.abs(values.sum(axis=axis) - 1).max() > 0.02 for axis in (0, 1)]
     if values.min() < 0 or values.max() > 1.01 or off == [False, True]:
-        raise ValueError(
-            "These are not probabilities (from 0 to 1, with a sum of 1 per row). If they are logits, pass "
-            "from_logits=True, or torch.nn.functional.softmax(output, dim=1)."
-        )
+        wrong = "These are not probabilities (from 0 to 1, with a sum of 1 per row)"
+        raise ValueError(f"{wrong}. If they are logits, pass from_logits=True, or apply softmax with dim=1.")
     return values
 
 
@@ -103,7 +97,7 @@ def top_predictions(
     from_logits: bool = False,
     labels: str | Sequence[str] | Sequence[Label] = "imagenet-1k",
 ) -> list[list[Prediction]]:
-    """Return the ``n`` most probable classes of each of N samples, the best first; of equals the lower index first.
+    """The ``n`` most probable classes of each of N samples, the best first; of equals the lower index first.
 
     Args:
         scores: probabilities, or with ``from_logits`` logits: (N, classes).
@@ -117,10 +111,8 @@ def top_predictions(
     classes = values.shape[1]
     named = read_labels(labels) if isinstance(labels, str) else labels
     if len(named) != classes:
-        raise ValueError(
-            f"labels must have one entry per score: expected {classes}, got {len(named)}"
-            f"{f' in {labels!r}' if isinstance(labels, str) else ''}."
-        )
+        where = f" in {labels!r}" if isinstance(labels, str) else ""
+        raise ValueError(f"labels must have one entry per score: expected {classes}, got {len(named)}{where}.")
     n = check_count("n", n, classes)
     if len(values) == 0:
         return []
@@ -139,13 +131,9 @@ def top_predictions(
 
 
 def pick_n_best(
-    predictions: Any,
-    n: int = 5,
-    *,
-    from_logits: bool = False,
-    labels: str | Sequence[str] = "imagenet-1k",
+    predictions: Any, n: int = 5, *, from_logits: bool = False, labels: str | Sequence[str] = "imagenet-1k"
 ) -> list[list[tuple[str, str]]]:
-    """Return `top_predictions` as NVIDIA's function of this name does: for each sample a list of (label, "97.1%").
+    """`top_predictions` as NVIDIA's function of this name returns them: for each sample a list of (label, "97.1%").
 
     Prints nothing. As in NVIDIA's, ``n`` may be 0 or more than there are classes.
     """

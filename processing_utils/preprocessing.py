@@ -47,7 +47,7 @@ class Window:
     crop: int
 
     def of(self, resized: np.ndarray) -> np.ndarray:
-        """Return the crop of a resized image (H, W, 3), C-contiguous."""
+        """The crop of a resized image (H, W, 3), C-contiguous."""
         return np.array(resized[self.top : self.top + self.crop, self.left : self.left + self.crop], order="C")
 
 
@@ -121,9 +121,8 @@ def view_pixels(image: Image.Image, preset: Preprocessing, views: str) -> np.nda
     window, crop = _window(image.size, preset), preset.crop_size
     right, bottom = window.scaled[0] - crop, window.scaled[1] - crop
     if min(right, bottom) < 0:
-        raise ImageError(
-            f"Resized to {window.scaled[0]} x {window.scaled[1]} pixels, the image is smaller than the crop of {crop}."
-        )
+        resized = f"Resized to {window.scaled[0]} x {window.scaled[1]} pixels"
+        raise ImageError(f"{resized}, the image is smaller than the crop of {crop}.")
     resized = np.asarray(image.resize(window.scaled, Image.Resampling[preset.interpolation.upper()]))
     places = [(0, 0), (right, 0), (0, bottom), (right, bottom), (window.left, window.top)]
     mirrored = (resized, resized[:, ::-1])
@@ -142,10 +141,7 @@ def normalise(pixels: np.ndarray, preset: Preprocessing) -> np.ndarray:
 def preprocess(image: Image.Image, preset: Preprocessing) -> np.ndarray:
     """RGB image -> (3, crop, crop) float32: shorter side resized, centre cropped, scaled to 0..1, normalised.
 
-    The same numbers as torchvision's Resize, CenterCrop, ToTensor and Normalize on a PIL image.
-
-    Raises:
-        ImageError: it is so long and thin that the resized image would be too big.
+    The same numbers as torchvision's Resize, CenterCrop, ToTensor and Normalize. Raises as `crop_pixels`.
     """
     return normalise(crop_pixels(image, preset), preset)
 
@@ -157,7 +153,7 @@ def check_grade(grade: str) -> None:
 
 
 def _window(size: tuple[int, int], preset: Preprocessing) -> Window:
-    """Return where torchvision's Resize and CenterCrop put the crop, with their rounding."""
+    """The place of the crop by torchvision's Resize and CenterCrop, with their rounding."""
     width, height = size
     short, target, crop = min(width, height), preset.resize_size, preset.crop_size
     scaled = (target, int(target * height / short)) if width <= height else (int(target * width / short), target)
@@ -169,7 +165,7 @@ def _window(size: tuple[int, int], preset: Preprocessing) -> Window:
 
 
 def _is_bilinear(window: Window, preset: Preprocessing) -> bool:
-    """Return whether `_resize` can do it: it has no other filter, and adds nothing around an image."""
+    """True if `_resize` can do it: it has no other filter, and adds nothing around an image."""
     return preset.interpolation == "bilinear" and min(window.left, window.top) >= 0 and window.scaled != window.size
 
 
@@ -201,7 +197,7 @@ def _resize(pixels: np.ndarray, scaled: tuple[int, int], size: tuple[float, floa
 
 
 def _crop_encoded(data: bytes, preset: Preprocessing, grade: str, image: Image.Image) -> np.ndarray:
-    """Return the crop of a file that Pillow has opened and not loaded."""
+    """The crop of a file that Pillow has opened and not loaded."""
     orientation = orientation_of(image)
     width, height = image.size
     turned = orientation in (5, 6, 7, 8)
@@ -218,12 +214,12 @@ def _crop_encoded(data: bytes, preset: Preprocessing, grade: str, image: Image.I
 
 
 def _ratio(window: Window) -> float:
-    """Return how many pixels of the image one pixel of the result spans, on the axis where they are fewer."""
+    """Pixels of the image per pixel of the result, on the axis where they are fewer."""
     return min(window.size[0] / window.scaled[0], window.size[1] / window.scaled[1])
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Return a view of the pixels, turned as EXIF says, like `ImageOps.exif_transpose`."""
+    """A view of the pixels, turned as EXIF says, like `ImageOps.exif_transpose`."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):

@@ -61,28 +61,20 @@ def fetch(
         raise FetchError(f"Unknown scheme {scheme!r} in {client.shown(uri)!r}; expected {', '.join(schemes)}.{hint}")
     if scheme != "data" and len(uri) > client.MAX_URL:  # urllib's time is quadratic in the length
         raise FetchError(f"The URI has {len(uri):,} characters, more than the {client.MAX_URL:,} allowed.")
-    if scheme in ("http", "https"):
-        policy = dataclasses.replace(POLICY, seconds=timeout, max_bytes=max_bytes, allow_private=allow_private)
-        return _get(uri, policy, resolver, connector)
+    policy = dataclasses.replace(POLICY, seconds=timeout, max_bytes=max_bytes, allow_private=allow_private)
     try:
-        return (_decode_data_uri if scheme == "data" else _read_file_uri)(uri, max_bytes)
-    except ValueError as error:  # from urllib
-        raise FetchError(f"{uri[:200]!r} is not a well-formed URI: {error}.") from error
-
-
-def _get(
-    url: str, policy: client.Policy, resolver: client.Resolver | None, connector: client.Connector | None
-) -> bytes:
-    try:
-        with client.get(url, policy, {"Accept": "image/*"}, resolver=resolver, connector=connector) as answer:
+        if scheme not in ("http", "https"):
+            return (_decode_data_uri if scheme == "data" else _read_file_uri)(uri, max_bytes)
+        with client.get(uri, policy, {"Accept": "image/*"}, resolver=resolver, connector=connector) as answer:
             answer.require(200)
             return answer.body()
+    except ValueError as error:  # from urllib
+        raise FetchError(f"{uri[:200]!r} is not a well-formed URI: {error}.") from error
     except client.NotPublicError as error:
-        raise PrivateAddressError(
-            f"{client.shown(url)} was refused: {error}. If you trust the URL's origin, pass allow_private=True."
-        ) from error
+        advice = "If you trust the URL's origin, pass allow_private=True."
+        raise PrivateAddressError(f"{client.shown(uri)} was refused: {error}. {advice}") from error
     except client.GetError as error:
-        raise FetchError(f"{client.shown(url)}: {error}.") from error
+        raise FetchError(f"{client.shown(uri)}: {error}.") from error
 
 
 def _decode_data_uri(uri: str, max_bytes: int) -> bytes:
@@ -114,7 +106,7 @@ def read_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     """The content of a regular file of at most ``max_bytes``.
 
     Raises:
-        FileNotFoundError, FetchError: it is not there; it is a folder or a device; it is too big; it cannot be read.
+        FileNotFoundError, FetchError: it is missing, a folder, a device or too big; it cannot be read.
     """
     try:
         there = path.exists()
@@ -125,7 +117,7 @@ def read_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     if not path.is_file():
         raise FetchError(f"{path} is not a file, but a folder or a device.")
     try:
-        with path.open("rb") as file:  # not the whole of it: some that say 0 bytes never end (Linux's /proc)
+        with path.open("rb") as file:  # not all of it: some that state 0 bytes never end (Linux's /proc)
             data = file.read(max_bytes + 1)
             size = max(len(data), os.fstat(file.fileno()).st_size)
     except OSError as error:

@@ -391,7 +391,7 @@ def test_real_labels(folders: str, tmp_path: Path) -> None:
     assert (plain.dataset, plain.metrics.top1.right) == ("imagenet", TOP1)
     assert on_real.dataset == "imagenet_real"
     assert (on_real.metrics.top1.right, on_real.metrics.top1.total, on_real.metrics.not_counted) == (15, IMAGES - 5, 5)
-    with pytest.raises(SourceError, match=r"a\.jpg is not one of them"):
+    with pytest.raises(SourceError, match=r"a\.jpg"):
         read_real(path, ["a.jpg"])
     with pytest.raises(SourceError, match="Cannot read"):
         read_real(folders, [])
