@@ -148,7 +148,7 @@ class Answer:
         self._request, self._response = request, response
 
     def require(self, *statuses: int) -> None:
-        """Raise BrokenOffError if the server is busy, RefusedError for another status than these or compressed content."""
+        """Raise BrokenOffError if the server is busy, RefusedError for any other status or compressed content."""
         # The standard phrase, never the server's own text.
         phrase = f"the server answered {self.status} {http.client.responses.get(self.status, '')}".rstrip()
         if self.status in RETRIED:
