@@ -54,11 +54,9 @@ class Processes:
 
     @contextlib.contextmanager
     def joined(self, timeout: datetime.timedelta, *, gpu: bool = False) -> Iterator[None]:
-        """Connect the processes while the block runs.
+        """Connect the processes while the block runs; they wait ``timeout`` for the slowest.
 
-        Args:
-            timeout: how long the processes wait for the slowest.
-            gpu: exchange tensors on the GPUs, where there are any; otherwise on the CPU.
+        ``gpu`` exchanges tensors on the GPUs, where there are any; otherwise on the CPU.
         """
         if self.world == 1:
             yield
@@ -76,11 +74,7 @@ class Processes:
             dist.destroy_process_group()
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, by rank; waits for all.
-
-        Raises:
-            RuntimeError: another process has ended.
-        """
+        """The values of all processes, by rank; waits for all. RuntimeError if another process has ended."""
         if self.world == 1:
             return [value]
         import torch.distributed as dist

@@ -166,8 +166,7 @@ def open_table(
 ) -> dict[str, str]:
     """Make a view of Parquet files as one table; return its columns and their DuckDB types.
 
-    Args:
-        columns: the name that a column has in the files, where it differs: ``image="photo"``.
+    ``columns`` names those that have another name in the files: ``image="photo"``.
     """
     import duckdb
 

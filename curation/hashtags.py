@@ -127,11 +127,7 @@ def write_mapping(
 
 
 def read_mapping(path: str | Path, labels: Iterable[Label]) -> dict[str, tuple[int, ...]]:
-    """Read a mapping in the format of `write_mapping`. Hashtags may be spelled in any way (`canonical`).
-
-    Raises:
-        SourceError: the file cannot be read, a line has fewer than two columns, or a synset is not in the label set.
-    """
+    """Read a mapping in the format of `write_mapping`. Hashtags may be spelled in any way (`canonical`)."""
     numbers: dict[str, list[int]] = {}
     for label in labels:
         numbers.setdefault(label.synset, []).append(label.index)
@@ -386,11 +382,7 @@ def resampled_indices(factors: np.ndarray, seed: int, epoch: int) -> np.ndarray:
 
 
 def read_label_file(name: str) -> tuple[Label, ...]:
-    """A label set by its name, or from a file with lines ``index TAB synset TAB names``.
-
-    Raises:
-        SourceError: no such label set or file, or the file has another format.
-    """
+    """A label set by its name, or from a file with lines ``index TAB synset TAB names``."""
     if not Path(name).is_file():
         try:
             return read_labels(name)

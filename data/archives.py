@@ -94,11 +94,7 @@ def _part(file: Any, at: int, length: int) -> bytes:
 
 
 def content(read: Callable[[int, int], bytes], member: Member) -> bytes:
-    """The content of one member; ``read(offset, length)`` reads from the archive.
-
-    Raises:
-        FetchError: it is larger than an image may be, or damaged.
-    """
+    """The content of one member by ``read(offset, length)``; FetchError if it is damaged, or larger than images are."""
     if member.size > MAX_BYTES:
         raise FetchError(f"{member.name} has {member.size:,} bytes, more than {MAX_BYTES:,}.")
     if member.packed is None:

@@ -51,11 +51,7 @@ def list_columns(uri: str, names: list[str], column: str | None, label_column: s
 
 
 def image_column(uri: str, schema: Any, wanted: str | None, label: str | None = None) -> tuple[str, str | None]:
-    """The column of images, and the column of their names, if the images are bytes and there is one.
-
-    Raises:
-        SourceError: there is none, or there are several candidates.
-    """
+    """The column of images, and the column of their names, if the images are bytes and there is one."""
     content = [field.name for field in schema if is_bytes(field.type)]
     text = [field.name for field in schema if is_text(field.type) and field.name != label]
     if wanted is not None and wanted not in (*content, *text):
@@ -68,11 +64,7 @@ def image_column(uri: str, schema: Any, wanted: str | None, label: str | None = 
 
 
 def label_column(uri: str, schema: Any, image: str, wanted: str | None) -> str | None:
-    """The column of classes; None if there is none and the images are paths, whose folders may be the classes.
-
-    Raises:
-        SourceError: there is none, and the images are bytes.
-    """
+    """The column of classes; None if there is none and the images are paths, whose folders may be the classes."""
     if wanted is not None and wanted not in schema.names:
         raise SourceError(f"{uri} has no column {wanted!r}; choose from {', '.join(schema.names)}.")
     usable = [f.name for f in schema if f.name != image and _holds_labels(f.type)]

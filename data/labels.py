@@ -225,11 +225,7 @@ def _parts(folder: str) -> tuple[str, ...]:
 def _splits(
     places: Sequence[Place], folders: list[tuple[str, ...]], wanted: str | None, what: str
 ) -> tuple[list[str | None], list[tuple[str, ...]]]:
-    """The split of each image, and its folders after that of the split.
-
-    Raises:
-        SourceError: folders of splits lie beside others, or two folders are of one split.
-    """
+    """The split of each image, and its folders after that of the split. What is ambiguous is refused."""
     if wanted == NO_SPLIT:
         return [None] * len(places), folders
     tops = {f[0] for f in folders if f}
@@ -276,11 +272,7 @@ def _few(names: Sequence[str]) -> str:
 def _labels(
     facts: Sequence[Facts], folders: Sequence[tuple[str, ...]], what: str
 ) -> tuple[list[Label | None], str, bool]:
-    """(labels, layout, explicit), as in `Listing`. All labels are None if there are none.
-
-    Raises:
-        SourceError: some images have a label and others none; no image has a class; the class folder is ambiguous.
-    """
+    """(labels, layout, explicit), as in `Listing`. All labels are None if there are none; a mixture is refused."""
     labels: list[Label | None] = [one.label for one in facts]
     if any(label is not None for label in labels):
         if None in labels:

@@ -147,12 +147,7 @@ TABLES_HELD, SPOOLS_HELD = 64, 4
 
 
 def open_table(uri: str, access: Access, version: str | None = None) -> Table:
-    """Open a Parquet file. A file behind http(s) is fetched again, unless this ``version`` is already open.
-
-    Raises:
-        SourceError: it is not a Parquet file, or cannot be read.
-        FetchError: the file behind http(s) has changed since.
-    """
+    """Open a Parquet file. A file behind http(s) is fetched again, unless this ``version`` is already open."""
     import pyarrow as pa
 
     if version is not None and (known := _tables.get((uri, version, access))) is not None:

@@ -42,12 +42,7 @@ def _size(tail: bytes) -> int:
 
 
 def read_footer(tail: bytes) -> Footer:
-    """Read the end of a file.
-
-    Raises:
-        pyarrow.ArrowException: it is not a Parquet file.
-        ValueError: it is damaged.
-    """
+    """Read the end of a file; pyarrow.ArrowException if it is not a Parquet file, ValueError if it is damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -87,11 +87,7 @@ def ask(uri: str, question: Callable[..., Any], *arguments: Any, **options: Any)
 
 
 def filesystem(uri: str, access: Access = Access(), schemes: Sequence[str] = ("file", *STORES)) -> tuple[Any, str]:
-    """fsspec's file system for a store's URI, and the path in it.
-
-    Raises:
-        SourceError: the scheme is refused, or a package is missing.
-    """
+    """fsspec's file system for a store's URI, and the path in it."""
     scheme = scheme_of(uri) or ""
     hint = "For a file with this name, write ./ before it."
     if "::" in uri:
@@ -134,11 +130,7 @@ def _fetch_all(uri: str, access: Access) -> bytes:
 
 
 def open_binary(uri: str, access: Access) -> Any:
-    """Open a file as a binary file object that can seek.
-
-    Raises:
-        OSError, SourceError: it cannot be opened; it is a device or a pipe, which may never end.
-    """
+    """Open a file that can seek; SourceError for a device or a pipe, which may never end."""
     if is_web(uri):
         return io.BytesIO(_fetch_all(uri, access))
     if is_remote(uri):
@@ -160,11 +152,7 @@ def read_range(uri: str, access: Access, start: int, length: int) -> bytes:
 
 
 def read_image(location: str, access: Access) -> bytes:
-    """Read one encoded image, of at most ``MAX_BYTES``.
-
-    Raises:
-        FetchError, FileNotFoundError: it is refused, missing, too big, or not a file.
-    """
+    """Read one encoded image, of at most ``MAX_BYTES``; FetchError or FileNotFoundError if it cannot be read."""
     scheme = scheme_of(location)
     if location.lower().endswith(RAW):
         raise FetchError(f"{location}: camera raw files cannot be read; convert them to JPEG.")

@@ -125,11 +125,7 @@ class Models:
             return name in self._open
 
     def __getitem__(self, name: str) -> Classifier:
-        """Open a variant, unless it is open.
-
-        Raises:
-            PageError: not offered here, or its weights are not available.
-        """
+        """Open a variant, unless it is open; PageError if it is not offered here, or has no weights."""
         if name not in self.checkpoints:
             raise PageError("error_variant")
         with self._opening[name]:
@@ -160,11 +156,7 @@ class Answer:
 
 
 def read_photo(data: bytes, limits: Limits) -> Image.Image:
-    """A visitor's bytes as an upright RGB image.
-
-    Raises:
-        PageError: too big, or not an image that can be used.
-    """
+    """A visitor's bytes as an upright RGB image; PageError if that is not possible."""
     if len(data) > limits.image_bytes:
         raise PageError("error_big", mib=limits.image_bytes // MIB)
     pixels = _pixels(data)
@@ -197,14 +189,7 @@ def _jpeg(image: Image.Image) -> bytes:
 
 
 def fetch_photo(url: str, limits: Limits, fetch: Callable[..., bytes] = fetch) -> bytes:
-    """Download the photo at a visitor's URL.
-
-    Args:
-        fetch: as `processing_utils.uris.fetch`, which refuses private addresses.
-
-    Raises:
-        PageError: refused, unreachable, too big.
-    """
+    """Download the photo at a visitor's URL with ``fetch``, which refuses private addresses."""
     url = url.strip()
     if not url:
         raise PageError("error_no_url")
@@ -215,11 +200,7 @@ def fetch_photo(url: str, limits: Limits, fetch: Callable[..., bytes] = fetch) -
 
 
 def classify(models: Models, name: str, data: bytes, top: object, limits: Limits) -> Answer:
-    """The ``top`` classes (fewer if the network has fewer) that a variant sees in an encoded photo.
-
-    Raises:
-        PageError: no photo, or no such variant.
-    """
+    """The ``top`` classes (fewer if the network has fewer) that a variant predicts for an encoded photo."""
     model = models[name]
     start = time.perf_counter()
     photo = read_photo(data, limits)
@@ -275,11 +256,7 @@ class Picture:
 
 
 def picture(models: Models, name: str, data: bytes, index: int, limits: Limits) -> Picture:
-    """The heat map of class ``index`` in a photo.
-
-    Raises:
-        PageError: no photo, no such variant or class.
-    """
+    """The heat map of class ``index`` in a photo."""
     model = models[name]
     if not 0 <= index < len(model.labels):
         raise PageError("error_class")
@@ -319,11 +296,7 @@ class Row:
 
 
 def open_zip(data: bytes, limits: Limits) -> list[zipfile.ZipInfo]:
-    """The files in a zip that get a row: folders and hidden files are left out.
-
-    Raises:
-        PageError: too big, too many, or no zip.
-    """
+    """The files in a zip that get a row, without folders and hidden files; PageError if it is too big or no zip."""
     if len(data) > limits.zip_bytes:
         raise PageError("error_zip_big", mib=limits.zip_bytes // MIB)
     # Before zipfile makes a list of a million entries.
@@ -345,11 +318,7 @@ def open_zip(data: bytes, limits: Limits) -> list[zipfile.ZipInfo]:
 def batch_rows(
     models: Models, name: str, data: bytes, top: int, limits: Limits, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Row]:
-    """A row for every file of a zip, in its order. Nothing is unpacked to disk; a file that is no photo has an error.
-
-    Raises:
-        PageError: no such variant, or a zip that cannot be used.
-    """
+    """A row for every file of a zip, in its order. Nothing is unpacked to disk; what is no photo gets an error."""
     members = open_zip(data, limits)
     model = models[name]
     top = count_of(top, min(limits.top, len(model.labels)))

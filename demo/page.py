@@ -446,11 +446,7 @@ def _read_upload(path: Path, most: int) -> bytes:
 
 
 def build(models: Models, limits: Limits | None = None, fetch: Callable[..., bytes] | None = None) -> gr.Blocks:
-    """The page, not yet served.
-
-    Args:
-        fetch: replaces `processing_utils.uris.fetch`, which refuses private addresses; for tests.
-    """
+    """The page, not yet served. ``fetch`` replaces `processing_utils.uris.fetch` in tests."""
     return _Page(models, limits or Limits(), fetch).build()
 
 

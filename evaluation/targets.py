@@ -125,9 +125,7 @@ def target_classes(targets: Iterable[Target]) -> list[int]:
 def read_real(path: str | Path, names: Sequence[str]) -> list[Target]:
     """Read ImageNet-ReaL's labels (Beyer et al. 2020, arXiv 2006.07159): none, one or several per validation image.
 
-    Args:
-        path: ``real.json``, a list of lists of classes for image 1, 2, ... of 50,000.
-        names: the names of the images, each with its number, such as ILSVRC2012_val_00000293.JPEG.
+    ``path`` is ``real.json``, a list of lists of classes for image 1, 2, ... of 50,000; the names have these numbers.
     """
     try:
         lists = json.loads(Path(path).read_text("utf-8"))

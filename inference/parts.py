@@ -197,11 +197,7 @@ class Parts:
             raise OutputError(f"The stopped run had other options: {different}. Pass the same ones, or start again.")
 
     def check_shard(self, number: int, fingerprint: Callable[[], str]) -> bool:
-        """True if a shard is finished.
-
-        Raises:
-            OutputError: its content has changed since its first rows were committed.
-        """
+        """True if a shard is finished; OutputError if its content has changed since its first rows were committed."""
         before = self.done.get(number)
         if before is not None and before.fingerprint != (now := fingerprint()):
             change = f"shard {number} was {before.fingerprint[:200]!r}, now {now[:200]!r}"
@@ -209,11 +205,7 @@ class Parts:
         return before is not None and before.last
 
     def commit(self, part: Part, batches: Sequence[pa.RecordBatch], columns: pa.Schema) -> None:
-        """Write a part, completely or not at all.
-
-        Raises:
-            OutputError: the disk is full, or the folder cannot be written; committed parts stay.
-        """
+        """Write a part, completely or not at all; OutputError if that fails. Committed parts stay."""
         table = pa.Table.from_batches(batches, columns)
         table = table.replace_schema_metadata({"part": json.dumps(part.__dict__)})
         write = functools.partial(pq.write_table, table, write_page_checksum=True)
@@ -224,11 +216,7 @@ class Parts:
         self.errors += part.errors
 
     def assemble(self, shards: int) -> None:
-        """Write OUT from the parts of so many shards, in the order of the source, and remove the folder.
-
-        Raises:
-            OutputError: a shard is not finished, or the disk is full; the parts stay.
-        """
+        """Write OUT from the parts of so many shards, in the order of the source, and remove the folder."""
         missing = [i for i in range(shards) if i not in self.done or not self.done[i].last]
         if missing or len(self.done) > shards:
             changed = len(missing) or len(self.done) - shards

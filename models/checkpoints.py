@@ -333,11 +333,7 @@ def _legacy(file: BinaryIO, find: Callable[[object], dict[str, Stored]]) -> tupl
 
 
 def mapped_state_dict(path: Path, digest: str, store: Store, *, vouched: bool = False) -> dict[str, Tensor]:
-    """The state_dict in a verified file, its tensors mapped; ``digest`` names the copy that some files need.
-
-    Raises:
-        CheckpointError: it is not a file of weights, or one that had to be converted holds NaN or infinity.
-    """
+    """The state_dict in a verified file, its tensors mapped; ``digest`` names the copy that some files need."""
     with open(path, "rb") as file:
         zipped = path.suffix != ".safetensors" and file.read(4) == ZIP
     state = None
@@ -367,11 +363,7 @@ def mapped_state_dict(path: Path, digest: str, store: Store, *, vouched: bool = 
 
 
 def examine(path: Path, *, vouched: bool = False) -> None:
-    """Read all of a verified file, for faults that a mapped load does not notice.
-
-    Raises:
-        CheckpointError: it is not a file of weights, or holds NaN or infinity.
-    """
+    """Read all of a verified file, for faults that a mapped load does not notice; CheckpointError if it has one."""
     _expect_finite(read_state_dict(path, mmap=True, vouched=vouched), path)
 
 

@@ -40,11 +40,7 @@ def _shown(value: object) -> str:
 
 
 def check(value: Any, schema: Any, root: Mapping[str, Any], where: tuple[str, ...] = ()) -> None:
-    """Check a value from ``json.loads`` against a schema whose references start at ``root``.
-
-    Raises:
-        SchemaError: the first thing that is not allowed.
-    """
+    """Check a value from ``json.loads`` against a schema, whose references start at ``root``; raise SchemaError."""
     if schema is True:
         return
     if "$ref" in schema:

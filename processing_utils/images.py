@@ -168,8 +168,7 @@ def read_encoded(source: ImageSource, **fetch_options: Any) -> bytes:
 def decode(data: bytes, use: Callable[[Image.Image], T], max_pixels: int | None = None, truncated: str = "refuse") -> T:
     """The result of ``use`` on the image, opened by Pillow and not loaded, of an acceptable format and size.
 
-    Raises:
-        TruncatedImageError, ImageError: for whatever is wrong with the data, also if ``use`` finds it.
+    Raises ImageError for whatever is wrong with the data, also if ``use`` finds it.
     """
     if not data:
         raise ImageError("The image is empty: 0 bytes.")

@@ -103,11 +103,7 @@ def _read_file_uri(uri: str, max_bytes: int) -> bytes:
 
 
 def read_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
-    """The content of a regular file of at most ``max_bytes``.
-
-    Raises:
-        FileNotFoundError, FetchError: it is missing, a folder, a device or too big; it cannot be read.
-    """
+    """The content of a regular file of at most ``max_bytes``; FileNotFoundError or FetchError otherwise."""
     try:
         there = path.exists()
     except (OSError, ValueError) as error:  # too long for a name: somebody's base64, perhaps

@@ -279,7 +279,7 @@ def test_targets_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     targets, vocabulary = tmp_path / "targets.parquet", tmp_path / "vocabulary.parquet"
     made = make_targets(images, targets, MAPPING, limits=SMALL), count_hashtags(images, vocabulary, limits=SMALL)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "workspace", lambda *_: pytest.fail("done again"))
+        patch.setattr(module.tables, "workspace", lambda *_: pytest.fail("done again"))
         assert (make_targets(images, targets, MAPPING), count_hashtags(images, vocabulary)) == made
     with pytest.raises(OutputError, match=r"\(mapping\)"):
         make_targets(images, targets, {"sun": (1,)})

@@ -187,7 +187,7 @@ def test_a_selection_is_not_made_again(tmp_path: Path, monkeypatch: pytest.Monke
     scores, out = write(tmp_path / "scores.parquet", some_rows(80)), tmp_path / "out.parquet"
     found = select(str(scores), out, per_class=3, max_classes=2, limits=SMALL)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "workspace", lambda *_: pytest.fail("done again"))
+        patch.setattr(module.tables, "workspace", lambda *_: pytest.fail("done again"))
         assert select(str(scores), out, per_class=3, max_classes=2, limits=Limits("1GB")) == found
     before = out.read_bytes()
     with pytest.raises(OutputError, match=r"\(per_class\)"):
