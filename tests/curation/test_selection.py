@@ -217,10 +217,10 @@ def test_a_killed_run_leaves_no_table(where: str, tmp_path: Path, run_python: Ca
     script = f"""
 import os, signal
 from pathlib import Path
-from resnext_hub.curation import selection, tables
+from resnext_hub.curation import duckdb_tables, selection
 {where} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 selection.select({str(scores)!r}, {str(out)!r}, per_class=50, max_classes=2,
-    limits=tables.Limits("200MB", Path({str(spill)!r}), 1))
+    limits=duckdb_tables.Limits("200MB", Path({str(spill)!r}), 1))
 """
     done = run_python(script, check=False, PYTHONPATH=os.environ.get("PYTHONPATH", ""))
     assert done.returncode == -9, done.stderr
@@ -340,10 +340,10 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path, run_python: Callab
                 FROM range(2000000) AS t(i))
             TO '{tmp_path / "scores.parquet"}' (FORMAT parquet)""")
     script = f"""
-from resnext_hub.curation import selection, tables
+from resnext_hub.curation import duckdb_tables, selection
 from resnext_hub.tests.support.processes import peak
 found = selection.select({str(tmp_path / "scores.parquet")!r}, {str(tmp_path / "out.parquet")!r}, per_class=2000,
-    max_classes=5, limits=tables.Limits("300MB", threads=1))
+    max_classes=5, limits=duckdb_tables.Limits("300MB", threads=1))
 print(peak(reset=False), found.rows)
 """
     done = run_python(script, PYTHONPATH=os.environ.get("PYTHONPATH", ""))
