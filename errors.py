@@ -55,7 +55,7 @@ class ImageError(ResNeXtHubError, ValueError):
 
 
 class TruncatedImageError(ImageError):
-    """A JPEG is cut off. What there is of it can be read: see ``truncated`` of `open_image`."""
+    """A JPEG is cut off. Its beginning can be read: see ``truncated`` of `open_image`."""
 
 
 class FetchError(ResNeXtHubError, OSError):

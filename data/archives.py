@@ -1,6 +1,6 @@
 """Members of archives, from front to back or one by one: tar in all its compressions, and zip.
 
-The headers are read here and not by ``tarfile``: an archive may come from a stranger, and ``tarfile`` seeks for ever
+The headers are read here and not by ``tarfile``: an archive may come from a stranger, and ``tarfile`` seeks forever
 with a negative size, holds records of any length in memory, keeps every member that it met, and takes a damaged header
 for the end of the archive. Here each of these is an error.
 """

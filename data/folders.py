@@ -115,14 +115,14 @@ def _walk(folder: str, passed: Passed, above: tuple[tuple[int, int], ...]) -> It
 
 def _in_store(spec: str, access: Access, passed: Passed) -> Found:
     files, path = filesystem(spec, access)
-    whole = files.unstrip_protocol
+    as_uri = files.unstrip_protocol
     if MAGIC.search(path) and not ask(spec, files.exists, path):
-        root = len(whole(path[: _fixed(path)] or "/").rstrip("/")) + 1
-        names = map(whole, sorted(ask(spec, files.glob, path)))
+        root = len(as_uri(path[: _fixed(path)] or "/").rstrip("/")) + 1
+        names = map(as_uri, sorted(ask(spec, files.glob, path)))
         return Found("pattern", root, (n for n in names if not any(map(is_hidden, n[root:].split("/")))))
     if kind_of(path) is None and ask(spec, files.isdir, path):
-        return Found("folder", len(whole(path).rstrip("/")) + 1, map(whole, _walk_store(files, path, passed)))
-    return Found("file", len(whole(path)) - len(path.rpartition("/")[2]), iter([whole(path)]))
+        return Found("folder", len(as_uri(path).rstrip("/")) + 1, map(as_uri, _walk_store(files, path, passed)))
+    return Found("file", len(as_uri(path)) - len(path.rpartition("/")[2]), iter([as_uri(path)]))
 
 
 def _walk_store(files: Any, folder: str, passed: Passed) -> Iterator[str]:

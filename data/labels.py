@@ -1,4 +1,4 @@
-"""The class of each image, and its split: decided here, for every command, over all images of a source at once.
+"""The class of each image, and its split, by the same rules for every command, over all images of a source at once.
 
 A label comes from a column of a table or list, from a ``.cls`` or ``.json`` in an archive, or from the first folder
 below the data's root, after a folder that names a split. Ambiguous data is refused with a question.

@@ -76,7 +76,7 @@ class PageError(ResNeXtHubError):
 
 
 @contextlib.contextmanager
-def _told(variant: str = "") -> Iterator[None]:
+def _explained(variant: str = "") -> Iterator[None]:
     """Turn the library's errors into a `PageError`; messages that name files of this machine are only logged."""
     try:
         yield
@@ -133,7 +133,7 @@ class Models:
                 if name in self._open:
                     self._open.move_to_end(name)
                     return self._open[name]
-            with _told(name):
+            with _explained(name):
                 opened = classifier(self.checkpoints[name].variant, progress=False, **self._how)
             crop = opened.preset.crop_size
             opened.engine(np.zeros((1, crop, crop, 3), np.uint8))  # the first call is slower, and its time is shown
@@ -162,7 +162,7 @@ def read_photo(data: bytes, limits: Limits) -> Image.Image:
     pixels = _pixels(data)
     if pixels > limits.image_pixels:
         raise PageError("error_pixels", pixels=round(pixels / 1e6), limit=limits.image_pixels // 10**6)
-    with _told():
+    with _explained():
         return open_image(data, max_pixels=limits.image_pixels, max_bytes=limits.image_bytes)
 
 
@@ -195,7 +195,7 @@ def fetch_photo(url: str, limits: Limits, fetch: Callable[..., bytes] = fetch) -
         raise PageError("error_no_url")
     if scheme_of(url) is None:
         url = f"https://{url}"
-    with _told():
+    with _explained():
         return fetch(url, schemes=SCHEMES, max_bytes=limits.image_bytes, timeout=limits.fetch_seconds)
 
 
@@ -204,7 +204,7 @@ def classify(models: Models, name: str, data: bytes, top: object, limits: Limits
     model = models[name]
     start = time.perf_counter()
     photo = read_photo(data, limits)
-    with _told():
+    with _explained():
         pixels = crop_pixels(photo, model.preset)
     prepared = time.perf_counter()
     logits, _ = model.engine(pixels[None])
@@ -261,7 +261,7 @@ def picture(models: Models, name: str, data: bytes, index: int, limits: Limits) 
     if not 0 <= index < len(model.labels):
         raise PageError("error_class")
     photo = read_photo(data, limits)
-    with _told(name):
+    with _explained(name):
         found = explain(model, photo, index)
     sharp = _sharper(found, photo, model.preset)
     # The stronger the heat, the less of the photo is seen through it. Inferno's lightness rises evenly.

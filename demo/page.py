@@ -109,11 +109,11 @@ class _Page:
             options: its other properties.
         """
 
-        def said(language: str) -> dict[str, str]:
+        def in_language(language: str) -> dict[str, str]:
             return {prop: say(language, key, **(values or {})) for prop, key in texts.items()}
 
-        component = kind(**said("en"), **options)
-        self._labelled.append((component, said))
+        component = kind(**in_language("en"), **options)
+        self._labelled.append((component, in_language))
         return component
 
     def build(self) -> gr.Blocks:
@@ -172,7 +172,7 @@ class _Page:
             views.photo_zone(session, language),
             views.notices(session.errors, language),
             views.results(session, self.models, language),
-            *(gr.update(**said(language)) for _, said in self._labelled),
+            *(gr.update(**in_language(language)) for _, in_language in self._labelled),
         ]
 
     def _photo_tab(self) -> None:

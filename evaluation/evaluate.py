@@ -283,7 +283,7 @@ def evaluate(
         variants: names, folders that training wrote, or contenders of your own.
         data: one or more sources; see `label_files.find_labelled`. If it is the data that a variant was trained on, the
             images are those that the training held out.
-        out: a folder for the table of predictions and for what an interrupted run needs; None for no folder.
+        out: a folder for the table of predictions, and for the parts of an interrupted run; None for no folder.
         options: all defaults if None.
         resume, overwrite, progress: see `predict.predict`.
 

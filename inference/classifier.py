@@ -192,8 +192,7 @@ def classifier(
         build: False if you have only a few images: "auto" then uses PyTorch unless the engine was built before.
         precision, calibration: the number format ("fp32", "bf16", "int8" or "auto"), and images to calibrate int8 with;
             see `inference.engines.open_engine`.
-        image_options: grade ("reference", "close" or "fast", see `processing_utils.preprocessing`), allow_private,
-            schemes, max_bytes, max_pixels, timeout, truncated; see `processing_utils.images.open_image`.
+        image_options: see `Classifier`.
 
     Raises:
         UnknownVariantError: no such variant; the message suggests similar names.

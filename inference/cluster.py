@@ -2,8 +2,8 @@
 
 An actor has one engine and a number of cores, or one GPU. It processes one shard at a time and commits the parts itself
 into the folder ``OUT.parts``, which every node must see (a network file system). If a node is lost, only its unfinished
-shard is lost, and Ray has another actor process that again. What a shard's parts hold does not depend on who makes
-them, so the table is the same as on one machine.
+shard is lost, and another actor processes it again. The content of a shard's parts does not depend on the actor, so the
+table is the same as on one machine.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def classify_on_ray(
     request.check(out, workers=cores, resume=resume, overwrite=overwrite, progress=progress)
     ray = _import_ray()
     has = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(node.get("CPU", 0) >= cores and node.get("GPU", 0) >= gpus for node in has):  # Ray would wait for ever
+    if not any(node.get("CPU", 0) >= cores and node.get("GPU", 0) >= gpus for node in has):  # Ray would wait forever
         raise EngineError(f"No node of the cluster has enough for one actor (CPUs: {cores}, GPUs: {gpus:g}).")
     needs = {"num_cpus": cores, "num_gpus": gpus}
     # On a node: the driver's own machine may have another engine, or no GPU.

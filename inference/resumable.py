@@ -1,10 +1,10 @@
-"""A run that can be stopped and resumed: shards of items in, one table out. What is done with an item is the caller's.
+"""A run that can be stopped and resumed: shards of items in, one table out. The caller decides what a row is.
 
 The unit of work is a chunk: ``batch`` consecutive items of a shard. A worker thread takes a chunk through everything:
 read, decode, one call of the engine, rows. Decoders and engines release the interpreter's lock, so N threads keep N
 cores busy, and N engines of one thread each are faster than one engine of N threads. A bounded number of chunks is in
-progress; their rows are committed in the order of the source (`parts`). What a chunk holds depends on the source and on
-``batch`` alone, so the table is the same whatever the number of workers.
+progress; their rows are committed in the order of the source (`parts`). The content of a chunk depends on the source
+and on ``batch`` alone, so the table is the same whatever the number of workers.
 """
 
 from __future__ import annotations

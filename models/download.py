@@ -290,7 +290,7 @@ def _request(source: Source, part: _Part, bar: Any) -> bool:
         if answer.headers.get_content_type() == "text/html":
             raise RefusedError("the server sent a web page, not a file: does it ask for a login?")
         continued = answer.status == 206
-        if answer.status == 416 or (continued and not _goes_on(answer, noted, offset)):
+        if answer.status == 416 or (continued and not _continues(answer, noted, offset)):
             part.discard()
             raise BrokenOffError("the server sent a range that was not requested, or one of another file")
         total = _announced(answer, source)
@@ -316,7 +316,7 @@ def _request(source: Source, part: _Part, bar: Any) -> bool:
     return not continued
 
 
-def _goes_on(answer: Answer, noted: _Noted | None, offset: int) -> bool:
+def _continues(answer: Answer, noted: _Noted | None, offset: int) -> bool:
     """True if a 206 is the rest of the part."""
     shown, _, whole = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     etag = answer.headers.get("ETag", "")
