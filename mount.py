@@ -81,19 +81,13 @@ def mount(root: str | os.PathLike[str]) -> ModuleType:
     if present is not None and not hasattr(present, _KEY) and _is_this_checkout(present, root):
         setattr(present, _KEY, key)  # imported by its ordinary name before
         return present
-    name = NAME
-    if present is not None:
-        name = f"{NAME}_{hashlib.blake2b(key.encode(), digest_size=4).hexdigest()}"
-    else:
-        found = _importable_from(root)
-        if found:  # an editable installation, or the working folder has a checkout of this name
-            package = importlib.import_module(NAME)
-            setattr(package, _KEY, key)
-            package.__dict__["__mounted__"] = not _installed()
-            return package
-        if found is False:
-            name = f"{NAME}_{hashlib.blake2b(key.encode(), digest_size=4).hexdigest()}"
-
+    found = _importable_from(root) if present is None else False
+    if found:  # an editable installation, or the working folder has a checkout of this name
+        package = importlib.import_module(NAME)
+        setattr(package, _KEY, key)
+        package.__dict__["__mounted__"] = not _installed()
+        return package
+    name = NAME if found is None else f"{NAME}_{hashlib.blake2b(key.encode(), digest_size=4).hexdigest()}"
     spec = importlib.util.spec_from_file_location(name, root / "__init__.py", submodule_search_locations=[str(root)])
     assert spec is not None
     assert spec.loader is not None
