@@ -58,4 +58,4 @@ def explained(safe: str = "") -> Iterator[None]:
         where = f" ({error.filename})" if error.filename else ""
         why = "the disk is full" if full else f"{error.strerror or error}{where}"
         advice = f" {safe}: {'free some space' if full else 'fix this'} and pass resume=True." if safe else ""
-        raise OutputError(f"Cannot write the table: {why}.{advice}") from error
+        raise OutputError(f"Cannot write the output: {why}.{advice}") from error

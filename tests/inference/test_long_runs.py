@@ -334,7 +334,7 @@ def test_a_full_disk(suffix: str, every: int, small_disk: Callable[[int], Path],
     print(f"{suffix}: {tries} sizes of a full disk")
     assert tries > 10 / every
     assert resumed, "the rows that were finished are kept"
-    assert all(text.startswith("Cannot write the table: the disk is full.") for text in said), said
+    assert all(text.startswith("Cannot write the output: the disk is full.") for text in said), said
 
 
 def resize(disk: Path, size: int) -> None:
@@ -368,7 +368,7 @@ def test_a_file_system_that_is_read_only(small_disk: Callable[[int], Path], tmp_
     disk = small_disk(2**20)
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     assert cli.main(["classify", str(tmp_path / "0.jpg"), "--variant", TINY, "--out", str(disk / "o.csv")]) == 2
-    assert "Cannot write the table: Read-only file system" in capsys.readouterr().err
+    assert "Cannot write the output: Read-only file system" in capsys.readouterr().err
 
 
 def folder_made_read_only(_: Path, name: str) -> list[str]:
