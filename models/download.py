@@ -300,7 +300,7 @@ def _request(source: Source, part: _Part, bar: Any) -> bool:
         if total is not None:
             free = shutil.disk_usage(part.file.parent).free
             if free < total - offset:
-                lacks = f"has {free:,} bytes left, and the download needs {total - offset:,} more"
+                lacks = f"has {free:,} bytes left, and the download needs {total - offset:,} bytes more"
                 raise CheckpointError(f"The disk with {part.file.parent} {lacks}. Free some space and try again.")
             bar.total = total
         bar.update(offset - bar.n)
@@ -338,5 +338,5 @@ def _announced(answer: Answer, source: Source) -> int | None:
         raise RefusedError(f"the server's file has {total:,} bytes, expected {source.bytes:,}")
     chunked = answer.headers.get("Transfer-Encoding", "").lower() == "chunked"
     if total is None and source.bytes is None and source.hash is None and not chunked:
-        raise RefusedError("neither the server nor the manifest states a length or a hash: a cut would go unnoticed")
+        raise RefusedError("the server states no length, and no hash is published: a cut would go unnoticed")
     return total if total is not None else source.bytes
