@@ -674,10 +674,10 @@ def test_options_are_validated_once(wrong: dict[str, Any]) -> None:
 
 
 def test_contenders_with_sizes_and_views() -> None:
-    (one,) = contenders_of(["resnext_tiny", "resnext_tiny"], engine="torch")
+    (one,) = contenders_of(["resnext_tiny", "resnext_tiny"], Options(engine="torch"))
     assert (one.name, one.preset) == ("resnext_tiny", default_manifest().resolve("resnext_tiny").preprocessing)
     with pytest.raises(UnknownVariantError):
-        contenders_of(["none"])
+        contenders_of(["none"], Options())
     assert [parse_size(text) for text in ("288", "320:288")] == [(None, 288), (320, 288)]
     for wrong in ("", "0", "a", "200:288", "1:2:3", "-5"):
         with pytest.raises(ValueError, match="CROP"):
