@@ -170,7 +170,7 @@ def at_random(
             before = dying.files_of(folder)
             another = [arguments[0], *chance.choice(others), *arguments[1:]]
             status = dying.finished(lambda a=another: cli.main(a), errors)
-            assert (status, "is a different one" in errors.read_text()) == (2, True), errors.read_text()
+            assert (status, "other options" in errors.read_text()) == (2, True), errors.read_text()
             assert dying.files_of(folder) == before
             refused += 1
     status = dying.finished(lambda: cli.main(command(folder, True)), errors)
