@@ -305,7 +305,9 @@ def open_zip(data: bytes, limits: Limits) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
             files = [info for info in file.infolist() if not info.is_dir()]
-            members = [info for info in files if not any(map(is_hidden, info.filename.split("/")))]
+            # "." and ".." are not names that begin with a dot.
+            parts = [[part for part in info.filename.split("/") if part.strip(".")] for info in files]
+            members = [info for info, names in zip(files, parts, strict=True) if not any(map(is_hidden, names))]
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError) as error:
         raise PageError("error_zip", str(error)) from error
     if not members:
