@@ -46,6 +46,6 @@ def labels_table(labels: Sequence[Label]) -> str:
     for label in labels:
         for text in (label.synset, label.name):
             if CONTROL.search(text) or len(text) > 2000:
-                wrong = "has a control character (such as a tab), or is longer than 2,000 characters"
+                wrong = "has a tab, a line break or another control character, or more than 2,000 characters"
                 raise ValueError(f"The class name {text[:100]!a} {wrong}: rename this class.")
     return "".join(f"{label.index}\t{label.synset}\t{label.name}\n" for label in labels)
