@@ -212,10 +212,7 @@ class Predictor:
                 errors.append(None)
             except (ImageError, OSError) as error:
                 errors.append(str(error) or type(error).__name__)
-        logits, features = np.empty((0, len(self.labels))), None
-        if pixels:
-            with contextlib.nullcontext() if self.engine.concurrent else self._turn:
-                logits, features = self.engine(np.stack(pixels))
+        logits, features = self._scores(np.stack(pixels)) if pixels else (np.empty((0, len(self.labels))), None)
         good = [i for i, error in enumerate(errors) if error is None]
         finite = np.isfinite(logits).all(axis=1)
         for i in np.flatnonzero(~finite):
@@ -241,6 +238,10 @@ class Predictor:
         if self.keep:
             columns.append(pa.array(truncated))
         return pa.RecordBatch.from_arrays(columns, schema=self.columns)
+
+    def _scores(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with contextlib.nullcontext() if self.engine.concurrent else self._turn:
+            return self.engine(pixels)
 
 
 def _halves(vectors: Sequence[np.ndarray | None], width: int) -> pa.Array:
