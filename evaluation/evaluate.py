@@ -352,7 +352,7 @@ def _targets(images: Listing, checkpoints: Sequence[Checkpoint]) -> tuple[dict[L
     named = {tuple(label.name for label in read_labels(of)) for of in sets}
     numbered = any(not isinstance(key, str) or key.isdigit() for key in set(keys))
     if numbered and len(named) > 1:
-        raise ValueError("The classes are numbers, which mean different classes to these variants: evaluate one alone.")
+        raise ValueError("The classes are numbers, which mean different classes to these variants: pass one variant.")
     targets = {of: targets_of(keys, read_labels(of)) for of in sets}
     if not numbered or len(target_classes(targets[sets[0]])) == sets[0].classes:
         return targets, []
