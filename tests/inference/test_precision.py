@@ -89,7 +89,10 @@ def test_auto_takes_bf16_if_the_processor_has_it(flags: set[str], monkeypatch: p
 @pytest.mark.parametrize(
     "engine", [pytest.param("onnxruntime", marks=onnxruntime), pytest.param("openvino", marks=[onnxruntime, openvino])]
 )
-def test_int8_is_calibrated_and_verified_on_other_images(engine: str, photos: Path, caplog: Any) -> None:
+def test_int8_is_calibrated_and_verified_on_other_images(
+    engine: str, photos: Path, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(photos.parent))  # another test builds the same engine
     caplog.set_level("WARNING")
     opened = open_engine(TINY, engine, precision="int8", calibration=str(photos))
     assert isinstance(opened, BuiltEngine)

@@ -19,7 +19,8 @@ def made(images: int, noise: float = 1.0) -> Features:
 
 
 def part(features: Features, images: slice) -> Features:
-    return Features(*(values[images] for values in (features.plain, features.labels, features.mirrored)))
+    assert features.mirrored is not None
+    return Features(features.plain[images], features.labels[images], features.mirrored[images])
 
 
 def accuracy(head: Head, features: Features) -> float:
