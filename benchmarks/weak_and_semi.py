@@ -98,7 +98,7 @@ class Experiment:
 
         loop = Loop(
             network, recipe, InMemory(recipe, table), validation, self.work / name,
-            checkpoint_seconds=60, validate_every=10,
+            checkpoint_seconds=60,
             say=lambda line: print(f"{self.seed} {name} {line}", flush=True),
         )  # fmt: skip
         weights, rows = loop.run()

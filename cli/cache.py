@@ -16,8 +16,6 @@ from .options import add_variant
 if TYPE_CHECKING:
     from ..inference.engines.folders import EngineFolder
 
-__all__ = ["add_to"]
-
 
 def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""

@@ -23,8 +23,6 @@ from .options import add_engine, add_grade, add_limits, add_precision, add_varia
 if TYPE_CHECKING:
     from ..processing_utils import Prediction
 
-__all__ = ["add_to"]
-
 DEFAULT_VARIANT = "resnext50_32x4d"
 # Arguments of classify_many that only --out takes.
 TABLE_OPTIONS = (

@@ -12,8 +12,6 @@ from typing import TextIO
 
 from ..errors import EXIT_OK, EXIT_STOPPED, EXIT_USAGE, ResNeXtHubError, StoppedError
 
-__all__ = ["OPTIONS", "as_options", "counted", "fail", "quiet", "status_of"]
-
 #: The arguments that the library's messages ask for, and the options that stand for them on a command line.
 _SAME = (
     "allow_private anonymous calibration column device engine label_column label_table labels max_classes memory name"

@@ -11,8 +11,6 @@ from ..packages import needed
 from .console import fail
 from .options import add_engine, add_variant
 
-__all__ = ["add_to"]
-
 LOOPBACK = "127.0.0.1"
 
 

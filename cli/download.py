@@ -11,8 +11,6 @@ from ..errors import EXIT_OK
 from ..models.manifest import Manifest
 from .options import add_variant
 
-__all__ = ["add_to"]
-
 
 def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""

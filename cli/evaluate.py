@@ -15,8 +15,6 @@ from ..models.manifest import Manifest
 from .console import counted, fail
 from .options import add_engine, add_grade, add_limits, add_precision, add_variant, positive
 
-__all__ = ["add_to"]
-
 LAYOUTS = """\
 DATA is one or more of
   a folder of class folders, named by synset (ImageNet), number (ImageNet-V2) or

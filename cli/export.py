@@ -15,8 +15,6 @@ from ..models.manifest import Manifest
 from .console import counted
 from .options import add_variant
 
-__all__ = ["add_to"]
-
 TRITON = "triton"  # not a format of its own: a model repository with files of the other formats
 
 

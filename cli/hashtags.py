@@ -11,8 +11,6 @@ from ..models.manifest import Manifest
 from .console import counted
 from .select import add_table_options, table_options
 
-__all__ = ["add_to"]
-
 
 def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""

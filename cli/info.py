@@ -11,8 +11,6 @@ from ..models.manifest import Accuracy, Manifest, find_checkpoint
 from .list import file_size, row
 from .options import add_variant
 
-__all__ = ["add_to"]
-
 
 def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""

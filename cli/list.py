@@ -13,8 +13,6 @@ from ..models.manifest import Checkpoint, Manifest
 from ..models.store import Store
 from .console import fail
 
-__all__ = ["add_to", "file_size", "row"]
-
 
 def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""

@@ -8,8 +8,6 @@ from typing import Any
 
 from ..models.manifest import default_manifest
 
-__all__ = ["add_device", "add_engine", "add_grade", "add_limits", "add_precision", "add_variant", "positive"]
-
 
 def add_variant(parser: Any, name: str = "--variant", note: str = "", trained: bool = True, **settings: Any) -> None:
     """Add an argument for a variant, which shells complete.

@@ -12,8 +12,6 @@ from ..models.manifest import Manifest, find_checkpoint
 from .console import counted
 from .options import add_device, add_variant
 
-__all__ = ["add_to"]
-
 
 def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""

@@ -10,8 +10,6 @@ from ..data.options import add_reading_options, reading_options
 from ..models.manifest import Manifest
 from .console import counted
 
-__all__ = ["add_table_options", "add_to", "table_options"]
-
 
 def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""

@@ -16,8 +16,6 @@ from .options import add_variant
 if TYPE_CHECKING:
     from ..models.manifest import Manifest
 
-__all__ = ["add_to"]
-
 #: Options that stand for values of the recipe.
 SHORT = {
     "--epochs": ("epochs", "passes over the images"),

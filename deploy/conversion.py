@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ..models.resnext import ResNeXt
     from .deployed_network import DeployedNetwork
 
-__all__ = ["Conversion", "Format", "Runner"]
-
 
 @dataclass(frozen=True)
 class Conversion:

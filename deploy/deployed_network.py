@@ -10,8 +10,6 @@ from ..models.manifest import Preprocessing
 from ..models.resnext import ResNeXt
 from .signature import Signature
 
-__all__ = ["DTYPES", "DeployedNetwork", "ResizeAndCrop"]
-
 #: The type that a precision computes in. int8 is made from the float32 graph.
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
 

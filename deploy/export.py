@@ -35,8 +35,6 @@ from .verify import Agreement, compare
 if TYPE_CHECKING:
     from ..models.resnext import ResNeXt
 
-__all__ = ["Report", "export", "export_network"]
-
 PHOTOS = 64  # of the user's, to verify with
 PHOTOS_OF_ANY_SIZE = 8  # the same if resizing is part of the artefact: they are kept at full size
 SAMPLES = 8  # crops to verify with if the user passes no photos

@@ -8,8 +8,6 @@ from .to_openvino import OpenVINOFormat
 from .to_tensorrt import TensorRTFormat
 from .to_torch import TorchExportFormat, TorchScriptFormat
 
-__all__ = ["FORMATS"]
-
 FORMATS: dict[str, Format] = {
     kind.name: kind
     for kind in (OnnxFormat(), OpenVINOFormat(), TorchExportFormat(), TorchScriptFormat(), TensorRTFormat())

@@ -13,8 +13,6 @@ from ..packages import library_version
 from ..processing_utils.labels import read_labels
 from .signature import Signature
 
-__all__ = ["as_strings", "describe"]
-
 
 def describe(checkpoint: Checkpoint, signature: Signature, precision: str, sha256: str | None) -> dict[str, Any]:
     """Return the metadata of an artefact as JSON data.

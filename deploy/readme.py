@@ -8,8 +8,6 @@ from typing import Any
 from .conversion import Format
 from .signature import Signature
 
-__all__ = ["readme"]
-
 _OPEN = """\
 about = json.load(open("metadata.json", encoding="utf-8"))
 image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")"""

@@ -11,8 +11,6 @@ from ..mount import register
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Signature", "TensorSpec"]
-
 
 @dataclass(frozen=True)
 class TensorSpec:

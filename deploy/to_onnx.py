@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-__all__ = ["OPSET", "OnnxFormat", "open_in_onnxruntime", "write_onnx"]
-
 OPSET = 20
 OLDEST, OLDEST_INT8, NEWEST = 11, 13, 26  # scales per channel need opset 13; ONNX Runtime 1.31 ends at 26
 EXPORTED = 18  # the oldest that PyTorch writes; from there `_lower` goes down

@@ -17,8 +17,6 @@ from .to_onnx import OnnxFormat
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["OpenVINOFormat", "open_in_openvino"]
-
 
 class OpenVINOFormat(Format):
     """``model.xml`` and its weights, ``model.bin``. Metadata is in the section ``rt_info`` of the XML."""

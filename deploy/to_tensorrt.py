@@ -16,8 +16,6 @@ from .conversion import Conversion, Format, Runner
 from .to_onnx import OPSET, OnnxFormat, open_in_onnxruntime, write_onnx
 from .to_openvino import open_in_openvino
 
-__all__ = ["TensorRTFormat", "trtexec"]
-
 PLAN = "model.plan"
 BF16_OPSET = 22  # the first in which a convolution accepts bfloat16
 

@@ -13,8 +13,6 @@ from .conversion import Conversion, Format, Runner
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["TorchExportFormat", "TorchScriptFormat"]
-
 EXTRA_FILE = "metadata.json"  # inside the artefact
 USAGE = """\
 with torch.inference_mode():

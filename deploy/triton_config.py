@@ -10,9 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["BACKENDS", "LABELS", "Backend", "Serving", "Word", "configurations", "parts", "to_text"]
-
-
 LABELS = "labels.txt"  # one name per line, in the model's folder
 
 

@@ -10,8 +10,6 @@ import numpy as np
 from ..mount import register
 from .signature import Signature
 
-__all__ = ["Agreement", "compare"]
-
 SMALLEST = 1e-37  # smaller probabilities are not normal float32 numbers, and count as equal
 
 

@@ -31,8 +31,6 @@ from .recipe import Recipe
 with needed("Training", "augmentation"):
     from torchvision.transforms import v2
 
-__all__ = ["Batch", "Broken", "FromFiles", "InMemory", "TrainingSet", "class_shares", "epoch_order", "train_transform"]
-
 log = logging.getLogger("resnext_hub")
 
 MIX = 0x9E3779B1, 0x85EBCA77  # odd numbers that spread seeds over the 32 bits that torch's generator uses

@@ -15,8 +15,6 @@ from ..processing_utils.calibration import expected_calibration_error
 from .batches import validation_batches
 from .recipe import Recipe
 
-__all__ = ["calibration_error", "fit_temperature", "fold_temperature", "scores_of"]
-
 
 @torch.no_grad()
 def scores_of(network: nn.Module, recipe: Recipe, images: LabelledImages) -> tuple[Tensor, Tensor]:

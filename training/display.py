@@ -11,8 +11,6 @@ from typing import Any
 
 from ..files import write_atomically
 
-__all__ = ["Display", "plot_curves"]
-
 DRAW_EVERY = 60  # seconds: drawing takes as long as training on a hundred small images
 
 

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from ..models.resnext import BasicBlock, Bottleneck
 
-__all__ = ["grow_into"]
-
 
 @torch.no_grad()
 def grow_into(network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:

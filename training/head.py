@@ -15,8 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Features", "Head", "features_of", "fit_head"]
-
 PENALTIES = tuple(10.0 ** (e / 2) for e in range(1, -9, -1))  # of the squared weights; the strongest first
 DEFAULT_PENALTY = 0.03  # without two images of a class there is nothing to choose it by
 FOLDS = 5

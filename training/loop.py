@@ -27,8 +27,6 @@ from .batches import Broken, TrainingSet
 from .optimisation import Optimisation
 from .recipe import Recipe
 
-__all__ = ["BEST", "Loop", "accuracy", "best_row", "unreadable"]
-
 BEST = "best.pt"  # the weights of the best epoch
 
 AGREE_EVERY = 8  # steps between the exchanges of stop signals among the processes

@@ -16,8 +16,6 @@ from ..processes import Processes
 from .batches import Batch, soft_cross_entropy
 from .recipe import Recipe
 
-__all__ = ["Optimisation", "distillation_loss", "parameter_groups"]
-
 NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
 AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

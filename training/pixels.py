@@ -17,8 +17,6 @@ from ..data.splits import LabelledImages
 from ..errors import ImageError
 from ..processing_utils.images import open_image, with_name
 
-__all__ = ["PixelTable", "box_means", "random_boxes", "resized_crops"]
-
 
 class PixelTable:
     """Decoded images of one size and their classes.

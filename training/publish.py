@@ -22,8 +22,6 @@ from ..processing_utils.labels import Label, labels_table
 from .checkpoint import contiguous, save, write_file
 from .recipe import Recipe
 
-__all__ = ["gmacs", "publish_half", "publish_run"]
-
 SCRATCH_PAPER = "1611.05431"  # of the network, for runs that start from no weights
 
 

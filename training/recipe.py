@@ -17,8 +17,6 @@ from ..models.manifest import Preprocessing
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["RECIPES", "Phase", "Recipe", "computes", "load_recipe"]
-
 RECIPES = Path(__file__).parent / "recipes"
 SHORT = ("epochs", "image_size")  # keys of a recipe that stand for those of its only phase
 

@@ -43,8 +43,6 @@ from .publish import publish_run
 from .recipe import Recipe, load_recipe
 from .teacher_scores import read_scores
 
-__all__ = ["FinishedRun", "RunOptions", "TrainingRun"]
-
 FEW = 20  # images per class: of fewer, a held-out tenth would say little and be missed in training
 UNEVEN = 5  # times as many images in the largest class as in the smallest
 MOST_FEATURES = 20_000  # images that a head is fitted on

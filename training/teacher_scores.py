@@ -21,8 +21,6 @@ from ..models.manifest import Checkpoint
 from ..processing_utils.labels import read_labels
 from .pixels import PixelTable
 
-__all__ = ["GRID", "read_scores", "save_array", "score_images"]
-
 GRID = 3
 
 

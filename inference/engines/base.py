@@ -10,8 +10,6 @@ from typing import ClassVar
 
 import numpy as np
 
-__all__ = ["Engine", "Outputs", "available_cores", "keep_for_ever"]
-
 Outputs = tuple[np.ndarray, np.ndarray]
 
 

@@ -41,8 +41,6 @@ from .folders import (
 )
 from .precision import TOLERANCES, computes_bf16, computes_int8
 
-__all__ = ["open_built"]
-
 log = logging.getLogger("resnext_hub")
 
 HELD_OUT = 4  # every 4th of the images for calibration verifies the engine instead

@@ -18,8 +18,6 @@ from .base import Engine, Outputs, available_cores, keep_for_ever, reopened_afte
 if TYPE_CHECKING:
     from ...models.resnext import ResNeXt
 
-__all__ = ["BuiltEngine"]
-
 
 class BuiltEngine(Engine):
     """An engine whose built form is a folder, described by the file engine.json in it.

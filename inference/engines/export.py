@@ -18,8 +18,6 @@ from .precision import computes_int8
 if TYPE_CHECKING:
     from ...models.resnext import ResNeXt
 
-__all__ = ["export_onnx", "exporters_silenced", "float32_by_default", "instruction_sets"]
-
 
 def export_onnx(
     network: ResNeXt,

@@ -22,21 +22,6 @@ from ...models.manifest import Checkpoint, Manifest, find_checkpoint
 from ...models.store import ABANDONED_AFTER, Store
 from ...packages import library_version
 
-__all__ = [
-    "OTHERS_MAY_WRITE",
-    "RECORD",
-    "SMALL",
-    "EngineFolder",
-    "describe_files",
-    "engine_folders",
-    "expect_own",
-    "folder_of_engines",
-    "is_unchanged",
-    "note_use",
-    "remove_interrupted",
-    "write_record",
-]
-
 RECORD = "engine.json"
 SMALL = 1 << 20  # bytes: files up to this size are hashed whenever an engine is opened
 OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH

@@ -25,8 +25,6 @@ from .torch import TorchEngine, device_of
 if TYPE_CHECKING:
     from ...models.resnext import ResNeXt
 
-__all__ = ["GpuEngine"]
-
 log = logging.getLogger("resnext_hub")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -13,8 +13,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ...models.manifest import Preprocessing
 from ...models.resnext import Bottleneck, ResNeXt
 
-__all__ = ["PixelNetwork", "fold", "rewrite"]
-
 
 def _per_channel(values: Sequence[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device="cpu").view(1, -1, 1, 1)

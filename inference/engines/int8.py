@@ -20,8 +20,6 @@ from torch import nn
 
 from ...telemetry import import_quietly
 
-__all__ = ["lanes_of", "quantise"]
-
 quantization = import_quietly("onnxruntime.quantization")
 
 BATCH = 16  # calibration images per batch

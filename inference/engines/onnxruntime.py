@@ -19,8 +19,6 @@ from .export import export_onnx
 if TYPE_CHECKING:
     from ...models.resnext import ResNeXt
 
-__all__ = ["OnnxRuntimeEngine"]
-
 
 class OnnxRuntimeEngine(BuiltEngine):
     """ONNX Runtime on the CPU. The optimised graph is kept; its weights are memory-mapped from one file."""

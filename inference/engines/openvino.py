@@ -23,8 +23,6 @@ from .precision import computes_bf16
 if TYPE_CHECKING:
     from ...models.resnext import ResNeXt
 
-__all__ = ["OpenVINOEngine", "openvino_core"]
-
 
 @cache
 def openvino_core() -> Any:

@@ -6,8 +6,6 @@ from collections.abc import Set
 from functools import cache
 from pathlib import Path
 
-__all__ = ["PRECISIONS", "TOLERANCES", "computes_bf16", "computes_int8", "cpu_flags"]
-
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "auto")
 
 # The largest allowed difference of a logit, as a fraction of the range of all logits on the same images.

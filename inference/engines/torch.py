@@ -18,8 +18,6 @@ from .base import Engine, Outputs, reopened_after_fork
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["TorchEngine", "device_of"]
-
 log = logging.getLogger("resnext_hub")
 
 

@@ -28,8 +28,6 @@ from ...telemetry import SWITCHES, import_quietly
 from ...training.pixels import PixelTable, box_means, random_boxes
 from ...training.teacher_scores import GRID, save_array
 
-__all__ = ["fit_head", "load_teacher", "score_data", "write_features", "write_scores"]
-
 SIZE = 192  # pixels: the best of 160, 192 and 224 for its cost; its 6x6 map pools evenly to 3x3
 BATCH, PORTION = 20, 500  # images that pass the network together in OpenVINO, and on a GPU
 
