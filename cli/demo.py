@@ -51,8 +51,8 @@ def _demo(arguments: argparse.Namespace, manifest: Manifest) -> int:
     models = Models(variants, arguments.engine, device=arguments.device)
     try:
         models[next(iter(models.checkpoints))]  # the first visitor need not wait, and errors appear now
-    except PageError as error:
-        return fail(str(error.__cause__ or error), error.exit_code)
+    except PageError as error:  # its cause is logged
+        return getattr(error.__cause__, "exit_code", error.exit_code)
     try:
         serve(models, arguments.host, arguments.port, open_browser=arguments.open)
     except OSError as error:
