@@ -27,10 +27,10 @@ def plot_curves(rows: list[dict[str, float]], path: Path) -> None:
         accuracies.plot(epochs, [100 * row[key] for row in rows], marker=".", label=label)
     losses.set(xlabel="epoch", ylabel="cross-entropy")
     accuracies.set(xlabel="epoch", ylabel="validation accuracy (%)", ylim=(0, 100))
-    for axes in (losses, accuracies):
+    for axes, corner in ((losses, "upper right"), (accuracies, "lower right")):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc=corner)  # the search for the "best" corner can take so long that matplotlib warns
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
 
 
