@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ class Processes:
             yield
         finally:
             dist.destroy_process_group()
+            gc.collect()  # training leaves cycles that hold the group; its threads could abort Python when it exits
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes, by rank; waits for all. RuntimeError if another process has ended."""
