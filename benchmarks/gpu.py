@@ -420,7 +420,7 @@ class Bench:
             more = (
                 f"{off.max()} of 255 off, {off.mean():.3f} on average; {rates['nvJPEG'] / max(best, 1e-9):.2f} times "
             )
-            return found | {"more": f"{more} the best of our threads"}
+            return found | {"more": f"{more}the best of our threads"}
 
         def loader() -> Facts:
             from torchvision import transforms
