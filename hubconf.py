@@ -31,11 +31,10 @@ def _models():
 
 
 def resnext101_32x8d_wsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
-    """ResNeXt-101 32x8d (ResNeXt WSL).
+    """ResNeXt-101 32x8d (ResNeXt WSL): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: ResNeXt-101 32x8d, 88,791,336 parameters, 16.414 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: ResNeXt-101 32x8d, 88,791,336 parameters, 16.414 GMACs at 224x224. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: 940 million public Instagram images labelled by 1.5K hashtags (weak supervision), then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 82.2 / 96.4 (published), 82.72 / 96.624 (measured by timm's authors).
     - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
@@ -57,11 +56,10 @@ def resnext101_32x8d_wsl(progress=True, *, pretrained=True, num_classes=1000, **
 
 
 def resnext101_32x16d_wsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
-    """ResNeXt-101 32x16d (ResNeXt WSL).
+    """ResNeXt-101 32x16d (ResNeXt WSL): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: ResNeXt-101 32x16d, 194,026,792 parameters, 36.163 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: ResNeXt-101 32x16d, 194,026,792 parameters, 36.163 GMACs at 224x224. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: 940 million public Instagram images labelled by 1.5K hashtags (weak supervision), then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 84.2 / 97.2 (published), 84.166 / 97.192 (measured by timm's authors).
     - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
@@ -84,11 +82,10 @@ def resnext101_32x16d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
 
 
 def resnext101_32x32d_wsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
-    """ResNeXt-101 32x32d (ResNeXt WSL).
+    """ResNeXt-101 32x32d (ResNeXt WSL): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: ResNeXt-101 32x32d, 468,530,472 parameters, 87.107 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: ResNeXt-101 32x32d, 468,530,472 parameters, 87.107 GMACs at 224x224. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: 940 million public Instagram images labelled by 1.5K hashtags (weak supervision), then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 85.1 / 97.5 (published), 85.09 / 97.442 (measured by timm's authors).
     - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
@@ -112,11 +109,10 @@ def resnext101_32x32d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
 
 
 def resnext101_32x48d_wsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
-    """ResNeXt-101 32x48d (ResNeXt WSL).
+    """ResNeXt-101 32x48d (ResNeXt WSL): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: ResNeXt-101 32x48d, 828,411,176 parameters, 153.31 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: ResNeXt-101 32x48d, 828,411,176 parameters, 153.31 GMACs at 224x224. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: 940 million public Instagram images labelled by 1.5K hashtags (weak supervision), then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 85.4 / 97.6 (published), 85.436 / 97.576 (measured by timm's authors).
     - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
@@ -141,11 +137,10 @@ def resnext101_32x48d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
 
 
 def resnet18_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
-    """ResNet-18 (Semi-supervised ResNe(X)t).
+    """ResNet-18 (Semi-supervised ResNe(X)t): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: ResNet-18, 11,689,512 parameters, 1.814 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: ResNet-18, 11,689,512 parameters, 1.814 GMACs at 224x224. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: a subset of YFCC100M without labels, selected by a teacher trained on ImageNet-1k, then
       ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 72.8 / 91.5 (published), 72.636 / 91.416 (measured by timm's authors).
@@ -169,11 +164,10 @@ def resnet18_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_
 
 
 def resnet50_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
-    """ResNet-50 (Semi-supervised ResNe(X)t).
+    """ResNet-50 (Semi-supervised ResNe(X)t): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: ResNet-50, 25,557,032 parameters, 4.089 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: ResNet-50, 25,557,032 parameters, 4.089 GMACs at 224x224. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: a subset of YFCC100M without labels, selected by a teacher trained on ImageNet-1k, then
       ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 79.3 / 94.9 (published), 79.252 / 94.826 (measured by timm's authors).
@@ -196,11 +190,10 @@ def resnet50_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_
 
 
 def resnext50_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
-    """ResNeXt-50 32x4d (Semi-supervised ResNe(X)t).
+    """ResNeXt-50 32x4d (Semi-supervised ResNe(X)t): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: ResNeXt-50 32x4d, 25,028,904 parameters, 4.23 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: ResNeXt-50 32x4d, 25,028,904 parameters, 4.23 GMACs at 224x224. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: a subset of YFCC100M without labels, selected by a teacher trained on ImageNet-1k, then
       ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 80.3 / 95.4 (published), 80.316 / 95.386 (measured by timm's authors).
@@ -222,11 +215,10 @@ def resnext50_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **n
 
 
 def resnext101_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
-    """ResNeXt-101 32x4d (Semi-supervised ResNe(X)t).
+    """ResNeXt-101 32x4d (Semi-supervised ResNe(X)t): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: ResNeXt-101 32x4d, 44,177,704 parameters, 7.97 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: ResNeXt-101 32x4d, 44,177,704 parameters, 7.97 GMACs at 224x224. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: a subset of YFCC100M without labels, selected by a teacher trained on ImageNet-1k, then
       ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 81.0 / 95.7 (published), 80.936 / 95.732 (measured by timm's authors).
@@ -248,11 +240,10 @@ def resnext101_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **
 
 
 def resnext101_32x8d_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
-    """ResNeXt-101 32x8d (Semi-supervised ResNe(X)t).
+    """ResNeXt-101 32x8d (Semi-supervised ResNe(X)t): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: ResNeXt-101 32x8d, 88,791,336 parameters, 16.414 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: ResNeXt-101 32x8d, 88,791,336 parameters, 16.414 GMACs at 224x224. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: a subset of YFCC100M without labels, selected by a teacher trained on ImageNet-1k, then
       ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 81.7 / 96.1 (published), 81.62 / 96.036 (measured by timm's authors).
@@ -274,11 +265,10 @@ def resnext101_32x8d_ssl(progress=True, *, pretrained=True, num_classes=1000, **
 
 
 def resnext101_32x16d_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
-    """ResNeXt-101 32x16d (Semi-supervised ResNe(X)t).
+    """ResNeXt-101 32x16d (Semi-supervised ResNe(X)t): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: ResNeXt-101 32x16d, 194,026,792 parameters, 36.163 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: ResNeXt-101 32x16d, 194,026,792 parameters, 36.163 GMACs at 224x224. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: a subset of YFCC100M without labels, selected by a teacher trained on ImageNet-1k, then
       ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 81.9 / 96.2 (published), 81.856 / 96.084 (measured by timm's authors).
@@ -300,11 +290,10 @@ def resnext101_32x16d_ssl(progress=True, *, pretrained=True, num_classes=1000, *
 
 
 def resnet18_swsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
-    """ResNet-18 (Semi-weakly supervised ResNe(X)t).
+    """ResNet-18 (Semi-weakly supervised ResNe(X)t): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: ResNet-18, 11,689,512 parameters, 1.814 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: ResNet-18, 11,689,512 parameters, 1.814 GMACs at 224x224. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: 64 million of 940 million public Instagram images, selected by a teacher trained on their hashtags,
       then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 73.4 / 91.9 (published), 73.286 / 91.754 (measured by timm's authors).
@@ -328,11 +317,10 @@ def resnet18_swsl(progress=True, *, pretrained=True, num_classes=1000, **network
 
 
 def resnet50_swsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
-    """ResNet-50 (Semi-weakly supervised ResNe(X)t).
+    """ResNet-50 (Semi-weakly supervised ResNe(X)t): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: ResNet-50, 25,557,032 parameters, 4.089 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: ResNet-50, 25,557,032 parameters, 4.089 GMACs at 224x224. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: 64 million of 940 million public Instagram images, selected by a teacher trained on their hashtags,
       then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 81.2 / 96.0 (published), 81.146 / 95.98 (measured by timm's authors).
@@ -355,11 +343,10 @@ def resnet50_swsl(progress=True, *, pretrained=True, num_classes=1000, **network
 
 
 def resnext50_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
-    """ResNeXt-50 32x4d (Semi-weakly supervised ResNe(X)t).
+    """ResNeXt-50 32x4d (Semi-weakly supervised ResNe(X)t): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: ResNeXt-50 32x4d, 25,028,904 parameters, 4.23 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: ResNeXt-50 32x4d, 25,028,904 parameters, 4.23 GMACs at 224x224. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: 64 million of 940 million public Instagram images, selected by a teacher trained on their hashtags,
       then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 82.2 / 96.3 (published), 82.162 / 96.224 (measured by timm's authors).
@@ -381,11 +368,10 @@ def resnext50_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, **
 
 
 def resnext101_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
-    """ResNeXt-101 32x4d (Semi-weakly supervised ResNe(X)t).
+    """ResNeXt-101 32x4d (Semi-weakly supervised ResNe(X)t): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: ResNeXt-101 32x4d, 44,177,704 parameters, 7.97 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: ResNeXt-101 32x4d, 44,177,704 parameters, 7.97 GMACs at 224x224. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: 64 million of 940 million public Instagram images, selected by a teacher trained on their hashtags,
       then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 83.4 / 96.8 (published), 83.268 / 96.76 (measured by timm's authors).
@@ -407,11 +393,10 @@ def resnext101_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, *
 
 
 def resnext101_32x8d_swsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
-    """ResNeXt-101 32x8d (Semi-weakly supervised ResNe(X)t).
+    """ResNeXt-101 32x8d (Semi-weakly supervised ResNe(X)t): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: ResNeXt-101 32x8d, 88,791,336 parameters, 16.414 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: ResNeXt-101 32x8d, 88,791,336 parameters, 16.414 GMACs at 224x224. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: 64 million of 940 million public Instagram images, selected by a teacher trained on their hashtags,
       then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 84.3 / 97.2 (published), 84.276 / 97.188 (measured by timm's authors).
@@ -433,11 +418,10 @@ def resnext101_32x8d_swsl(progress=True, *, pretrained=True, num_classes=1000, *
 
 
 def resnext101_32x16d_swsl(progress=True, *, pretrained=True, num_classes=1000, **network_options):
-    """ResNeXt-101 32x16d (Semi-weakly supervised ResNe(X)t).
+    """ResNeXt-101 32x16d (Semi-weakly supervised ResNe(X)t): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: ResNeXt-101 32x16d, 194,026,792 parameters, 36.163 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: ResNeXt-101 32x16d, 194,026,792 parameters, 36.163 GMACs at 224x224. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: 64 million of 940 million public Instagram images, selected by a teacher trained on their hashtags,
       then ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 84.8 / 97.4 (published), 83.34 / 96.844 (measured by timm's authors).
@@ -462,11 +446,10 @@ def resnext101_32x16d_swsl(progress=True, *, pretrained=True, num_classes=1000, 
 
 
 def resnext50_32x4d(pretrained=None, progress=True, *, weights=None, num_classes=1000, **network_options):
-    """ResNeXt-50 32x4d (torchvision ResNeXt).
+    """ResNeXt-50 32x4d (torchvision ResNeXt): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: ResNeXt-50 32x4d, 25,028,904 parameters, 4.23 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: ResNeXt-50 32x4d, 25,028,904 parameters, 4.23 GMACs at 224x224. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: ImageNet-1k.
     - Top-1 / top-5 accuracy of IMAGENET1K_V1 on ImageNet, in %: 77.618 / 93.698 (published), 77.632 / 93.674 (measured
       by timm's authors).
@@ -493,11 +476,10 @@ def resnext50_32x4d(pretrained=None, progress=True, *, weights=None, num_classes
 
 
 def resnext101_32x8d(pretrained=None, progress=True, *, weights=None, num_classes=1000, **network_options):
-    """ResNeXt-101 32x8d (torchvision ResNeXt).
+    """ResNeXt-101 32x8d (torchvision ResNeXt): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: ResNeXt-101 32x8d, 88,791,336 parameters, 16.414 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: ResNeXt-101 32x8d, 88,791,336 parameters, 16.414 GMACs at 224x224. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: ImageNet-1k.
     - Top-1 / top-5 accuracy of IMAGENET1K_V1 on ImageNet, in %: 79.312 / 94.526 (published), 79.308 / 94.53 (measured
       by timm's authors).
@@ -526,11 +508,10 @@ def resnext101_32x8d(pretrained=None, progress=True, *, weights=None, num_classe
 
 
 def resnext101_64x4d(pretrained=None, progress=True, *, weights=None, num_classes=1000, **network_options):
-    """ResNeXt-101 64x4d (torchvision ResNeXt).
+    """ResNeXt-101 64x4d (torchvision ResNeXt): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: ResNeXt-101 64x4d, 83,455,272 parameters, 15.46 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: ResNeXt-101 64x4d, 83,455,272 parameters, 15.46 GMACs at 224x224. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: ImageNet-1k.
     - Top-1 / top-5 accuracy of IMAGENET1K_V1 on ImageNet, in %: 83.246 / 96.454 (published), 82.978 / 96.252 (measured
       by timm's authors).
@@ -557,11 +538,10 @@ def resnext101_64x4d(pretrained=None, progress=True, *, weights=None, num_classe
 
 
 def nvidia_resneXt(pretrained=True, pretrained_from_file=None, state_dict_key_map_fn=None, **network_options):
-    """ResNeXt-101 32x4d (NVIDIA ResNeXt101-32x4d).
+    """ResNeXt-101 32x4d (NVIDIA ResNeXt101-32x4d): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: ResNeXt-101 32x4d, 44,177,704 parameters, 7.97 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: ResNeXt-101 32x4d, 44,177,704 parameters, 7.97 GMACs at 224x224. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 80.43 / 95.06 (published).
     - Licence of the weights: not stated (NVIDIA's code: BSD-3-Clause, ConvNets/LICENSE).
@@ -592,11 +572,10 @@ def nvidia_resneXt(pretrained=True, pretrained_from_file=None, state_dict_key_ma
 def nvidia_se_resnext101_32x4d(
     pretrained=True, pretrained_from_file=None, state_dict_key_map_fn=None, **network_options
 ):
-    """SE-ResNeXt-101 32x4d (NVIDIA SE-ResNeXt101-32x4d).
+    """SE-ResNeXt-101 32x4d (NVIDIA SE-ResNeXt101-32x4d): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: SE-ResNeXt-101 32x4d, 45,251,128 parameters, 7.971 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: SE-ResNeXt-101 32x4d, 45,251,128 parameters, 7.971 GMACs at 224x224. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: ImageNet-1k.
     - Top-1 / top-5 accuracy on ImageNet, in %: 81.0 / 95.48 (published).
     - Licence of the weights: not stated (NVIDIA's code: BSD-3-Clause, ConvNets/LICENSE).
@@ -624,11 +603,10 @@ def nvidia_se_resnext101_32x4d(
 
 
 def resnext_tiny(progress=True, *, pretrained=True, num_classes=200, **network_options):
-    """ResNeXt-35 4x8d (resnext_tiny).
+    """ResNeXt-35 4x8d (resnext_tiny): images (N, 3, H, W) -> logits (N, num_classes).
 
-    - Architecture: ResNeXt-35 4x8d, 1,906,584 parameters, 0.135 GMACs at 80x80.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
+    - Architecture: ResNeXt-35 4x8d, 1,906,584 parameters, 0.135 GMACs at 80x80. Returned in training mode.
+    - Images: RGB in 0..1, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
     - Training data: Tiny ImageNet (Stanford CS231n): 100,000 images of 200 ImageNet classes at 64x64; and the scores
       that EfficientNet-Lite2 gives them.
     - Top-1 / top-5 accuracy on tiny-imagenet-200, in %: 58.18 / 82.1 (measured by this project).
@@ -649,33 +627,7 @@ def resnext_tiny(progress=True, *, pretrained=True, num_classes=200, **network_o
 
 
 def nvidia_resnext101_32x4d(pretrained=True, pretrained_from_file=None, state_dict_key_map_fn=None, **network_options):
-    """ResNeXt-101 32x4d (NVIDIA ResNeXt101-32x4d), another name for nvidia_resneXt.
-
-    - Architecture: ResNeXt-101 32x4d, 44,177,704 parameters, 7.97 GMACs at 224x224.
-    - Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less the
-      mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225).
-    - Training data: ImageNet-1k.
-    - Top-1 / top-5 accuracy on ImageNet, in %: 80.43 / 95.06 (published).
-    - Licence of the weights: not stated (NVIDIA's code: BSD-3-Clause, ConvNets/LICENSE).
-    - Paper: Aggregated Residual Transformations for Deep Neural Networks, https://arxiv.org/abs/1611.05431
-    - Original: https://github.com/NVIDIA/DeepLearningExamples
-    - Note: The publisher states no hash, so the downloaded file cannot be verified.
-    - Note: NVIDIA's README also states lower means after 250 epochs: 80.26 ± 0.11 (DGX-1), 80.19 ± 0.08 (A100).
-    - Note: The keys in the file may have a "module." prefix and older names; they are renamed when it is loaded.
-
-    Args:
-        pretrained: False for random weights.
-        pretrained_from_file: load this checkpoint file instead; needs pretrained=False.
-        state_dict_key_map_fn: a function that renames a key; the prefix "module." is removed before.
-        network_options: num_classes, last_bn_0_init, conv_init (NVIDIA's); zero_init_residual,
-            replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
-
-    Raises:
-        TypeError: an unknown network option, or one that would make it another variant.
-        CheckpointError: the weights cannot be downloaded, verified or loaded.
-        FileNotFoundError: pretrained_from_file does not exist.
-        ValueError: both pretrained and pretrained_from_file are given.
-    """
+    """ResNeXt-101 32x4d (NVIDIA ResNeXt101-32x4d): another name for `nvidia_resneXt`, with the same arguments."""
     return _models().nvidia_network(
         "nvidia_resnext101_32x4d", pretrained, pretrained_from_file, state_dict_key_map_fn, network_options
     )

@@ -27,7 +27,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from resnext_hub.data.splits import open_images, read_classes
+from resnext_hub.data.splits import open_images, own_names
+from resnext_hub.data.stores import Access
 from resnext_hub.models.entrypoints import build
 from resnext_hub.models.manifest import Architecture
 from resnext_hub.models.resnext import ResNeXt
@@ -54,10 +55,10 @@ class Experiment:
     def __init__(self, data: Path, work: Path, seed: int) -> None:
         self.data, self.work, self.seed = data, work / str(seed), seed
         self.work.mkdir(parents=True, exist_ok=True)
-        lines = read_classes(data / "classes.tsv")[:: 200 // CLASSES]
-        self.labels = [Label(i, synset, name) for i, (synset, name) in enumerate(lines)]
-        synsets = [label.synset for label in self.labels]
-        every = [synset for synset, _ in read_classes(data / "classes.tsv")]
+        names = own_names(str(data), Access())
+        every = list(names)
+        synsets = every[:: 200 // CLASSES]
+        self.labels = [Label(i, synset, names[synset]) for i, synset in enumerate(synsets)]
         index = torch.full((len(every),), -1)
         index[[every.index(synset) for synset in synsets]] = torch.arange(CLASSES)
 

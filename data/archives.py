@@ -46,17 +46,12 @@ class ArchiveError(FetchError):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in an archive.
-
-    Attributes:
-        offset, size: of its content in a tar. In a zip, of its header, and of its content once it is decompressed.
-        packed: (compressed size, method, checksum) in a zip.
-    """
+    """A file in an archive."""
 
     name: str
-    offset: int
-    size: int
-    packed: tuple[int, int, int] | None = None
+    offset: int  #: of its content in a tar; of its header in a zip
+    size: int  #: of its content, once it is decompressed
+    packed: tuple[int, int, int] | None = None  #: (compressed size, method, checksum) in a zip
 
 
 Read = Callable[[], bytes]
@@ -65,9 +60,7 @@ Read = Callable[[], bytes]
 def members(uri: str, access: Access) -> Iterator[tuple[Member, Read]]:
     """Each file in an archive, with a function that reads its content, to be called before the next file is requested.
 
-    Raises:
-        ArchiveError: from here on it is damaged.
-        OSError, SourceError, and what a store raises: it cannot be opened.
+    Raises ArchiveError where it is damaged; OSError, SourceError or a store's own error if it cannot be opened.
     """
     with contextlib.closing(open_binary(uri, access)) as file:
         start, unpack = _start(file)

@@ -83,7 +83,7 @@ def _value(scalar: Any) -> Any:
 
 
 def text_of(scalar: Any) -> str | None:
-    """A cell of text, None for null; raises FetchError if it is too long for a name or a path."""
+    """A cell of text, None for null; FetchError if it is too long for a name or a path."""
     return _content(scalar, TEXT)
 
 
@@ -100,8 +100,7 @@ def _content(scalar: Any, limit: int) -> Any:
 def cell(scalar: Any) -> tuple[str | None, bytes | str | None]:
     """(name, content) of a cell of an image column: encoded bytes, or a path or URI, or None for no image.
 
-    Raises:
-        FetchError: it is larger than an image may be.
+    Raises FetchError if it is larger than an image may be.
     """
     scalar = _value(scalar)
     if scalar is None or not scalar.is_valid:

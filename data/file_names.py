@@ -36,8 +36,7 @@ SPLITS = {
 
 def kind_of(name: str) -> Kind | None:
     """The kind of file that a name's suffix states."""
-    lower = name.lower()
-    return next((kind for kind, suffixes in KINDS.items() if lower.endswith(suffixes)), None)
+    return next((kind for kind, suffixes in KINDS.items() if name.lower().endswith(suffixes)), None)
 
 
 def is_hidden(name: str) -> bool:
@@ -60,10 +59,8 @@ class Passed(Counter[str]):
 
     def __str__(self) -> str:
         """As "3 files passed over: 2 .mov, 1 .txt"; empty if nothing was left out."""
-        total = sum(self.values())
-        if not total:
+        if not (total := sum(self.values())):
             return ""
-        what = ", ".join(
-            f"{count:,} {name}" for name, count in sorted(self.items(), key=lambda item: (-item[1], item[0]))
-        )
+        found = sorted(self.items(), key=lambda item: (-item[1], item[0]))
+        what = ", ".join(f"{count:,} {name}" for name, count in found)
         return f"{total:,} file{'s' * (total > 1)} passed over: {what}"

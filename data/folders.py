@@ -19,17 +19,11 @@ MAGIC = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True)
 class Found:
-    """The files that one spec names.
-
-    Attributes:
-        how: "file": one named file; "folder": the files in a folder; "pattern": those that a pattern matches.
-        root: the length of the part of each path that is not below the data's root.
-        paths: found while they are iterated; sorted within each folder.
-    """
+    """The files that one spec names: one file, those in a folder, or those that a pattern matches."""
 
     how: Literal["file", "folder", "pattern"]
-    root: int
-    paths: Iterator[str]
+    root: int  #: the length of the part of each path that is not below the data's root
+    paths: Iterator[str]  #: found while they are iterated; sorted within each folder
 
 
 def is_pattern(spec: str) -> bool:

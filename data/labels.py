@@ -29,33 +29,19 @@ NO_SPLIT = "none"
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of a source, each with a label; images without a class are left out.
+    """The images of a source, each with a label; images without a class are left out."""
 
-    Attributes:
-        specs: what was listed.
-        shards: all shards of the source.
-        starts: the number of each shard's first image, then the number of all images.
-        numbers: (N,) the number of each of these images in the source.
-        labels: one for each image; all None if no labels were found.
-        names: the images' names; None if a name is known only after reading.
-        splits: the split of each image, or None.
-        classes: names of the labels that are numbers, in their order, if the tables have them.
-        layout: how the labels were found, in words.
-        explicit: True if the labels come from columns or label files, False if from folders.
-        passed: counts the files that were left out.
-    """
-
-    specs: tuple[str, ...]
-    shards: tuple[Any, ...]
-    starts: list[int]
-    numbers: np.ndarray
-    labels: list[Label | None]
-    names: list[str | None]
-    splits: list[str | None]
-    classes: tuple[str, ...] | None
-    layout: str
-    explicit: bool
-    passed: Passed = field(default_factory=Passed)
+    specs: tuple[str, ...]  #: the source
+    shards: tuple[Any, ...]  #: all of the source
+    starts: list[int]  #: the number of each shard's first image, then the number of all images
+    numbers: np.ndarray  #: (N,) the number of each of these images in the source
+    labels: list[Label | None]  #: one for each image; all None if no labels were found
+    names: list[str | None]  #: None for a name that is known only after reading
+    splits: list[str | None]  #: the split of each image, or None
+    classes: tuple[str, ...] | None  #: names of the labels that are numbers, in their order, if the tables have them
+    layout: str  #: how the labels were found, in words
+    explicit: bool  #: True if the labels come from columns or label files, False if from folders
+    passed: Passed = field(default_factory=Passed)  #: counts the files that were left out
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -89,9 +75,8 @@ class Listing:
                 yield Subset(shard, tuple(rows.tolist()))
 
     def sizes(self) -> list[int]:
-        """Images in each of the shards `kept` gives."""
-        found = np.diff(np.searchsorted(self.numbers, self.starts)).tolist()
-        return [size for size in found if size]
+        """The number of images in each shard that `kept` yields."""
+        return [size for size in np.diff(np.searchsorted(self.numbers, self.starts)).tolist() if size]
 
     def fingerprint(self) -> str:
         """A value that changes when other images of the source are chosen."""

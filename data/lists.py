@@ -27,10 +27,8 @@ class Row(NamedTuple):
 def read_list(uri: str, access: Access, column: str | None = None, label_column: str | None = None) -> Iterator[Row]:
     """The images of a list and their labels, where it has any, one after another.
 
-    A relative path starts at the working directory or, if the first one is not there, at the list's own folder.
-
-    Raises:
-        SourceError: it is not a list, or its columns are not known.
+    A relative path starts at the working directory or, if the first one is not there, at the list's own folder. Raises
+    SourceError if it is not a list, or if its columns are not known.
     """
     with open_binary(uri, access) as file:
         start = file.read(4)

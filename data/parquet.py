@@ -77,8 +77,7 @@ class Table:
         # so few at a time that each may be as large as the complete column.
         text = [name for name, kind in kinds.items() if is_text(kind)]
         rows = max(1, min(64, BATCH_BYTES // max(1, stated))) if any(map(is_bytes, kinds.values())) else BATCH_ROWS
-        path = self._path(group, columns)
-        with pq.ParquetFile(path, pre_buffer=False, read_dictionary=text) as file:
+        with pq.ParquetFile(self._path(group, columns), pre_buffer=False, read_dictionary=text) as file:
             # One thread: there are many workers, and an exception in one of Arrow's threads ends the process.
             yield from file.iter_batches(rows, [group], list(columns), use_threads=False)
 
@@ -190,8 +189,7 @@ def _local_tail(path: str) -> bytes:
 def class_names(schema: Any, column: str) -> tuple[str, ...] | None:
     """The names of a column's numbers, from Hugging Face's metadata (ClassLabel)."""
     with contextlib.suppress(KeyError, TypeError, ValueError):
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        names = features[column]["names"]
+        names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
         if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
             return tuple(names)
     return None

@@ -31,17 +31,11 @@ class Item:
 
 
 class Place(NamedTuple):
-    """The place of an image below the data's root.
+    """The place of an image below the data's root."""
 
-    Attributes:
-        container: the archive or table that has it; "" for none.
-        file: its path, in the container if there is one.
-        listed: True if ``file`` is a path in a list, whose root is not known.
-    """
-
-    container: str
-    file: str
-    listed: bool = False
+    container: str  #: the archive or table that has it; "" for none
+    file: str  #: its path, in the container if there is one
+    listed: bool = False  #: True if ``file`` is a path in a list, whose root is not known
 
 
 class Facts(NamedTuple):
@@ -197,8 +191,7 @@ class ArchiveShard:
         with readable(f"{self.uri} is incomplete or corrupt"):
             local = archives.unpacked(self.uri, self.access, self.fingerprint())
             found = [member for member, _ in archives.members(local, self.access)]
-        seen = [m for m in found if kind_of(m.name) == "image" and not any(map(hidden, m.name.split("/")))]
-        return local, seen
+        return local, [m for m in found if kind_of(m.name) == "image" and not any(map(hidden, m.name.split("/")))]
 
     def name(self, number: int) -> str:
         return f"{self.uri}/{self._index[1][number].name}"

@@ -175,11 +175,7 @@ class TableFile:
 
 
 def table_files(specs: Sequence[str], access: Access) -> list[TableFile]:
-    """The Parquet files that specs name: files, patterns and folders.
-
-    Raises:
-        SourceError: there is no such file, the scheme is refused, or a folder or pattern has none.
-    """
+    """The Parquet files that specs name: files, patterns and folders; SourceError if there are none."""
     found: list[TableFile] = []
     for spec in itertools.chain.from_iterable(map(expand_braces, specs)):
         if is_web(spec):

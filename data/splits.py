@@ -21,22 +21,14 @@ from .stores import Access, ask, filesystem, is_remote
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images and their classes.
+    """Images and their classes."""
 
-    Attributes:
-        classes: the name of every class, in the order of the logits.
-        labels: (N,) int64 class indices; or (N, K), several for an image, -1 where there are fewer.
-        images: reads them, by number in the source.
-        rows: (N,) the number of each image in the source.
-        repeat_factors: (N,) how often an epoch has each image, on average (`curation.hashtags`); None: once.
-        blocks: sizes of groups of consecutive images that are read fastest together; they add up to N.
-    """
-
-    classes: tuple[str, ...]
-    labels: np.ndarray
-    images: Images
-    rows: np.ndarray
-    blocks: tuple[int, ...]
+    classes: tuple[str, ...]  #: the name of every class, in the order of the logits
+    labels: np.ndarray  #: (N,) int64 class indices; or (N, K), several for an image, -1 where there are fewer
+    images: Images  #: reads them, by number in the source
+    rows: np.ndarray  #: (N,) the number of each image in the source
+    blocks: tuple[int, ...]  #: sizes of groups of consecutive images that are read fastest together; they add up to N
+    #: (N,) how often an epoch has each image, on average (`curation.hashtags.repeat_factors`); None: once.
     repeat_factors: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -59,10 +51,8 @@ class LabelledImages:
 def indexed(listing: Listing, classes: Sequence[str] | None = None) -> tuple[tuple[str, ...], np.ndarray]:
     """(classes, the index of each image's label in them).
 
-    Labels that are numbers are used as indices. Labels that are names are indexed in ``classes``, or sorted.
-
-    Raises:
-        SourceError: an image without a class, or with one that is not among ``classes``.
+    Labels that are numbers are used as indices. Labels that are names are indexed in ``classes``, or sorted. Raises
+    SourceError for an image without a class, or with one that is not among ``classes``.
     """
     what, found = ", ".join(listing.specs), listing.labels
     if any(label is None for label in found):
@@ -113,11 +103,7 @@ def _labelled(listing: Listing, classes: Sequence[str] | None) -> LabelledImages
 
 
 def open_images(spec: str | Path, classes: Sequence[str] | None = None, **options: Any) -> LabelledImages:
-    """The labelled images of one source; ``options`` are those of `list_images`.
-
-    Args:
-        classes: names in the order of the logits; None: those found, sorted.
-    """
+    """The labelled images of one source; ``options`` are those of `list_images`, ``classes`` as in `indexed`."""
     return _labelled(list_images([str(spec)], **options), classes)
 
 
@@ -183,13 +169,7 @@ def hold_out(images: LabelledImages, seed: int, *, share: float | None = None, c
     return taken
 
 
-def read_classes(path: str | Path) -> list[tuple[str, str]]:
-    """(synset, names) of every line of a two-column TSV; a class's index is its line."""
-    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    return [(synset, names) for synset, names in (line.split("\t", 1) for line in lines) if synset != "wnid"]
-
-
-def _own_names(data: str, access: Access) -> dict[str, str]:
+def own_names(data: str, access: Access) -> dict[str, str]:
     """Read ``classes.tsv`` in the data's folder: class -> name, in the order of the classes."""
     path = f"{data.rstrip('/')}/classes.tsv"
     if is_remote(data):
@@ -197,8 +177,7 @@ def _own_names(data: str, access: Access) -> dict[str, str]:
         text = ask(path, files.cat_file, inside).decode() if ask(path, files.isfile, inside) else ""
     else:
         text = Path(path).read_text("utf-8-sig") if Path(path).is_file() else ""
-    lines = text.splitlines()
-    return dict(line.split("\t", 1) for line in lines if "\t" in line and not line.startswith("wnid\t"))
+    return dict(line.split("\t", 1) for line in text.splitlines() if "\t" in line and not line.startswith("wnid\t"))
 
 
 def train_and_val(
@@ -226,7 +205,7 @@ def train_and_val(
         options: column, label_column, split, private, anonymous; see `list_images`.
 
     Raises:
-        SourceError: what `open_images` and `relabelled` raise; no training or validation images.
+        SourceError: as `list_images`, `indexed` and `relabelled`; no training or validation images.
     """
     specs = [data] if isinstance(data, str) else list(data)
     data = ", ".join(specs)
@@ -237,7 +216,7 @@ def train_and_val(
         lines = Path(classes).read_text(encoding="utf-8").splitlines()
         names = {name: text for _, name, text in (line.split("\t") for line in lines)}
     else:
-        names = _own_names(specs[0], access) if len(specs) == 1 else {}
+        names = own_names(specs[0], access) if len(specs) == 1 else {}
     order = tuple(names) or None
     present = listing.present()
     if label_table is not None:

@@ -43,15 +43,10 @@ FREE_BYTES = 2**30  # to keep free on the disk of the temporary folder
 
 @dataclass(frozen=True)
 class Access:
-    """How URLs and stores may be reached.
+    """How URLs and stores may be reached."""
 
-    Attributes:
-        private: fetch URLs at private addresses too.
-        anonymous: ask stores for public data, without an account.
-    """
-
-    private: bool = False
-    anonymous: bool = False
+    private: bool = False  #: fetch URLs at private addresses too
+    anonymous: bool = False  #: ask stores for public data, without an account
 
 
 def is_remote(spec: str) -> bool:

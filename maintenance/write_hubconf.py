@@ -114,9 +114,8 @@ def facts(checkpoints: Sequence[Checkpoint]) -> list[str]:
     system, preset = newest.system, newest.preprocessing
     size = f"{newest.params:,} parameters, {newest.gmacs:g} GMACs at {preset.crop_size}x{preset.crop_size}"
     return [
-        f"Architecture: {title(newest.architecture)}, {size}.",
-        "Network: in training mode, from images (N, 3, H, W) to logits (N, num_classes). Images are RGB in 0..1, less "
-        f"the mean {preset.mean}, divided by {preset.std}.",
+        f"Architecture: {title(newest.architecture)}, {size}. Returned in training mode.",
+        f"Images: RGB in 0..1, minus the mean {preset.mean}, divided by {preset.std}.",
         f"Training data: {system.training_data}.",
         *map(accuracy, checkpoints),
         f"Licence of the weights: {'; '.join(dict.fromkeys(map(license_of, checkpoints)))}.",
@@ -140,7 +139,7 @@ def fitted(before: str, inside: str, after: str) -> str:
 
 
 def function(name: str, manifest: Manifest) -> str:
-    """The source of one entrypoint."""
+    """The source of one entrypoint. That of an alias refers to the other name for everything else."""
     tagged = manifest.of_entrypoint(name)
     checkpoints, tags = list(tagged.values()), list(tagged)
     newest = checkpoints[-1]
@@ -154,16 +153,19 @@ def function(name: str, manifest: Manifest) -> str:
     arguments = {key: text.format(**values) for key, text in signature.arguments.items()}
     if newest.sources[0].url is None:
         arguments["progress"] = "has no effect: the weights are in this repository."
-    alias = f", another name for {manifest.aliases[name]}" if name in manifest.aliases else ""
-    docstring = [
-        f'    """{title(newest.architecture)} ({newest.system.title}){alias}.\n',
-        *(wrapped(f"- {fact}", 4) for fact in facts(checkpoints)),
-        "\n    Args:",
-        *(wrapped(f"{key}: {text}", 8) for key, text in arguments.items()),
-        "\n    Raises:",
-        *(wrapped(f"{key}: {text}", 8) for key, text in (ERRORS | signature.errors).items()),
-        '    """',
-    ]
+    summary = f"{title(newest.architecture)} ({newest.system.title})"
+    if name in manifest.aliases:
+        docstring = [f'    """{summary}: another name for `{manifest.aliases[name]}`, with the same arguments."""']
+    else:
+        docstring = [
+            f'    """{summary}: images (N, 3, H, W) -> logits (N, num_classes).\n',
+            *(wrapped(f"- {fact}", 4) for fact in facts(checkpoints)),
+            "\n    Args:",
+            *(wrapped(f"{key}: {text}", 8) for key, text in arguments.items()),
+            "\n    Raises:",
+            *(wrapped(f"{key}: {text}", 8) for key, text in (ERRORS | signature.errors).items()),
+            '    """',
+        ]
     passed = ", ".join([f'"{name}"', *signature.arguments])
     return "\n".join([
         fitted(f"def {name}(", signature.parameters.format(**values), "):"),

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import datetime
+import functools
 import hashlib
 import math
 import os
@@ -327,8 +328,9 @@ class TrainingRun:
     def _validation(self, here: Processes) -> Iterator[tuple[Tensor, Tensor]]:
         return validation_batches(self.val_images, self.recipe, here.rank, here.world, self.workers)
 
+    @functools.cached_property
     def _class_weights(self) -> Tensor | None:
-        """How much a validation image of each class counts: all the same, or all classes."""
+        """The weight of a validation image of each class, so that all classes count alike; None: all images do."""
         if self.prior is None or self.val_images.labels.ndim > 1:
             return None
         counts = np.bincount(self.val_images.labels.clip(min=0), minlength=len(self.labels))
@@ -338,7 +340,7 @@ class TrainingRun:
         """The accuracy of the network as it is now, as a row of the curve."""
         batches = self._validation(self.processes)
         network = self.network.to(self.processes.device)
-        loss, top1, top5 = accuracy(network, batches, self.processes, self._class_weights())
+        loss, top1, top5 = accuracy(network, batches, self.processes, self._class_weights)
         return {"epoch": 0, "val_loss": loss, "val_top1": top1, "val_top5": top5}
 
     def train(self) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
@@ -379,7 +381,7 @@ class TrainingRun:
                 micro_batch=self.options.micro_batch,
                 checkpoint_seconds=self.options.checkpoint_seconds,
                 prior=self.prior,
-                weights=self._class_weights(),
+                weights=self._class_weights,
                 minutes=self.options.minutes,
                 spent=time.monotonic() - self.begun,
                 watch=display,

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...data.splits import open_images, read_classes
+from ...data.splits import open_images, own_names
+from ...data.stores import Access
 from ...packages import needed
 from ...processing_utils.labels import read_labels
 from ...telemetry import SWITCHES, import_quietly
@@ -149,7 +150,7 @@ def _top1(head: nn.Linear, features: Tensor, labels: Tensor) -> float:
 def score_data(data: Path, out: Path, threads: int) -> None:
     """Write the scores of the images in ``data`` (train*.parquet, classes.tsv) to ``out``; print the accuracy."""
     teacher, full = load_teacher(threads)
-    synsets = [synset for synset, _ in read_classes(data / "classes.tsv")]
+    synsets = list(own_names(str(data), Access()))
     rows = [label.synset for label in read_labels("imagenet-1k")]
     chosen = torch.tensor([rows.index(synset) for synset in synsets])
     head = nn.Linear(full.in_features, len(synsets))
