@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import SourceError
-from .cells import is_bytes, is_text
+from .table_cells import is_bytes, is_text
 
 # The first of these that a table or list has.
 IMAGE_COLUMNS = (

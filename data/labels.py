@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import SourceError
-from .cells import NO_CLASS, Label
 from .file_names import Passed, split_of
 from .shards import Facts, Place, Subset, TableShard
 from .source import shards
+from .table_cells import NO_CLASS, Label
 
 #: A value of ``split``: all folders are classes, even those named like a split.
 NO_SPLIT = "none"

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ..errors import SourceError
-from .cells import Label, as_label, parse_label
 from .columns import list_columns
 from .stores import Access, is_remote, open_binary
+from .table_cells import Label, as_label, parse_label
 
 LINE = 2**20  # characters
 MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))

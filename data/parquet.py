@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..errors import SourceError
-from .cells import NO_CLASS, Label, as_label, is_bytes, is_text, text_of
 from .parquet_footer import Chunk, Footer, read_footer, with_footer
 from .stores import Access, Spool, filesystem, is_remote, is_web, keep, readable, spooled, version_of
+from .table_cells import NO_CLASS, Label, as_label, is_bytes, is_text, text_of
 
 BATCH_BYTES = 2**26  # of a column, decoded at a time
 BATCH_ROWS = 4096

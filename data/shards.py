@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, Protocol
 
 from ..errors import FetchError, SourceError
 from . import archives, columns, parquet
-from .cells import Label, as_label, cell, parse_label, text_of
 from .columns import LABEL_COLUMNS, named
 from .file_names import Passed, kind_of
 from .file_names import is_hidden as hidden
 from .stores import Access, is_remote, is_web, read_image, read_range, readable, reason, version_of
+from .table_cells import Label, as_label, cell, parse_label, text_of
 
 LABEL_FILES = (".cls", ".json")
 LABEL_BYTES = 2**20

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 from ..errors import SourceError
 from ..packages import needed
 from . import columns, parquet
-from .cells import Label
 from .file_names import KINDS, Passed, kind_of
 from .folders import Found, expand_braces, find_files, is_pattern
 from .lists import read_list
 from .shards import ArchiveShard, PathShard, TableShard
 from .stores import Access, filesystem, is_remote, is_web, readable, version_of
+from .table_cells import Label
 
 
 class _Path(NamedTuple):

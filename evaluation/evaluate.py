@@ -21,8 +21,8 @@ from ..data.labels import Listing
 from ..data.outputs import check_folder
 from ..errors import OutputError, SourceError
 from ..inference.engines import check_engine, open_engine
-from ..inference.parts import Parts
 from ..inference.resumable import printable
+from ..inference.run_folder import Parts
 from ..models.download import local_file
 from ..models.manifest import Accuracy, Checkpoint, LabelSet, Preprocessing, find_checkpoint
 from ..processes import Processes

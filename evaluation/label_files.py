@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from ..data.cells import Label
 from ..data.held_out import held_out_rows
 from ..data.labels import Listing, list_images
 from ..data.stores import reason
+from ..data.table_cells import Label
 from ..errors import SourceError
 from ..packages import needed
 

@@ -30,15 +30,15 @@ import pyarrow.parquet as pq
 from ..data.labels import Listing
 from ..data.shards import Item, Shard
 from ..errors import ImageError, OutputError, SourceError
-from ..identity import differences
 from ..inference.engines import Engine
 from ..inference.engines.base import available_cores
-from ..inference.parts import Parts
 from ..inference.resumable import identify, printable, process_shards, progress_bar, run, terminable
+from ..inference.run_folder import Parts
 from ..models.manifest import Checkpoint, LabelSet, Preprocessing
 from ..processes import Processes
 from ..processing_utils.images import open_image
 from ..processing_utils.preprocessing import crop_pixels, load_pixels, view_pixels
+from ..run_identity import differences
 from .label_files import SHARD_ROWS
 from .targets import Target, target_classes
 

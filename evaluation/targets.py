@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ..data.cells import Label as Key
 from ..data.labels import Listing
 from ..data.stores import reason
+from ..data.table_cells import Label as Key
 from ..errors import SourceError
 from ..processing_utils.labels import Label
 from .label_files import ilsvrc_number

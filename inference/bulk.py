@@ -26,7 +26,6 @@ from ..data.outputs import explained
 from ..data.shards import Item, Shard
 from ..data.source import count, shards
 from ..errors import ImageError, OutputError, TruncatedImageError, UnknownOptionError
-from ..identity import differences
 from ..models.download import local_file
 from ..models.manifest import Checkpoint, find_checkpoint
 from ..processing_utils.images import check_truncated
@@ -34,10 +33,11 @@ from ..processing_utils.labels import Label, read_labels
 from ..processing_utils.predictions import top_predictions
 from ..processing_utils.preprocessing import check_grade, load_pixels
 from ..processing_utils.uris import scheme_of
+from ..run_identity import differences
 from .engines import Engine, check_engine, open_engine
 from .engines.base import available_cores
-from .parts import Part, Parts, numbered
 from .resumable import Process, Summary, identify, import_tqdm, printable, process_shards, progress_bar, run, terminable
+from .run_folder import Part, Parts, numbered
 from .tables import write_text
 
 SHARD_ROWS = 4096

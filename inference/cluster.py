@@ -22,13 +22,13 @@ from typing import Any, Unpack
 from ..data.file_names import Passed
 from ..data.shards import Shard
 from ..errors import EngineError, OutputError
-from ..identity import differences
 from ..net.addresses import answers
 from ..packages import needed
+from ..run_identity import differences
 from ..telemetry import import_quietly
 from .bulk import Options, Request
-from .parts import Parts
 from .resumable import Summary, process_shards
+from .run_folder import Parts
 
 # Shards that are handed to Ray at a time (a million images): their names are in this process's memory.
 ROUND = 256

@@ -32,11 +32,11 @@ with needed("A table", "bulk"):
 
 from ..data.file_names import Passed
 from ..data.shards import Item, Shard
-from ..identity import versions
 from ..models.manifest import Checkpoint, Preprocessing
 from ..processing_utils.labels import read_labels
+from ..run_identity import versions
 from .engines import Engine
-from .parts import Part, Parts
+from .run_folder import Part, Parts
 
 COMMIT_SECONDS = 30.0  # what a kill costs at most, beside the chunks in progress
 COMMIT_ROWS = 4096  # rows that wait in memory at most

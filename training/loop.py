@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, DivergedError, OutputError, StoppedError
-from ..identity import differences
 from ..processes import Processes
+from ..run_identity import differences
 from . import checkpoint
 from .batches import Broken, TrainingSet
 from .optimisation import Optimisation

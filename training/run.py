@@ -26,12 +26,12 @@ from ..data.held_out import write_held_out
 from ..data.outputs import check_folder
 from ..data.splits import LabelledImages, hold_out, train_and_val
 from ..errors import CheckpointError, RecipeError, SourceError
-from ..identity import versions
 from ..models.checkpoints import read_state_dict
 from ..models.entrypoints import build, load
 from ..models.manifest import Checkpoint, default_manifest, find_checkpoint
 from ..processes import Processes
 from ..processing_utils.labels import Label, labels_table, read_labels
+from ..run_identity import versions
 from . import checkpoint
 from .batches import FromFiles, InMemory, TrainingSet, validation_batches
 from .calibrate import calibration_error, fit_temperature, fold_temperature, scores_of

@@ -16,8 +16,8 @@ from ...models.manifest import Checkpoint
 from ...packages import missing
 from ...processing_utils.preprocessing import crop_pixels
 from .base import Engine
-from .building import open_built
 from .built import BuiltEngine
+from .engine_cache import open_built
 from .onnxruntime import OnnxRuntimeEngine
 from .openvino import OpenVINOEngine
 from .precision import PRECISIONS, computes_bf16, computes_int8

@@ -327,7 +327,7 @@ def test_engines_by_name(photo: Path, capsys: Any, monkeypatch: pytest.MonkeyPat
     assert json.loads(capsys.readouterr().out)["predictions"]
     assert cli.main([*command, "tensorrt"]) == 2
     assert "auto, torch, onnxruntime" in capsys.readouterr().err
-    monkeypatch.setattr("resnext_hub.inference.engines.building.missing", list)
+    monkeypatch.setattr("resnext_hub.inference.engines.engine_cache.missing", list)
     assert cli.main([*command, "openvino"]) == 2
     assert "pip install openvino onnx onnxscript" in capsys.readouterr().err
 

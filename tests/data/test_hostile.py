@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from resnext_hub.data import archives, cells, parquet
-from resnext_hub.data.cells import as_label, parse_label
+from resnext_hub.data import archives, parquet, table_cells
 from resnext_hub.data.file_names import IMAGES
 from resnext_hub.data.labels import list_images
 from resnext_hub.data.parquet_footer import read_footer
 from resnext_hub.data.source import shards
+from resnext_hub.data.table_cells import as_label, parse_label
 from resnext_hub.errors import FetchError, SourceError
 from resnext_hub.processing_utils.images import FORMATS
 from resnext_hub.processing_utils.uris import MAX_BYTES
@@ -187,7 +187,7 @@ def test_a_table_of_zeros_stays_small(kind: Any, tmp_path: Path) -> None:
 
 
 def test_a_cell_has_at_most_the_bytes_of_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cells, "MAX_BYTES", 1000)
+    monkeypatch.setattr(table_cells, "MAX_BYTES", 1000)
     pq.write_table(pa.table({"image": [b"x" * 1001, b"y" * 1000]}), tmp_path / "t.parquet")
     (shard,) = shards([str(tmp_path / "t.parquet")], 9)
     first, second = shard.items()

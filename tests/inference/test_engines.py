@@ -22,7 +22,7 @@ import torch
 from resnext_hub import cli
 from resnext_hub.errors import EngineError
 from resnext_hub.files import SUFFIX, temporary_name
-from resnext_hub.inference.engines import ENGINES, TorchEngine, building, folders, open_engine
+from resnext_hub.inference.engines import ENGINES, TorchEngine, engine_cache, folders, open_engine
 from resnext_hub.inference.engines.folders import engine_folders, note_use
 from resnext_hub.inference.engines.graph import PixelNetwork, rewrite
 from resnext_hub.inference.engines.onnxruntime import OnnxRuntimeEngine
@@ -213,7 +213,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def built_once() -> Path:
     open_engine(TINY, "onnxruntime")
     path, digest = local()
-    name = f"{path.name}-onnxruntime-{building._key(TINY, digest, OnnxRuntimeEngine)}"
+    name = f"{path.name}-onnxruntime-{engine_cache._key(TINY, digest, OnnxRuntimeEngine)}"
     return Store().own / "engines" / name
 
 
@@ -282,7 +282,7 @@ def test_a_broken_engine_is_built_again(built: Path, quick: None, caplog: Any) -
 
 
 def local() -> tuple[Path, str]:
-    return building.local_file(TINY)
+    return engine_cache.local_file(TINY)
 
 
 def test_the_cache_knows_its_engines(home: Path) -> None:
@@ -350,7 +350,7 @@ def test_an_engine_under_construction_is_not_pruned(home: Path) -> None:
 
 
 def test_auto_falls_back_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "missing", lambda packages: [name for name in packages if name != "torch"])
+    monkeypatch.setattr(engine_cache, "missing", lambda packages: [name for name in packages if name != "torch"])
     assert isinstance(open_engine(TINY), TorchEngine)
     with pytest.raises(EngineError, match="pip install onnxruntime onnx onnxscript"):
         open_engine(TINY, "onnxruntime")
@@ -387,20 +387,20 @@ def test_the_key_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     other = dataclasses.replace(TINY.preprocessing, mean=(0.5, 0.5, 0.5))
     pooled = dataclasses.replace(TINY.architecture, stem_pool=not TINY.architecture.stem_pool)  # of the same tensors
     keys = {
-        building._key(dataclasses.replace(TINY, architecture=pooled), digest, OnnxRuntimeEngine),
-        building._key(dataclasses.replace(TINY, num_classes=7), digest, OnnxRuntimeEngine),
-        building._key(TINY, digest, OnnxRuntimeEngine),
-        building._key(TINY, "0" * 64, OnnxRuntimeEngine),
-        building._key(dataclasses.replace(TINY, preprocessing=other), digest, OnnxRuntimeEngine),
-        building._key(TINY, digest, OpenVINOEngine),
-        building._key(TINY, digest, OpenVINOEngine, "bf16"),
-        building._key(TINY, digest, OnnxRuntimeEngine, "int8", "0" * 64),
-        building._key(TINY, digest, OnnxRuntimeEngine, "int8", "1" * 64),
+        engine_cache._key(dataclasses.replace(TINY, architecture=pooled), digest, OnnxRuntimeEngine),
+        engine_cache._key(dataclasses.replace(TINY, num_classes=7), digest, OnnxRuntimeEngine),
+        engine_cache._key(TINY, digest, OnnxRuntimeEngine),
+        engine_cache._key(TINY, "0" * 64, OnnxRuntimeEngine),
+        engine_cache._key(dataclasses.replace(TINY, preprocessing=other), digest, OnnxRuntimeEngine),
+        engine_cache._key(TINY, digest, OpenVINOEngine),
+        engine_cache._key(TINY, digest, OpenVINOEngine, "bf16"),
+        engine_cache._key(TINY, digest, OnnxRuntimeEngine, "int8", "0" * 64),
+        engine_cache._key(TINY, digest, OnnxRuntimeEngine, "int8", "1" * 64),
     }
-    monkeypatch.setattr(building, "instruction_sets", lambda: ("another",))
-    keys.add(building._key(TINY, digest, OnnxRuntimeEngine))
-    monkeypatch.setattr(building, "library_version", lambda module: "0.1")
-    keys.add(building._key(TINY, digest, OnnxRuntimeEngine))
+    monkeypatch.setattr(engine_cache, "instruction_sets", lambda: ("another",))
+    keys.add(engine_cache._key(TINY, digest, OnnxRuntimeEngine))
+    monkeypatch.setattr(engine_cache, "library_version", lambda module: "0.1")
+    keys.add(engine_cache._key(TINY, digest, OnnxRuntimeEngine))
     assert len(keys) == 11
 
 
@@ -457,8 +457,8 @@ def test_an_engine_that_others_may_write_is_not_opened(quick: None, home: Path, 
 @installed
 def test_weights_replaced_during_the_build(quick: None, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else an engine of other weights would lie under the digest of the published ones."""
-    sha256 = building.sha256
-    monkeypatch.setattr(building, "sha256", lambda path: "0" * 64 if path.suffix == ".pth" else sha256(path))
+    sha256 = engine_cache.sha256
+    monkeypatch.setattr(engine_cache, "sha256", lambda path: "0" * 64 if path.suffix == ".pth" else sha256(path))
     with pytest.raises(EngineError, match="replaced"):
         open_engine(TINY, "onnxruntime")
     assert list(home.iterdir()) == []

@@ -15,7 +15,7 @@ from resnext_hub import cli
 from resnext_hub.errors import EngineError
 from resnext_hub.inference import engines
 from resnext_hub.inference.classifier import classifier
-from resnext_hub.inference.engines import TorchEngine, building, open_engine
+from resnext_hub.inference.engines import TorchEngine, engine_cache, open_engine
 from resnext_hub.inference.engines.built import BuiltEngine
 from resnext_hub.inference.engines.precision import TOLERANCES, computes_bf16, computes_int8
 from resnext_hub.models.manifest import default_manifest
@@ -69,7 +69,7 @@ def test_bf16_is_near_fp32_and_is_not_it(engine: str) -> None:
 
 
 def test_bf16_is_torchs_without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "missing", lambda packages: [name for name in packages if name != "torch"])
+    monkeypatch.setattr(engine_cache, "missing", lambda packages: [name for name in packages if name != "torch"])
     opened = open_engine(TINY, precision="bf16")
     assert isinstance(opened, TorchEngine)
     assert opened.precision == "bf16"

@@ -17,8 +17,8 @@ from resnext_hub.curation.duckdb_tables import Limits, workspace
 from resnext_hub.data.shards import Item
 from resnext_hub.errors import OutputError
 from resnext_hub.inference import resumable
-from resnext_hub.inference.parts import Parts
 from resnext_hub.inference.resumable import process_shards
+from resnext_hub.inference.run_folder import Parts
 
 from ..support.data_sets import write
 from ..support.made_runs import Made, made_predictor, made_run

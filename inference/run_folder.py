@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from ..data.outputs import explained, locked
 from ..errors import OutputError
 from ..files import remove_temporary, write_atomically
-from ..identity import differences
+from ..run_identity import differences
 from .tables import FORMATS, write_table
 
 GROUP = 8192  # rows in a row group of OUT, so that OUT does not depend on the size of the parts

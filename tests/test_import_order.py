@@ -12,7 +12,7 @@ from .conftest import ROOT, tracked_files
 ROWS = [
     {"errors", "files", "intervals", "processes"},
     {"mount", "packages", "telemetry"},
-    {"identity", "net"},
+    {"run_identity", "net"},
     {"models"},
     {"processing_utils"},  # it reads the manifest's presets, so it lies above models
     {"data"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from resnext_hub import __version__
-from resnext_hub.identity import differences, versions
+from resnext_hub.run_identity import differences, versions
 
 
 def test_differences_are_named() -> None:
