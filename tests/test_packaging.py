@@ -36,7 +36,7 @@ class Built(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def built(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+def distributions(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The source distribution of a clone, and the wheel of that source distribution."""
     out = tmp_path_factory.mktemp("dist")
 
@@ -56,21 +56,21 @@ def built(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
         return Built(sdist, set(file.namelist()), metadata)
 
 
-def test_the_source_distribution_holds_what_a_clone_holds(built: Built) -> None:
+def test_the_source_distribution_holds_what_a_clone_holds(distributions: Built) -> None:
     made = {"PKG-INFO", "setup.cfg"}
-    names = {name.removeprefix(f"{NAME}/") for name in built.sdist}
+    names = {name.removeprefix(f"{NAME}/") for name in distributions.sdist}
     assert {name for name in names if not name.startswith("resnext_hub.egg-info/")} - made == set(tracked_files())
 
 
-def test_the_wheel_holds_the_package_and_its_data_alone(built: Built) -> None:
-    package = {name.removeprefix("resnext_hub/") for name in built.wheel if name.startswith("resnext_hub/")}
+def test_the_wheel_holds_the_package_and_its_data_alone(distributions: Built) -> None:
+    package = {name.removeprefix("resnext_hub/") for name in distributions.wheel if name.startswith("resnext_hub/")}
     assert package == set(exported_files()) - NOT_IN_WHEEL
-    info = {name for name in built.wheel if not name.startswith("resnext_hub/")}
+    info = {name for name in distributions.wheel if not name.startswith("resnext_hub/")}
     assert {name.split("/")[0] for name in info} == {f"{NAME}.dist-info"}
     assert {f"{NAME}.dist-info/licenses/{name}" for name in ("LICENSE", "NOTICE")} <= info
 
 
-def test_pip_installs_a_git_repository(clone: Path, built: Built, tmp_path: Path) -> None:
+def test_pip_installs_a_git_repository(clone: Path, distributions: Built, tmp_path: Path) -> None:
     """As from ``git+https://``, here without an index."""
     author = ["-c", "user.name=nobody", "-c", "user.email=nobody@localhost"]
     for command in (["add", "--all"], [*author, "commit", "--quiet", "--message", "all"]):
@@ -78,12 +78,12 @@ def test_pip_installs_a_git_repository(clone: Path, built: Built, tmp_path: Path
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
     subprocess.run([*pip, "--no-compile", "--target", tmp_path, f"git+{clone.as_uri()}"], check=True)
     installed = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert {name for name in built.wheel if name.startswith("resnext_hub/")} <= installed
+    assert {name for name in distributions.wheel if name.startswith("resnext_hub/")} <= installed
     assert (tmp_path / "bin" / "resnext-hub").exists()
 
 
-def test_metadata_names_authors_urls_and_licences(built: Built) -> None:
-    metadata = built.metadata
+def test_metadata_names_authors_urls_and_licences(distributions: Built) -> None:
+    metadata = distributions.metadata
     assert metadata["Author"] == "The resnext-hub authors"
     assert metadata["Author-email"] is None
     urls = dict(url.split(", ") for url in metadata.get_all("Project-URL", []))
@@ -100,11 +100,11 @@ def test_metadata_names_authors_urls_and_licences(built: Built) -> None:
     assert {"Typing :: Typed", "Programming Language :: Python :: 3.11"} <= set(classifiers)
 
 
-def test_the_licence_covers_the_weights_inside_and_notice_has_its_terms(built: Built) -> None:
+def test_the_licence_covers_the_weights_inside_and_notice_has_its_terms(distributions: Built) -> None:
     notice = (ROOT / "NOTICE").read_text()
     expression = PROJECT["license"].split(" AND ")
     assert all(licence in notice for licence in expression)
-    inside = {name.removeprefix("resnext_hub/") for name in built.wheel if name.endswith(".pth")}
+    inside = {name.removeprefix("resnext_hub/") for name in distributions.wheel if name.endswith(".pth")}
     assert inside
     for checkpoint in default_manifest().checkpoints.values():
         paths = {str(s.path.relative_to(ROOT)) for s in checkpoint.sources if s.path} & inside
@@ -123,9 +123,9 @@ def links(markdown: str) -> list[str]:
     return inline + references + re.findall(r"""(?:href|src|srcset)\s*=\s*["']([^"'\s]+)""", text)
 
 
-def test_readmes_links_and_pictures_work_on_the_package_index(built: Built) -> None:
+def test_readmes_links_and_pictures_work_on_the_package_index(distributions: Built) -> None:
     """An index shows README without the repository around it; its pictures must be the files, not GitHub's pages."""
-    description = built.metadata.get_payload()
+    description = distributions.metadata.get_payload()
     assert isinstance(description, str)
     found = links(description)
     raw = REPOSITORY.replace("https://github.com/", "https://raw.githubusercontent.com/") + "/main/"

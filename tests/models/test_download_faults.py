@@ -201,10 +201,7 @@ def test_the_mirror_is_tried_after_a_server_that_is_too_slow(
     server: FaultyServer, home: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Every wait for a byte is short, and the whole would take for ever."""
-    rules(monkeypatch, seconds=1.0)
-    server.script = [step]
-    with pytest.raises(UnreachableError, match=r"only \d+ bytes in 1 s"):
-        local_file(described(source_at(server)), progress=False)
+    rules(monkeypatch, seconds=0.3)
     server.script = [step]
     mirror = source_at(server, url=f"{server.url}/mirror/{NAME}")
     assert local_file(described(source_at(server), mirror), progress=False)[1] == DIGEST
@@ -229,8 +226,8 @@ def test_the_pace_is_measured_window_by_window() -> None:
 
 
 def test_a_peer_that_keeps_pace_is_waited_for(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    rules(monkeypatch, seconds=0.5)
-    server.script = ["slow 0.1"]
+    rules(monkeypatch, seconds=0.3)
+    server.script = ["slow 0.05"]
     assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
     assert len(server.seen) == 1
 

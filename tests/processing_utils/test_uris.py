@@ -120,7 +120,7 @@ def test_a_dripping_peer_is_hung_up_on(kind: str) -> None:
         thread.start()
         start = time.monotonic()
         with pytest.raises(FetchError, match="in time"):
-            fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/", allow_private=True, timeout=0.5)
+            fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/", allow_private=True, timeout=0.2)
         assert time.monotonic() - start < 8, "the peer would go on for ten seconds"
         thread.join()
 

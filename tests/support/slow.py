@@ -11,6 +11,8 @@ import pytest
 
 LIST = Path(__file__).with_name("slow.txt")
 MEAN, LONGEST = 0.2, 1.0  # seconds of processor time, over the parameters of a test
+#: Their setting up would count for whichever test comes first: all that use them are slow.
+FIXTURES = {"distributions", "exported", "forks", "triton_python"}
 STARTED = pytest.StashKey[float]()
 
 
@@ -37,7 +39,7 @@ class SlowTests:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         listed = set(LIST.read_text(encoding="utf-8").splitlines())
         for item in items:
-            if name_of(item.nodeid) in listed:
+            if name_of(item.nodeid) in listed or not FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
                 item.add_marker("slow")
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
