@@ -263,7 +263,7 @@ def test_wrong_arguments(arguments: str, named: str, tmp_path: Path, capsys: pyt
 
 
 def test_a_folder_that_is_no_variant(tmp_path: Path) -> None:
-    with pytest.raises(UnknownVariantError, match="^No such folder: .*none$"):
+    with pytest.raises(UnknownVariantError, match="none$"):
         find_checkpoint(str(tmp_path / "none"))
     (tmp_path / "file.pth").touch()
     with pytest.raises(UnknownVariantError, match="is a file"):

@@ -241,15 +241,15 @@ def test_two_runs_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.drop(["classes"]), "no column 'classes'; .* image"),
-        (lambda t: t.drop(["image"]), "no column 'image'"),
-        (lambda t: t.set_column(2, "probabilities", pa.array([["x"]] * 3)), r"VARCHAR\[\], expected FLOAT"),
+        (lambda t: t.drop(["classes"]), "'classes'.* image"),
+        (lambda t: t.drop(["image"]), "'image'"),
+        (lambda t: t.set_column(2, "probabilities", pa.array([["x"]] * 3)), r"VARCHAR\[\].* FLOAT"),
         (lambda t: t.set_column(2, "probabilities", pa.array([[0.5], [0.5, 0.2], [0.1, 0.1]])), "different lengths"),
-        (lambda t: t.set_column(2, "probabilities", pa.array([[1.5, 0.5]] * 3)), "score from 0 to 1.*: 3"),
-        (lambda t: t.set_column(2, "probabilities", pa.array([[math.nan, 0.5]] * 3)), "score from 0 to 1"),
+        (lambda t: t.set_column(2, "probabilities", pa.array([[1.5, 0.5]] * 3)), "0 to 1.*: 3"),
+        (lambda t: t.set_column(2, "probabilities", pa.array([[math.nan, 0.5]] * 3)), "0 to 1"),
         (lambda t: t.set_column(2, "probabilities", pa.array([[0.2, 0.7]] * 3)), "sorted.*: 3"),
-        (lambda t: t.set_column(1, "classes", pa.array([[-1, 2]] * 3)), "without a class.*: 3"),
-        (lambda t: t.set_column(0, "image", pa.array(["a", None, "b"])), "rows without an image: 1"),
+        (lambda t: t.set_column(1, "classes", pa.array([[-1, 2]] * 3)), "class.*: 3"),
+        (lambda t: t.set_column(0, "image", pa.array(["a", None, "b"])), "image: 1"),
     ],
 )  # fmt: skip
 def test_a_table_without_predictions(change: Callable[[pa.Table], pa.Table], message: str, tmp_path: Path) -> None:

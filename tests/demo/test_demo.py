@@ -113,7 +113,7 @@ def test_what_is_not_a_photo_is_refused(models: Models, data: bytes) -> None:
 def test_only_offered_variants_are_opened(models: Models, data: bytes) -> None:
     for name in ("resnext50_32x4d", "/etc", "../models", ""):
         refused("error_variant", classify, models, name, data, 5, LIMITS)
-    with pytest.raises(ValueError, match="different names"):
+    with pytest.raises(ValueError, match="name"):
         Models([])
 
 

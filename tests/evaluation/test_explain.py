@@ -119,7 +119,7 @@ def test_another_network_with_a_layer(scene: Image.Image) -> None:
     network = torchvision.models.resnet18(num_classes=4).eval()
     found = explain(network, scene, 3, preset=PRESET, layer="layer4")
     assert found.heat.shape == (64, 64)
-    for layer, message in ((None, "layer="), ("layer9", "no layer 'layer9'"), ("fc", "not one feature map")):
+    for layer, message in ((None, "layer="), ("layer9", "layer9"), ("fc", "fc")):
         with pytest.raises(ValueError, match=message):
             explain(network, scene, 3, preset=PRESET, layer=layer)
 
@@ -140,7 +140,7 @@ def test_wrong_arguments(scene: Image.Image) -> None:
     network = Colours().eval()
     cases: list[tuple[dict[str, Any], str]] = [
         ({"preset": None}, "preset="),
-        ({"target": 3}, "from 0 to 2"),
+        ({"target": 3}, "0 to 2"),
         ({"target": "red"}, "labels="),
         ({"target": "yellow", "labels": ["red", "green", "blue"]}, "'yellow'((?!labels=).)*$"),  # as of a set of images
     ]
@@ -155,5 +155,5 @@ def test_wrong_arguments(scene: Image.Image) -> None:
 
     without = Classifier.__new__(Classifier)
     without.engine, without.preset, without.labels, without.checkpoint = Foreign(), PRESET, [], None
-    with pytest.raises(ValueError, match="foreign has no gradients"):
+    with pytest.raises(ValueError, match="foreign"):
         explain(without, scene)

@@ -137,9 +137,9 @@ def test_resuming_another_run_or_a_changed_source_is_refused(tmp_path: Path) -> 
     out = tmp_path / "o.parquet"
     with pytest.raises(RuntimeError):
         made_run(out, predictor=made_predictor(fail_at=12))
-    with pytest.raises(OutputError, match="shard 0 was '0 50', now '0 40'"):
+    with pytest.raises(OutputError, match="'0 50'.*'0 40'"):
         made_run(out, size=40, resume=True)
-    with pytest.raises(OutputError, match="grade 'close', now 'fast'; versions.pillow None, now '9'"):
+    with pytest.raises(OutputError, match="grade 'close'.*'fast'.*versions.pillow None.*'9'"):
         made_run(out, resume=True, identity={"top": 2, "grade": "fast", "versions": {"pillow": "9"}})
     assert made_run(out, overwrite=True).computed == 300
 
@@ -165,19 +165,19 @@ def test_a_source_that_has_lost_its_last_shards_is_refused(tmp_path: Path) -> No
     out = tmp_path / "o.parquet"
     with pytest.raises(RuntimeError):
         made_run(out, predictor=made_predictor(fail_at=25))
-    with pytest.raises(OutputError, match="shards have changed"):
+    with pytest.raises(OutputError, match="shards"):
         made_run(out, total=50, resume=True)
 
 
 def test_two_runs_for_one_table_exclude_each_other(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "o.parquet", {})
-    with parts.opened(), pytest.raises(OutputError, match="Another process is writing"):
+    with parts.opened(), pytest.raises(OutputError, match="process"):
         made_run(tmp_path / "o.parquet", overwrite=True)
 
 
 def test_a_folder_as_the_table_is_refused_before_the_run(tmp_path: Path) -> None:
     (tmp_path / "o.csv").mkdir()
-    with pytest.raises(OutputError, match=r"o.csv is a folder"):
+    with pytest.raises(OutputError, match=r"o\.csv.*folder"):
         made_run(tmp_path / "o.csv", overwrite=True)
     assert not (tmp_path / "o.csv.parts").exists()
 

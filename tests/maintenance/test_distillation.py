@@ -86,15 +86,15 @@ def test_distillation_loss_is_the_papers() -> None:
 
 def test_a_recipe_and_its_teacher_come_together(table: PixelTable, colours: Path) -> None:
     scores = torch.zeros(144, 1, 1, 3)
-    with pytest.raises(ValueError, match="needs a teacher's scores"):
+    with pytest.raises(ValueError, match="scores"):
         InMemory(DISTILLED, table)
-    with pytest.raises(ValueError, match="one without must not have them"):
+    with pytest.raises(ValueError, match="without"):
         InMemory(PLAIN, table, scores)
     with pytest.raises(ValueError, match="in_memory = true"):
         FromFiles(DISTILLED, open_images(colours / "train.parquet"))
-    with pytest.raises(ValueError, match="9 images, expected 144"):
+    with pytest.raises(ValueError, match="9 .*144"):
         InMemory(DISTILLED, table, scores[:9])
-    with pytest.raises(ValueError, match="only crops, flips, mixup and cutmix"):
+    with pytest.raises(ValueError, match="crops, flips, mixup and cutmix"):
         InMemory(dataclasses.replace(PLAIN, erasing=0.1), table)
 
 
@@ -109,7 +109,7 @@ def test_a_grown_network_computes_the_same() -> None:
     with pytest.raises(ValueError, match="too small"):
         grow_into(small, large.state_dict())
     wide = build(dataclasses.replace(SMALL, planes=32), 3)
-    with pytest.raises(ValueError, match="cannot grow into"):
+    with pytest.raises(ValueError, match="grow"):
         grow_into(wide, small.state_dict())
 
 

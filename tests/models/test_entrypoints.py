@@ -255,7 +255,7 @@ def test_a_file_from_before_batches_were_counted(small: Any, tmp_path: Path) -> 
 def test_nvidia_errors(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"missing\.pth$"):
         hubconf.nvidia_resneXt(False, str(tmp_path / "missing.pth"))
-    with pytest.raises(ValueError, match="pass pretrained=False"):
+    with pytest.raises(ValueError, match="pretrained=False"):
         hubconf.nvidia_resneXt(True, str(tmp_path / "missing.pth"))
 
 

@@ -212,7 +212,7 @@ def test_a_manifest_that_was_changed_afterwards_is_refused(
     manifest_json = copy.deepcopy(manifest_json)
     manifest_json["checkpoints"]["resnet18_ssl"]["sources"][0]["url"] = "http://127.0.0.1:9/other.pth"
     path.write_text(json.dumps(manifest_json))
-    with pytest.raises(ManifestError, match="has been changed") as raised:
+    with pytest.raises(ManifestError, match="weights_manifest.json") as raised:
         read()
     match = re.search(r"`(sha256sum .*)`", str(raised.value))
     assert match is not None
@@ -360,9 +360,9 @@ def test_ones_own_checkpoint_is_found_by_its_folder(
 def test_a_folder_that_is_no_run(tmp_path: Path, manifest_json: dict[str, Any]) -> None:
     with pytest.raises(UnknownVariantError, match=r"no weights_manifest\.json"):
         find_checkpoint(tmp_path)
-    with pytest.raises(ManifestError, match="describes 2 checkpoints"):
+    with pytest.raises(ManifestError, match="2 checkpoints"):
         find_checkpoint(written(tmp_path / "two", manifest_json, "resnet18_ssl", "resnext_tiny"))
-    with pytest.raises(ManifestError, match="describes 0 checkpoints"):
+    with pytest.raises(ManifestError, match="0 checkpoints"):
         find_checkpoint(written(tmp_path / "none", manifest_json))
 
 

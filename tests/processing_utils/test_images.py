@@ -299,7 +299,7 @@ def test_limits_are_the_last_that_is_taken(tmp_path: Path) -> None:
     assert "1,000 bytes" in refusal(data * 20, max_bytes=1000)
     (tmp_path / "a.png").write_bytes(data)
     for source in (tmp_path / "a.png", (tmp_path / "a.png").as_uri()):
-        with pytest.raises(FetchError, match="bytes, more than the"):
+        with pytest.raises(FetchError, match=f"{len(data) - 1:,}|{len(data):,}"):
             open_image(source, max_bytes=len(data) - 1)
 
 
@@ -383,10 +383,10 @@ def test_pil_images_that_cannot_be_used(picture: Image.Image, tmp_path: Path) ->
     picture.save(tmp_path / "a.png")
     closed = Image.open(tmp_path / "a.png")
     closed.close()
-    with pytest.raises(ImageError, match="The PIL image cannot be used"):
+    with pytest.raises(ImageError, match="PIL"):
         open_image(closed)
     cut = Image.open(io.BytesIO(encoded(picture, "JPEG")[:900]))
-    with pytest.raises(ImageError, match="cannot be used"):
+    with pytest.raises(ImageError, match="PIL"):
         open_image(cut)
     for size in ((0, 5), (5, 0)):
         assert "has no pixels" in refusal(Image.new("RGB", size))
@@ -436,8 +436,8 @@ def test_arrays() -> None:
     [
         (b"", "0 bytes"),
         (b"GIF89a", "corrupt or incomplete|Not an image"),
-        (b"<!DOCTYPE html><html>", "looks like a web page"),
-        (b"\n  <HTML lang=en>", "looks like a web page"),
+        (b"<!DOCTYPE html><html>", "page"),
+        (b"\n  <HTML lang=en>", "page"),
         (b"password = 1", r"Not an image .*JPEG, [A-Z, ]*\)\.$"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "Not an image"),
         (3, "not int"),
@@ -455,7 +455,7 @@ def test_a_server_reads_no_files(tmp_path: Path, picture: Image.Image) -> None:
     for source in (tmp_path / "a.png", str(tmp_path / "a.png"), (tmp_path / "a.png").as_uri()):
         with pytest.raises(FetchError):
             open_image(source, schemes=("http", "https"))
-    with pytest.raises(FetchError, match="is not a valid path"):
+    with pytest.raises(FetchError, match="A{50}"):
         open_image("A" * 10_000)
 
 
@@ -468,7 +468,7 @@ def test_a_stream_is_read_no_further_than_the_limit() -> None:
             return b"x" * size
 
     stream = Endless()
-    with pytest.raises(ImageError, match="more than the 1,000 bytes"):
+    with pytest.raises(ImageError, match="1,000 bytes"):
         read_encoded(stream, max_bytes=1000)
     assert stream.asked == 1001
 
@@ -541,7 +541,7 @@ def test_batches() -> None:
     with pytest.raises(ImageError, match="pixels"):
         prepare_input_from_uri(encoded(Image.new("L", (9, 9))), max_pixels=80)
     assert torch.equal(prepare_input_from_uri(shade(255), variant="resnext_tiny"), batch[1:])
-    with pytest.raises(ImageError, match=r"^The image is empty"):
+    with pytest.raises(ImageError, match="0 bytes"):
         prepare_input_from_uri(b"")
 
 

@@ -64,10 +64,10 @@ def test_logits_are_not_taken_for_probabilities() -> None:
 @pytest.mark.parametrize(
     ("scores", "n", "labels", "message"),
     [
-        (softmax(1, 10), 5, "imagenet-1k", "expected 10, got 1000 in 'imagenet-1k'"),
-        (softmax(1, 3), 2, ["a", "b"], "labels .*expected 3, got 2"),
-        (softmax(1, 3), -1, ["a", "b", "c"], "n must be from 1 to 3, got -1"),
-        (softmax(1, 3)[0], 1, ["a", "b", "c"], r"got \(3,\)"),
+        (softmax(1, 10), 5, "imagenet-1k", "10.* 1000.*'imagenet-1k'"),
+        (softmax(1, 3), 2, ["a", "b"], "labels .*3.* 2"),
+        (softmax(1, 3), -1, ["a", "b", "c"], "n .*1 to 3.* -1"),
+        (softmax(1, 3)[0], 1, ["a", "b", "c"], r"\(3,\)"),
         (torch.tensor([[float("nan"), 1.0]]), 1, ["a", "b"], "NaN"),
         (torch.randn(2, 3).softmax(0), 1, ["a", "b", "c"], "not probabilities"),
         (torch.randn(1, 2).softmax(0), 1, ["a", "b"], "not probabilities"),
@@ -147,7 +147,7 @@ def test_labels_keep_their_synsets() -> None:
     (best,) = top_predictions([[0.25, 0.75]], 1, labels=labels)[0]
     assert best == Prediction(1, labels[1].synset, labels[1].name, 0.75)
     assert pick_n_best([[0.25, 0.75]], 2, labels=["a", "b"]) == [[("b", "75.0%"), ("a", "25.0%")]]
-    with pytest.raises(ValueError, match="labels .*expected 2, got 1"):
+    with pytest.raises(ValueError, match="labels .*2.* 1"):
         pick_n_best([[0.25, 0.75]], labels=["a"])
 
 

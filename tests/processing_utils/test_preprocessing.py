@@ -219,11 +219,11 @@ def test_broken_and_oversized_files_are_refused_in_the_same_words(grade: str, in
         assert str(got.value) == str(expected.value)
     with pytest.raises(ImageError, match="1500 x 1400 .* 1,000"):
         load_pixels(data, IMAGENET, grade, max_pixels=1000)
-    with pytest.raises(ImageError, match="more than the 100 bytes"):
+    with pytest.raises(ImageError, match="100 bytes"):
         load_pixels(data, IMAGENET, grade, max_bytes=100)
-    with pytest.raises(ImageError, match="too long and narrow"):
+    with pytest.raises(ImageError, match="60000|60,000"):
         load_pixels(encoded(Image.new("RGB", (1, 60_000))), IMAGENET, grade)
-    with pytest.raises(FileNotFoundError, match="No such file"):
+    with pytest.raises(FileNotFoundError, match="none.jpg"):
         load_pixels(tmp_path / "none.jpg", IMAGENET, grade)
 
 
@@ -232,7 +232,7 @@ def test_limits_hold_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch)
         raise AssertionError("decoded")
 
     monkeypatch.setattr(module, "decode_jpeg", never)
-    with pytest.raises(ImageError, match="pixels, more than"):
+    with pytest.raises(ImageError, match="1,000"):
         load_pixels(encoded(picture(300, 290)), IMAGENET, "fast", max_pixels=1000)
 
 

@@ -41,29 +41,29 @@ def test_the_policy_for_images(wire: Wire) -> None:
         wire.answers = [answer]
         with pytest.raises(FetchError, match=rf"{A}: .*(404|206|1,000)"):
             fetch(A, max_bytes=1000, **wire.options())
-    with pytest.raises(FetchError, match="in time"):
+    with pytest.raises(FetchError, match="time"):
         fetch(A, timeout=0, **wire.options())
 
 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("ftp://example.org/a.jpg", "scheme 'ftp'.* http, https, data, file"),
-        ("gopher://example.org/", "scheme 'gopher'"),
-        ("javascript:alert(1)", "scheme 'javascript'"),
-        ("nothing", "None in 'nothing'"),
+        ("ftp://example.org/a.jpg", "'ftp'.* http, https, data, file"),
+        ("gopher://example.org/", "'gopher'"),
+        ("javascript:alert(1)", "'javascript'"),
+        ("nothing", "'nothing'"),
         ("photo:1.jpg", r"'photo' in 'photo:1\.jpg'.*\./"),
         ("http://me:secret@example.org/", r"^http://\*+@example\.org/: .*user name"),
-        ("http://example.org\r\nHost: evil/", "not a well-formed URL"),
-        ("http://example.org/\udcff", "well-formed"),
-        ("http://a..b/", "well-formed"),
-        ("http://" + "a" * 70 + ".org/", "well-formed"),
-        ("data:image/png;base64", "no comma"),
-        ("data:image/png;base64,@@@@", "not valid base64"),
-        ("data:;base64,AP8", "not valid base64"),
-        ("data:,\udcff", "well-formed"),
+        ("http://example.org\r\nHost: evil/", "URL"),
+        ("http://example.org/\udcff", "URL"),
+        ("http://a..b/", "URL"),
+        ("http://" + "a" * 70 + ".org/", "URL"),
+        ("data:image/png;base64", "comma"),
+        ("data:image/png;base64,@@@@", "base64"),
+        ("data:;base64,AP8", "base64"),
+        ("data:,\udcff", "'data:,"),
         ("file://server/share/a.jpg", "'server'"),
-        ("file://[", "well-formed"),
+        ("file://[", "URL"),
         *((start + "\u0300\u0316" * 64_000 + ".org/", "128,0.. ch") for start in (A[:8], "https://a/", "file://a")),
     ],
     ids=lambda value: ascii(value)[:40],
@@ -119,7 +119,7 @@ def test_a_dripping_peer_is_hung_up_on(kind: str) -> None:
         thread = threading.Thread(target=drip)
         thread.start()
         start = time.monotonic()
-        with pytest.raises(FetchError, match="in time"):
+        with pytest.raises(FetchError, match="time"):
             fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/", allow_private=True, timeout=0.2)
         assert time.monotonic() - start < 8, "the peer would go on for ten seconds"
         thread.join()
