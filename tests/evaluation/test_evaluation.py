@@ -37,7 +37,7 @@ from resnext_hub.inference.engines import open_engine
 from resnext_hub.intervals import wilson_interval
 from resnext_hub.models.manifest import Accuracy, default_manifest
 from resnext_hub.processing_utils.labels import Label, read_labels
-from resnext_hub.processing_utils.preprocessing import load_pixels, view_pixels
+from resnext_hub.processing_utils.preprocessing import load_pixels
 
 from ..support.data_sets import table, tar, write
 from ..support.known_accuracy import (
@@ -196,20 +196,6 @@ def test_the_pixels_are_those_of_the_grade(grade: str, shared: Path) -> None:
     for preset, pixels in zip(presets, worker._load(photo), strict=True):
         off = np.abs(pixels[0].astype(int) - load_pixels(photo, preset, grade).astype(int)).max()
         assert off <= (0 if grade in ("reference", "fast") else 2)
-
-
-def test_views_are_torchvisions(shared: Path) -> None:
-    from torchvision.transforms.v2 import InterpolationMode, PILToTensor, Resize, TenCrop
-
-    preset = CHECKPOINT.preprocessing
-    for path in sorted((shared / "photos").iterdir())[:4]:
-        image = Image.open(path).convert("RGB")
-        resized = Resize(preset.resize_size, InterpolationMode.BILINEAR)(image)
-        expected = [PILToTensor()(crop).permute(1, 2, 0).numpy() for crop in TenCrop(preset.crop_size)(resized)]
-        found = view_pixels(image, preset, "ten-crop")
-        np.testing.assert_array_equal(found, np.stack(expected))
-        np.testing.assert_array_equal(view_pixels(image, preset, "flip"), [found[4], found[4][:, ::-1]])
-        np.testing.assert_array_equal(view_pixels(image, preset, "centre"), found[[4]])
 
 
 def test_views_are_averaged(tmp_path: Path) -> None:
@@ -661,7 +647,10 @@ def test_resnext_tinys_published_figure_is_reproduced(shared: Path, tmp_path: Pa
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     published = default_manifest().resolve("resnext_tiny").published
     assert report["dataset"] == published.dataset
-    assert abs(report["results"][0]["top1"]["percent"] - published.top1) < 0.05
+    (found,) = report["results"]
+    for share in ("top1", "top5"):  # two of 5,000 images may fall otherwise where a processor rounds otherwise
+        assert abs(found[share]["percent"] - getattr(published, share)) < 0.05
+    assert found["ece"] <= 0.03
 
 
 @pytest.mark.parametrize(

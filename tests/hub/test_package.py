@@ -69,6 +69,7 @@ def test_importing_the_package_imports_nothing_else(run_python: Any) -> None:
         "assert new == {'resnext_hub'}, new\n"
         "from resnext_hub import cli\n"
         "assert cli.main(['list']) == 0\n"
+        "import resnext_hub.training\n"
         "late = {'torch', 'numpy', 'PIL', 'importlib.metadata'} & set(sys.modules) - before\n"
         "assert not late, late\n"
         "from resnext_hub import *\n"

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from resnext_hub import hubconf
 from resnext_hub.errors import EngineError, ImageError, UnknownVariantError
-from resnext_hub.evaluation.metrics import expected_calibration_error
 from resnext_hub.inference.classifier import Classifier, classifier
 from resnext_hub.inference.engines import TorchEngine
 from resnext_hub.models.manifest import ROOT, default_manifest
@@ -132,12 +131,6 @@ def test_a_classifier_can_be_pickled(classify: Classifier, image: Image.Image) -
     assert pickle.loads(pickle.dumps(classify))(image) == classify(image)
 
 
-def test_a_file_that_is_no_image_is_named(classify: Classifier, tmp_path: Path) -> None:
-    (tmp_path / "text.jpg").write_text("no image")
-    with pytest.raises(ImageError, match=r"text\.jpg"):
-        classify(str(tmp_path / "text.jpg"))
-
-
 def test_errors_can_be_returned(classify: Classifier, image: Image.Image) -> None:
     images = [b"no image"] * 2 + [image, "missing.jpg"] + [image] * 2
     found = classify(images, 1, batch_size=2, errors="return")
@@ -182,25 +175,6 @@ def test_the_weights_in_the_repository_are_small() -> None:
     assert (ROOT / source.path).stat().st_size <= 4 * 2**20
     assert {t.dtype for t in torch.load(ROOT / source.path, weights_only=True).values()} == {torch.float16, torch.int64}
     assert {p.dtype for p in hubconf.resnext_tiny().parameters()} == {torch.float32}
-
-
-def test_accuracy_is_what_the_manifest_says(classify: Classifier, shared: Path) -> None:
-    pq = pytest.importorskip("pyarrow.parquet")
-    table = pq.read_table(shared / "tiny-imagenet-200" / "val.parquet")
-    synsets = [label.synset for label in read_labels("tiny-imagenet-200")]
-    images = [load_pixels(jpeg, TINY.preprocessing) for jpeg in table["jpeg"].to_pylist()]
-    expected = torch.tensor([synsets.index(wnid) for wnid in table["wnid"].to_pylist()])
-    assert len(expected) == 5000
-    logits = np.concatenate([classify.engine(np.stack(images[i : i + 250]))[0] for i in range(0, 5000, 250)])
-    best = torch.from_numpy(logits).topk(5).indices
-    hits = best == expected[:, None]
-    top1, top5 = 100 * hits[:, 0].float().mean().item(), 100 * hits.any(1).float().mean().item()
-    assert top1 >= 58
-    # Two of 5,000 images may fall otherwise where another processor rounds otherwise.
-    assert top1 == pytest.approx(TINY.published.top1, abs=0.05)
-    assert top5 == pytest.approx(TINY.published.top5, abs=0.05)
-    confidence = torch.from_numpy(logits).softmax(1).amax(1)
-    assert expected_calibration_error(confidence.numpy(), hits[:, 0].numpy()) <= 0.03
 
 
 def test_its_labels_are_those_it_was_trained_on(shared: Path) -> None:

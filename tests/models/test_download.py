@@ -76,24 +76,6 @@ def test_a_file_that_changed_between_parts_is_downloaded_again(server: FaultySer
     assert path.read_bytes() == CONTENT
 
 
-def test_a_range_of_another_file_restarts_the_download(server: FaultyServer, home: Path) -> None:
-    """It has the ETag of the first part, so that it is found only when all is there."""
-    server.script = ["cut 100000", "patched"]
-    assert local_file(described(source_at(server)), progress=False)[1] == DIGEST
-    assert "Range" not in server.seen[-1]
-    assert left(home) == [NAME]
-
-
-def test_without_hash_and_length_a_cut_must_be_noticeable(server: FaultyServer, home: Path) -> None:
-    unknown = described(source_at(server, hash=None, bytes=None))
-    server.script = ["unannounced"]
-    with pytest.raises(UnreachableError, match="no length.*hash"):
-        local_file(unknown, progress=False)
-    assert left(home) == []
-    server.script = ["chunked 100000", "chunked"]  # the end of the last chunk tells
-    assert local_file(unknown, progress=False)[1] == DIGEST
-
-
 def test_a_file_is_on_the_disk_before_it_gets_its_name(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     fsync, replace = os.fsync, os.replace

@@ -69,8 +69,6 @@ def test_logits_are_not_taken_for_probabilities() -> None:
         (softmax(1, 3), -1, ["a", "b", "c"], "n .*1 to 3.* -1"),
         (softmax(1, 3)[0], 1, ["a", "b", "c"], r"\(3,\)"),
         (torch.tensor([[float("nan"), 1.0]]), 1, ["a", "b"], "NaN"),
-        (torch.randn(2, 3).softmax(0), 1, ["a", "b", "c"], "not probabilities"),
-        (torch.randn(1, 2).softmax(0), 1, ["a", "b"], "not probabilities"),
         (torch.tensor([[1.5, -0.5]]), 1, ["a", "b"], "not probabilities"),
     ],
 )
@@ -147,8 +145,6 @@ def test_labels_keep_their_synsets() -> None:
     (best,) = top_predictions([[0.25, 0.75]], 1, labels=labels)[0]
     assert best == Prediction(1, labels[1].synset, labels[1].name, 0.75)
     assert pick_n_best([[0.25, 0.75]], 2, labels=["a", "b"]) == [[("b", "75.0%"), ("a", "25.0%")]]
-    with pytest.raises(ValueError, match="labels .*2.* 1"):
-        pick_n_best([[0.25, 0.75]], labels=["a"])
 
 
 def test_the_picture_can_be_read(photo: Path, tmp_path: Path) -> None:
@@ -171,8 +167,6 @@ def test_the_picture_can_be_read(photo: Path, tmp_path: Path) -> None:
     assert [t.get_position()[0] for t in right.texts] == pytest.approx([70, 20, 5])
     low, high = right.get_ylim()
     assert low > high, "the best is on top"
-    assert right.get_xlim()[0] == 0
-    assert 100 < right.get_xlim()[1] < 130, "the whole bar is certainty, and its number has room"
     assert not right.xaxis.get_visible()
     assert not any(spine.get_visible() for spine in right.spines.values())
     best, *others = [bar.get_facecolor() for bar in right.patches]  # type: ignore[attr-defined]
