@@ -35,9 +35,18 @@ def of_torchvision(a: Architecture, **options: object) -> ResNet:
     )  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", [n for n, a in ARCHITECTURES.items() if a.se_channels is None and a.planes == 64])
-def test_logits_are_bit_identical_to_torchvision(name: str) -> None:
-    a = ARCHITECTURES[name]
+LIKE_TORCHVISION = [n for n, a in ARCHITECTURES.items() if a.se_channels is None and a.planes == 64]
+#: 200 to 830 million parameters: at their full depth among the soak tests, else with a block a stage.
+WIDE = [n for n in LIKE_TORCHVISION if ARCHITECTURES[n].groups > 1 and ARCHITECTURES[n].width_per_group > 8]
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [pytest.param(n, ARCHITECTURES[n].layers, marks=[pytest.mark.soak] * (n in WIDE)) for n in LIKE_TORCHVISION]
+    + [(n, (1, 1, 1, 1)) for n in WIDE],
+)
+def test_logits_are_bit_identical_to_torchvision(name: str, layers: tuple[int, int, int, int]) -> None:
+    a = dataclasses.replace(ARCHITECTURES[name], layers=layers)
     with torch.device("meta"):
         ours, theirs = build(a), of_torchvision(a)
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
@@ -76,8 +85,8 @@ def test_squeeze_excite_is_its_formula() -> None:
 
 
 def test_se_network_is_its_formula() -> None:
-    """The whole SE-ResNeXt101, its blocks written out by hand in float64."""
-    network = build(ARCHITECTURES["se_resnext101_32x4d"]).eval()
+    """SE-ResNeXt101 with two blocks a stage, written out by hand in float64."""
+    network = build(dataclasses.replace(ARCHITECTURES["se_resnext101_32x4d"], layers=(2, 2, 2, 2))).eval()
     randomise(network)
     state = {k: v.double() for k, v in network.state_dict().items()}
 
@@ -90,8 +99,8 @@ def test_se_network_is_its_formula() -> None:
     with torch.inference_mode():
         y = F.relu(bn(F.conv2d(x, state["conv1.weight"], stride=2, padding=3), "bn1"))
         y = F.max_pool2d(y, 3, 2, 1)
-        for stage, depth in enumerate((3, 4, 23, 3), start=1):
-            for block in range(depth):
+        for stage in range(1, 5):
+            for block in range(2):
                 p, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
                 z = F.relu(bn(F.conv2d(y, state[f"{p}.conv1.weight"]), f"{p}.bn1"))
                 z = F.relu(bn(F.conv2d(z, state[f"{p}.conv2.weight"], None, stride, 1, 1, 32), f"{p}.bn2"))
@@ -171,6 +180,7 @@ def test_torchscript_takes_it(architecture: Architecture, num_classes: int) -> N
         torch.testing.assert_close(torch.jit.script(network)(x), network(x))
 
 
+@pytest.mark.soak  # 12 s of compiling; the others trace all that it is given
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_inductor_takes_a_stage() -> None:
