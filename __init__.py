@@ -50,15 +50,8 @@ __all__ = [
 ]
 
 _MODULES = {
-    "CheckpointError": "errors",
     "Classifier": "inference.classifier",
-    "EngineError": "errors",
-    "FetchError": "errors",
-    "ImageError": "errors",
-    "MissingPackageError": "errors",
     "Prediction": "processing_utils.predictions",
-    "ResNeXtHubError": "errors",
-    "UnknownVariantError": "errors",
     "classifier": "inference.classifier",
     "open_image": "processing_utils.images",
     "plot_predictions": "processing_utils.plot",
@@ -68,11 +61,11 @@ _MODULES = {
 if not TYPE_CHECKING:  # a type checker would take any name for one of these
 
     def __getattr__(name):
-        if name not in _MODULES:
+        if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        value = globals()[name] = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+        value = globals()[name] = getattr(import_module(f".{_MODULES.get(name, 'errors')}", __name__), name)
         return value
 
     def __dir__():

@@ -19,17 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Processes:
-    """The place of this process among those that work together.
+    """The place of this process among those that work together."""
 
-    Attributes:
-        rank, world: its number, and how many there are on all machines.
-        local, local_world: the same on this machine.
-    """
-
-    rank: int = 0
-    world: int = 1
-    local: int = 0
-    local_world: int = 1
+    rank: int = 0  #: its number
+    world: int = 1  #: how many there are on all machines
+    local: int = 0  #: its number on this machine
+    local_world: int = 1  #: how many there are on this machine
 
     @classmethod
     def here(cls) -> Processes:

@@ -36,11 +36,7 @@ def silence(library: str) -> None:
 
 
 def import_quietly(module: str) -> Any:
-    """Import a module of a library in `SWITCHES` with the library's telemetry turned off.
-
-    Raises:
-        ModuleNotFoundError: The library is not installed.
-    """
+    """Import a module of a library in `SWITCHES` with the library's telemetry turned off."""
     library = module.partition(".")[0]
     silence(library)
     with _without_openvino_telemetry() if library == "openvino" else contextlib.nullcontext():

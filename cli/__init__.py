@@ -1,4 +1,4 @@
-"""The command ``resnext-hub``: one file per command.
+"""The command ``resnext-hub``: one file per command, whose ``add_to`` adds it to argparse's subparsers.
 
 Starts without torch: a command imports what it needs when it runs.
 """

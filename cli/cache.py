@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 
 def add_to(commands: Any) -> None:
-    """Add the command to argparse's subparsers."""
     cache: argparse.ArgumentParser = commands.add_parser(
         "cache", help="list, verify or remove downloaded weights and built engines"
     )
@@ -61,10 +60,8 @@ def _described(entry: StoredFile | EngineFolder) -> list[str]:
     if entry.record is None:
         return [f"{of}, not verified yet"]
     known = "verified" if entry.source.hash else "unverified: no hash is published"
-    return [
-        f"{of}, {known}, {entry.record.date[:10]}",
-        f"sha256 {entry.record.sha256[:16]}…  {entry.record.source}",
-    ]
+    record = entry.record
+    return [f"{of}, {known}, {record.date[:10]}", f"sha256 {record.sha256[:16]}…  {record.source}"]
 
 
 def _list(arguments: argparse.Namespace, manifest: Manifest) -> int:
@@ -75,10 +72,8 @@ def _list(arguments: argparse.Namespace, manifest: Manifest) -> int:
         for line in _described(entry):
             print(f"{'':15}{line}")
     removable = sum(entry.bytes for entry in entries if entry.removable)
-    print(
-        f"{_size(sum(entry.bytes for entry in entries)):>13}  in total; {_size(removable)} can be removed (resnext-hub "
-        "cache prune)"
-    )
+    total = _size(sum(entry.bytes for entry in entries))
+    print(f"{total:>13}  in total; {_size(removable)} can be removed (resnext-hub cache prune)")
     return EXIT_OK
 
 
@@ -114,8 +109,7 @@ def _verify(arguments: argparse.Namespace, manifest: Manifest) -> int:
             print(f"{path.name}: {unchanged}", flush=True)
         else:
             entry.remove()
-            message = f"{path.name} {damaged} and has been removed. It is made again when needed."
-            status = fail(message, EXIT_WEIGHTS)
+            status = fail(f"{path.name} {damaged} and has been removed. It is made again when needed.", EXIT_WEIGHTS)
     if not entries:
         print("There is nothing to verify.", file=sys.stderr)
     return status

@@ -13,12 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.options import add_reading_options
 from ..errors import EXIT_IMAGE, EXIT_OK, EXIT_USAGE, ImageError, SourceError
 from ..models.manifest import Manifest, find_checkpoint
 from ..packages import install, missing
 from .console import as_options, counted, fail
-from .options import add_engine, add_grade, add_limits, add_precision, add_variant, positive
+from .options import add_engine, add_grade, add_limits, add_precision, add_reading_options, add_variant, positive
 
 if TYPE_CHECKING:
     from ..processing_utils import Prediction
@@ -33,7 +32,6 @@ PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp")
 
 
 def add_to(commands: Any) -> None:
-    """Add the command to argparse's subparsers."""
     about = "name what is in photos, or make a table of many images"
     classify = commands.add_parser("classify", help=about, description=f"{about.capitalize()}.")
     photos = "path or URL, or - for an image from stdin; with --out also folders and more"
@@ -63,8 +61,7 @@ def add_to(commands: Any) -> None:
     table.add_argument("--workers", type=positive, metavar="N", help="threads (default: all cores)")
     table.add_argument("--features", action="store_true", help="add a column of pooled features (float16)")
     add_grade(table, "close")
-    ray = "use all nodes of a cluster; --workers is then per actor"
-    table.add_argument("--cluster", choices=("ray",), help=ray)
+    table.add_argument("--cluster", choices=("ray",), help="use all nodes of a cluster; --workers is then per actor")
     table.add_argument("--gpus", type=float, metavar="N", help="GPUs per actor (default: 0)")
     table.add_argument("--resume", action="store_true", help="continue a run that was stopped")
     table.add_argument("--overwrite", action="store_true", help="replace FILE, or what a stopped run left of it")
@@ -100,8 +97,7 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
 
     def failed(photo: str, error: Exception) -> int:
         if arguments.json:
-            found = {"image": photo, "error": as_options(str(error))}
-            print(json.dumps(found, ensure_ascii=False), flush=True)
+            print(json.dumps({"image": photo, "error": as_options(str(error))}, ensure_ascii=False), flush=True)
         return fail(with_name(photo, error), EXIT_IMAGE)
 
     check_engine(arguments.engine, arguments.precision, arguments.calibration is not None)
@@ -158,23 +154,14 @@ def _classify_many(arguments: argparse.Namespace, variant: str, options: dict[st
     from ..inference.bulk import classify_many, stream_predictions
     from ..inference.cluster import classify_on_ray
 
-    options |= {
-        "engine": arguments.engine,
-        "device": arguments.device,
-        "precision": arguments.precision,
-        "calibration": arguments.calibration,
-        "top": arguments.top,
-        "max_pixels": arguments.max_pixels,
-        "truncated": arguments.truncated,
-        "allow_private": getattr(arguments, "allow_private", False),
-        "progress": sys.stderr.isatty(),
-    }
+    same = ("engine", "device", "precision", "calibration", "top", "max_pixels", "truncated")
+    options |= {name: getattr(arguments, name) for name in same}
+    options |= {"allow_private": getattr(arguments, "allow_private", False), "progress": sys.stderr.isatty()}
     if cluster and "workers" in options:
         options["cores"] = options.pop("workers")
     with _source(arguments.photos, arguments.out) as source:
         if to_stdout:
-            suffix = ".jsonl" if arguments.json else ".csv"
-            done = stream_predictions(source, sys.stdout, suffix, variant, **options)
+            done = stream_predictions(source, sys.stdout, ".jsonl" if arguments.json else ".csv", variant, **options)
         else:
             done = (classify_on_ray if cluster else classify_many)(source, arguments.out, variant, **options)
     if not to_stdout:

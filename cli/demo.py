@@ -15,7 +15,6 @@ LOOPBACK = "127.0.0.1"
 
 
 def add_to(commands: Any) -> None:
-    """Add the command to argparse's subparsers."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "demo",
         help="serve a web page that classifies photos",

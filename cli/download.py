@@ -13,7 +13,6 @@ from .options import add_variant
 
 
 def add_to(commands: Any) -> None:
-    """Add the command to argparse's subparsers."""
     about = "download and verify weights, for a machine without a network for example"
     parser: argparse.ArgumentParser = commands.add_parser("download", help=about, description=f"{about.capitalize()}.")
     add_variant(parser, "variants", trained=False, nargs="+")

@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..data.options import add_reading_options
 from ..errors import EXIT_DIFFERENT, EXIT_IMAGE, EXIT_OK
 from ..models.manifest import Manifest
 from .console import counted, fail
-from .options import add_engine, add_grade, add_limits, add_precision, add_variant, positive
+from .options import add_engine, add_grade, add_limits, add_precision, add_reading_options, add_variant, positive
 
 LAYOUTS = """\
 DATA is one or more of
@@ -33,7 +32,6 @@ weights not available; 4 --expect was not met; 130 stopped."""
 
 
 def add_to(commands: Any) -> None:
-    """Add the command to argparse's subparsers."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "evaluate",
         help="measure accuracy on labelled images, next to the published figures",

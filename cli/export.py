@@ -7,19 +7,17 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ..data.options import add_reading_options
 from ..deploy.formats import FORMATS
 from ..deploy.triton_config import BACKENDS, Serving
 from ..errors import EXIT_OK, ExportError
 from ..models.manifest import Manifest
 from .console import counted
-from .options import add_variant
+from .options import add_reading_options, add_variant
 
 TRITON = "triton"  # not a format of its own: a model repository with files of the other formats
 
 
 def add_to(commands: Any) -> None:
-    """Add the subcommand to argparse's subparsers."""
     names = ", ".join([*FORMATS, TRITON])
     parser: argparse.ArgumentParser = commands.add_parser(
         "export",
@@ -98,15 +96,13 @@ def _to_triton(variant: str, out: Path, said: dict[str, Any]) -> Any:
         raise ExportError(
             "A model repository is extended, not replaced: pass --model-version or --name instead of --overwrite."
         )
-    for implied in ("preprocessing", "resize", "softmax"):
-        said.pop(implied)
-    if said["top"] is None:
-        del said["top"]
-    if "preferred_batch" in said:
-        said["preferred_batch"] = tuple(said["preferred_batch"])
     fields = {field.name for field in dataclasses.fields(Serving)}
-    serving = {key: said.pop(key) for key in list(said) if key in fields}
-    return add_to_repository(variant, out, serving=Serving(**serving), **said)
+    serving = {key: value for key, value in said.items() if key in fields and value is not None}
+    if "preferred_batch" in serving:
+        serving["preferred_batch"] = tuple(serving["preferred_batch"])
+    implied = {"preprocessing", "resize", "softmax"}
+    others = {key: value for key, value in said.items() if key not in fields | implied}
+    return add_to_repository(variant, out, serving=Serving(**serving), **others)
 
 
 def _export(arguments: argparse.Namespace, manifest: Manifest) -> int:

@@ -13,7 +13,6 @@ from .select import add_table_options, table_options
 
 
 def add_to(commands: Any) -> None:
-    """Add the command to argparse's subparsers."""
     parser = commands.add_parser(
         "hashtags",
         help="turn hashtags into labels for training",

@@ -13,7 +13,6 @@ from .options import add_variant
 
 
 def add_to(commands: Any) -> None:
-    """Add the command to argparse's subparsers."""
     about = "describe a variant: size, accuracy, preprocessing, licence, file"
     parser: argparse.ArgumentParser = commands.add_parser("info", help=about, description=f"{about.capitalize()}.")
     add_variant(parser, "variant")

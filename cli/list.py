@@ -15,7 +15,6 @@ from .console import fail
 
 
 def add_to(commands: Any) -> None:
-    """Add the command to argparse's subparsers."""
     about = "list the variants with size, accuracy and licence"
     parser: argparse.ArgumentParser = commands.add_parser("list", help=about, description=f"{about.capitalize()}.")
     names = "only names that contain PATTERN, or match it: swsl, '*101*'"

@@ -47,8 +47,7 @@ def add_precision(parser: Any, note: str = "") -> None:
     """Add --precision and --calibration; ``note`` is what the help adds about the images for calibration."""
     formats = "fp32, bf16, fp16 (GPU), int8, or auto for the fastest that needs no images (default: %(default)s)"
     parser.add_argument("--precision", default="fp32", metavar="PRECISION", help=formats)
-    images = f"images to calibrate int8 with, any source{note}"
-    parser.add_argument("--calibration", metavar="SOURCE", help=images)
+    parser.add_argument("--calibration", metavar="SOURCE", help=f"images to calibrate int8 with, any source{note}")
 
 
 def add_grade(parser: Any, usual: str, **settings: Any) -> None:
@@ -73,3 +72,21 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a number from 1, got {text!r}")
     return int(text)
+
+
+def add_reading_options(parser: Any, *, split: bool = False) -> None:
+    """Add the options of every command that reads images."""
+    add = parser.add_argument
+    add("--column", metavar="NAME", help="column of a table or list with the images or their paths")
+    add("--label-column", metavar="NAME", help="column of a table or list with the classes")
+    add("--allow-private", action="store_true", help="also load URLs at private addresses")
+    add("--anonymous", action="store_true", help="read public data in object stores without an account")
+    if split:
+        which = "split of the data to use; none: folders named train, val or test are classes"
+        add("--split", metavar="NAME", choices=("train", "val", "test", "none"), help=which)
+
+
+def reading_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that were passed, as keyword arguments of `data.labels.list_images`."""
+    options = {name: getattr(arguments, name, None) for name in ("column", "label_column", "split")}
+    return options | {"private": arguments.allow_private, "anonymous": arguments.anonymous}

@@ -7,14 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..data.options import add_reading_options, reading_options
 from ..models.manifest import Manifest, find_checkpoint
 from .console import counted
-from .options import add_device, add_variant
+from .options import add_device, add_reading_options, add_variant, reading_options
 
 
 def add_to(commands: Any) -> None:
-    """Add the command to argparse's subparsers."""
     parser = commands.add_parser(
         "score",
         help="score training images with a teacher, to distil from it",

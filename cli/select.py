@@ -6,13 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..data.options import add_reading_options, reading_options
 from ..models.manifest import Manifest
 from .console import counted
+from .options import add_reading_options, reading_options
 
 
 def add_to(commands: Any) -> None:
-    """Add the command to argparse's subparsers."""
     parser = commands.add_parser(
         "select",
         help="select each class's best images from a table of predictions",

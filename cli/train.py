@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.options import add_reading_options, reading_options
 from ..errors import EXIT_OK, EXIT_USAGE, FetchError, ImageError
 from .console import fail
-from .options import add_variant
+from .options import add_reading_options, add_variant, reading_options
 
 if TYPE_CHECKING:
     from ..models.manifest import Manifest
@@ -27,7 +26,6 @@ SHORT = {
 
 
 def add_to(commands: Any) -> None:
-    """Add the command to argparse's subparsers."""
     parser = commands.add_parser(
         "train",
         help="train or fine-tune a network on your own images",

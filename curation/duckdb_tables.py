@@ -34,31 +34,20 @@ BATCH = 100_000  # rows that leave DuckDB together, and a row group of what is w
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of DuckDB.
+    """Limits of DuckDB."""
 
-    Attributes:
-        memory: for sorting, grouping and joining, as DuckDB writes it ("2GB"); the process needs 200 to 300 MB more.
-        spill: the folder for data that does not fit in memory; None: next to the output.
-        threads: None: all cores.
-    """
-
-    memory: str = "2GB"
-    spill: Path | None = None
-    threads: int | None = None
+    memory: str = "2GB"  #: for sorting, grouping and joining; the process needs 200 to 300 MB more
+    spill: Path | None = None  #: the folder for data that does not fit in memory; None: next to the output
+    threads: int | None = None  #: None: all cores
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read the images' tables.
+    """How to read the images' tables."""
 
-    Attributes:
-        column, label_column: the columns of images (default: image), and of hashtags or classes.
-        private, anonymous: as in `data.stores.Access`.
-    """
-
-    column: str | None = None
-    label_column: str | None = None
-    private: bool = False
+    column: str | None = None  #: of the images; None: image
+    label_column: str | None = None  #: of the hashtags or classes
+    private: bool = False  #: as in `data.stores.Access`
     anonymous: bool = False
 
     def files(self, specs: str | Sequence[str]) -> list[TableFile]:
@@ -80,8 +69,7 @@ def fingerprint(files: Sequence[TableFile]) -> str:
 def earlier_report(out: Path, job: dict[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
     """The report that `write_table` stored in OUT if the same job made it; None if OUT must be made.
 
-    Raises:
-        OutputError: another job made OUT, and ``overwrite`` is False; or the name does not end in .parquet.
+    Raises OutputError if another job made OUT and ``overwrite`` is False, or if the name does not end in .parquet.
     """
     if out.suffix != ".parquet":
         raise OutputError(f"{out}: the name of the table must end in .parquet.")
@@ -181,8 +169,7 @@ def open_table(
     known = {column: str(kind) for column, kind in zip(table.columns, table.types, strict=True)}
     named = {column: column for column in known} | {ours: theirs for ours, theirs in columns.items() if theirs}
     check_columns(files[0].uri, known, dict.fromkeys(named.values(), ""))
-    renamed = (duckdb.ColumnExpression(theirs).alias(ours) for ours, theirs in named.items())
-    table.select(*renamed).create_view(name)
+    table.select(*(duckdb.ColumnExpression(theirs).alias(ours) for ours, theirs in named.items())).create_view(name)
     return {ours: known[theirs] for ours, theirs in named.items()}
 
 

@@ -161,20 +161,13 @@ class Counted:
 
 @dataclass(frozen=True)
 class Targets:
-    """The numbers of a table of targets.
+    """The numbers of a table of targets."""
 
-    Attributes:
-        images, rows: rows of the input, and those with a class.
-        threshold: t, a fraction of ``rows``.
-        epoch: the sum of the repeat factors, the length of an epoch.
-        frequencies: class -> its rows.
-    """
-
-    images: int
-    rows: int
-    threshold: float
-    epoch: float
-    frequencies: dict[int, int] = field(default_factory=dict)
+    images: int  #: rows of the input
+    rows: int  #: of them, those with a class
+    threshold: float  #: t, a fraction of ``rows``
+    epoch: float  #: the sum of the repeat factors, the length of an epoch
+    frequencies: dict[int, int] = field(default_factory=dict)  #: class -> its rows
 
 
 def count_hashtags(
@@ -352,8 +345,7 @@ def repeat_factors(targets: pa.ListArray, frequencies: np.ndarray, threshold: fl
     if not lengths.min():
         raise ValueError("Expected at least one class per image.")
     of_class = np.sqrt(threshold / np.maximum(frequencies, np.finfo(float).tiny)).clip(min=1.0)
-    of_target = of_class[targets.flatten().to_numpy()]
-    return np.maximum.reduceat(of_target, np.cumsum(lengths) - lengths)
+    return np.maximum.reduceat(of_class[targets.flatten().to_numpy()], np.cumsum(lengths) - lengths)
 
 
 def repeat_counts(factors: np.ndarray, seed: int, epoch: int, start: int = 0) -> np.ndarray:

@@ -50,22 +50,15 @@ BUCKET = "floor(32 * (ln(greatest(score, 1e-37)) - ln(greatest(1 - score::DOUBLE
 
 @dataclass(frozen=True)
 class Selection:
-    """The numbers of a selection.
+    """The numbers of a selection."""
 
-    Attributes:
-        scored, failed: images in SCORES with and without scores.
-        pairs: ranked (image, class) pairs.
-        rows, images, several: selected pairs, their images, and the images that have more than one class.
-        counts: class -> its rows.
-    """
-
-    scored: int
-    failed: int
-    pairs: int
-    rows: int
-    images: int
-    several: int
-    counts: dict[int, int] = field(default_factory=dict)
+    scored: int  #: images in SCORES that have scores
+    failed: int  #: images in SCORES without scores
+    pairs: int  #: ranked (image, class) pairs
+    rows: int  #: selected pairs
+    images: int  #: selected images
+    several: int  #: of them, those with more than one class
+    counts: dict[int, int] = field(default_factory=dict)  #: class -> its rows
 
     def short(self, per_class: int) -> dict[int, int]:
         """The classes with fewer than ``per_class`` images, and their numbers of images."""

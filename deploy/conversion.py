@@ -21,23 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Conversion:
-    """Everything that a format needs to write its artefact.
-
-    Attributes:
-        network: the fp32 network, on the CPU. Writing changes it.
-        precision: one of the format's.
-        metadata: the result of `metadata.describe`; stored inside the artefact if the format has a place for it.
-        calibration: uint8 pixels (N, crop, crop, 3) for int8; otherwise None.
-        options: a value for each of `Format.options`.
-    """
+    """Everything that a format needs to write its artefact."""
 
     checkpoint: Checkpoint
-    network: ResNeXt
+    network: ResNeXt  #: fp32, on the CPU; writing changes it
     signature: Signature
-    precision: str
-    metadata: Mapping[str, Any]
-    calibration: np.ndarray | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    precision: str  #: one of the format's
+    metadata: Mapping[str, Any]  #: of `metadata.describe`; stored inside the artefact if the format has a place for it
+    calibration: np.ndarray | None = None  #: uint8 pixels (N, crop, crop, 3) for int8; otherwise None
+    options: Mapping[str, Any] = field(default_factory=dict)  #: a value for each of `Format.options`
 
     def module(self, lanes: int = 1) -> DeployedNetwork:
         """Return the module to export; it takes over the network."""
@@ -72,27 +64,16 @@ class Runner:
 
 
 class Format(ABC):
-    """A file format that a network can be exported to.
+    """A file format that a network can be exported to."""
 
-    Attributes:
-        name: the value of ``--to``.
-        artefact: the file in the export's folder that is run.
-        precisions: the supported ones.
-        needs: modules that must be installed.
-        extra: the extra of this package that installs them.
-        resizes: True if resizing can be part of the artefact.
-        options: the format's own options: name -> (default, settings for argparse).
-        usage: Python code that turns ``batch`` into ``outputs``, a list of arrays; for the README of the artefact.
-    """
-
-    name: ClassVar[str]
-    artefact: ClassVar[str]
+    name: ClassVar[str]  #: the value of ``--to``
+    artefact: ClassVar[str]  #: the file in the export's folder that is run
     precisions: ClassVar[tuple[str, ...]]
-    needs: ClassVar[tuple[str, ...]] = ("torch",)
-    extra: ClassVar[str] = "deploy"
-    resizes: ClassVar[bool] = True
-    options: ClassVar[Mapping[str, tuple[Any, Mapping[str, Any]]]] = {}
-    usage: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ("torch",)  #: modules that must be installed
+    extra: ClassVar[str] = "deploy"  #: the extra of this package that installs them
+    resizes: ClassVar[bool] = True  #: True if resizing can be part of the artefact
+    options: ClassVar[Mapping[str, tuple[Any, Mapping[str, Any]]]] = {}  #: name -> (default, settings for argparse)
+    usage: ClassVar[str]  #: for the README: Python code that turns ``batch`` into ``outputs``, a list of arrays
 
     @property
     def defaults(self) -> dict[str, Any]:

@@ -57,12 +57,7 @@ class DeployedNetwork(nn.Module):
     """
 
     def __init__(
-        self,
-        network: ResNeXt,
-        preset: Preprocessing,
-        signature: Signature,
-        dtype: torch.dtype = torch.float32,
-        lanes: int = 1,
+        self, network: ResNeXt, preset: Preprocessing, signature: Signature, dtype: torch.dtype, lanes: int
     ) -> None:
         super().__init__()
         self.signature = signature

@@ -220,11 +220,7 @@ def export_network(
 def _check(
     checkpoint: Checkpoint, to: str, out: Path, calibrated: bool, options: Mapping[str, Any]
 ) -> tuple[Format, Signature, dict[str, Any]]:
-    """Check all arguments before weights are downloaded and images are read.
-
-    Returns:
-        The format, the signature and the format's own options.
-    """
+    """(format, signature, the format's own options), checked before weights are downloaded and images are read."""
     if to not in FORMATS:
         raise ValueError(f"Unknown format {to!r}; choose from {', '.join(FORMATS)}.")
     kind = FORMATS[to]
@@ -275,10 +271,9 @@ def _photos(
 def _batches(
     photos: Sequence[np.ndarray] | np.ndarray, signature: Signature, preset: Preprocessing
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return inputs in batches of 1, 3 and then 4, to detect a batch size that is not free; and the pixels in all.
+    """(inputs in batches of 1, 3 and then 4, to detect a batch size that is not free; the pixels in all).
 
-    Raises:
-        InexactError: resizing inside the artefact would change pixels by more than 1 of 255.
+    Raises InexactError if resizing inside the artefact would change pixels by more than 1 of 255.
     """
     if not signature.resize:
         pixels = np.stack([*photos])

@@ -66,11 +66,10 @@ class OnnxFormat(Format):
         return open_in_onnxruntime(folder / self.artefact)
 
 
-def write_onnx(module: nn.Module, conversion: Conversion, path: Path, opset: int = OPSET) -> None:
+def write_onnx(module: nn.Module, conversion: Conversion, path: Path, opset: int) -> None:
     """Write a `DeployedNetwork` with a free batch size and its metadata, and check the file with ONNX's checker.
 
-    Raises:
-        ValueError: the graph cannot be expressed in this opset.
+    Raises ValueError if the graph cannot be expressed in this opset.
     """
     import onnx
     import torch

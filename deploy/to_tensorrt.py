@@ -71,8 +71,7 @@ class TensorRTFormat(Format):
 
             call = tensorrt_engine.run(folder / PLAN)
             return Runner(call, f"tensorrt {tensorrt.__version__}, {torch.cuda.get_device_name()}")
-        opened = open_in_onnxruntime if conversion.precision != "bf16" else open_in_openvino
-        return opened(folder / self.artefact)
+        return (open_in_openvino if conversion.precision == "bf16" else open_in_onnxruntime)(folder / self.artefact)
 
 
 def trtexec(settings: dict[str, Any]) -> str:

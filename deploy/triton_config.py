@@ -41,19 +41,12 @@ def _scalar(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Backend:
-    """A Triton backend that can run the network.
+    """A Triton backend that can run the network."""
 
-    Attributes:
-        format: the format that it runs, a name in `formats.FORMATS`. The artefact has the name that Triton looks for.
-        index: suffix of the tensors' names; libtorch identifies arguments by position, not by name.
-        threads: the configuration parameter with the number of threads on a CPU.
-        kinds: the devices that it supports.
-    """
-
-    format: str
-    index: str = ""
-    threads: str = ""
-    kinds: Sequence[str] = ("auto", "gpu", "cpu")
+    format: str  #: a name in `formats.FORMATS`; the artefact has the name that Triton looks for
+    index: str = ""  #: suffix of the tensors' names: libtorch identifies arguments by position, not by name
+    threads: str = ""  #: the configuration parameter with the number of threads on a CPU
+    kinds: Sequence[str] = ("auto", "gpu", "cpu")  #: the devices that it supports
 
 
 BACKENDS: dict[str, Backend] = {
@@ -162,8 +155,7 @@ def _pixels(crop: int) -> tuple[Any, ...]:
 
 
 def _answers(serving: Serving, classes: int, **more: Any) -> list[dict[str, Any]]:
-    """Return the outputs: the best classes by name, and all scores, whose labels Triton's classification extension
-    uses."""
+    """The outputs: the best classes by name, and all scores, whose labels Triton's classification extension uses."""
     kinds = {"classes": "INT64", "labels": "STRING", "synsets": "STRING", "probabilities": "FP32"}
     best = [_tensor(name, kind, serving.top) for name, kind in kinds.items()]
     return [*best, _tensor("scores", "FP32", classes, **more)]

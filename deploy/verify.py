@@ -15,27 +15,16 @@ SMALLEST = 1e-37  # smaller probabilities are not normal float32 numbers, and co
 
 @dataclass(frozen=True)
 class Agreement:
-    """The differences between an artefact's outputs and those of the fp32 network on the same images.
-
-    Attributes:
-        images: number of images.
-        batches: the batch sizes that were run.
-        max_logit_difference: the largest difference of a logit.
-        logit_range: the range of the fp32 network's logits.
-        difference: the first as a fraction of the second.
-        rms_difference: root mean square of the differences, as a fraction of the same range.
-        top1_agreement: fraction of the images for which both predict the same class.
-        tolerance: the largest ``difference`` allowed.
-    """
+    """The differences between an artefact's outputs and those of the fp32 network on the same images."""
 
     images: int
-    batches: tuple[int, ...]
+    batches: tuple[int, ...]  #: the batch sizes that were run
     max_logit_difference: float
-    logit_range: float
-    difference: float
-    rms_difference: float
-    top1_agreement: float
-    tolerance: float
+    logit_range: float  #: of the fp32 network
+    difference: float  #: the largest difference of a logit, as a fraction of the range
+    rms_difference: float  #: root mean square of the differences, as a fraction of the range
+    top1_agreement: float  #: fraction of the images for which both predict the same class
+    tolerance: float  #: the largest ``difference`` allowed
 
     @property
     def is_exact(self) -> bool:
@@ -54,30 +43,22 @@ def compare(
 ) -> Agreement:
     """Run an artefact on batches whose fp32 logits, (N, classes) in all, are known.
 
-    Raises:
-        ValueError: the outputs differ in number, type or shape from the signature's.
+    Raises ValueError if the outputs differ in number, type or shape from the signature's.
     """
     parts = []
     sizes = []
     for batch in batches:
-        outputs = run(batch)
-        _check(outputs, len(batch), signature)
-        parts.append(outputs)
+        parts.append(run(batch))
         sizes.append(len(batch))
+        found = [(str(output.dtype), output.shape) for output in parts[-1]]
+        wanted = [(spec.dtype, (len(batch), *spec.shape)) for spec in signature.outputs]
+        if found != wanted:
+            raise ValueError(f"The artefact's outputs are {found}, expected {wanted}.")
     got = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
     off, same = _differences(got, expected.astype(np.float64), signature)
-    reach = float(np.ptp(expected))
-    worst = float(off.max())
-    rms = float(np.sqrt((off**2).mean()))
+    reach, worst, rms = float(np.ptp(expected)), float(off.max()), float(np.sqrt((off**2).mean()))
     share = float(same.mean())
     return Agreement(len(expected), tuple(sizes), worst, reach, worst / reach, rms / reach, share, tolerance)
-
-
-def _check(outputs: Sequence[np.ndarray], count: int, signature: Signature) -> None:
-    found = [(str(output.dtype), output.shape) for output in outputs]
-    wanted = [(spec.dtype, (count, *spec.shape)) for spec in signature.outputs]
-    if found != wanted:
-        raise ValueError(f"The artefact's outputs are {found}, expected {wanted}.")
 
 
 def _differences(

@@ -21,19 +21,27 @@ EDIT = BLOB.replace("/blob/", "/edit/")
 log = logging.getLogger("mkdocs.plugins.site")  # a warning there fails a strict build
 
 
+def _documented(source: str) -> str:
+    """Turn the comments ``#:`` of fields, after or above them, into docstrings, which mkdocstrings shows."""
+    source = re.sub(r"^(    \w+: [^#\n]+?)  #: (.+)$", r'\1\n    """\2."""', source, flags=re.MULTILINE)
+    above = re.compile(r"^((?:    #: .+\n)+)(    \w+: .+)$", re.MULTILINE)
+    return above.sub(lambda m: f'{m[2]}\n    """{m[1].replace("    #: ", " ").strip()}"""', source)
+
+
 def on_startup(**_: Any) -> None:
-    """Create build/documented/resnext_hub: links to the package's modules and subpackages.
+    """Create build/documented/resnext_hub, a copy of the package's code for the API reference.
 
     The repository's root is the package. Reading it there would include the environment in .venv (4 GB, minutes).
     """
     documented = ROOT / "build" / "documented" / "resnext_hub"
-    documented.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(documented, ignore_errors=True)
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
-    folders = [ROOT / name.split(".")[1] for name in packages if "." in name]
-    for path in (*ROOT.glob("*.py"), *folders):
-        link = documented / path.name
-        if not link.is_symlink():
-            link.symlink_to(path)
+    for name in packages:
+        folder = Path(*name.split(".")[1:])
+        (documented / folder).mkdir(parents=True)
+        for file in (ROOT / folder).glob("*.py"):
+            copy = _documented(file.read_text(encoding="utf-8"))
+            (documented / folder / file.name).write_text(copy, encoding="utf-8")
 
 
 def on_config(config: Any) -> None:

@@ -40,22 +40,15 @@ TABLE = "predictions.parquet"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Our accuracies compared with a known figure.
+    """Our accuracies compared with a known figure."""
 
-    Attributes:
-        kind: "published" or "measured" (by third parties).
-        top1, top5: the known figure, in percent.
-        off1, off5: ours minus the known figure, in percentage points.
-        beyond: how far the figure is outside our intervals, in percentage points; 0 if it is inside both.
-    """
-
-    kind: str
+    kind: str  #: "published" or "measured" (by third parties)
     source: str
-    top1: float
+    top1: float  #: the known figure, in percent
     top5: float
-    off1: float
+    off1: float  #: ours minus the known figure, in percentage points
     off5: float
-    beyond: float
+    beyond: float  #: percentage points by which the figure is outside our intervals; 0 if it is inside both
 
     @property
     def reproduced(self) -> bool:
@@ -88,26 +81,19 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """The result of an evaluation.
-
-    Attributes:
-        dataset: the name of the known dataset, or None.
-        restricted: True if the networks chose among the dataset's own classes only.
-        unreadable: (image, reason) of the images that are not counted. With any, no figure counts as reproduced.
-        computed, seconds: the images that this run computed, and its duration; a resumed run computes fewer.
-    """
+    """The result of an evaluation."""
 
     data: list[str]
     layout: str
-    dataset: str | None
+    dataset: str | None  #: the name of the known dataset
     title: str
     images: int
     classes: int
-    restricted: bool
+    restricted: bool  #: True if the networks chose among the dataset's own classes only
     grade: str
-    unreadable: tuple[tuple[str, str], ...]
-    computed: int
-    seconds: float
+    unreadable: tuple[tuple[str, str], ...]  #: (image, reason) if not counted; with any, no figure is reproduced
+    computed: int  #: the images that this run computed; a resumed run computes fewer
+    seconds: float  #: for these
     engine_seconds: Mapping[str, float]
     notes: tuple[str, ...]
     results: tuple[Result, ...]
@@ -138,14 +124,7 @@ def parse_size(text: str) -> tuple[int | None, int]:
 def contenders_of(
     variants: Sequence[str | Path], options: Options, *, local_rank: int = 0, progress: bool = False
 ) -> list[Contender]:
-    """Open the engine of every variant at every size.
-
-    Args:
-        local_rank: the number of the GPU, if the machine has several and the options name no device.
-
-    Raises:
-        UnknownVariantError, ManifestError, CheckpointError, EngineError, ValueError: as `classifier`.
-    """
+    """Open the engine of every variant at every size; ``local_rank`` chooses the GPU if the options name no device."""
     asked = [parse_size(size) for size in options.sizes] or [(None, None)]
     checkpoints = list({c.variant: c for c in map(find_checkpoint, variants)}.values())
     device = options.device or _device(local_rank)

@@ -54,22 +54,16 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Metrics:
-    """The metrics of a network on a dataset.
-
-    Attributes:
-        not_counted: images without a target.
-        ece, confidence: the expected calibration error and the mean confidence, 0..1.
-        classes, confusions: of the images with exactly one right class.
-    """
+    """The metrics of a network on a dataset."""
 
     top1: Rate
     top5: Rate
-    not_counted: int
-    ece: float
-    confidence: float
+    not_counted: int  #: images without a target
+    ece: float  #: the expected calibration error, 0..1
+    confidence: float  #: the mean, 0..1
     bins: tuple[Bin, ...]
-    classes: tuple[ClassAccuracy, ...]
-    confusions: tuple[Confusion, ...]
+    classes: tuple[ClassAccuracy, ...]  #: of the images with exactly one right class
+    confusions: tuple[Confusion, ...]  #: of the same images
 
 
 def measure(classes: np.ndarray, confidence: np.ndarray, targets: Sequence[Target]) -> Metrics:

@@ -48,20 +48,14 @@ OTHERWISE = "Choose another folder, or pass overwrite=True."
 
 @dataclass(frozen=True)
 class Contender:
-    """A network to evaluate, and the preprocessing of its images.
+    """A network to evaluate, and the preprocessing of its images."""
 
-    Attributes:
-        name: the prefix of its columns, unique.
-        sha256: the digest of its weights.
-        views: see `preprocessing.view_pixels`; probabilities are averaged over them.
-    """
-
-    name: str
+    name: str  #: the prefix of its columns, unique
     checkpoint: Checkpoint
-    sha256: str
+    sha256: str  #: of its weights
     preset: Preprocessing
     engine: Engine
-    views: str = "centre"
+    views: str = "centre"  #: see `preprocessing.view_pixels`; probabilities are averaged over them
 
     @property
     def geometry(self) -> tuple[Preprocessing, str]:

@@ -26,20 +26,14 @@ Target = frozenset[int]
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset that the manifest has accuracies for.
-
-    Attributes:
-        images, classes: their numbers, by which it is recognised; None if it is not.
-        path: a regular expression for its path.
-        restrict: True if the network chooses among the dataset's classes only.
-    """
+    """A dataset that the manifest has accuracies for. It is recognised by its number of images and classes."""
 
     name: str
     title: str
     images: int | None = None
     classes: int | None = None
-    path: str | None = None
-    restrict: bool = False
+    path: str | None = None  #: a regular expression for its path
+    restrict: bool = False  #: True if the network chooses among the dataset's classes only
 
 
 @cache
@@ -83,10 +77,7 @@ def targets_of(keys: Iterable[Key | None], labels: Sequence[Label], *, advice: s
     """The right classes of every image as indices of a network's classes.
 
     A key is a synset, a name or one of its synonyms (case, spaces, _ and - do not matter), the number of a class, or
-    several numbers.
-
-    Raises:
-        SourceError: no such class, or a name that two classes have.
+    several numbers. Raises SourceError if there is no such class, or if two classes have the name.
     """
     by_name = _index(labels)
     known: dict[Key | None, Target] = {}
@@ -128,8 +119,7 @@ def read_real(path: str | Path, names: Sequence[str]) -> list[Target]:
     ``path`` is ``real.json``, a list of lists of classes for image 1, 2, ... of 50,000; the names have these numbers.
     """
     try:
-        lists = json.loads(Path(path).read_text("utf-8"))
-        targets = [frozenset(int(c) for c in one) for one in lists]
+        targets = [frozenset(int(c) for c in one) for one in json.loads(Path(path).read_text("utf-8"))]
     except (OSError, ValueError, TypeError) as error:
         raise SourceError(f"Cannot read the ImageNet-ReaL labels {path}: {reason(error)}") from error
     numbers = [ilsvrc_number(name) for name in names]

@@ -1,1 +1,1 @@
-"""Any image -> named predictions."""
+"""Classify images: engines that run a network, the classifier, and tables of predictions for many images."""

@@ -68,12 +68,7 @@ DEFAULTS |= {"column": None, "label_column": None, "allow_private": False, "anon
 
 
 class Request:
-    """The validated arguments of `classify_many`. Picklable, for the nodes of a cluster.
-
-    Raises:
-        ValueError, UnknownOptionError: an option is out of range, or there is no such option.
-        UnknownVariantError, EngineError: no such variant or engine.
-    """
+    """The validated arguments of `classify_many`, with its errors. Picklable, for the nodes of a cluster."""
 
     def __init__(self, source: str | Sequence[str], variant: str, **options: Unpack[Options]) -> None:
         self.source = [source] if isinstance(source, str) else list(source)
@@ -170,21 +165,14 @@ COLUMNS = pa.schema(
 
 @dataclass
 class Predictor:
-    """Makes rows of predictions; a `resumable.RowMaker`.
-
-    Args:
-        load: `load_pixels`, except for ``truncated``.
-        labels: a label for each logit.
-        num_features: width of the column of features; None for no such column.
-        keep: take images that are cut off too, and mark their rows.
-    """
+    """Makes rows of predictions; a `resumable.RowMaker`."""
 
     engine: Engine
-    load: Callable[..., np.ndarray]
-    labels: Sequence[Label]
+    load: Callable[..., np.ndarray]  #: `load_pixels`, with all arguments but the image and ``truncated``
+    labels: Sequence[Label]  #: one for each logit
     top: int
-    num_features: int | None
-    keep: bool = False
+    num_features: int | None  #: width of the column of features; None for no such column
+    keep: bool = False  #: take images that are cut off too, and mark their rows
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -320,8 +308,7 @@ def classify_many(
 class _Redo:
     """Takes the rows without an error from a finished table, and makes the others; a `resumable.RowMaker`.
 
-    Raises:
-        OutputError: the table is not of `classify_many`, or was made with other options.
+    Raises OutputError if the table is not of `classify_many`, or was made with other options.
     """
 
     def __init__(self, make_rows: Predictor, out: Path, identity: Mapping[str, Any]) -> None:

@@ -84,8 +84,7 @@ class _Actor:
         self._parts.refresh(number)  # a lost node may have committed some of it
         passed = getattr(shard, "passed", Passed())
         passed.clear()  # the driver's
-        rows = self._process([(number, shard)], self._parts)
-        return {"number": number, "rows": rows, "passed": json.dumps(passed)}
+        return {"rows": self._process([(number, shard)], self._parts), "passed": json.dumps(passed)}
 
 
 def classify_on_ray(

@@ -60,18 +60,13 @@ class RowMaker(Protocol):
 
 @dataclass(frozen=True)
 class Summary:
-    """The result of a finished run.
-
-    Attributes:
-        images, errors: rows in the table, and how many of them state an error.
-        computed: how many rows this run made; fewer than ``images`` if it resumed another.
-        passed: what was left out of the source. Archives that an earlier run finished are not counted again.
-    """
+    """The result of a finished run."""
 
     out: Path
-    images: int
-    errors: int
-    computed: int
+    images: int  #: rows in the table
+    errors: int  #: rows that state an error
+    computed: int  #: rows that this run made; fewer than ``images`` if it resumed another
+    #: What was left out of the source. Archives that an earlier run finished are not counted again.
     passed: Passed = field(default_factory=Passed)
 
 

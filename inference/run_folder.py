@@ -35,21 +35,14 @@ AGAIN = "Pass overwrite=True to start again."
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive rows of one shard.
-
-    Attributes:
-        start: the number in the shard of the first row.
-        rows, errors: how many rows there are, and how many of them state an error.
-        last: True if the shard ends with this part.
-        fingerprint: the shard's, see `data.shards.Shard`.
-    """
+    """Consecutive rows of one shard."""
 
     shard: int
-    start: int
+    start: int  #: the number in the shard of the first row
     rows: int
-    errors: int
-    last: bool
-    fingerprint: str
+    errors: int  #: how many of the rows state an error
+    last: bool  #: True if the shard ends with this part
+    fingerprint: str  #: the shard's, see `data.shards.Shard`
 
     @property
     def name(self) -> str:
@@ -62,15 +55,10 @@ def _part_name(shard: int, start: int) -> str:
 
 @dataclass
 class Parts:
-    """The parts of a run, in the folder ``OUT.parts``.
+    """The parts of a run, in the folder ``OUT.parts``."""
 
-    Args:
-        out: the table that they will become.
-        identity: everything that decides the table's content; runs with equal identities give equal tables.
-    """
-
-    out: Path
-    identity: dict[str, Any]
+    out: Path  #: the table that they will become
+    identity: dict[str, Any]  #: everything that decides the table's content: equal identities give equal tables
     done: dict[int, Part] = field(default_factory=dict)  #: the last committed part of every shard
     rows: int = 0
     errors: int = 0

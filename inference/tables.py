@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,20 +25,15 @@ def write_table(path: Path, suffix: str, tables: Iterator[pa.Table], identity: d
         identity: the run that made the table; stored in the metadata of a Parquet file.
     """
     if suffix == ".parquet":
-        _write_parquet(path, tables, identity)
+        first = next(tables)
+        columns = first.schema.with_metadata({"resnext_hub": json.dumps(identity)})
+        with pq.ParquetWriter(path, columns) as writer:
+            for table in itertools.chain([first], tables):
+                writer.write_table(table.replace_schema_metadata(columns.metadata))
         return
     with open(path, "w", encoding="utf-8", newline="") as file:
         for number, table in enumerate(tables):
             write_text(file, suffix, table, first=not number)
-
-
-def _write_parquet(path: Path, tables: Iterator[pa.Table], identity: dict[str, Any]) -> None:
-    first = next(tables)
-    columns = first.schema.with_metadata({"resnext_hub": json.dumps(identity)})
-    with pq.ParquetWriter(path, columns) as writer:
-        while first is not None:
-            writer.write_table(first.replace_schema_metadata(columns.metadata))
-            first = next(tables, None)
 
 
 def write_text(file: TextIO, suffix: str, table: pa.Table, *, first: bool) -> None:
@@ -65,8 +61,7 @@ def _rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
         def short(value: Any) -> float:
             return float(f"{float(value):.{digits}g}")
 
-        rows = column.to_pylist()
-        return [row if row is None else [short(v) for v in row] if listed else short(row) for row in rows]
+        return [r if r is None else [short(v) for v in r] if listed else short(r) for r in column.to_pylist()]
 
     for first in range(0, len(table), TEXT_ROWS):
         yield from zip(*(values(column) for column in table.slice(first, TEXT_ROWS).columns), strict=True)

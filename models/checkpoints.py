@@ -204,10 +204,8 @@ def _weights_in(value: object) -> dict[str, Stored]:
 def read_training_state(path: Path) -> Any:
     """Read a training checkpoint into memory: dicts, lists and tuples of tensors, numbers and text.
 
-    As in `read_state_dict`, nothing in the file is executed. Any other value becomes None.
-
-    Raises:
-        CheckpointError: it is not such a file, or its values are nested too deep or repeated too often.
+    As in `read_state_dict`, nothing in the file is executed. Any other value becomes None. Raises CheckpointError if
+    it is not such a file, or if its values are nested too deep or repeated too often.
     """
     found: list[Stored] = []
     kept: list[Any] = []
@@ -234,8 +232,7 @@ def _tree(value: Any, replace: Callable[[Stored], object], count: Iterator[int],
     if isinstance(value, Stored):
         return replace(value)
     if type(value) is dict:
-        pairs = cast("dict[Any, Any]", value).items()
-        return {key: _tree(item, replace, count, depth + 1) for key, item in pairs}
+        return {key: _tree(item, replace, count, depth + 1) for key, item in cast("dict[Any, Any]", value).items()}
     if type(value) in (list, tuple):
         return type(value)(_tree(item, replace, count, depth + 1) for item in value)
     return value if type(value) in (bool, int, float, str) else None
@@ -373,12 +370,12 @@ def is_faithful(copy: Path, path: Path, *, vouched: bool = False) -> bool:
         ours, theirs = read_state_dict(copy, mmap=True), read_state_dict(path, mmap=True, vouched=vouched)
     except CheckpointError:
         return False
-    return ours.keys() == theirs.keys() and all(_same(ours[name], theirs[name]) for name in ours)
 
+    def same(a: Tensor, b: Tensor) -> bool:
+        bits = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in (a, b)]  # NaN equals itself, bit for bit
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*bits)
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    bits = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in (a, b)]  # NaN equals itself, bit for bit
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*bits)
+    return ours.keys() == theirs.keys() and all(same(ours[name], theirs[name]) for name in ours)
 
 
 def _convert(path: Path, copy: Path, store: Store, vouched: bool) -> bool:
@@ -457,10 +454,8 @@ def load_into(
 
     The network takes the tensors themselves where they fit its dtype and lie on the default device, copies elsewhere.
     If the network takes images of other than 3 channels and the state_dict is for RGB, the first convolution's weights
-    are adapted (`_input_weights`).
-
-    Raises:
-        CheckpointError: keys are missing or too many, shapes or kinds of numbers differ; the message names the first.
+    are adapted (`_input_weights`). Raises CheckpointError if keys are missing or too many, or if shapes or kinds of
+    numbers differ.
     """
     if key_map is not None:
         renamed = key_map

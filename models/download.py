@@ -94,8 +94,7 @@ def _candidates(checkpoint: Checkpoint, store: Store) -> Iterator[Source]:
             log.debug("Skipping %s: it needs the package safetensors", source.url)
             continue
         if mirror:
-            name = store.path_of(checkpoint, source).name
-            yield dataclasses.replace(source, url=f"{mirror}/{name}")
+            yield dataclasses.replace(source, url=f"{mirror}/{store.path_of(checkpoint, source).name}")
         yield source
 
 

@@ -33,18 +33,11 @@ CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 PLAIN_NAME: Final = re.compile(r"\w[\w.-]*")  # of a file; the schema's "path" is made of these
 
 
-def _opened_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # else a named pipe waits for a writer
-
-
 def _content(path: Path, limit: int) -> str:
-    """The text of a regular file of at most ``limit`` bytes.
-
-    Raises:
-        ManifestError: it cannot be read, is something else, is larger, or is not UTF-8.
-    """
+    """The text of a regular file of at most ``limit`` bytes; ManifestError if it is anything else, or is not UTF-8."""
+    not_blocking = getattr(os, "O_NONBLOCK", 0)  # or a named pipe would wait for a writer
     try:
-        with open(path, "rb", opener=_opened_at_once) as file:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | not_blocking)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ManifestError(f"{path} is not a regular file.")
             content = file.read(limit + 1)
@@ -78,13 +71,10 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Hash:
-    """The hash of a file.
+    """The hash of a file."""
 
-    Attributes:
-        kind: "sha256" (the complete digest) or "sha256-prefix" (its first hex digits, as torch.hub names files: they
-            detect a broken file, not a forged one).
-    """
-
+    #: "sha256" (the complete digest) or "sha256-prefix" (its first hex digits, as torch.hub names files: they detect a
+    #: broken file, not a forged one).
     kind: str
     value: str
 
@@ -164,11 +154,7 @@ class LabelSet:
     classes: int
 
     def rows(self) -> list[tuple[str, str]]:
-        """(synset, names) of each class, in the order of the logits.
-
-        Raises:
-            ManifestError: the file cannot be read, or is not such a table of ``classes`` lines.
-        """
+        """(synset, names) of each class; ManifestError if the file is not such a table of ``classes`` lines."""
         lines = [line.split("\t") for line in _content(self.file, LABELS_LIMIT).removesuffix("\n").split("\n")]
         if len(lines) != self.classes:
             raise ManifestError(f"{self.file} has {len(lines):,} lines, expected {self.classes:,}.")
@@ -180,16 +166,11 @@ class LabelSet:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One set of weights.
-
-    Attributes:
-        entrypoint, tag: the torch.hub name; the tag tells several checkpoints of one name apart.
-        home: the folder that a user's training wrote, None for a published checkpoint.
-    """
+    """One set of weights."""
 
     name: str
-    entrypoint: str
-    tag: str | None
+    entrypoint: str  #: the torch.hub name
+    tag: str | None  #: tells several checkpoints of one entrypoint apart
     system: System
     architecture: Architecture
     architecture_name: str
@@ -206,7 +187,7 @@ class Checkpoint:
     preprocessing: Preprocessing
     known_issues: tuple[str, ...]
     made_by: str | None
-    home: Path | None = None
+    home: Path | None = None  #: the folder that a user's training wrote; None for a published checkpoint
 
     @property
     def variant(self) -> str:
@@ -239,17 +220,12 @@ class Manifest:
         return {c.tag or "": c for c in self.checkpoints.values() if c.entrypoint == entrypoint}
 
     def resolve(self, name: str) -> Checkpoint:
-        """The checkpoint that a name means: its own name, or an entrypoint's (the newest of several).
-
-        Raises:
-            UnknownVariantError: no such name.
-        """
+        """The checkpoint of this name, or the newest of an entrypoint's; UnknownVariantError if there is none."""
         if name in self.checkpoints:
             return self.checkpoints[name]
         if found := self.of_entrypoint(name):
             return list(found.values())[-1]
-        names = [*self.entrypoints, *self.checkpoints]
-        lower = {known.lower(): known for known in names}
+        lower = {known.lower(): known for known in [*self.entrypoints, *self.checkpoints]}
         near = [lower[match] for match in difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.5)]
         hint = f"Did you mean {' or '.join(near)}?" if near else "The README and 'resnext-hub list' have all names."
         raise UnknownVariantError(f"No such variant: {name!r}. {hint}")
@@ -413,8 +389,7 @@ def find_checkpoint(variant: str | Path) -> Checkpoint:
     """
     if not isinstance(variant, (str, os.PathLike)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"The variant must be a name or a folder, not of type {type(variant).__name__}.")
-    separators = [separator for separator in (os.sep, os.altsep) if separator]
-    if isinstance(variant, str) and not any(separator in variant for separator in separators):
+    if isinstance(variant, str) and not any(separator in variant for separator in (os.sep, os.altsep) if separator):
         try:
             return default_manifest().resolve(variant)
         except UnknownVariantError as error:

@@ -50,21 +50,15 @@ class Record:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file in the store.
-
-    Attributes:
-        checkpoint, source: what it was downloaded as; for a mapped copy, the checkpoint of its original.
-        removable: why it can be removed; None if it is in use.
-        copy_of: the original of a mapped copy.
-    """
+    """A file in the store."""
 
     path: Path
     bytes: int
-    checkpoint: Checkpoint | None = None
-    source: Source | None = None
+    checkpoint: Checkpoint | None = None  #: of a mapped copy, that of its original
+    source: Source | None = None  #: where it was downloaded
     record: Record | None = None
-    removable: str | None = None
-    copy_of: Path | None = None
+    removable: str | None = None  #: why it can be removed; None if it is in use
+    copy_of: Path | None = None  #: the original of a mapped copy
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -102,11 +96,7 @@ def is_abandoned(part: Path) -> bool:
 
 
 class Store:
-    """The folder of downloaded checkpoints, and this project's own folder in it.
-
-    Args:
-        folder: torch.hub's own by default.
-    """
+    """The folder of downloaded checkpoints (by default torch.hub's), and this project's own folder in it."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = checkpoints_folder() if folder is None else folder
@@ -174,9 +164,7 @@ class Store:
         """Let one process at a time download or convert a file, so that eight ranks download it once.
 
         On a file system without locks it does nothing; files are then downloaded more than once, and still correct.
-
-        Raises:
-            UnwritableError: the folder cannot be written.
+        Raises UnwritableError if the folder cannot be written.
         """
         import filelock  # its import takes a fifth of the time of loading a cached network, which needs no lock
 
@@ -217,13 +205,12 @@ class Store:
         except (OSError, ValueError, TypeError, KeyError):  # none, or one that this version cannot read: hashed again
             return None
 
-    def _write_record(self, path: Path, record: Record) -> None:
-        file = self.own_file(path, ".json")
+    def _write_record(self, file: Path, record: Record) -> None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, json.dumps(dataclasses.asdict(record), indent=1) + "\n")
         except OSError as error:  # a read-only folder: the file is hashed at every load
-            log.debug("Cannot save the record of %s: %s", path, error)
+            log.debug("Cannot save the record %s: %s", file, error)
 
     def verify(self, path: Path, source: Source, *, again: bool = False, final: Path | None = None) -> str:
         """Check that a file is the published one, and return its sha256.
@@ -261,7 +248,8 @@ class Store:
                     (final or path).name,
                 )
             date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            self._write_record(final or path, Record(*state, sha256=digest, source=source.url or "", date=date))
+            record = Record(*state, sha256=digest, source=source.url or "", date=date)
+            self._write_record(self.own_file(final or path, ".json"), record)
         return digest
 
     def _compare(self, path: Path, expected: Hash | None, digest: str, record: Record | None) -> None:

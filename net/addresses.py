@@ -45,10 +45,10 @@ def is_public(address: str) -> bool:
     return ip.is_global and not special and not ip.is_multicast and not ip.is_reserved
 
 
-def answers(host: str, port: int, seconds: float = 5.0) -> bool:
+def answers(host: str, port: int) -> bool:
     """True if something accepts a TCP connection. For addresses that the user configured, not a stranger's."""
     try:
-        socket.create_connection((host, port), seconds).close()
+        socket.create_connection((host, port), 5.0).close()
     except OSError:
         return False
     return True

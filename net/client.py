@@ -75,29 +75,20 @@ class BrokenOffError(GetError):
 
 @dataclass(frozen=True)
 class Policy:
-    """The limits of a GET.
-
-    Args:
-        user_agent: how the request introduces itself.
-        redirects: how many are followed. They stay with http and https, and never leave https.
-        seconds: for everything, redirects included. (Name lookups have the system's own limit.)
-        slowest: bytes per second. If given, ``seconds`` is a window instead: the answer must begin within one, and may
-            then take as long as it likes, if every window brings this much.
-        silence: seconds for each connection attempt, and without a byte.
-        max_bytes: refuse a longer body. Only `Answer.body` checks it.
-        allow_private: connect to private, loopback and link-local addresses too.
-        trusted: the URL is the user's or the project's own. It is sent as it is, may be at a private address, and may
-            then redirect to others; if it is at a public one, its redirects must be too. Other URLs are normalised
-            and validated (needs the package validators).
-    """
+    """The limits of a GET."""
 
     user_agent: str
-    redirects: int
-    seconds: float
+    redirects: int  #: how many are followed; they stay with http and https, and never leave https
+    seconds: float  #: for everything, redirects included (name lookups have the system's own limit)
+    #: Bytes per second. If given, ``seconds`` is a window instead: the answer must begin within one, and may then take
+    #: as long as it likes, if every window brings this much.
     slowest: int | None = None
-    silence: float = math.inf
-    max_bytes: int | None = None
-    allow_private: bool = False
+    silence: float = math.inf  #: seconds for each connection attempt, and without a byte
+    max_bytes: int | None = None  #: refuse a longer body; only `Answer.body` checks it
+    allow_private: bool = False  #: connect to private, loopback and link-local addresses too
+    #: The URL is the user's or the project's own. It is sent as it is, may be at a private address, and may then
+    #: redirect to others; if it is at a public one, its redirects must be too. Other URLs are normalised and validated
+    #: (needs the package validators).
     trusted: bool = False
 
 
@@ -177,9 +168,8 @@ class Answer:
     def body(self) -> bytes:
         """The complete body.
 
-        Raises:
-            BrokenOffError: the connection broke, or ended before the announced length.
-            RefusedError: it has more bytes than the policy allows, or the time is up.
+        Raises BrokenOffError if the connection broke or ended before the announced length, and RefusedError if there
+        are more bytes than the policy allows, or if the time is up.
         """
         limit = math.inf if self._request.policy.max_bytes is None else self._request.policy.max_bytes
         expected, body = self._response.length, bytearray()
@@ -387,8 +377,7 @@ def _why_proxy_declines(status: int) -> str:
 def redirected(url: str, response: http.client.HTTPResponse) -> str | None:
     """The complete URL that an answer redirects to; None if it is not a redirect.
 
-    Raises:
-        RefusedError: the target is not a URL, has another scheme than http and https, or leads from https to http.
+    Raises RefusedError if the target is not a URL, has another scheme than http and https, or leads from https to http.
     """
     location = response.headers.get("Location")
     if response.status not in REDIRECTS or not location:

@@ -35,7 +35,7 @@ def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> 
     return tuple(Bin(i / bins, (i + 1) / bins, int(count[i]), float(mean[i]), float(share[i])) for i in range(bins))
 
 
-def expected_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
+def expected_calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
     """The mean gap between confidence and accuracy, 0..1, over the bins of `reliability` (Guo et al., eq. 3)."""
-    found = reliability(confidence, right, bins)
+    found = reliability(confidence, right)
     return sum(b.images * abs(b.accuracy - b.confidence) for b in found) / max(1, sum(b.images for b in found))

@@ -316,11 +316,7 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A copy of the image, upright, on white, RGB. The image is loaded if it was not.
-
-    Raises:
-        ImageError: it has no plain RGB form.
-    """
+    """A copy of the image, upright, on white, RGB; ImageError if it has no such form. It is loaded if it was not."""
     key, opened = _transparent_colour(image), image
     image.load()
     if min(image.size) < 1:

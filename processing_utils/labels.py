@@ -38,11 +38,7 @@ def read_labels(label_set: str | LabelSet = "imagenet-1k") -> tuple[Label, ...]:
 
 
 def labels_table(labels: Sequence[Label]) -> str:
-    """The content of a file of labels, as `read_labels` reads it.
-
-    Raises:
-        ValueError: a class whose name would break the table; the message shows it.
-    """
+    """The content of a file of labels, as `read_labels` reads it; ValueError if a class's name would break it."""
     for label in labels:
         for text in (label.synset, label.name):
             if CONTROL.search(text) or len(text) > 2000:
