@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 from resnext_hub.cli import main
-from resnext_hub.errors import ManifestError, UnknownVariantError
 from resnext_hub.inference.classifier import classifier
 from resnext_hub.models.entrypoints import load
 from resnext_hub.models.manifest import default_manifest, find_checkpoint
@@ -260,19 +259,6 @@ def test_wrong_arguments(arguments: str, named: str, tmp_path: Path, capsys: pyt
     assert named in said
     assert "Traceback" not in said
     assert not list(tmp_path.rglob("*.pth"))
-
-
-def test_a_folder_that_is_no_variant(tmp_path: Path) -> None:
-    with pytest.raises(UnknownVariantError, match="none$"):
-        find_checkpoint(str(tmp_path / "none"))
-    (tmp_path / "file.pth").touch()
-    with pytest.raises(UnknownVariantError, match="is a file"):
-        find_checkpoint(str(tmp_path / "file.pth"))
-    with pytest.raises(UnknownVariantError, match=r"no weights_manifest\.json"):
-        find_checkpoint(tmp_path)
-    (tmp_path / "weights_manifest.json").write_text("{}")
-    with pytest.raises(ManifestError):
-        find_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["resnet18_ssl", "resnext50_32x4d", "resnext_tiny"])

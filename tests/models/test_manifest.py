@@ -28,7 +28,6 @@ from resnext_hub.models.manifest import (
     Hash,
     License,
     Paper,
-    Source,
     default_manifest,
     find_checkpoint,
     load_manifest,
@@ -282,21 +281,6 @@ def test_every_fact_of_the_file_is_there(name: str, manifest_json: dict[str, Any
         assert source.path is None or source.path.is_file()
 
 
-def test_the_name_of_a_file() -> None:
-    assert Source("https://example.org/a/b-12345678.pth", None, None, None, None).filename == "b-12345678.pth"
-    assert Source(None, Path("x/y/own.pth"), None, None, None).filename == "own.pth"
-    assert Source(None, None, None, None, None).filename == ""
-
-
-def test_measurements_are_found_by_data_set() -> None:
-    checkpoint = MANIFEST.checkpoints["resnext101_32x16d_swsl"]
-    for row in checkpoint.measured:
-        found = checkpoint.measured_on(row.dataset)
-        assert found is not None
-        assert found.dataset == row.dataset
-    assert checkpoint.measured_on("cats") is None
-
-
 def test_entrypoints_are_each_named_once() -> None:
     assert len(set(MANIFEST.entrypoints)) == len(MANIFEST.entrypoints)
     assert set(MANIFEST.aliases) < set(MANIFEST.entrypoints)
@@ -338,28 +322,12 @@ def test_a_published_checkpoint_is_found_by_its_names(tmp_path: Path, monkeypatc
         find_checkpoint("run")
 
 
-@pytest.mark.parametrize("kind", [str, Path])
-def test_ones_own_checkpoint_is_found_by_its_folder(
-    kind: Any, tmp_path: Path, manifest_json: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    manifest = copy.deepcopy(manifest_json)
-    manifest["checkpoints"]["resnext_tiny"]["sources"][0]["path"] = "weights.pth"
-    manifest["label_sets"]["tiny-imagenet-200"]["file"] = "labels.tsv"
-    written(tmp_path / "run", manifest, "resnext_tiny")
-    labels = MANIFEST.label_sets["tiny-imagenet-200"].file.read_text(encoding="utf-8")
-    (tmp_path / "run" / "labels.tsv").write_text(labels, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    for folder in (kind("run"), kind(tmp_path / "run")):
-        checkpoint = find_checkpoint(folder)
-        assert checkpoint.home == (tmp_path / "run").resolve()
-        assert checkpoint.variant == str((tmp_path / "run").resolve())
-        assert checkpoint.sources[0].path == (tmp_path / "run").resolve() / "weights.pth"
-        assert checkpoint.labels.file == (tmp_path / "run").resolve() / "labels.tsv"
-
-
 def test_a_folder_that_is_no_run(tmp_path: Path, manifest_json: dict[str, Any]) -> None:
     with pytest.raises(UnknownVariantError, match=r"no weights_manifest\.json"):
         find_checkpoint(tmp_path)
+    (tmp_path / "file.pth").touch()
+    with pytest.raises(UnknownVariantError, match=r"file\.pth is a file"):
+        find_checkpoint(str(tmp_path / "file.pth"))
     with pytest.raises(ManifestError, match="2 checkpoints"):
         find_checkpoint(written(tmp_path / "two", manifest_json, "resnet18_ssl", "resnext_tiny"))
     with pytest.raises(ManifestError, match="0 checkpoints"):

@@ -278,13 +278,6 @@ def test_emulated_mixed_precision_is_left_out(data: Path, tmp_path: Path, capsys
     assert "recipe.amp 'none', now 'bf16'" in capsys.readouterr().err
 
 
-def test_a_single_class_is_refused(data: Path, tmp_path: Path, capsys: Any) -> None:
-    shutil.rmtree(data / "red")
-    assert train(data, tmp_path / "out") == 2
-    assert "1 class" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
 def test_without_validation_images_no_accuracy_is_claimed(data: Path, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "out"
     for path in data.glob("*/*.png"):
