@@ -47,11 +47,11 @@ class Accuracy:
     size: float
 
 
-def measure_accuracy(variant: str, train: Path, val: Path, folder: Path, every: int = 1, **options: Any) -> Accuracy:
-    """Export a variant in fp32 and int8, and evaluate both on a table of labelled images, or on every n-th image."""
+def measure_accuracy(variant: str, train: Path, val: Path, folder: Path, **options: Any) -> Accuracy:
+    """Export a variant in fp32 and int8, and evaluate both on a table of labelled images."""
     from resnext_hub.deploy.export import export
 
-    labels, pixels = read(variant, val, every)
+    labels, pixels = read(variant, val)
     fp32 = export(variant, "onnx", folder / "fp32", preprocessing=True)
     int8 = export(
         variant, "onnx", folder / "int8", preprocessing=True, precision="int8", calibration=str(train), **options
@@ -77,7 +77,7 @@ def accuracy_of(fp32: np.ndarray, int8: np.ndarray, labels: np.ndarray, size: fl
     )
 
 
-def read(variant: str, path: Path, every: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def read(variant: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """A table's classes (N,) and pixels (N, crop, crop, 3)."""
     import pyarrow.parquet as pq
     from resnext_hub.models.manifest import find_checkpoint
@@ -85,7 +85,6 @@ def read(variant: str, path: Path, every: int = 1) -> tuple[np.ndarray, np.ndarr
 
     checkpoint = find_checkpoint(variant)
     table = pq.read_table(path, columns=["jpeg", "wnid"])
-    table = table.take(list(range(0, len(table), every)))
     class_of = {label.synset: label.index for label in read_labels(checkpoint.labels)}
     labels = np.array([class_of[wnid] for wnid in table["wnid"].to_pylist()])
     return labels, np.stack([load_pixels(jpeg, checkpoint.preprocessing) for jpeg in table["jpeg"].to_pylist()])

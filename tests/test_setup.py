@@ -28,8 +28,7 @@ from .conftest import ROOT, Served
 from .support.locks import entries, pinned
 
 #: What make builds, from which lock.
-TARGETS = {".venv-core": "core", ".venv": "dev", ".venv-demo": "demo", ".venv-tools": "tools", ".venv-triton": "triton",
-           ".venv-oldest": "oldest"}  # fmt: skip
+TARGETS = {".venv-core": "core", ".venv": "dev", ".venv-demo": "demo"}  # the others have the same recipe
 PIPS = ["the pip that Python brings", "the newest pip"]
 
 

@@ -24,6 +24,7 @@ def benchmark(root: Path) -> Any:
     return module
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks and kills groups of processes")
 def test_every_section_gives_its_rows(benchmark: Any, tmp_path: Path) -> None:
     command = [sys.executable, benchmark.__file__, "--rehearse", "--networks", "resnet18", "--batches", "1"]

@@ -39,9 +39,14 @@ from resnext_hub.curation.hashtags import (
     resampled_indices,
     write_mapping,
 )
+from resnext_hub.data.labels import list_images
+from resnext_hub.data.splits import relabelled
 from resnext_hub.errors import OutputError, SourceError
 from resnext_hub.processing_utils.labels import Label, read_labels
 from resnext_hub.training import batches
+from resnext_hub.training.recipe import Phase, Recipe
+
+from ..support.data_sets import picture, tar
 
 SMALL = Limits("200MB", threads=1)
 LABELS = (
@@ -333,6 +338,21 @@ def test_other_columns(tmp_path: Path) -> None:
     assert main([*command, "photos"]) == 2
     assert main([*command, 'my "photo"']) == 0
     assert pq.read_table(out)["image"].to_pylist() == ["a.jpg"]
+
+
+def test_they_are_trained_on(tmp_path: Path) -> None:
+    members = {f"{i:02}.png": picture(i) for i in range(24)} | {"00.txt": b"a caption"}
+    source = str(tar(tmp_path / "u.tar", members))
+    tags = [["#Red"] if i % 3 == 0 else ["green", "#red"] if i % 3 == 1 else ["#nothing"] for i in range(24)]
+    tagged, targets = write(tmp_path / "tags.parquet", tags, index=range(24)), tmp_path / "t.parquet"
+    make_targets(tagged, targets, {"red": (0,), "green": (1,)})
+    images = relabelled(list_images([source], labelled=False), str(targets), ["red", "green"])
+    assert len(images) == 16
+    assert images.repeat_factors is not None
+    train_set = batches.FromFiles(Recipe((Phase(2, 16),), batch_size=4).resolved(None, None), images)
+    assert len(train_set) == int(images.repeat_factors.sum()) >= 16
+    found = np.concatenate([batch.labels.numpy() for batch in train_set.batches(0, 0, 0, 1)])
+    assert {tuple(row) for row in found.tolist()} == {(1.0, 0.0), (0.5, 0.5)}
 
 
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,8 +60,8 @@ def run(line: str) -> int:
     first, *words = shlex.split(line, comments=True)
     if "train" in words:
         words += ["--epochs", "1", "--batch", "4", "--workers", "0", "--threads", "1"]
-        words += ["--set", "amp=none"]
-        words += [] if "--variant" in words else ["--set", "architecture=resnext_tiny"]
+        words += ["--set", "amp=none", "--set", "phases=[{epochs=1,image_size=32}]"]
+        words += [] if "--variant" in words else ["--set", "architecture=resnext_tiny", "--set", "eval_size=32"]
     if first == "resnext-hub":
         return main(words)
     words = [str(p) for word in words for p in (sorted(Path().glob(word)) if "*" in word else [word])]  # as a shell
