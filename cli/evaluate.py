@@ -27,8 +27,7 @@ DATA is one or more of
   patterns of these ('val-{00..13}.parquet', 'shards-*.tar'), or these at s3://,
     gs:// or https://.
 
-Exit status: 0 success; 1 an image could not be read; 2 wrong arguments; 3
-weights not available; 4 --expect was not met; 130 stopped."""
+Exit status: see resnext-hub --help; 4 means that --expect was not met."""
 
 
 def add_to(commands: Any) -> None:

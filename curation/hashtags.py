@@ -329,15 +329,12 @@ class _Known:
 
 
 def repeat_factors(targets: pa.ListArray, frequencies: np.ndarray, threshold: float) -> np.ndarray:
-    """The mean number of times that an epoch shows each image: the largest max(1, sqrt(t / f)) of its classes.
+    """The mean number of times that an epoch shows each image, (N,): the largest max(1, sqrt(t / f)) of its classes.
 
     Args:
         targets: N lists of classes, none of them empty.
         frequencies: the fraction f of images of each class.
         threshold: t.
-
-    Returns:
-        (N,) float64, at least 1.
     """
     lengths = targets.value_lengths().to_numpy()
     if not len(lengths):
@@ -348,20 +345,12 @@ def repeat_factors(targets: pa.ListArray, frequencies: np.ndarray, threshold: fl
     return np.maximum.reduceat(of_class[targets.flatten().to_numpy()], np.cumsum(lengths) - lengths)
 
 
-def repeat_counts(factors: np.ndarray, seed: int, epoch: int, start: int = 0) -> np.ndarray:
-    """The number of times that this epoch shows each image: its factor, rounded up or down at random.
+def repeat_counts(factors: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """The number of times that this epoch shows each image: its factor (N,), rounded up or down at random.
 
-    An image's count depends only on (seed, epoch) and its number, so a table can be processed in pieces.
-
-    Args:
-        factors: (N,) repeat factors of the images from number ``start`` on.
-
-    Returns:
-        (N,) int64; its mean over epochs is ``factors``.
+    Depends on (seed, epoch) alone. The mean over epochs is ``factors``.
     """
-    bits = np.random.Philox(key=[seed, epoch])
-    bits.advance(start // 4)  # one step of this counter gives four numbers
-    chance = np.random.Generator(bits).random(start % 4 + len(factors))[start % 4 :]
+    chance = np.random.Generator(np.random.Philox(key=[seed, epoch])).random(len(factors))
     whole = np.floor(factors)
     return (whole + (chance < factors - whole)).astype(np.int64)
 

@@ -50,10 +50,8 @@ class ResizeAndCrop(nn.Module):
 class DeployedNetwork(nn.Module):
     """The inputs of a `Signature` -> its outputs. Takes over ``network``.
 
-    Resizing, normalisation, softmax and top-k are float32 in every precision.
-
-    Args:
-        lanes: merge groups of convolutions narrower than this; see `inference.engines.graph.fold`.
+    Resizing, normalisation, softmax and top-k are float32 in every precision. ``lanes``: see
+    `inference.engines.graph.fold`.
     """
 
     def __init__(

@@ -47,29 +47,19 @@ DEFAULTS = {
 
 @dataclass(frozen=True)
 class Report:
-    """A verified export. ``report.json`` beside the artefact has the same content, without ``folder``.
+    """A verified export. ``report.json`` beside the artefact has the same content, without ``folder``."""
 
-    Attributes:
-        folder: contains the artefact, ``metadata.json``, ``report.json``, ``README.md`` and what the format adds.
-        artefact: the name of the file in it that is run.
-        bytes: the size of the artefact and of the weights beside it.
-        runtime: the library and device that ran the artefact for the comparison.
-        photos: the images of the comparison.
-        files: sha256 by name.
-        notes: what was not possible here, and why.
-    """
-
-    folder: Path
+    folder: Path  #: contains the artefact, metadata.json, report.json, README.md and what the format adds
     variant: str
     format: str
-    artefact: str
+    artefact: str  #: the name of the file in the folder that is run
     precision: str
-    bytes: int
-    runtime: str
-    photos: str
+    bytes: int  #: the size of the artefact and of the weights beside it
+    runtime: str  #: the library and device that ran the artefact for the comparison
+    photos: str  #: the images of the comparison, in words
     agreement: Agreement
-    files: Mapping[str, str]
-    notes: tuple[str, ...]
+    files: Mapping[str, str]  #: sha256 by name
+    notes: tuple[str, ...]  #: what was not possible here, and why
     seconds: float
 
     @property

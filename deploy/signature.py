@@ -25,21 +25,15 @@ class TensorSpec:
 class Signature:
     """The tensors of an artefact. They are the same in every precision: smaller types stay inside.
 
-    Args:
-        crop_size, num_classes: the checkpoint's.
-        preprocessing: take uint8 pixels (N, crop, crop, 3), resized and cropped, and normalise inside. Otherwise the
-            input is normalised float32 images (N, 3, crop, crop).
-        resize: take uint8 pixels (N, height, width, 3) of any size and also resize and crop inside.
-        softmax: return probabilities instead of logits.
-        top: return the ``top`` best scores, best first, and their classes (int64), instead of all scores.
+    By default, normalised float32 images (N, 3, crop, crop) are the input, and logits the output.
     """
 
-    crop_size: int
+    crop_size: int  #: the checkpoint's
     num_classes: int
-    preprocessing: bool = False
-    resize: bool = False
-    softmax: bool = False
-    top: int | None = None
+    preprocessing: bool = False  #: take uint8 pixels (N, crop, crop, 3), resized and cropped, and normalise inside
+    resize: bool = False  #: take uint8 pixels (N, height, width, 3) of any size; also resize and crop inside
+    softmax: bool = False  #: return probabilities instead of logits
+    top: int | None = None  #: return so many scores, best first, and their classes (int64), instead of all scores
 
     def __post_init__(self) -> None:
         if self.top is not None and not 1 <= self.top <= self.num_classes:

@@ -59,41 +59,25 @@ BACKENDS: dict[str, Backend] = {
 
 @dataclass(frozen=True)
 class Serving:
-    """How Triton runs one variant.
+    """How Triton runs one variant. ``resnext-hub export --help`` and docs/deploy.md describe the options too."""
 
-    Args:
-        backend: a name of `BACKENDS`.
-        device: "auto" (a GPU if the server has one), "gpu" or "cpu".
-        version: the number of the version's folder, from 1.
-        max_batch: the largest batch.
-        preferred_batch: batch sizes that run at once, without waiting for more requests; by default half of
-            ``max_batch`` and all of it.
-        queue_delay: the longest time in microseconds that a request waits for others.
-        queue_size: the number of requests that may wait for a model; more are rejected. 0: no limit.
-        queue_timeout: a request that has waited for so many microseconds is rejected. 0: never.
-        instances: copies of the network that run at the same time (on each GPU).
-        threads: threads of each copy on a CPU. By default the backend decides; in a container set it to the CPU limit,
-            because all backends but "python" count the cores of the whole machine.
-        decoders: processes that decode and resize images.
-        top: the number of classes in a response.
-        grade: how exactly images are resized, see `processing_utils.preprocessing`.
-        response_cache: let Triton answer a repeated request from its cache (needs --cache-config on the server).
-    """
-
-    backend: str = "onnxruntime"
-    device: str = "auto"
-    version: int = 1
-    max_batch: int = 16
+    backend: str = "onnxruntime"  #: a name of `BACKENDS`
+    device: str = "auto"  #: "auto" (a GPU if the server has one), "gpu" or "cpu"
+    version: int = 1  #: the number of the version's folder, from 1
+    max_batch: int = 16  #: the largest batch
+    #: Batch sizes that run at once, without waiting for more requests; by default half of ``max_batch``, and all of it.
     preferred_batch: tuple[int, ...] | None = None
-    queue_delay: int = 2000
-    queue_size: int = 512
-    queue_timeout: int = 10_000_000
-    instances: int = 1
+    queue_delay: int = 2000  #: the longest time in microseconds that a request waits for others
+    queue_size: int = 512  #: the number of requests that may wait for a model; more are rejected; 0: no limit
+    queue_timeout: int = 10_000_000  #: a request that has waited for so many microseconds is rejected; 0: never
+    instances: int = 1  #: copies of the network that run at the same time (on each GPU)
+    #: Threads of each copy on a CPU. By default the backend decides; in a container set it to the CPU limit, because
+    #: all backends but "python" count the cores of the whole machine.
     threads: int | None = None
-    decoders: int = 2
-    top: int = 5
-    grade: str = "reference"
-    response_cache: bool = False
+    decoders: int = 2  #: processes that decode and resize images
+    top: int = 5  #: the number of classes in a response
+    grade: str = "reference"  #: how exactly images are resized, see `processing_utils.preprocessing`
+    response_cache: bool = False  #: answer a repeated request from Triton's cache (needs --cache-config on the server)
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:

@@ -131,7 +131,10 @@ def contenders_of(
     how: dict[str, Any] = {"precision": options.precision, "calibration": options.calibration, "device": device}
     found: dict[str, Contender] = {}
     for checkpoint, (resize, crop) in itertools.product(checkpoints, asked):
-        preset = _resized(checkpoint.preprocessing, resize, crop)
+        preset = checkpoint.preprocessing
+        if crop is not None:
+            resize = resize or max(crop, round(crop * preset.resize_size / preset.crop_size))
+            preset = dataclasses.replace(preset, resize_size=resize, crop_size=crop)
         name = checkpoint.name + (f"@{preset.resize_size}:{preset.crop_size}" if crop else "")
         name += "" if options.views == "centre" else f"+{options.views}"
         if any(c.name == name and c.checkpoint != checkpoint for c in found.values()):
@@ -141,13 +144,6 @@ def contenders_of(
             opened = open_engine(sized, options.engine, threads=1, progress=progress, **how)
             found[name] = Contender(name, checkpoint, local_file(checkpoint)[1], preset, opened, options.views)
     return list(found.values())
-
-
-def _resized(own: Preprocessing, resize: int | None, crop: int | None) -> Preprocessing:
-    if crop is None:
-        return own
-    resize = resize or max(crop, round(crop * own.resize_size / own.crop_size))
-    return dataclasses.replace(own, resize_size=resize, crop_size=crop)
 
 
 def _device(local_rank: int) -> str | None:
@@ -229,8 +225,7 @@ class Options:
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        known = {"views": VIEWS, "grade": GRADES, "dataset": datasets()}
-        for name, values in known.items():
+        for name, values in {"views": VIEWS, "grade": GRADES, "dataset": datasets()}.items():
             if (value := getattr(self, name)) is not None and value not in values:
                 raise ValueError(f"Unknown {name} {value!r}; choose from {', '.join(values)}.")
         check_truncated(self.truncated)

@@ -37,19 +37,13 @@ STRENGTH = 0.55  # opacity of the colours over the image
 
 @dataclass(frozen=True, repr=False)
 class Explanation:
-    """A class, and the parts of the image that contribute to it.
+    """A class, and the parts of the image that contribute to it."""
 
-    Attributes:
-        index, label, probability: the class, its name ("" if it has none) and its probability, 0..1.
-        heat: (crop, crop) float32, 0..1; all zeros if nothing contributes to the class.
-        pixels: (crop, crop, 3) uint8, the input of the network.
-    """
-
-    index: int
-    label: str
-    probability: float
-    heat: np.ndarray
-    pixels: np.ndarray
+    index: int  #: of the class
+    label: str  #: its name; "" if it has none
+    probability: float  #: 0..1
+    heat: np.ndarray  #: (crop, crop) float32, 0..1; all zeros if nothing contributes to the class
+    pixels: np.ndarray  #: (crop, crop, 3) uint8, the input of the network
 
     @property
     def overlay(self) -> np.ndarray:
@@ -126,8 +120,7 @@ def explain(
         named = [name if isinstance(name, Label) else Label(i, "", name) for i, name in enumerate(labels or ())]
         index = int(logits[0].argmax()) if target is None else _index(target, named, logits.shape[1])
         (gradient,) = torch.autograd.grad(logits[0, index], maps)
-    weights = gradient.float().mean((2, 3), keepdim=True)
-    heat = (weights * maps.detach().float()).sum(1, keepdim=True).relu()
+    heat = (gradient.float().mean((2, 3), keepdim=True) * maps.detach().float()).sum(1, keepdim=True).relu()
     heat = F.interpolate(heat, pixels.shape[:2], mode="bilinear", align_corners=False)[0, 0].cpu().numpy()
     if heat.max() > 0:
         heat /= heat.max()

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..intervals import wilson_interval
-from ..processing_utils.calibration import Bin, expected_calibration_error, reliability
+from ..processing_utils.calibration import Bin, expected_calibration_error, reliability, wilson_interval
 from .targets import Target
 
 

@@ -251,9 +251,7 @@ def predict(
         resume: continue a stopped run of the same identity; read its table if it has ended.
         source: how the images were found (column, label_column, allow_private, anonymous), for the identity.
 
-    Raises:
-        OutputError: ``out`` must not be replaced, or is from a run of another identity.
-        SourceError: the images are not those that the labels are for.
+    Raises OutputError and SourceError, as `evaluate`.
     """
     choices = [target_classes(targets[c.checkpoint.labels]) if restricted else None for c in contenders]
     identity = {"source": list(images.specs), "images": images.fingerprint(), "batch": batch}

@@ -87,9 +87,7 @@ def identify(
 ) -> dict[str, Any]:
     """Everything but the options that decides what a network predicts for an image: a part of a run's identity.
 
-    Args:
-        sha256: the digest of the weights.
-        preset: the preprocessing, if it is not the checkpoint's.
+    ``sha256`` is the digest of the weights, ``preset`` the preprocessing if it is not the checkpoint's.
     """
     names = [dataclasses.astuple(label) for label in read_labels(checkpoint.labels)]
     settings = dataclasses.asdict(preset or checkpoint.preprocessing)
@@ -119,7 +117,7 @@ def run(
     total: int | None = None,
     passed: Passed | None = None,
 ) -> Summary:
-    """Make a table of shards, or resume the run that was stopped.
+    """Make a table of shards, or resume the run that was stopped; OutputError as `Parts.opened`.
 
     Args:
         identity: everything that decides the table's content, as JSON.
@@ -127,9 +125,6 @@ def run(
         overwrite: replace ``out``, and drop the parts of a stopped run.
         progress: show a bar on stderr, of ``total`` images if that is known.
         passed: counts what is left out while shards are found; for the summary.
-
-    Raises:
-        OutputError: see `Parts.opened`.
     """
     out = Path(out)
     parts = Parts(out, identity)
@@ -166,8 +161,7 @@ def process_shards(
         commit_seconds: commit at least this often, and when the run is stopped; by default `COMMIT_SECONDS`. With
             ``math.inf``, parts depend on numbers of rows alone.
 
-    Raises:
-        OutputError: a shard has changed since its first rows were committed; a part cannot be written.
+    Raises OutputError if a shard has changed since its first rows were committed, or if a part cannot be written.
     """
 
     def pending() -> Iterator[Chunk]:

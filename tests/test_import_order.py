@@ -10,7 +10,7 @@ from .conftest import ROOT, tracked_files
 
 #: The folders and modules of the package, the lowest first. Each imports only from the rows below its own.
 ROWS = [
-    {"errors", "files", "intervals", "processes"},
+    {"errors", "files", "processes"},
     {"mount", "packages", "telemetry"},
     {"run_identity", "net"},
     {"models"},

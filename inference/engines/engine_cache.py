@@ -21,11 +21,11 @@ import numpy as np
 
 from ...errors import EngineError
 from ...files import publish, sha256, temporary_name
-from ...intervals import wilson_interval
 from ...models.download import local_file
 from ...models.manifest import ROOT, Checkpoint
 from ...models.store import Store
 from ...packages import install, library_version, missing
+from ...processing_utils.calibration import wilson_interval
 from .built import BuiltEngine
 from .export import float32_by_default, instruction_sets
 from .folders import (

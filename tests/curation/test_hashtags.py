@@ -185,15 +185,6 @@ def test_counts_are_factors_on_average() -> None:
     assert means == pytest.approx(factors[:4], abs=0.02)  # five standard errors: 5 * 0.46 / sqrt(20,000)
 
 
-@settings(max_examples=30)
-@given(start=st.integers(0, 100), length=st.integers(0, 100), seed=st.integers(0, 2**32), epoch=st.integers(0, 1000))
-def test_counts_do_not_depend_on_the_piece(start: int, length: int, seed: int, epoch: int) -> None:
-    factors = np.linspace(1, 3, 200)
-    whole = repeat_counts(factors, seed, epoch)
-    piece = repeat_counts(factors[start : start + length], seed, epoch, start)
-    assert piece.tolist() == whole[start : start + length].tolist()
-
-
 def test_an_epoch_depends_on_seed_and_epoch_alone() -> None:
     factors = np.linspace(1, 3, 500)
     one = resampled_indices(factors, seed=1, epoch=2)

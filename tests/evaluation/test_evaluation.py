@@ -34,8 +34,8 @@ from resnext_hub.evaluation.predict import Contender
 from resnext_hub.evaluation.targets import datasets, read_real, recognise, targets_of
 from resnext_hub.inference import resumable
 from resnext_hub.inference.engines import open_engine
-from resnext_hub.intervals import wilson_interval
 from resnext_hub.models.manifest import Accuracy, default_manifest
+from resnext_hub.processing_utils.calibration import wilson_interval
 from resnext_hub.processing_utils.labels import Label, read_labels
 from resnext_hub.processing_utils.preprocessing import load_pixels
 
