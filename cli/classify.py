@@ -49,7 +49,7 @@ def add_to(commands: Any) -> None:
         "With --out, PHOTO may also be a folder, a pattern ('*.jpg', 'shards-{000..099}.tar'), a LIST.txt of paths or "
         "URLs, a TABLE.parquet, an archive of images (.tar, WebDataset), or any of these at s3://, gs://, https://. "
         "- reads a list of paths or URLs from stdin.",
-        # What is not passed is left to the default of classify_many, and shows without --out.
+        # Only options that were passed are there: classify_many has the defaults, and without --out they are an error.
         argument_default=argparse.SUPPRESS,
     )
     out = (

@@ -57,12 +57,9 @@ def quiet() -> Iterator[None]:
 
 
 def status_of(run: Callable[[], int | None], out: Path | None = None, *, resumable: bool = False) -> int:
-    """Run a command and return its exit status; print on stderr why it failed.
+    """Run a command and return its exit status; print on stderr why it failed, or after Ctrl-C how to resume.
 
-    Args:
-        run: the command.
-        out: what it writes, for errors of the file system that name no file.
-        resumable: after Ctrl-C, say how to continue.
+    ``out`` is the file or folder that it writes, for errors of the file system that name no file.
     """
     try:
         return run() or EXIT_OK

@@ -25,7 +25,7 @@ def add_to(commands: Any) -> None:
 
 
 def row(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What ``--json`` prints of a variant."""
+    """The facts about a variant that ``--json`` prints."""
     found = Store().find(checkpoint)
     return {
         "name": checkpoint.name,

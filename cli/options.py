@@ -10,15 +10,11 @@ from ..models.manifest import default_manifest
 
 
 def add_variant(parser: Any, name: str = "--variant", note: str = "", trained: bool = True, **settings: Any) -> None:
-    """Add an argument for a variant, which shells complete.
+    """Add an argument for a variant, which shells complete; a folder of a training is possible if ``trained``.
 
-    Args:
-        note: what the help adds.
-        trained: a folder that training wrote is possible too.
-        settings: for argparse.
+    ``note`` is added to the help, ``settings`` are for argparse.
     """
-    folder = ", or a folder that 'train' wrote" if trained else ""
-    text = f"a name from 'resnext-hub list'{folder}{note}"
+    text = "a name from 'resnext-hub list'" + ", or a folder that 'train' wrote" * trained + note
     parser.add_argument(name, metavar="VARIANT", help=text, **settings).completer = _variants
 
 

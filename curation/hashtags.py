@@ -81,15 +81,12 @@ def canonical(hashtag: str) -> str:
 def make_mapping(
     labels: Iterable[Label], ambiguous: Ambiguous = "drop"
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Map hashtags to classes by the names of a label set: every name of a synset is a hashtag.
+    """(canonical hashtag -> classes, ambiguous name -> all its classes): every name of a synset is a hashtag.
 
     Args:
         labels: their ``name`` is a list of names, such as "tench, Tinca tinca".
         ambiguous: a name of several synsets ("crane": a bird, a machine) belongs to none ("drop"), the first
             ("first"), or all of them ("all").
-
-    Returns:
-        Canonical hashtag -> classes; and each ambiguous name -> all its classes.
     """
     if ambiguous not in ("drop", "first", "all"):
         raise ValueError(f"ambiguous must be 'drop', 'first' or 'all', not {ambiguous!r}.")

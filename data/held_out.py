@@ -31,8 +31,7 @@ def write_held_out(images: LabelledImages, folder: Path) -> None:
     rows = csv.writer(table, "excel-tab")
     rows.writerow(("image", "class", "sha256"))
     for i, (row, label) in enumerate(zip(images.rows.tolist(), images.labels.tolist(), strict=True)):
-        digest = _sha256(images.read, i) if i < CHECKED else ""
-        rows.writerow((images.images.key(row), images.classes[label], digest))
+        rows.writerow((images.images.key(row), images.classes[label], _sha256(images.read, i) if i < CHECKED else ""))
     write_atomically(folder / HELD_OUT, table.getvalue().encode("utf-8", "surrogateescape"))
 
 

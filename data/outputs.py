@@ -11,14 +11,11 @@ from ..errors import OutputError
 
 
 def check_folder(out: Path, own: Iterable[str], way_out: str) -> None:
-    """Refuse a folder of unrelated files; a new or empty one, or that of an earlier run, can be written.
+    """Raise OutputError for a file, and for a folder of unrelated files; those of an earlier run may be there.
 
     Args:
         own: names of files by which an earlier run is recognised.
         way_out: what to do instead, for the message.
-
-    Raises:
-        OutputError: it has files but none of ``own``; it is a file.
     """
     if not out.is_dir():
         if out.exists():
@@ -48,8 +45,7 @@ def locked(file: Path, out: Path) -> Iterator[None]:
 def explained(safe: str = "") -> Iterator[None]:
     """Turn errors of the file system into `OutputError`.
 
-    Args:
-        safe: a sentence without a full stop that says what is kept; a run with it can be resumed.
+    ``safe`` is a sentence without a full stop that says what is kept; the run can be resumed then.
     """
     try:
         yield

@@ -147,13 +147,9 @@ def hold_out(images: LabelledImages, seed: int, *, share: float | None = None, c
     """Choose the images to hold out, (N,) bool: the same share of every class, and never a complete class.
 
     Images are chosen by a digest of their paths below the data's root. So the choice stays the same when the data is
-    moved, and changes little when other images are added.
-
-    Args:
-        share: the part of each class to hold out.
-        count: the number of images to hold out, instead of ``share``.
+    moved, and changes little when other images are added. ``share`` is the part of each class to hold out; ``count``
+    is the number of images instead.
     """
-    part = share if share is not None else (count or 0) / max(1, len(images))
     keys = (images.images.key(int(row)) for row in images.rows)
     digests = [hashlib.sha256(f"{seed} {key}".encode("utf-8", "surrogateescape")).digest() for key in keys]
     first = images.labels if images.labels.ndim == 1 else images.labels[:, 0]
@@ -163,7 +159,7 @@ def hold_out(images: LabelledImages, seed: int, *, share: float | None = None, c
         rows = sorted(np.flatnonzero(first == label).tolist(), key=digests.__getitem__)
         ranks += [((place + 0.5) / len(rows), digests[row], row) for place, row in enumerate(rows[:-1])]
         if count is None and len(rows) > 1:
-            taken[rows[: max(1, round(part * len(rows)))]] = True
+            taken[rows[: max(1, round((share or 0) * len(rows)))]] = True
     if count is not None:
         taken[[row for _, _, row in sorted(ranks)[:count]]] = True
     return taken

@@ -43,7 +43,7 @@ FREE_BYTES = 2**30  # to keep free on the disk of the temporary folder
 
 @dataclass(frozen=True)
 class Access:
-    """How URLs and stores may be reached."""
+    """The permissions for URLs and stores."""
 
     private: bool = False  #: fetch URLs at private addresses too
     anonymous: bool = False  #: ask stores for public data, without an account

@@ -44,7 +44,7 @@ class RefusedError(Exception):
 
 
 class Gate:
-    """ASGI middleware that lets through what the page's own scripts ask for.
+    """ASGI middleware that passes on the requests of the page's own scripts, and refuses all others.
 
     Args:
         folder: where uploads lie; a request may name files below it and no others.

@@ -103,10 +103,8 @@ class _Page:
     def _make(self, kind: Any, texts: dict[str, str], values: dict[str, object] | None = None, **options: Any) -> Any:
         """Make a component that changes its language.
 
-        Args:
-            texts: its properties that are text, and the keys of these texts in texts.toml.
-            values: for the placeholders in the texts.
-            options: its other properties.
+        ``texts`` are its properties that are text, with their keys in texts.toml; ``values`` fill their placeholders;
+        ``options`` are its other properties.
         """
 
         def in_language(language: str) -> dict[str, str]:
@@ -220,8 +218,7 @@ class _Page:
         calls: list[Any] = list(taken)
         for event in (*taken, *chosen):
             opened = event.success(self.open, asked, [self.notice, self.status], **WEIGHTS)
-            ran = opened.success(self.run, asked, zone[1:], show_progress_on=self.status, **CALCULATE)
-            calls += [opened, ran]
+            calls += [opened, opened.success(self.run, asked, zone[1:], show_progress_on=self.status, **CALCULATE)]
         pictures = CALCULATE | {"trigger_mode": "multiple", "show_progress_on": self.status}
         self.results.select(self.choose, who, [self.notice, self.results], **pictures)
         cancel.click(self.cancel, self.session, self.status, cancels=calls, **QUICK)

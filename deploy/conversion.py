@@ -1,4 +1,4 @@
-"""The base class of an export format, and what a format gets and gives. `formats.FORMATS` lists all formats."""
+"""The base class of export formats, and the data that a format takes and returns. `formats.FORMATS` lists them."""
 
 from __future__ import annotations
 

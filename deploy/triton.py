@@ -102,7 +102,7 @@ def add_to_repository(
         ValueError, UnknownVariantError, CheckpointError: as `export.export`.
     """
     serving = serving or Serving()
-    out = Path(out).absolute()
+    out, most = Path(out).absolute(), serving.max_batch
     checkpoint = find_checkpoint(variant)
     name = name or checkpoint.name
     _check(checkpoint, name, serving, out)
@@ -117,8 +117,7 @@ def add_to_repository(
         built, exported = Path(temporary, "models"), Path(temporary, "exported")
         to = BACKENDS[serving.backend].format
         if to == "tensorrt":  # the engine supports the sizes that Triton will send
-            usual = min(serving.batches, default=serving.max_batch)
-            options = {"batches": (1, usual, serving.max_batch), **options}
+            options = {"batches": (1, min(serving.batches, default=most), most), **options}
         report = export(variant, to, exported, preprocessing=True, softmax=True, **options)
         for model, text in texts.items():
             (built / model / str(serving.version)).mkdir(parents=True)
@@ -144,9 +143,8 @@ def _check(checkpoint: Checkpoint, name: str, serving: Serving, out: Path) -> No
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise ValueError(f"A model name may have letters, digits, '_', '-' and '.', got {name!r}.")
     if serving.top > checkpoint.num_classes:
-        raise ValueError(
-            f"top must be from 1 to {checkpoint.num_classes}, the classes of {checkpoint.name}; got {serving.top}."
-        )
+        count = checkpoint.num_classes
+        raise ValueError(f"top must be from 1 to {count}, the classes of {checkpoint.name}; got {serving.top}.")
     check_grade(serving.grade)
     if not out.exists():
         return

@@ -185,44 +185,28 @@ def judge(metrics: Metrics, kind: str, figure: Accuracy) -> Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How an evaluation is made. All values are checked here.
+    """How an evaluation is made. ValueError or EngineError if a value is unknown or out of range."""
 
-    Attributes:
-        labels, split, column, label_column, allow_private, anonymous: see `label_files.find_labelled`.
-        dataset: the name of a known dataset (`targets.datasets`), if it is not recognised by its size.
-        real: ImageNet-ReaL's real.json, to report accuracy on its labels too.
-        restrict: choose among the dataset's own classes only; by default as the known dataset requires.
-        sizes: see `parse_size`; by default each checkpoint's own.
-        views: see `preprocessing.view_pixels`.
-        engine, device, precision, calibration: see `inference.engines.open_engine`.
-        grade, max_pixels, truncated: see `preprocessing.load_pixels`.
-        batch: images that pass a network together.
-        workers: threads; by default all cores.
-
-    Raises:
-        ValueError, EngineError: a value is unknown or out of range.
-    """
-
-    labels: str | Path | None = None
+    labels: str | Path | None = None  #: see `label_files.find_labelled`, as for the next five
     split: str | None = None
     column: str | None = None
     label_column: str | None = None
     allow_private: bool = False
     anonymous: bool = False
-    dataset: str | None = None
-    real: str | Path | None = None
-    restrict: bool | None = None
-    sizes: Sequence[str] = ()
-    views: str = "centre"
-    engine: str = "auto"
+    dataset: str | None = None  #: the name of a known dataset (`targets.datasets`); None: recognised by its size
+    real: str | Path | None = None  #: ImageNet-ReaL's real.json, to report accuracy on its labels too
+    restrict: bool | None = None  #: choose among the dataset's own classes only; None: if the known dataset does
+    sizes: Sequence[str] = ()  #: see `parse_size`; by default each checkpoint's own
+    views: str = "centre"  #: see `preprocessing.view_pixels`
+    engine: str = "auto"  #: see `inference.engines.open_engine`, as for the next three
     device: str | None = None
     precision: str = "fp32"
     calibration: str | Sequence[str] | None = None
-    grade: str = "reference"
+    grade: str = "reference"  #: see `preprocessing.load_pixels`, as for the next two
     max_pixels: int | None = None
     truncated: str = "refuse"
-    batch: int = 16
-    workers: int | None = None
+    batch: int = 16  #: images that pass a network together
+    workers: int | None = None  #: threads; None: all cores
 
     def __post_init__(self) -> None:
         for name, values in {"views": VIEWS, "grade": GRADES, "dataset": datasets()}.items():

@@ -66,13 +66,10 @@ class Metrics:
 
 
 def measure(classes: np.ndarray, confidence: np.ndarray, targets: Sequence[Target]) -> Metrics:
-    """Compare predictions with targets.
+    """Compare the predicted classes (N, K), best first, -1 for none, with the right classes of N images.
 
-    Args:
-        classes: (N, K) the predicted classes, best first; -1 for none.
-        confidence: (N,) probability of the first, 0..1.
-        targets: the right classes of N images. Top-1 counts if the first prediction is one of them, top-5 if one of the
-            first five is (as in Beyer et al. 2020).
+    ``confidence`` (N,) is the probability of the first, 0..1. Top-1 counts if the first prediction is one of the
+    targets, top-5 if one of the first five is (as in Beyer et al. 2020).
     """
     counted = [i for i, target in enumerate(targets) if target]
     best = classes[counted]

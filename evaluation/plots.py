@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from ..processing_utils.labels import read_labels
+from .evaluate import Result
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from .evaluate import Result
-
-INK, BAR, REST, GAP = "#1f2933", "#2f6f9f", "#9db8cc", "#d9822b"
+INK, BAR, GAP = "#1f2933", "#2f6f9f", "#d9822b"
 COLUMNS = 4
 
 
@@ -24,8 +20,6 @@ def plot_reliability(results: Sequence[Result]) -> Figure:
 
     A bar is as wide as its bin, and darker the more images are in it.
     """
-    from matplotlib.figure import Figure
-
     columns = min(COLUMNS, len(results))
     rows = math.ceil(len(results) / columns)
     figure = Figure(figsize=(3.7 * columns, 3.9 * rows), layout="constrained")
@@ -49,8 +43,6 @@ def plot_reliability(results: Sequence[Result]) -> Figure:
 
 def plot_confusion(result: Result) -> Figure:
     """Plot how many images of each class were predicted as each class."""
-    from matplotlib.figure import Figure
-
     metrics, labels = result.metrics, read_labels(result.labels)
     shown = {c.index for c in metrics.classes} | {c.prediction for c in metrics.confusions if c.prediction >= 0}
     place = {index: at for at, index in enumerate(sorted(shown))}
@@ -77,8 +69,6 @@ def plot_confusion(result: Result) -> Figure:
 
 def plot_sizes(results: Sequence[Result]) -> Figure:
     """Plot top-1 with its 95 % interval against the size of the crop, a line for each variant and proportion."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
     lines: dict[str, list[Result]] = {}

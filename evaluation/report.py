@@ -15,7 +15,6 @@ from ..files import remove_temporary, write_atomically
 from ..processing_utils.labels import read_labels
 from .evaluate import Report, Result
 from .metrics import Rate
-from .plots import plot_confusion, plot_reliability, plot_sizes
 
 CONFUSIONS = 100  # pairs per contender in the table
 MOST_CLASSES = 50  # in a picture of confusions
@@ -143,6 +142,8 @@ def write_report(report: Report, folder: str | Path) -> list[Path]:
     Raises:
         OutputError: the folder cannot be written.
     """
+    from .plots import plot_confusion, plot_reliability, plot_sizes  # matplotlib, which a report as text does not need
+
     folder = Path(folder)
     contents: dict[str, str | Callable[[Path], object]] = {
         "report.json": _json(as_json(report)),

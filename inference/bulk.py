@@ -97,7 +97,7 @@ class Request:
 
     @property
     def access(self) -> dict[str, Any]:
-        """How URLs and stores may be reached."""
+        """The permissions for URLs and stores, as `data.stores.Access` has them."""
         return {"private": self.options["allow_private"], "anonymous": self.options["anonymous"]}
 
     def check(self, out: str | Path, *, workers: int | None, resume: bool, overwrite: bool, progress: bool) -> None:

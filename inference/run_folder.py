@@ -126,7 +126,7 @@ class Parts:
                         self._remove()
 
     def _clear(self) -> None:
-        (self.folder / IDENTITY).unlink(missing_ok=True)  # first: without it, the rest counts for nothing
+        (self.folder / IDENTITY).unlink(missing_ok=True)  # first: without it, the parts are ignored
         for path in self.folder.glob(PARTS):
             path.unlink()
 

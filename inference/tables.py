@@ -17,12 +17,10 @@ TEXT_ROWS = 256  # rows that are Python objects at the same time
 
 
 def write_table(path: Path, suffix: str, tables: Iterator[pa.Table], identity: dict[str, Any]) -> None:
-    """Write tables of the same columns as one file.
+    """Write tables of the same columns as one file; a Parquet file has the ``identity`` of the run in its metadata.
 
-    Args:
-        suffix: one of `FORMATS`. In a .csv, lists are JSON in their cells, and text is written as it is, for programs
-            (a spreadsheet may take it for a formula).
-        identity: the run that made the table; stored in the metadata of a Parquet file.
+    In a .csv, lists are JSON in their cells, and text is written as it is, for programs (a spreadsheet may take it for
+    a formula).
     """
     if suffix == ".parquet":
         first = next(tables)

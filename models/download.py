@@ -122,11 +122,8 @@ def fetch(source: Source, path: Path, store: Store, progress: bool = True) -> No
     """Download a source to ``path``, which appears when the content is complete and verified.
 
     The caller holds the lock. The bytes that a broken connection or a killed process leaves are kept, and the next
-    download resumes after them.
-
-    Raises:
-        GetError: no file could be downloaded.
-        CheckpointError: the content is not the published one, or it cannot be written.
+    download resumes after them. Raises GetError if no file could be downloaded, and CheckpointError if the content is
+    not the published one, or cannot be written.
     """
     # Imported here because torch takes seconds. It is tqdm if that is installed, otherwise torch's plain bar.
     from torch.hub import tqdm  # pyright: ignore[reportPrivateImportUsage]

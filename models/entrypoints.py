@@ -16,7 +16,7 @@ import torch
 from ..mount import register
 from .checkpoints import load_into, mapped_state_dict, read_state_dict
 from .download import local_file
-from .manifest import Architecture, Checkpoint, Manifest, default_manifest
+from .manifest import Architecture, Checkpoint, default_manifest
 from .resnext import BasicBlock, Bottleneck, ResNeXt, SqueezeExcite, Stage
 from .store import Store
 
@@ -117,15 +117,10 @@ def load(
 
 
 def facebook_network(
-    name: str,
-    progress: bool,
-    pretrained: bool,
-    num_classes: int,
-    options: Mapping[str, Any],
-    manifest: Manifest | None = None,
+    name: str, progress: bool, pretrained: bool, num_classes: int, options: Mapping[str, Any]
 ) -> ResNeXt:
     """The signature of WSL-Images and semi-supervised-ImageNet1K-models."""
-    checkpoint = (manifest or default_manifest()).resolve(name)
+    checkpoint = default_manifest().resolve(name)
     if not pretrained:
         return build(checkpoint.architecture, num_classes, **options)
     return load(checkpoint, num_classes, progress, **options)
@@ -153,19 +148,13 @@ def _torchvision_tag(name: str, weights: object, tags: list[str]) -> str | None:
 
 
 def torchvision_network(
-    name: str,
-    pretrained: object,
-    progress: bool,
-    weights: object,
-    num_classes: int,
-    options: Mapping[str, Any],
-    manifest: Manifest | None = None,
+    name: str, pretrained: object, progress: bool, weights: object, num_classes: int, options: Mapping[str, Any]
 ) -> ResNeXt:
     """The signature of torchvision, with random weights by default.
 
     ``pretrained`` is the first argument, so it may also be a tag or a member of the enum.
     """
-    checkpoints = (manifest or default_manifest()).of_entrypoint(name)
+    checkpoints = default_manifest().of_entrypoint(name)
     tags = list(checkpoints)
     chosen = {_torchvision_tag(name, given, tags) for given in (pretrained, weights) if given is not None}
     if len(chosen) > 1:
@@ -183,13 +172,12 @@ def nvidia_network(
     pretrained_from_file: str | None,
     state_dict_key_map_fn: Callable[[str], str] | None,
     options: Mapping[str, Any],
-    manifest: Manifest | None = None,
 ) -> ResNeXt:
     """The signature of NVIDIA; a missing ``pretrained_from_file`` is an error.
 
     NVIDIA's ``trt`` and ``fused_se`` choose among implementations of one formula, so they have no effect here.
     """
-    checkpoint = (manifest or default_manifest()).resolve(name)
+    checkpoint = default_manifest().resolve(name)
     names = {"last_bn_0_init": "zero_init_residual"}
     options = {names.get(key, key): value for key, value in options.items() if key not in ("trt", "fused_se")}
     options.setdefault("conv_init", "fan_in")

@@ -286,12 +286,8 @@ _OPCODES: Final[Mapping[bytes, Callable[[_Reader], object]]] = {
 def unpickle(data: bytes, at: int = 0, storages: dict[str, Storage] | None = None) -> tuple[Any, int]:
     """The value of the pickle that begins at byte ``at``, its tensors as `Stored`; and where the pickle ends.
 
-    Args:
-        storages: gets the storages that the pickle names, by their keys.
-
-    Raises:
-        ForeignError: it names a function or class that no state_dict has; nothing has been called.
-        PickleError: it is broken, or is not what torch.save writes. Both messages name the byte.
+    ``storages`` gets the storages that the pickle names, by their keys. Raises ForeignError if it names a function or
+    class that no state_dict has (nothing has been called), and PickleError if it is broken or of another kind.
     """
     reader = _Reader(data, at, {} if storages is None else storages)
     try:

@@ -360,10 +360,7 @@ class ResNeXt(nn.Module):
         return self.layer4(self.layer3(self.layer2(self.layer1(self._forward_stem(x)))))
 
     def forward_intermediates(self, x: Tensor) -> list[Tensor]:
-        """Images (N, 3, H, W) -> the maps of the four stages, finest first; `feature_info` has channels and strides.
-
-        What a feature pyramid (detection) or a decoder (segmentation) takes.
-        """
+        """Images (N, 3, H, W) -> the maps of the four stages, finest first; `feature_info` has channels and strides."""
         x1 = self.layer1(self._forward_stem(x))
         x2 = self.layer2(x1)
         x3 = self.layer3(x2)
@@ -393,8 +390,7 @@ class ResNeXt(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block's activations in the backward pass: less memory, about a third more time.
 
-        BatchNorm statistics are updated once a step, as without it. TorchScript and torch.compile do not see it: the
-        latter decides itself what to recompute.
+        BatchNorm statistics are updated once per step, as without it. TorchScript and torch.compile ignore it.
         """
         for module in self.modules():
             if isinstance(module, Stage):

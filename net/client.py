@@ -433,12 +433,9 @@ def _seconds_asked(retry_after: str) -> float | None:
 class Watchdog:
     """Shuts a connection down when the time is up, or when too few bytes arrived in a window of time.
 
-    A socket's own timeout is for one receive. A peer that sends a byte at a time, in headers, in "100 Continue" or in
-    the trailers of chunks, never reaches it.
-
-    Args:
-        seconds: the time, or the length of a window.
-        slowest: bytes per second that every window must bring; None if there is only one window.
+    A socket's own timeout is for one receive. A server that sends a byte at a time, in headers, in "100 Continue" or in
+    the trailers of chunks, never reaches it. ``slowest`` is the number of bytes per second that every window of
+    ``seconds`` must bring; None if there is only one window.
     """
 
     def __init__(self, seconds: float, slowest: int | None = None) -> None:
@@ -489,8 +486,7 @@ class Watchdog:
     def check(self) -> None:
         """Raise a `RefusedError` if the time is up."""
         if self.slowest is not None and self.expired:
-            received = self.received - self._before
-            raise RefusedError(f"the server sent only {received:,} bytes in {self.seconds:.0f} s")
+            raise RefusedError(f"the server sent only {self.received - self._before:,} bytes in {self.seconds:.0f} s")
         if self.slowest is None and (self.expired or self.left() <= 0):
             raise RefusedError("the server did not answer in time")
 

@@ -1,4 +1,4 @@
-"""How sure an accuracy is (its interval), and how sure a network is of it (its calibration)."""
+"""The confidence interval of an accuracy, and the calibration of a network's own confidence."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ class Bin:
 def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> tuple[Bin, ...]:
     """The accuracy in bins of equal width of the confidence (Guo et al. 2017, arXiv 1706.04599).
 
-    Args:
-        confidence: (N,) probability of the predicted class, 0..1.
-        right: (N,) bool.
+    ``confidence`` (N,) is the probability of the predicted class, 0..1; ``right`` (N,) is True if that was right.
     """
     confidence = np.asarray(confidence, np.float64)
     place = np.minimum((confidence * bins).astype(int), bins - 1)

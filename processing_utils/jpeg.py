@@ -12,16 +12,13 @@ from PIL import Image, JpegImagePlugin
 
 
 def decode_jpeg(data: bytes, image: Image.Image, *, half: bool = False) -> np.ndarray | None:
-    """Decode to (H, W, 3) uint8, not turned by EXIF; return None if this is not an RGB or gray JPEG.
+    """Decode to (H, W, 3) uint8, not turned by EXIF; None if this is not an RGB or gray JPEG. Raises as Pillow.
 
     Args:
         data: the file.
         image: the same file, opened by Pillow and not loaded, its size checked.
         half: decode to (ceil(H / 2), ceil(W / 2), 3), the means of squares of 2 x 2 pixels (libjpeg's jidctred.c). Only
             where `can_halve`.
-
-    Raises:
-        Exception: what Pillow raises on a broken file.
     """
     if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
         return None
@@ -48,7 +45,7 @@ def can_halve(image: Image.Image) -> bool:
     """True if the decoder halves colours as it halves the brightness.
 
     It does if both are stored at one resolution (4:4:4, gray), or the colours at half of it in both directions (4:2:0).
-    Otherwise it halves the colours once more and interpolates, which shows at edges (up to 28 of 255).
+    Otherwise it halves the colours again and interpolates, which shows at edges (up to 28 of 255).
     """
     return image.mode == "L" or (image.mode == "RGB" and JpegImagePlugin.get_sampling(image) in (0, 2))
 

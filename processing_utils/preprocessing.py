@@ -181,10 +181,7 @@ def _resize(pixels: np.ndarray, scaled: tuple[int, int], size: tuple[float, floa
     """(H, W, 3) uint8 -> ``scaled``, by torch's antialiased kernel for bytes, or by Pillow if torch is not installed.
 
     Both round to bytes between their two passes, so each is at most 1.03 off the exact sum of the inputs, and one is at
-    most 2 off the other.
-
-    Args:
-        size: (width, height) that the pixels stand for: less than the array's if a decoder rounded up.
+    most 2 off the other. The pixels stand for ``size`` (width, height): less than the array's if a decoder rounded up.
     """
     if (torch := _torch()) is None:
         return np.asarray(Image.fromarray(pixels).resize(scaled, Image.Resampling.BILINEAR, box=(0, 0, *size)))

@@ -45,6 +45,13 @@ def parsed(manifest: dict[str, Any], tmp_path: Path) -> Manifest:
     return load_manifest(path)
 
 
+def under(manifest: Manifest, function: Any, *arguments: Any) -> Any:
+    """Call a function as if this manifest were the repository's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(entrypoints, "default_manifest", lambda: manifest)
+        return function(*arguments)
+
+
 def state_of(architecture: Architecture, seed: int = 0, num_classes: int = 1000) -> dict[str, torch.Tensor]:
     network = build(architecture, num_classes)
     randomise(network, seed)
@@ -85,17 +92,17 @@ def test_facebook_weights(name: str, legacy: bool, small: Any, publish: Any, hom
     small = publish(small, name, state_of(parsed(small, tmp_path).resolve(name).architecture), legacy)
     manifest = parsed(small, tmp_path)
     expected = state_of(manifest.resolve(name).architecture)
-    network = entrypoints.facebook_network(name, False, True, 1000, {}, manifest)
+    network = under(manifest, entrypoints.facebook_network, name, False, True, 1000, {})
     for key, value in network.state_dict().items():
         assert torch.equal(value, expected[key]), key
     assert manifest.resolve(name).sources[0].filename in left(home)
     assert all(p.requires_grad for p in network.parameters())
 
-    other = entrypoints.facebook_network(name, False, True, 7, {}, manifest)
+    other = under(manifest, entrypoints.facebook_network, name, False, True, 7, {})
     assert other.fc.weight.shape[0] == 7
     assert other.fc.weight.abs().sum() > 0
     assert torch.equal(other.layer4[0].conv1.weight, expected["layer4.0.conv1.weight"])
-    headless = entrypoints.facebook_network(name, False, True, 0, {}, manifest)
+    headless = under(manifest, entrypoints.facebook_network, name, False, True, 0, {})
     assert "fc.weight" not in headless.state_dict()
 
 
@@ -132,7 +139,9 @@ V1, V2 = tv.ResNeXt50_32X4D_Weights.IMAGENET1K_V1, tv.ResNeXt50_32X4D_Weights.IM
     ids=str,
 )
 def test_torchvision_weights(pretrained: object, weights: object, seed: int, two_versions: Manifest) -> None:
-    network = entrypoints.torchvision_network("resnext50_32x4d", pretrained, False, weights, 1000, {}, two_versions)
+    network = under(
+        two_versions, entrypoints.torchvision_network, "resnext50_32x4d", pretrained, False, weights, 1000, {}
+    )
     assert torch.equal(network.fc.weight, state_of(SMALL, seed)["fc.weight"])
 
 
@@ -170,7 +179,7 @@ def test_torchvisions_ways_to_random_weights(none: dict[str, Any]) -> None:
 
 
 def test_a_network_knows_its_checkpoint(two_versions: Manifest) -> None:
-    network = entrypoints.torchvision_network("resnext50_32x4d", None, False, "DEFAULT", 1000, {}, two_versions)
+    network = under(two_versions, entrypoints.torchvision_network, "resnext50_32x4d", None, False, "DEFAULT", 1000, {})
     assert network.checkpoint is two_versions.resolve("resnext50_32x4d.IMAGENET1K_V2")
     assert network.preprocessing.resize_size == 232
     assert network.labels == tuple(label.name for label in read_labels())
@@ -198,11 +207,11 @@ def test_nvidia_weights(name: str, small: Any, publish: Any, home: Path, tmp_pat
     checkpoint = parsed(small, tmp_path).resolve(name)
     state = state_of(checkpoint.architecture)
     manifest = parsed(publish(small, checkpoint.name, as_nvidia(state, "module layers conv")), tmp_path)
-    network = entrypoints.nvidia_network(name, True, None, None, {}, manifest)
+    network = under(manifest, entrypoints.nvidia_network, name, True, None, None, {})
     assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items())
     if checkpoint.sources[0].hash is None:
         assert "unverified" in caplog.text
-    assert entrypoints.nvidia_network(name, True, None, None, {"num_classes": 3}, manifest).fc.out_features == 3
+    assert under(manifest, entrypoints.nvidia_network, name, True, None, None, {"num_classes": 3}).fc.out_features == 3
 
 
 @pytest.mark.parametrize("container", [None, "state_dict", "model_state_dict", "model"])
@@ -214,7 +223,7 @@ def test_nvidia_from_file(container: str | None, prefix: str, small: Any, tmp_pa
     file = tmp_path / "mine.pth"
     torch.save({container: saved, "epoch": 90} if container else saved, file)
     manifest = parsed(small, tmp_path)
-    network = entrypoints.nvidia_network("nvidia_resneXt", False, str(file), None, {"num_classes": 12}, manifest)
+    network = under(manifest, entrypoints.nvidia_network, "nvidia_resneXt", False, str(file), None, {"num_classes": 12})
     assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items())
     assert network.checkpoint is None
 
@@ -223,9 +232,9 @@ def test_nvidias_key_map(small: Any, tmp_path: Path) -> None:
     state = state_of(SMALL, num_classes=12)
     file = tmp_path / "mine.pth"
     torch.save({f"module.x_{k}": v for k, v in state.items()}, file)
-    network = entrypoints.nvidia_network(
-        "nvidia_resneXt", False, str(file), lambda key: key.removeprefix("x_"), {"num_classes": 12},
-        parsed(small, tmp_path),
+    network = under(
+        parsed(small, tmp_path), entrypoints.nvidia_network, "nvidia_resneXt", False, str(file),
+        lambda key: key.removeprefix("x_"), {"num_classes": 12},
     )  # fmt: skip
     assert torch.equal(network.fc.bias, state["fc.bias"])
 
@@ -244,9 +253,8 @@ def test_a_file_from_before_batches_were_counted(small: Any, tmp_path: Path) -> 
     """torch below 0.4.1 kept no num_batches_tracked."""
     state = {k: v for k, v in state_of(SMALL).items() if not k.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    network = entrypoints.nvidia_network(
-        "nvidia_resneXt", False, str(tmp_path / "old.pth"), None, {}, parsed(small, tmp_path)
-    )
+    old = str(tmp_path / "old.pth")
+    network = under(parsed(small, tmp_path), entrypoints.nvidia_network, "nvidia_resneXt", False, old, None, {})
     assert network.bn1.num_batches_tracked == network.layer4[0].bn3.num_batches_tracked == 0
     network(torch.randn(2, 3, 64, 64))
     assert network.bn1.num_batches_tracked == 1

@@ -27,7 +27,7 @@ from resnext_hub import cli
 from resnext_hub.errors import CheckpointError
 from resnext_hub.models import checkpoints
 from resnext_hub.models.checkpoints import load_into, mapped_state_dict, read_state_dict
-from resnext_hub.models.entrypoints import build, facebook_network, load
+from resnext_hub.models.entrypoints import build, load
 from resnext_hub.models.manifest import (
     Architecture,
     Checkpoint,
@@ -314,7 +314,7 @@ def test_a_hub_entrypoint_refuses_code(tmp_path: Path, home: Path, manifest_json
         (tmp_path / "manifest.json").write_text(json.dumps(manifest_json))
         manifest = load_manifest(tmp_path / "manifest.json")
         with pytest.raises(CheckpointError, match=rf"{file} .*posix\.system at byte"):
-            facebook_network("resnet18_ssl", False, True, 1000, {}, manifest)
+            load(manifest.resolve("resnet18_ssl"))
 
 
 def test_a_malicious_mapped_copy_is_made_again(
