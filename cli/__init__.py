@@ -11,6 +11,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import EXIT_USAGE
@@ -23,8 +24,21 @@ from .console import quiet, status_of
 __all__ = ["main"]
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are two lines, without the usage; its subparsers are of this class too."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}\nAll options: {self.prog} --help\n")
+
+    def parse_known_args(self, *args: Any, **settings: Any) -> Any:  # here, and not in the parser above a command's
+        parsed, unknown = super().parse_known_args(*args, **settings)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="resnext-hub",
         description="Classify images with ResNeXt networks; evaluate, fine-tune and export the networks.",
         epilog="Exit status: 0 success; 1 an image could not be used; 2 wrong arguments; 3 weights not available; 4 an "

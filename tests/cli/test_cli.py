@@ -226,11 +226,23 @@ def test_wrong_arguments(arguments: str, named: str, photo: Path, capsys: Any, m
     assert photo.read_bytes() == before
 
 
-@pytest.mark.parametrize("arguments", [["classify"], ["classify", "a.jpg", "--top", "0"], ["nonsense"]])
-def test_arguments_that_do_not_parse(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        ("nonsense", "resnext-hub"),
+        ("classify", "resnext-hub classify"),
+        ("classify a.jpg --top 0", "resnext-hub classify"),
+        ("classify a.jpg --varient x", "resnext-hub classify"),
+        ("cache remove x --al", "resnext-hub cache remove"),
+    ],
+)
+def test_arguments_that_do_not_parse(arguments: str, command: str, capsys: Any) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
+        cli.main(arguments.split())
     assert caught.value.code == 2
+    why, way = capsys.readouterr().err.splitlines()  # no lines of usage
+    assert why.startswith(f"{command}: ")
+    assert way.endswith(f"{command} --help")
 
 
 def test_a_url_is_fetched_once(photo: Path, served: Any, capsys: Any, tmp_path: Path) -> None:
