@@ -83,9 +83,7 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
     if arguments.out is None and (many := next((p for p in arguments.photos if is_collection(p)), None)):
         return fail(f"{many} may have many images: pass --out FILE.csv to make a table of them.", EXIT_USAGE)
     checkpoint = find_checkpoint(arguments.variant)
-    if arguments.top is None:
-        arguments.top = min(5, checkpoint.num_classes)
-    if arguments.top > checkpoint.num_classes:
+    if arguments.top is not None and arguments.top > checkpoint.num_classes:
         return fail(f"--top must be from 1 to {checkpoint.num_classes} for {checkpoint.name}.", EXIT_USAGE)
 
     if arguments.out is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--to", required=True, choices=[*FORMATS, TRITON], metavar="FORMAT", help=names)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
     precisions = list(dict.fromkeys(p for kind in FORMATS.values() for p in kind.precisions))
-    parser.add_argument("--precision", choices=precisions, default="fp32", help="(default: %(default)s)")
+    numbers = "number format in which the network computes (default: %(default)s)"
+    parser.add_argument("--precision", choices=precisions, default="fp32", help=numbers)
     parser.add_argument("--overwrite", action="store_true", help="replace DIR if it is an export")
     graph = parser.add_argument_group("inputs and outputs")
     graph.add_argument("--preprocessing", action="store_true", help="take uint8 pixels, and normalise in the network")
@@ -109,6 +111,7 @@ def _export(arguments: argparse.Namespace, manifest: Manifest) -> int:
     from ..deploy.export import export
 
     said = {k: v for k, v in vars(arguments).items() if k not in ("command", "run", "variant", "to", "out")}
+    print("Converting and verifying (seconds, or minutes for the largest variants)", file=sys.stderr, flush=True)
     if arguments.to == TRITON:
         report = _to_triton(arguments.variant, arguments.out, said)
     else:

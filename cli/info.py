@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from typing import Any
 
 from ..errors import EXIT_OK
 from ..models.manifest import Accuracy, Manifest, find_checkpoint
 from .list import file_size, row
 from .options import add_variant
+
+WHOLE = {"break_long_words": False, "break_on_hyphens": False}  # paths and URLs
 
 
 def add_to(commands: Any) -> None:
@@ -52,5 +55,5 @@ def _info(arguments: argparse.Namespace, manifest: Manifest) -> int:
     ]
     print(c.variant)
     for name, text in lines:
-        print(f"  {name:14}{text}")
+        print(textwrap.fill(text, 80, initial_indent=f"  {name:14}", subsequent_indent=" " * 16, **WHOLE))
     return EXIT_OK

@@ -184,17 +184,21 @@ def _with_labels(numbers: list[int], labels: list[Label | None], explicit: bool,
 
 
 def _folders(places: Sequence[Place]) -> list[tuple[str, ...]]:
-    """The folders of each image below the data's root; the root of an archive is its one top folder, if it has one.
+    """The folders of each image below the data's root. Where all lie in one folder that holds only folders, that is the
+    root: archives and Kaggle's downloads have such a folder.
 
     The root of a list is the deepest folder that all its paths share.
     """
     found = [_parts(place.file.rpartition("/")[0]) for place in places]
-    packed = [i for i, place in enumerate(places) if place.container and place.file]
-    tops = {found[i][:1] for i in packed}
-    if len(tops) == 1 and all(len(found[i]) > 1 for i in packed) and split_of("".join(next(iter(tops)))) is None:
-        for i in packed:
-            found[i] = found[i][1:]
     listed = [i for i, place in enumerate(places) if place.listed]
+    packed = [i for i, place in enumerate(places) if place.container and place.file]
+    plain = [i for i, place in enumerate(places) if not (place.container or place.listed)]
+    for some in (packed, plain):
+        while all(len(found[i]) > 1 for i in some) and len(tops := {found[i][0] for i in some}) == 1:
+            if split_of(*tops):
+                break
+            for i in some:
+                found[i] = found[i][1:]
     ends = (min(found[i] for i in listed), max(found[i] for i in listed)) if listed else ((), ())
     common = next((n for n, (a, b) in enumerate(zip(*ends, strict=False)) if a != b), min(map(len, ends)))
     for i in listed:

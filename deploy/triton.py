@@ -142,7 +142,7 @@ def add_to_repository(
 def _check(checkpoint: Checkpoint, name: str, serving: Serving, out: Path) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise ValueError(f"A model name may have letters, digits, '_', '-' and '.', got {name!r}.")
-    if serving.top > checkpoint.num_classes:
+    if serving.top is not None and serving.top > checkpoint.num_classes:
         count = checkpoint.num_classes
         raise ValueError(f"top must be from 1 to {count}, the classes of {checkpoint.name}; got {serving.top}.")
     check_grade(serving.grade)

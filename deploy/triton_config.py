@@ -75,7 +75,7 @@ class Serving:
     #: all backends but "python" count the cores of the whole machine.
     threads: int | None = None
     decoders: int = 2  #: processes that decode and resize images
-    top: int = 5  #: the number of classes in a response
+    top: int | None = None  #: the number of classes in a response; by default 5, or all if there are fewer
     grade: str = "reference"  #: how exactly images are resized, see `processing_utils.preprocessing`
     response_cache: bool = False  #: answer a repeated request from Triton's cache (needs --cache-config on the server)
 
@@ -141,7 +141,7 @@ def _pixels(crop: int) -> tuple[Any, ...]:
 def _answers(serving: Serving, classes: int, **more: Any) -> list[dict[str, Any]]:
     """The outputs: the best classes by name, and all scores, whose labels Triton's classification extension uses."""
     kinds = {"classes": "INT64", "labels": "STRING", "synsets": "STRING", "probabilities": "FP32"}
-    best = [_tensor(name, kind, serving.top) for name, kind in kinds.items()]
+    best = [_tensor(name, kind, serving.top or min(5, classes)) for name, kind in kinds.items()]
     return [*best, _tensor("scores", "FP32", classes, **more)]
 
 

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,11 @@ def _facts(report: Report) -> list[str]:
 
 
 def as_text(report: Report) -> str:
-    """The text that the command prints."""
-    rows = [HEADS, *_rows(report)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADS) - 1)]
-    table = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
+    """The text that the command prints, for 80 columns."""
+    rows = [row[:-1] for row in (HEADS, *_rows(report))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    table += [textwrap.fill(f"{row[0]}: {row[-1]}", 80, subsequent_indent="  ") for row in _rows(report)]
     facts = _facts(report)
     if report.computed and report.seconds:
         speed = report.computed / report.seconds

@@ -62,7 +62,7 @@ class Options(TypedDict, total=False):
     anonymous: bool
 
 
-DEFAULTS: dict[str, Any] = {"top": 5, "batch": 16, "features": False, "engine": "auto", "grade": "close"}
+DEFAULTS: dict[str, Any] = {"top": None, "batch": 16, "features": False, "engine": "auto", "grade": "close"}
 DEFAULTS |= {"device": None, "precision": "fp32", "calibration": None, "max_pixels": None, "truncated": "refuse"}
 DEFAULTS |= {"column": None, "label_column": None, "allow_private": False, "anonymous": False}
 
@@ -77,6 +77,8 @@ class Request:
             raise UnknownOptionError(f"Unknown option {min(unknown)!r}; choose from {', '.join(DEFAULTS)}.")
         self.options: dict[str, Any] = DEFAULTS | options
         classes, top, batch = self.checkpoint.num_classes, self.options["top"], self.options["batch"]
+        if top is None:
+            self.options["top"] = top = min(5, classes)
         if not 1 <= top <= classes:
             raise ValueError(f"top must be from 1 to {classes}, got {top}.")
         if batch < 1:
@@ -272,12 +274,12 @@ def classify_many(
         redo_errors: make ``out`` again, which must be a .parquet of the same options; read it into memory, and compute
             only the rows that have an error in it, or that it lacks.
         progress: show a bar on stderr.
-        options: top (5); batch (16), images that pass the network together (the last bits of a score may depend on it);
-            features (False), add the pooled features as float16; engine ("auto"), precision ("fp32"), calibration
-            (for int8; by default images of the source) and device (by default the GPU if there is one), see
-            `engines.open_engine`; grade ("close"), see `preprocessing.load_pixels`; max_pixels and truncated
-            ("refuse"), see `images.open_image`: with "keep", a column ``truncated`` marks the images that are cut off;
-            column, the column of a table or list with the images or their paths, if its name does not say so;
+        options: top (5, or all classes if there are fewer); batch (16), images that pass the network together (the last
+            bits of a score may depend on it); features (False), add the pooled features as float16; engine ("auto"),
+            precision ("fp32"), calibration (for int8; by default images of the source) and device (by default the GPU
+            if there is one), see `engines.open_engine`; grade ("close"), see `preprocessing.load_pixels`; max_pixels
+            and truncated ("refuse"), see `images.open_image`: with "keep", a column ``truncated`` marks images that are
+            cut off; column, the column of a table or list with the images or their paths, if its name does not say so;
             label_column, a column that holds no images; allow_private (False), fetch URLs at private addresses too;
             anonymous (False), ask stores for public data, without an account.
 

@@ -87,10 +87,11 @@ class Classifier:
         """Classify one image or many.
 
         Args:
-            images: one image: a path, URL, bytes, open file, PIL image, uint8 array (H, W, 3), or tensor (3, H, W),
-                uint8 or float in 0..1 (`processing_utils.images.open_image` takes the same). Or many: a list, tuple
-                or iterator of these, an array (N, H, W, 3), or a tensor (N, 3, H, W). Images are fetched and decoded
-                in parallel, one batch at a time.
+            images: one image: a path, URL, bytes, open file, PIL image, uint8 RGB array (H, W, 3) (of an array
+                from OpenCV pass ``array[:, :, ::-1]``), or tensor (3, H, W), uint8 or float in 0..1
+                (`processing_utils.images.open_image` takes the same). Or many: a list, tuple or iterator of these, an
+                array (N, H, W, 3), or a tensor (N, 3, H, W). Images are fetched and decoded in parallel, one batch at a
+                time.
             top: number of classes to return, from 1 to all; by default 5, or all if there are fewer.
             batch_size: number of images that the network takes at once.
             errors: "raise", or "return": the result of one of many images that cannot be used is then the exception.

@@ -291,7 +291,7 @@ class _Validation(Dataset[tuple[Tensor, Tensor]]):
         try:
             pixels = load_pixels(self.images.read(i), self.preset, "close")
         except (ImageError, OSError, ValueError) as error:
-            log.warning("Counted as wrong: %s", with_name(self.images.name(i), error))
+            log.warning("Cannot read %s", with_name(self.images.name(i), error))
             crop = self.preset.crop_size
             return torch.zeros(crop, crop, 3, dtype=torch.uint8), torch.full_like(
                 torch.as_tensor(self.images.labels[i]), -1

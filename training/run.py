@@ -201,7 +201,7 @@ class TrainingRun:
         if len(self.labels) < 2:
             raise SourceError(
                 f"{', '.join(options.data)} has {len(self.labels)} class, {''.join(x.name for x in self.labels)}: "
-                "training needs at least two. If that folder contains the class folders, name it as the data."
+                "training needs at least two."
             )
         self.order = np.arange(len(train))
         if recipe.held_out:  # the last images

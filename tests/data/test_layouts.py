@@ -115,6 +115,7 @@ LAYOUTS: dict[str, Layout] = {
     "class folders": Layout(lambda p: fruit(p / "d"), WALKED),
     "class folders in a hidden folder": Layout(lambda p: fruit(p / ".cache" / "d"), WALKED),
     "class folders in a folder with brackets": Layout(lambda p: fruit(p / "set [v2]*"), WALKED),
+    "class folders one level too deep": Layout(lambda p: fruit(p / "d" / "d").parent, WALKED),
     "linked class folders": Layout(linked, WALKED),
     "a pattern of class folders": Layout(lambda p: f"{fruit(p / 'd')}/**/*.png", WALKED),
     "class folders in a store": Layout(in_store, SORTED),

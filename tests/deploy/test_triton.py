@@ -75,6 +75,12 @@ def test_wrong_settings_are_refused(arguments: dict[str, Any], names: str):
         Serving(**arguments)
 
 
+@pytest.mark.parametrize(("classes", "top"), [(1000, 5), (3, 3)])
+def test_the_best_five_classes_or_all(classes: int, top: int):
+    outputs = configurations("x", Serving(), 224, classes)["x"]["output"]
+    assert [output["dims"][0] for output in outputs] == [top, top, top, top, classes]
+
+
 def test_what_the_gpu_and_the_cpu_need():
     def network(**settings: Any) -> dict[str, Any]:
         return configurations("x", Serving(max_batch=12, **settings), 224, 1000)["x_network"]
