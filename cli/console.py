@@ -62,7 +62,9 @@ def status_of(run: Callable[[], int | None], out: Path | None = None, *, resumab
     ``out`` is the file or folder that it writes, for errors of the file system that name no file.
     """
     try:
-        return run() or EXIT_OK
+        status = run() or EXIT_OK
+        sys.stdout.flush()  # here, so that a reader that has seen enough is noticed here
+        return status
     except ResNeXtHubError as error:
         return fail(str(error), error.exit_code)
     except BrokenPipeError:  # the reader (head, less) has seen enough

@@ -55,7 +55,7 @@ def _rows(report: Report) -> list[tuple[str, ...]]:
         name, metrics = f"{result.name} ({result.dataset})" if several else result.name, result.metrics
         ece = f"{100 * metrics.ece:.1f}" if metrics.top1.total else "-"
         verdicts = [f"{c.top1:.2f} / {c.top5:.2f} {c.kind}: {c.verdict}" for c in result.comparisons]
-        compared = "; ".join(verdicts) or "no published figure"
+        compared = "; ".join(verdicts) or "no published figure for these images"
         rows.append((name, _rate(metrics.top1), _rate(metrics.top5), ece, compared))
     return rows
 

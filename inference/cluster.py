@@ -142,7 +142,11 @@ def classify_on_ray(
 
     context = ray.data.DataContext.get_current()
     shown, context.enable_progress_bars = context.enable_progress_bars, False
+    log = logging.getLogger("ray.data")  # it reports each round, and that its bars are off
+    level = log.level
+    log.setLevel(logging.ERROR)
     try:
         return request.run(out, identity, process, passed, resume=resume, overwrite=overwrite, progress=progress)
     finally:
         context.enable_progress_bars = shown
+        log.setLevel(level)

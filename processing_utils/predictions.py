@@ -112,7 +112,10 @@ def top_predictions(
     named = read_labels(labels) if isinstance(labels, str) else labels
     if len(named) != classes:
         where = f" in {labels!r}" if isinstance(labels, str) else ""
-        raise ValueError(f"labels must have one entry per score: expected {classes}, got {len(named)}{where}.")
+        raise ValueError(
+            f"labels must have one entry per score: expected {classes}, got {len(named)}{where}. For a network's scores "
+            "pass labels=network.labels."
+        )
     n = check_count("n", n, classes)
     if len(values) == 0:
         return []

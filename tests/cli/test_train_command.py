@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -216,9 +217,10 @@ def test_the_commands_that_follow_run(flowers: Path, tmp_path: Path, capsys: pyt
     assert "--data IMAGES" in capsys.readouterr().err  # it has no validation images
 
 
-def test_class_folders_one_level_too_deep(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train(flowers.parent, tmp_path / "run") == 2
-    assert "1 class, flowers" in capsys.readouterr().err
+def test_a_single_class_is_refused(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(flowers / "rose")
+    assert train(flowers, tmp_path / "run") == 2
+    assert "1 class, daisy" in capsys.readouterr().err
 
 
 def test_a_linear_probe_from_ones_own_weights(flowers: Path, tmp_path: Path) -> None:
