@@ -114,8 +114,8 @@ def _fetch_first(checkpoint: Checkpoint, store: Store, progress: bool) -> tuple[
     way = "unset RESNEXT_HUB_OFFLINE" if offline else "set RESNEXT_HUB_MIRROR to the URL of a mirror"
     name = store.path_of(checkpoint, checkpoint.sources[0]).name
     raise UnreachableError(
-        f"The weights of {checkpoint.name} are not on this machine{why}. Put the file {name} into {store.folder}, {way}, "
-        "or use resnext_tiny, whose weights are in the repository."
+        f"The weights of {checkpoint.name} are not on this machine{why}. Put the file {name} into {store.folder}, "
+        f"{way}, or use resnext_tiny, whose weights are in the repository."
     )
 
 

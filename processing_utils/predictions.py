@@ -113,8 +113,8 @@ def top_predictions(
     if len(named) != classes:
         where = f" in {labels!r}" if isinstance(labels, str) else ""
         raise ValueError(
-            f"labels must have one entry per score: expected {classes}, got {len(named)}{where}. For a network's scores "
-            "pass labels=network.labels."
+            f"labels must have one entry per score: expected {classes}, got {len(named)}{where}. For scores of "
+            "a network pass labels=network.labels."
         )
     n = check_count("n", n, classes)
     if len(values) == 0:
