@@ -12,8 +12,6 @@ from ..models.manifest import Accuracy, Manifest, find_checkpoint
 from .list import file_size, row
 from .options import add_variant
 
-WHOLE = {"break_long_words": False, "break_on_hyphens": False}  # paths and URLs
-
 
 def add_to(commands: Any) -> None:
     about = "describe a variant: size, accuracy, preprocessing, licence, file"
@@ -54,6 +52,8 @@ def _info(arguments: argparse.Namespace, manifest: Manifest) -> int:
         *(("known issue", issue) for issue in c.known_issues),
     ]
     print(c.variant)
+    wrap = textwrap.TextWrapper(80, subsequent_indent=" " * 16, break_long_words=False, break_on_hyphens=False)
     for name, text in lines:
-        print(textwrap.fill(text, 80, initial_indent=f"  {name:14}", subsequent_indent=" " * 16, **WHOLE))
+        wrap.initial_indent = f"  {name:14}"
+        print(wrap.fill(text))
     return EXIT_OK
