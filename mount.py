@@ -16,6 +16,7 @@ import os.path
 import pkgutil
 import runpy
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -39,8 +40,8 @@ def _stamp(root: Path) -> str:
     return digest.hexdigest()
 
 
-def _is_this_checkout(package: ModuleType, root: Path) -> bool:
-    return any(Path(entry).resolve() == root for entry in getattr(package, "__path__", ()))
+def _is_among(root: Path, entries: Iterable[str]) -> bool:
+    return any(Path(entry).resolve() == root for entry in entries)
 
 
 def _importable_from(root: Path) -> bool | None:
@@ -51,7 +52,7 @@ def _importable_from(root: Path) -> bool | None:
         return False
     if spec is None:
         return None
-    return any(Path(entry).resolve() == root for entry in spec.submodule_search_locations or ())
+    return _is_among(root, spec.submodule_search_locations or ())
 
 
 def _installed() -> bool:
@@ -78,7 +79,7 @@ def mount(root: str | os.PathLike[str]) -> ModuleType:
     importlib.invalidate_caches()
 
     present = sys.modules.get(NAME)
-    if present is not None and not hasattr(present, _KEY) and _is_this_checkout(present, root):
+    if present is not None and not hasattr(present, _KEY) and _is_among(root, getattr(present, "__path__", ())):
         setattr(present, _KEY, key)  # imported by its ordinary name before
         return present
     found = _importable_from(root) if present is None else False

@@ -95,10 +95,8 @@ def earlier_report(out: Path, job: dict[str, Any], *, overwrite: bool) -> dict[s
 def workspace(out: Path, limits: Limits) -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
     """Yield DuckDB within its limits and an empty folder next to OUT, deleted afterwards; lock out other runs.
 
-    Raises:
-        OutputError: another run is writing OUT; the memory or the disk is too small.
-        SourceError: DuckDB could not read an input.
-        MissingPackageError: DuckDB is not installed.
+    Raises OutputError if another run is writing OUT, or if the memory or the disk is too small; SourceError if DuckDB
+    cannot read an input.
     """
     with needed("This step", "train"):
         import duckdb

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ..errors import SourceError
@@ -36,18 +36,16 @@ def read_list(uri: str, access: Access, column: str | None = None, label_column:
         encoding = next((name for mark, name in MARKS if start.startswith(mark)), "utf-8")
         # File names are bytes: those that are not UTF-8 are kept as they are.
         errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
+        read = {".jsonl": _from_json, ".csv": _from_columns, ".tsv": _from_columns}.get(_suffix(uri), _from_lines)
         try:
             with io.TextIOWrapper(file, encoding, errors, newline=None) as text:
-                yield from _resolved(uri, _reader(uri)(uri, _lines(uri, text), column, label_column))
+                yield from _resolved(uri, read(uri, _lines(uri, text), column, label_column))
         except (UnicodeError, csv.Error) as error:
             raise SourceError(f"Cannot read {uri} as a list: {error}") from error
 
 
-def _reader(uri: str) -> Callable[..., Iterator[Row]]:
-    lower = uri.lower().partition("?")[0]
-    return (
-        _from_json if lower.endswith(".jsonl") else _from_columns if lower.endswith((".csv", ".tsv")) else _from_lines
-    )
+def _suffix(uri: str) -> str:
+    return os.path.splitext(uri.lower().partition("?")[0])[1]
 
 
 def _lines(uri: str, text: io.TextIOWrapper) -> Iterator[str]:
@@ -64,7 +62,7 @@ def _from_lines(uri: str, lines: Iterator[str], column: str | None, label_column
 
 
 def _from_columns(uri: str, lines: Iterator[str], column: str | None, label_column: str | None) -> Iterator[Row]:
-    rows = csv.reader(lines, delimiter="\t" if uri.lower().partition("?")[0].endswith(".tsv") else ",")
+    rows = csv.reader(lines, delimiter="\t" if _suffix(uri) == ".tsv" else ",")
     header = [name.strip() for name in next(rows, [])]
     image, label = list_columns(uri, header, column, label_column)
     at, label_at = header.index(image), header.index(label) if label is not None else None

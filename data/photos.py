@@ -37,8 +37,7 @@ def read_photos(
         source: any source, see docs/data.md.
         options: column, label_column, private and anonymous; see `data.source.shards`.
 
-    Raises:
-        SourceError: no such source, or none of its images can be read.
+    Raises SourceError if there is no such source, or if none of its images can be read.
     """
     specs = [source] if isinstance(source, str) else list(source)
     columns = {name: options[name] for name in ("column", "label_column") if name in options}

@@ -99,9 +99,7 @@ class Models:
         engine, device: as of `inference.classifier.classifier`.
         kept: how many stay open.
 
-    Raises:
-        UnknownVariantError, ManifestError: no such variant.
-        ValueError: no variant, or two of one name.
+    Raises as `find_checkpoint`, and ValueError if there is no variant, or if two have one name.
     """
 
     def __init__(self, variants: Sequence[str], engine: str = "auto", kept: int = 3, device: str | None = None) -> None:
@@ -391,7 +389,8 @@ def as_csv(rows: Sequence[Row], top: int) -> bytes:
     for row in rows:
         cells = [c for p in row.predictions for c in (p.label, p.synset or "", f"{p.probability:.6f}")]
         cells += [""] * (len(columns) - len(cells))
-        table.writerow([_no_formula(cell) for cell in (row.image, row.error, *cells)])
+        cells = [row.image, row.error, *cells]
+        table.writerow([f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell for cell in cells])
     return text.getvalue().encode("utf-8-sig", errors="replace")
 
 
@@ -403,7 +402,3 @@ def as_json(answers: Sequence[Answer]) -> bytes:
 
     found = [{"variant": one.variant, "predictions": list(map(about, one.predictions))} for one in answers]
     return json.dumps(found, ensure_ascii=False, indent=1).encode()
-
-
-def _no_formula(cell: str) -> str:
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

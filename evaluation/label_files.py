@@ -131,8 +131,7 @@ def read_label_file(path: str | Path) -> Mapping[str, Label]:
     - ``ILSVRC2012_devkit_t12.tar.gz``, which contains both;
     - ``imagenet_2012_validation_synset_labels.txt`` with one synset per line.
 
-    Raises:
-        SourceError: the file is missing or is none of these.
+    Raises SourceError if the file is missing or is none of these.
     """
     path = Path(path)
     try:

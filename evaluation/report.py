@@ -139,10 +139,7 @@ def write_report(report: Report, folder: str | Path) -> list[Path]:
     """Write report.json, report.md, speed.json, classes.csv, confusions.csv and reliability.png; for several sizes also
     sizes.png, and for few classes confusion.png of the first contender.
 
-    The same predictions give the same bytes, except in speed.json.
-
-    Raises:
-        OutputError: the folder cannot be written.
+    The same predictions give the same bytes, except in speed.json. Raises OutputError if it cannot be written.
     """
     from .plots import plot_confusion, plot_reliability, plot_sizes  # matplotlib, which a report as text does not need
 

@@ -102,18 +102,18 @@ class Parts:
     def opened(self, *, resume: bool = False, overwrite: bool = False) -> Iterator[None]:
         """Hold the folder inside the block: make it, or find the parts of a stopped run, and lock out other runs.
 
-        A run that ends without a committed row leaves no folder.
-
-        Raises:
-            OutputError: OUT has an unknown suffix or exists; there are parts and ``resume`` was not passed; the stopped
-                run has another identity, or its parts are corrupt; another run is writing OUT.
+        A run that ends without a committed row leaves no folder. Raises OutputError if OUT has an unknown suffix or
+        exists, if there are parts and ``resume`` was not passed, if the stopped run has another identity or its parts
+        are corrupt, and if another run is writing OUT.
         """
         self.check_output(resume=resume, overwrite=overwrite)
         with self._locked():
             self.check_output(resume=resume, overwrite=overwrite)  # another run may have ended meanwhile
             with explained():
                 if not (resume and self.is_kept()):
-                    self._clear()
+                    (self.folder / IDENTITY).unlink(missing_ok=True)  # first: without it, the parts are ignored
+                    for path in self.folder.glob(PARTS):
+                        path.unlink()
                     write_atomically(self.folder / IDENTITY, json.dumps(self.identity, indent=1))
                 self.check_identity()
                 remove_temporary(self.folder)
@@ -124,11 +124,6 @@ class Parts:
                 with contextlib.suppress(OSError):
                     if not self.is_kept():
                         self._remove()
-
-    def _clear(self) -> None:
-        (self.folder / IDENTITY).unlink(missing_ok=True)  # first: without it, the parts are ignored
-        for path in self.folder.glob(PARTS):
-            path.unlink()
 
     def _remove(self) -> None:
         """Remove the folder; on Windows, where an open file stays, its lock goes at the end of `_locked`."""

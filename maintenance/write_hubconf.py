@@ -45,7 +45,7 @@ TORCHVISION = Signature(
     {
         "pretrained": 'True means weights="{oldest}". It also takes what weights takes. By default, random weights.',
         "progress": PROGRESS,
-        "weights": '{tags} or "DEFAULT" (the newest); or a member of torchvision\'s {enum}.',
+        "weights": '{tags} or "DEFAULT" (the newest); or a member of torchvision\'s enum for this network.',
         "num_classes": CLASSES,
         "network_options": OPTIONS,
     },
@@ -152,7 +152,6 @@ def function(name: str, manifest: Manifest, described: dict[str, str]) -> str:
         "num_classes": newest.num_classes,
         "oldest": tags[0],
         "tags": ", ".join(f'"{tag}"' for tag in tags),
-        "enum": f"ResNeXt{name.removeprefix('resnext').upper()}_Weights",  # torchvision's spelling
     }
     arguments = {key: text.format(**values) for key, text in signature.arguments.items()}
     if newest.sources[0].url is None:

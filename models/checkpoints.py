@@ -51,13 +51,9 @@ def read_state_dict(path: str | Path, *, mmap: bool = False, vouched: bool = Fal
     CRC32, if it has one, and must be finite. With ``mmap`` the tensors of zip and legacy files are mapped instead, and
     not examined.
 
-    Args:
-        vouched: the file was verified by a hash in our manifest (`Store.is_vouched`). If `pickles` does not know its
-            format, torch's own reader reads it, with a warning.
-
-    Raises:
-        FileNotFoundError: no such file.
-        CheckpointError: it is not a file of weights; the message names the tensor, or the byte.
+    ``vouched`` means that the file was verified by a hash in our manifest (`Store.is_vouched`). If `pickles` does not
+    know its format, torch's own reader then reads it, with a warning. Raises FileNotFoundError if there is no such
+    file, and CheckpointError if it is not one of weights; the message names the tensor, or the byte.
     """
     path = Path(path)
     if not path.is_file():

@@ -46,10 +46,8 @@ require(torch.__version__, tuple(sys.version_info[:3]))
 def build(architecture: Architecture, num_classes: int = 1000, **network_options: Any) -> ResNeXt:
     """A network with random weights, in training mode.
 
-    Options of the architecture, such as ``groups``, may be passed if they have its own values.
-
-    Raises:
-        TypeError: an option that no network has, or that would make it another variant.
+    Options of the architecture, such as ``groups``, may be passed if they have its own values. Raises TypeError for an
+    option that no network has, or that would make it another variant.
     """
     own = dataclasses.asdict(architecture)
     options = {name: value for name, value in network_options.items() if name not in own or value != own[name]}

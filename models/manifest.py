@@ -304,8 +304,7 @@ def _schema() -> Any:
 def load_manifest(path: str | Path, folder: Path = ROOT) -> Manifest:
     """Read a manifest, and check it against weights_manifest.schema.json. The paths in it start at ``folder``.
 
-    Raises:
-        ManifestError: the file is not JSON, is not what the schema allows, or refers to something it does not define.
+    Raises ManifestError if it is not JSON, is not what the schema allows, or refers to something it does not define.
     """
     path = Path(path)
     content = _content(path, LIMIT)
@@ -331,11 +330,7 @@ def write_digest(folder: Path) -> None:
 
 @cache
 def default_manifest() -> Manifest:
-    """The manifest of this checkout.
-
-    Raises:
-        ManifestError: it cannot be used, or is not the one that weights_manifest.sha256 was written for.
-    """
+    """The manifest of this checkout; ManifestError if it is not the one that weights_manifest.sha256 is for."""
     manifest, digest = ROOT / MANIFEST, ROOT / DIGEST
     if not digest.is_file() or digest.read_text(encoding="utf-8") != _digest_line(manifest):
         raise ManifestError(

@@ -102,15 +102,11 @@ def get(
 ) -> Answer:
     """The answer to a GET, redirects followed, whatever its status. To be closed.
 
-    Args:
-        resolver: the system's by default.
-        connector: makes every connection, plain, for TLS and to proxies; TLS still verifies the host's name. It is
-            given an address that was checked, or a proxy's name.
+    ``connector`` makes every connection, plain, for TLS and to proxies; TLS still verifies the host's name. It is given
+    an address that was checked, or a proxy's name.
 
-    Raises:
-        RefusedError: the URL or a redirect is malformed or not allowed, the certificate is not trusted, the proxy
-            declines, or there was no answer in time.
-        BrokenOffError: no answer came.
+    Raises RefusedError if the URL or a redirect is malformed or not allowed, if the certificate is not trusted, if the
+    proxy declines, or if there was no answer in time; BrokenOffError if no answer came.
     """
     request = _Request(policy, resolver or resolve, connector or connect)
     try:

@@ -108,8 +108,10 @@ def open_image(
 
         if source.layout != torch.strided:
             raise ImageError(f"An image tensor must be dense, not {source.layout}.")
-        source = source.detach().cpu()
-        source = _channels_last((source.float() if source.is_floating_point() else source).numpy())
+        if source.ndim != 3 or source.shape[0] not in (1, 3):
+            raise ImageError(f"An image tensor must have the shape (1, H, W) or (3, H, W), got {tuple(source.shape)}.")
+        source = source.detach().cpu().permute(1, 2, 0)
+        source = (source.float() if source.is_floating_point() else source).numpy()
     if isinstance(source, np.ndarray):
         source = _from_array(source)
     if not isinstance(source, Image.Image):
@@ -375,12 +377,6 @@ def _sixteen_bits(values: np.ndarray) -> np.ndarray:
     values += 128
     values //= 257  # to the nearest of 255 steps; no value lies between two
     return values.astype(np.uint8)
-
-
-def _channels_last(values: np.ndarray) -> np.ndarray:
-    if values.ndim != 3 or values.shape[0] not in (1, 3):
-        raise ImageError(f"An image tensor must have the shape (1, H, W) or (3, H, W), got {tuple(values.shape)}.")
-    return values.transpose(1, 2, 0)
 
 
 def _from_array(values: np.ndarray) -> Image.Image:

@@ -24,11 +24,7 @@ register(Label)
 
 @cache
 def read_labels(label_set: str | LabelSet = "imagenet-1k") -> tuple[Label, ...]:
-    """The labels of a set, which is given by its name or as a checkpoint has it, in the order of the logits.
-
-    Raises:
-        ValueError: no such set, or a file that is not such a table.
-    """
+    """The labels of a set, given by its name or as a checkpoint has it, in the order of the logits; else ValueError."""
     if isinstance(label_set, str):
         sets = default_manifest().label_sets
         if label_set not in sets:

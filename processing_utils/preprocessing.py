@@ -106,10 +106,7 @@ def view_pixels(image: Image.Image, preset: Preprocessing, views: str) -> np.nda
         views: "centre", one; "flip", the centre and its mirror image; "ten-crop", the corners and the centre, and their
             mirror images (Krizhevsky et al. 2012; the pixels of torchvision's TenCrop after Resize).
 
-    Raises:
-        ImageError: it is so long and thin that the resized image would be too big; for "ten-crop" also smaller than
-            the crop when resized.
-        ValueError: no such views, or an image that is not RGB.
+    Raises as `crop_pixels`; for "ten-crop" also ImageError if the resized image is smaller than the crop.
     """
     if views not in VIEWS:
         raise ValueError(f"Unknown views {views!r}; choose from {', '.join(VIEWS)}.")
