@@ -136,7 +136,9 @@ class Gate:
                 await send(message)
 
         full, checked = False, json.dumps(value).encode()
-        await self.app(_with_length(scope, checked), _replay(checked, receive), in_language)
+        about = {b"content-length": str(len(checked)).encode(), b"content-type": b"application/json"}
+        kept = [(k, v) for k, v in scope["headers"] if k not in (*about, b"transfer-encoding")]
+        await self.app(scope | {"headers": [*kept, *about.items()]}, _replay(checked, receive), in_language)
 
     def _drop_if_silent(self, queue: Any, session: str) -> None:
         if session not in self._listening and queue.pending_event_ids_session.get(session):
@@ -234,12 +236,6 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay
-
-
-def _with_length(scope: Scope, body: bytes) -> Scope:
-    about = {b"content-length": str(len(body)).encode(), b"content-type": b"application/json"}
-    kept = [(k, v) for k, v in scope["headers"] if k not in (*about, b"transfer-encoding")]
-    return scope | {"headers": [*kept, *about.items()]}
 
 
 def _size(folder: Path) -> int:

@@ -77,7 +77,6 @@ class Format(ABC):
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The default of every option."""
         return {name: default for name, (default, _) in self.options.items()}
 
     def check(self, precision: str, options: Mapping[str, Any]) -> None:

@@ -64,7 +64,6 @@ class Report:
 
     @property
     def path(self) -> Path:
-        """The artefact."""
         return self.folder / self.artefact
 
 

@@ -21,8 +21,7 @@ _NORMALISE = """\
 pixels = np.asarray(image, np.float32) / 255
 batch = ((pixels - np.float32(how["mean"])) / np.float32(how["std"])).transpose(2, 0, 1)[None]"""
 _PIXELS = "batch = np.asarray(image)[None]"
-_BEST = """\
-scores, classes = (output[0] for output in outputs)"""
+_BEST = "scores, classes = (output[0] for output in outputs)"
 _ALL = """\
 classes = np.argsort(-outputs[0][0])[:5]
 scores = outputs[0][0][classes]"""
@@ -32,7 +31,6 @@ for score, index in zip(scores, classes):
 
 
 def readme(format: Format, signature: Signature, metadata: Mapping[str, Any]) -> str:
-    """Return the text, in Markdown."""
     module = {"onnx": "onnxruntime", "openvino": "openvino", "tensorrt": "build_engine"}.get(format.name, "torch")
     package = {"build_engine": "tensorrt torch"}.get(module, module)
     steps = [

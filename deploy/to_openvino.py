@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ExportError
-from ..packages import install, missing
+from ..packages import install, library_version, missing
 from ..telemetry import import_quietly
 from .conversion import Conversion, Format, Runner
 from .to_onnx import OnnxFormat
@@ -56,8 +56,6 @@ class OpenVINOFormat(Format):
 
 def open_in_openvino(path: Path) -> Runner:
     """Open a file on the CPU. Activations are float32, whatever the type of the weights."""
-    from importlib.metadata import version
-
     from ..inference.engines.openvino import openvino_core
 
     compiled = openvino_core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -65,4 +63,4 @@ def open_in_openvino(path: Path) -> Runner:
     def run(batch: np.ndarray) -> Sequence[np.ndarray]:
         return list(compiled(batch).to_tuple())
 
-    return Runner(run, f"openvino {version('openvino')}, CPU")
+    return Runner(run, f"openvino {library_version('openvino')}, CPU")

@@ -57,7 +57,6 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """The comparison in words."""
         if self.reproduced:
             return f"reproduced ({self.off1:+.2f})"
         return f"not reproduced: {self.off1:+.2f} / {self.off5:+.2f}, {self.beyond:.2f} outside the 95 % interval"
@@ -127,7 +126,11 @@ def contenders_of(
     """Open the engine of every variant at every size; ``local_rank`` chooses the GPU if the options name no device."""
     asked = [parse_size(size) for size in options.sizes] or [(None, None)]
     checkpoints = list({c.variant: c for c in map(find_checkpoint, variants)}.values())
-    device = options.device or _device(local_rank)
+    device = options.device
+    if device is None and local_rank:
+        import torch
+
+        device = f"cuda:{local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else None
     how: dict[str, Any] = {"precision": options.precision, "calibration": options.calibration, "device": device}
     found: dict[str, Contender] = {}
     for checkpoint, (resize, crop) in itertools.product(checkpoints, asked):
@@ -144,14 +147,6 @@ def contenders_of(
             opened = open_engine(sized, options.engine, threads=1, progress=progress, **how)
             found[name] = Contender(name, checkpoint, local_file(checkpoint)[1], preset, opened, options.views)
     return list(found.values())
-
-
-def _device(local_rank: int) -> str | None:
-    if not local_rank:
-        return None
-    import torch
-
-    return f"cuda:{local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else None
 
 
 def compare(metrics: Metrics, contender: Contender, dataset: str) -> tuple[Comparison, ...]:

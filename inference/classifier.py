@@ -118,15 +118,10 @@ class Classifier:
     def features(self, images: Any, *, batch_size: int = 16) -> np.ndarray:
         """Compute the pooled features, from which the last layer computes the logits.
 
-        Args:
-            images, batch_size: see `__call__`.
+        Arguments and errors are those of `__call__`. Also raises ValueError if the network is not a `ResNeXt`.
 
         Returns:
             (num_features,) float32 for one image, (N, num_features) for many.
-
-        Raises:
-            ImageError, FetchError, FileNotFoundError: an image cannot be used; the message says which.
-            ValueError: the network is not a `ResNeXt`.
         """
         many = _is_many(images)
         found = [features for (_, features), _ in self._outputs(images, batch_size, return_errors=False)]

@@ -217,14 +217,9 @@ class Store:
 
         The manifest may state its length, and its complete sha256 or the prefix in the file's name (8 hex digits, which
         detect a broken file, not a forged one). Where no hash is published, later copies are compared with the first.
-        A file whose state (length, modification time, inode) is as when it was last hashed is not hashed again.
-
-        Args:
-            again: hash it in any case.
-            final: the name that the file will get; its record is kept under that name.
-
-        Raises:
-            CheckpointError: it is another file. The message says what was expected.
+        A file whose state (length, modification time, inode) is as when it was last hashed is not hashed again, unless
+        ``again`` is True. The record is kept under the name ``final`` that the file will get. Raises CheckpointError if
+        it is another file; the message says what was expected.
         """
         status = path.stat()
         if source.bytes is not None and status.st_size != source.bytes:

@@ -125,7 +125,6 @@ def open_image(
 
 
 def check_truncated(truncated: str) -> None:
-    """Raise a ValueError unless it is "refuse" or "keep"."""
     if truncated not in TRUNCATED:
         raise ValueError(f"truncated must be one of {', '.join(TRUNCATED)}, got {truncated!r}.")
 

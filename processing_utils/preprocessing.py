@@ -144,7 +144,6 @@ def preprocess(image: Image.Image, preset: Preprocessing) -> np.ndarray:
 
 
 def check_grade(grade: str) -> None:
-    """Raise a ValueError if there is no such grade."""
     if grade not in GRADES:
         raise ValueError(f"Unknown grade {grade!r}; choose from {', '.join(GRADES)}.")
 
