@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 from ..errors import SourceError
 from .parquet_footer import Chunk, Footer, read_footer, with_footer
-from .stores import Access, Spool, filesystem, is_remote, is_web, keep, readable, spooled, version_of
+from .stores import Access, Spool, filesystem, is_remote, is_web, keep, read_range, readable, spooled, version_of
 from .table_cells import NO_CLASS, Label, as_label, is_bytes, is_text, text_of
 
 BATCH_BYTES = 2**26  # of a column, decoded at a time
@@ -80,11 +81,6 @@ class Table:
         with pq.ParquetFile(self._path(group, columns), pre_buffer=False, read_dictionary=text) as file:
             # One thread: there are many workers, and an exception in one of Arrow's threads ends the process.
             yield from file.iter_batches(rows, [group], list(columns), use_threads=False)
-
-    def values(self, column: str, first: int, length: int) -> Iterator[tuple[int, Any]]:
-        """(row, cell) of one column, of ``length`` rows from ``first`` on."""
-        for row, (value,) in self.cells([column], first, length):
-            yield row, value
 
     def _from(self, group: int, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
         """(first row, batch) of all batches from a row group on."""
@@ -155,9 +151,9 @@ def open_table(uri: str, access: Access, version: str | None = None) -> Table:
     found = spool.digest if spool else version_of(uri, access)
     if (known := _tables.get((uri, found, access))) is not None:
         return known
-    local = spool.path if spool else None if is_remote(uri) else uri
+    tail = _tail(spool.path if spool else uri, access)
     try:
-        footer = read_footer(_tail(uri, access) if local is None else _local_tail(local))
+        footer = read_footer(tail)
     except (pa.ArrowException, ValueError) as error:
         raise SourceError(f"{uri} is not a Parquet table: {error}") from error
     table = _tables[uri, found, access] = Table(uri, access, found, footer, spool)
@@ -168,22 +164,14 @@ def open_table(uri: str, access: Access, version: str | None = None) -> Table:
 
 
 def _tail(uri: str, access: Access) -> bytes:
-    """The end of a store's table, with the complete footer."""
-    files, path = filesystem(uri, access)
+    """The end of a table of this machine or of a store, with the complete footer."""
     with readable(f"Cannot read {uri}"):
-        length = files.info(path)["size"]
-        return with_footer(length, lambda size: files.cat_file(path, start=length - size, end=length))
-
-
-def _local_tail(path: str) -> bytes:
-    with open(path, "rb") as file:
-        length = file.seek(0, 2)
-
-        def last(size: int) -> bytes:
-            file.seek(length - size)
-            return file.read(size)
-
-        return with_footer(length, last)
+        if is_remote(uri):
+            files, path = filesystem(uri, access)
+            length = files.info(path)["size"]
+        else:
+            length = os.path.getsize(uri)
+        return with_footer(length, lambda size: read_range(uri, access, length - size, size))
 
 
 def class_names(schema: Any, column: str) -> tuple[str, ...] | None:
@@ -198,7 +186,7 @@ def class_names(schema: Any, column: str) -> tuple[str, ...] | None:
 def labels_of(table: Table, column: str, first: int, length: int) -> Iterator[Label | None]:
     """The labels of some rows, each text held once."""
     known: dict[Any, Label | None] = {}
-    for _, cell in table.values(column, first, length):
+    for _, (cell,) in table.cells([column], first, length):
         if not cell.is_valid:
             yield NO_CLASS
             continue

@@ -288,7 +288,7 @@ class TableShard:
             table = self._table()
             column = columns.label_column(self.uri, table.schema, self.column, label_column)
             if column is None:
-                for _, value in table.values(self.column, self.first, self.length):
+                for _, (value,) in table.cells([self.column], self.first, self.length):
                     path = text_of(value) or ""
                     yield Facts(path, Place("", path, listed=True), None)
                 return
