@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no run
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end a run
     out = getattr(arguments, "out", None)
     resumable = str(out) != "-" and out is not None and arguments.command in ("classify", "evaluate")
     with quiet() if vars(arguments).pop("quiet", False) else contextlib.nullcontext():

@@ -111,7 +111,7 @@ def _classify(arguments: argparse.Namespace, manifest: Manifest) -> int:
             if photo == "-":
                 print("To classify a list of paths or URLs from stdin, pass --out - too.", file=sys.stderr)
             continue
-        # Only now: a wrong path need not wait for weights.
+        # Only now, so that a wrong path is reported without a download.
         classify = classify or classifier(
             checkpoint.variant, device=arguments.device, build=False, progress=sys.stderr.isatty(), **how
         )

@@ -213,7 +213,7 @@ def classify(models: Models, name: str, data: bytes, top: object, limits: Limits
 
 
 def count_of(top: object, most: int) -> int:
-    """How many classes to show: what a visitor has typed, which may be 2.5 or nothing, as 1 to ``most``."""
+    """The number of classes to show, 1 to ``most``, from what a visitor has typed, which may be 2.5 or nothing."""
     try:
         return max(1, min(round(float(str(top))), most))
     except (ValueError, OverflowError):

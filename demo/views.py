@@ -266,7 +266,7 @@ def _card(checkpoint: Checkpoint, answer: Answer, language: str) -> str:
 
 
 def batch(rows: Sequence[Row], top: int, language: str) -> str:
-    """How many files were classified, the table to save (a data: URL, no file on the server), and its first rows."""
+    """The number of classified files, the table to save (a data: URL, no file on the server), and its first rows."""
     words = partial(_escaped, language)
     done = words("done", photos=sum(not row.error for row in rows), count=len(rows))
     csv = _data_url("text/csv;charset=utf-8", as_csv(rows, top))

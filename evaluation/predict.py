@@ -270,7 +270,7 @@ def predict(
         gathered(processes, None)  # rank 0 has made the folder
         parts.check_identity()
         parts.refresh()
-        gathered(processes, None)  # nobody writes while another lists
+        gathered(processes, None)  # no process writes while another lists the folder
         start = time.perf_counter()
         own = ((number, shard) for number, shard in numbered if processes.has(number))
         before = sum(part.start + part.rows for number, part in parts.done.items() if processes.has(number))
@@ -278,7 +278,7 @@ def predict(
         with progress_bar(progress and processes.first, total, before) as advance:
             computed = process_shards(own, parts, advance, make_rows=predictor, batch=batch, workers=many)
         done.extend(gathered(processes, (computed, time.perf_counter() - start)))
-        if processes.first:  # it alone: soon it removes the folder
+        if processes.first:  # only rank 0: it soon removes the folder
             parts.refresh()
         return computed
 

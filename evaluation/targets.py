@@ -60,7 +60,8 @@ def _plain(name: str) -> str:
 def _index(labels: Sequence[Label]) -> dict[str, set[int]]:
     """The classes that each name may mean.
 
-    A first name wins: "crayfish" means the class of that name, not the spiny lobster, which is also called crayfish.
+    A class's first name takes precedence: "crayfish" means the class of that name, not the spiny lobster, which is
+    also called crayfish.
     """
     proper: dict[str, set[int]] = {}
     others: dict[str, set[int]] = {}

@@ -103,7 +103,7 @@ class Request:
         return {"private": self.options["allow_private"], "anonymous": self.options["anonymous"]}
 
     def check(self, out: str | Path, *, workers: int | None, resume: bool, overwrite: bool, progress: bool) -> None:
-        """Raise what is wrong with the run, or with a source of this machine, before an engine is built for it."""
+        """Raise the errors of the run, and of sources on this machine, before an engine is built."""
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be 1 or more, got {workers}.")
         if progress:

@@ -68,7 +68,7 @@ class Parts:
         return self.out.with_name(f"{self.out.name}.parts")
 
     def check_output(self, *, resume: bool, overwrite: bool) -> None:
-        """Raise what `opened` would raise for OUT itself, before anything is downloaded or built for it."""
+        """Raise the errors of `opened` that concern OUT itself, before anything is downloaded or built for it."""
         if self.out.suffix not in FORMATS:
             raise OutputError(f"{self.out}: the name of a table must end in one of {', '.join(FORMATS)}.")
         if resume and overwrite:
@@ -145,7 +145,7 @@ class Parts:
                 self.folder.rmdir()
 
     def refresh(self, shard: int | None = None) -> None:
-        """Read which parts there are, of all shards or of one; other processes commit to the same folder."""
+        """List the parts of all shards, or of one, again: other processes commit to the same folder."""
         if shard is None:
             parts = [_part_in(path) for path in sorted(self.folder.glob(PARTS))]
         else:

@@ -100,7 +100,7 @@ def get(
     resolver: Resolver | None = None,
     connector: Connector | None = None,
 ) -> Answer:
-    """The answer to a GET, redirects followed, whatever its status. To be closed.
+    """The answer to a GET, redirects followed, whatever its status. The caller closes it.
 
     ``connector`` makes every connection, plain, for TLS and to proxies; TLS still verifies the host's name. It is given
     an address that was checked, or a proxy's name.
@@ -127,7 +127,7 @@ def get(
 
 
 class Answer:
-    """A server's answer: ``status``, ``headers``, and its body. To be closed."""
+    """A server's answer: ``status``, ``headers``, and its body. The caller closes it."""
 
     def __init__(self, request: _Request, response: http.client.HTTPResponse) -> None:
         self.status = response.status

@@ -184,7 +184,7 @@ def decode(data: bytes, use: Callable[[Image.Image], T], max_pixels: int | None 
             return use(image)
     except UnidentifiedImageError as error:
         start = data[:64].lstrip().lower()
-        # Nothing of the content is repeated: the URI may be a stranger's, and the file not for a stranger's eyes.
+        # The message repeats nothing of the content: a stranger who chose the URI must not see the file.
         hint = "".join(f" {look}" for pattern, look in LOOKS.items() if re.match(pattern, start))
         raise ImageError(f"Not an image in a supported format ({', '.join(FORMATS)}).{hint}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # of a frame
