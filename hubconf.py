@@ -67,7 +67,16 @@ def resnext101_32x16d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
     - Original: https://github.com/facebookresearch/WSL-Images
     - Note: In timm, the deprecated name ig_resnext101_32x16d loads another network,
       resnext101_32x8d.fb_wsl_ig1b_ft_in1k (resnet.py, lines 2229-2231).
-    - Arguments and errors: those of `resnext101_32x8d_wsl`.
+
+    Args:
+        progress: show a progress bar on stderr while the weights are downloaded.
+        pretrained: False for random weights.
+        num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
+
+    Raises:
+        TypeError: an unknown network option, or one that would make it another variant.
+        CheckpointError: the weights cannot be downloaded, verified or loaded.
     """
     return _models().facebook_network("resnext101_32x16d_wsl", progress, pretrained, num_classes, network_options)
 
@@ -85,7 +94,16 @@ def resnext101_32x32d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
     - Note: In timm, the deprecated name ig_resnext101_32x32d loads another network,
       resnext101_32x8d.fb_wsl_ig1b_ft_in1k (resnet.py, lines 2229-2231).
     - Note: The original's README says 466M parameters; the exact number is 468,530,472.
-    - Arguments and errors: those of `resnext101_32x8d_wsl`.
+
+    Args:
+        progress: show a progress bar on stderr while the weights are downloaded.
+        pretrained: False for random weights.
+        num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
+
+    Raises:
+        TypeError: an unknown network option, or one that would make it another variant.
+        CheckpointError: the weights cannot be downloaded, verified or loaded.
     """
     return _models().facebook_network("resnext101_32x32d_wsl", progress, pretrained, num_classes, network_options)
 
@@ -104,7 +122,16 @@ def resnext101_32x48d_wsl(progress=True, *, pretrained=True, num_classes=1000, *
       resnext101_32x8d.fb_wsl_ig1b_ft_in1k (resnet.py, lines 2229-2231).
     - Note: timm has its configuration, but no function that builds the network. timm's last results are in commit
       5e7d47ca (2022-07-19).
-    - Arguments and errors: those of `resnext101_32x8d_wsl`.
+
+    Args:
+        progress: show a progress bar on stderr while the weights are downloaded.
+        pretrained: False for random weights.
+        num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
+
+    Raises:
+        TypeError: an unknown network option, or one that would make it another variant.
+        CheckpointError: the weights cannot be downloaded, verified or loaded.
     """
     return _models().facebook_network("resnext101_32x48d_wsl", progress, pretrained, num_classes, network_options)
 
@@ -122,7 +149,16 @@ def resnet18_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
     - Note: The original's README says 14M parameters; the exact number is 11,689,512.
     - Note: The original's hubconf.py first downloads torchvision's weights, then overwrites them.
-    - Arguments and errors: those of `resnext101_32x8d_wsl`.
+
+    Args:
+        progress: show a progress bar on stderr while the weights are downloaded.
+        pretrained: False for random weights.
+        num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
+
+    Raises:
+        TypeError: an unknown network option, or one that would make it another variant.
+        CheckpointError: the weights cannot be downloaded, verified or loaded.
     """
     return _models().facebook_network("resnet18_ssl", progress, pretrained, num_classes, network_options)
 
@@ -139,7 +175,16 @@ def resnet50_ssl(progress=True, *, pretrained=True, num_classes=1000, **network_
     - Paper: Billion-scale semi-supervised learning for image classification, https://arxiv.org/abs/1905.00546
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
     - Note: The original's hubconf.py first downloads torchvision's weights, then overwrites them.
-    - Arguments and errors: those of `resnext101_32x8d_wsl`.
+
+    Args:
+        progress: show a progress bar on stderr while the weights are downloaded.
+        pretrained: False for random weights.
+        num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
+
+    Raises:
+        TypeError: an unknown network option, or one that would make it another variant.
+        CheckpointError: the weights cannot be downloaded, verified or loaded.
     """
     return _models().facebook_network("resnet50_ssl", progress, pretrained, num_classes, network_options)
 
@@ -155,7 +200,16 @@ def resnext50_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **n
     - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Billion-scale semi-supervised learning for image classification, https://arxiv.org/abs/1905.00546
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
-    - Arguments and errors: those of `resnext101_32x8d_wsl`.
+
+    Args:
+        progress: show a progress bar on stderr while the weights are downloaded.
+        pretrained: False for random weights.
+        num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
+
+    Raises:
+        TypeError: an unknown network option, or one that would make it another variant.
+        CheckpointError: the weights cannot be downloaded, verified or loaded.
     """
     return _models().facebook_network("resnext50_32x4d_ssl", progress, pretrained, num_classes, network_options)
 
@@ -171,7 +225,16 @@ def resnext101_32x4d_ssl(progress=True, *, pretrained=True, num_classes=1000, **
     - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Billion-scale semi-supervised learning for image classification, https://arxiv.org/abs/1905.00546
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
-    - Arguments and errors: those of `resnext101_32x8d_wsl`.
+
+    Args:
+        progress: show a progress bar on stderr while the weights are downloaded.
+        pretrained: False for random weights.
+        num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
+
+    Raises:
+        TypeError: an unknown network option, or one that would make it another variant.
+        CheckpointError: the weights cannot be downloaded, verified or loaded.
     """
     return _models().facebook_network("resnext101_32x4d_ssl", progress, pretrained, num_classes, network_options)
 
@@ -187,7 +250,16 @@ def resnext101_32x8d_ssl(progress=True, *, pretrained=True, num_classes=1000, **
     - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Billion-scale semi-supervised learning for image classification, https://arxiv.org/abs/1905.00546
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
-    - Arguments and errors: those of `resnext101_32x8d_wsl`.
+
+    Args:
+        progress: show a progress bar on stderr while the weights are downloaded.
+        pretrained: False for random weights.
+        num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
+
+    Raises:
+        TypeError: an unknown network option, or one that would make it another variant.
+        CheckpointError: the weights cannot be downloaded, verified or loaded.
     """
     return _models().facebook_network("resnext101_32x8d_ssl", progress, pretrained, num_classes, network_options)
 
@@ -203,7 +275,16 @@ def resnext101_32x16d_ssl(progress=True, *, pretrained=True, num_classes=1000, *
     - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Billion-scale semi-supervised learning for image classification, https://arxiv.org/abs/1905.00546
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
-    - Arguments and errors: those of `resnext101_32x8d_wsl`.
+
+    Args:
+        progress: show a progress bar on stderr while the weights are downloaded.
+        pretrained: False for random weights.
+        num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
+
+    Raises:
+        TypeError: an unknown network option, or one that would make it another variant.
+        CheckpointError: the weights cannot be downloaded, verified or loaded.
     """
     return _models().facebook_network("resnext101_32x16d_ssl", progress, pretrained, num_classes, network_options)
 
@@ -221,7 +302,16 @@ def resnet18_swsl(progress=True, *, pretrained=True, num_classes=1000, **network
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
     - Note: The original's README says 14M parameters; the exact number is 11,689,512.
     - Note: The original's hubconf.py first downloads torchvision's weights, then overwrites them.
-    - Arguments and errors: those of `resnext101_32x8d_wsl`.
+
+    Args:
+        progress: show a progress bar on stderr while the weights are downloaded.
+        pretrained: False for random weights.
+        num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
+
+    Raises:
+        TypeError: an unknown network option, or one that would make it another variant.
+        CheckpointError: the weights cannot be downloaded, verified or loaded.
     """
     return _models().facebook_network("resnet18_swsl", progress, pretrained, num_classes, network_options)
 
@@ -238,7 +328,16 @@ def resnet50_swsl(progress=True, *, pretrained=True, num_classes=1000, **network
     - Paper: Billion-scale semi-supervised learning for image classification, https://arxiv.org/abs/1905.00546
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
     - Note: The original's hubconf.py first downloads torchvision's weights, then overwrites them.
-    - Arguments and errors: those of `resnext101_32x8d_wsl`.
+
+    Args:
+        progress: show a progress bar on stderr while the weights are downloaded.
+        pretrained: False for random weights.
+        num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
+
+    Raises:
+        TypeError: an unknown network option, or one that would make it another variant.
+        CheckpointError: the weights cannot be downloaded, verified or loaded.
     """
     return _models().facebook_network("resnet50_swsl", progress, pretrained, num_classes, network_options)
 
@@ -254,7 +353,16 @@ def resnext50_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, **
     - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Billion-scale semi-supervised learning for image classification, https://arxiv.org/abs/1905.00546
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
-    - Arguments and errors: those of `resnext101_32x8d_wsl`.
+
+    Args:
+        progress: show a progress bar on stderr while the weights are downloaded.
+        pretrained: False for random weights.
+        num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
+
+    Raises:
+        TypeError: an unknown network option, or one that would make it another variant.
+        CheckpointError: the weights cannot be downloaded, verified or loaded.
     """
     return _models().facebook_network("resnext50_32x4d_swsl", progress, pretrained, num_classes, network_options)
 
@@ -270,7 +378,16 @@ def resnext101_32x4d_swsl(progress=True, *, pretrained=True, num_classes=1000, *
     - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Billion-scale semi-supervised learning for image classification, https://arxiv.org/abs/1905.00546
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
-    - Arguments and errors: those of `resnext101_32x8d_wsl`.
+
+    Args:
+        progress: show a progress bar on stderr while the weights are downloaded.
+        pretrained: False for random weights.
+        num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
+
+    Raises:
+        TypeError: an unknown network option, or one that would make it another variant.
+        CheckpointError: the weights cannot be downloaded, verified or loaded.
     """
     return _models().facebook_network("resnext101_32x4d_swsl", progress, pretrained, num_classes, network_options)
 
@@ -286,7 +403,16 @@ def resnext101_32x8d_swsl(progress=True, *, pretrained=True, num_classes=1000, *
     - Licence of the weights: CC-BY-NC-4.0, no commercial use, https://creativecommons.org/licenses/by-nc/4.0/.
     - Paper: Billion-scale semi-supervised learning for image classification, https://arxiv.org/abs/1905.00546
     - Original: https://github.com/facebookresearch/semi-supervised-ImageNet1K-models
-    - Arguments and errors: those of `resnext101_32x8d_wsl`.
+
+    Args:
+        progress: show a progress bar on stderr while the weights are downloaded.
+        pretrained: False for random weights.
+        num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
+
+    Raises:
+        TypeError: an unknown network option, or one that would make it another variant.
+        CheckpointError: the weights cannot be downloaded, verified or loaded.
     """
     return _models().facebook_network("resnext101_32x8d_swsl", progress, pretrained, num_classes, network_options)
 
@@ -305,7 +431,16 @@ def resnext101_32x16d_swsl(progress=True, *, pretrained=True, num_classes=1000, 
     - Note: The public file does not reach the published accuracy: timm's authors measured 83.34 / 96.844. Its author
       confirmed in 2019 that the wrong model was saved and promised a new file, which was never published
       (facebookresearch/semi-supervised-ImageNet1K-models#1).
-    - Arguments and errors: those of `resnext101_32x8d_wsl`.
+
+    Args:
+        progress: show a progress bar on stderr while the weights are downloaded.
+        pretrained: False for random weights.
+        num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
+
+    Raises:
+        TypeError: an unknown network option, or one that would make it another variant.
+        CheckpointError: the weights cannot be downloaded, verified or loaded.
     """
     return _models().facebook_network("resnext101_32x16d_swsl", progress, pretrained, num_classes, network_options)
 
@@ -436,7 +571,19 @@ def nvidia_se_resnext101_32x4d(
     - Original: https://github.com/NVIDIA/DeepLearningExamples
     - Note: The publisher states no hash, so the downloaded file cannot be verified.
     - Note: timm's seresnext101_32x4d is another network, with 48.96M parameters.
-    - Arguments and errors: those of `nvidia_resneXt`.
+
+    Args:
+        pretrained: False for random weights.
+        pretrained_from_file: load this checkpoint file instead; needs pretrained=False.
+        state_dict_key_map_fn: a function that renames a key; the prefix "module." is removed before.
+        network_options: num_classes, last_bn_0_init, conv_init (NVIDIA's); zero_init_residual,
+            replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
+
+    Raises:
+        TypeError: an unknown network option, or one that would make it another variant.
+        CheckpointError: the weights cannot be downloaded, verified or loaded.
+        FileNotFoundError: pretrained_from_file does not exist.
+        ValueError: both pretrained and pretrained_from_file are given.
     """
     return _models().nvidia_network(
         "nvidia_se_resnext101_32x4d", pretrained, pretrained_from_file, state_dict_key_map_fn, network_options

@@ -138,12 +138,8 @@ def fitted(before: str, inside: str, after: str) -> str:
     return line if len(line) <= WIDTH else f"{before}\n{spaces}    {inside}\n{spaces}{after}"
 
 
-def function(name: str, manifest: Manifest, described: dict[str, str]) -> str:
-    """The source of one entrypoint.
-
-    An alias refers to the other name for everything else, and a network to an earlier one whose arguments and errors
-    are the same: ``described`` has them, with the name of the first that has them.
-    """
+def function(name: str, manifest: Manifest) -> str:
+    """The source of one entrypoint. That of an alias refers to the other name for everything else."""
     tagged = manifest.of_entrypoint(name)
     checkpoints, tags = list(tagged.values()), list(tagged)
     newest = checkpoints[-1]
@@ -156,13 +152,6 @@ def function(name: str, manifest: Manifest, described: dict[str, str]) -> str:
     arguments = {key: text.format(**values) for key, text in signature.arguments.items()}
     if newest.sources[0].url is None:
         arguments["progress"] = "has no effect: the weights are in this repository."
-    use = "\n".join([
-        "    Args:",
-        *(wrapped(f"{key}: {text}", 8) for key, text in arguments.items()),
-        "\n    Raises:",
-        *(wrapped(f"{key}: {text}", 8) for key, text in (ERRORS | signature.errors).items()),
-    ])  # fmt: skip
-    first = described.setdefault(use, name)
     summary = f"{title(newest.architecture)} ({newest.system.title})"
     if name in manifest.aliases:
         docstring = [f'    """{summary}: another name for `{manifest.aliases[name]}`, with the same arguments."""']
@@ -170,7 +159,10 @@ def function(name: str, manifest: Manifest, described: dict[str, str]) -> str:
         docstring = [
             f'    """{summary}: images (N, 3, H, W) -> logits (N, num_classes).\n',
             *(wrapped(f"- {fact}", 4) for fact in facts(checkpoints)),
-            f"    - Arguments and errors: those of `{first}`." if first != name else f"\n{use}",
+            "\n    Args:",
+            *(wrapped(f"{key}: {text}", 8) for key, text in arguments.items()),
+            "\n    Raises:",
+            *(wrapped(f"{key}: {text}", 8) for key, text in (ERRORS | signature.errors).items()),
             '    """',
         ]
     passed = ", ".join([f'"{name}"', *signature.arguments])
@@ -183,8 +175,7 @@ def function(name: str, manifest: Manifest, described: dict[str, str]) -> str:
 
 def written(text: str, manifest: Manifest) -> str:
     """hubconf.py's text with the manifest's entrypoints."""
-    described: dict[str, str] = {}
-    functions = "\n\n\n".join(function(name, manifest, described) for name in manifest.entrypoints)
+    functions = "\n\n\n".join(function(name, manifest) for name in manifest.entrypoints)
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
     return f"{before}{BEGIN}\n\n{functions}\n\n\n{END}{after}"
