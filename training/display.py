@@ -6,12 +6,40 @@ import csv
 import importlib.util
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..files import write_atomically
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Batch = tuple[Tensor, Tensor]
+
 DRAW_EVERY = 60  # seconds: drawing takes as long as training on a hundred small images
+
+
+def _tqdm() -> Any:
+    """tqdm if stderr is a terminal and it is installed, else None."""
+    if not sys.stderr.isatty() or importlib.util.find_spec("tqdm") is None:
+        return None
+    from tqdm import tqdm
+
+    return tqdm
+
+
+def watched(batches: Iterable[Batch], images: int, what: str) -> Iterator[Batch]:
+    """Pass on (input, labels) under a bar on a terminal, which goes when they end."""
+    bar = tqdm(total=images, desc=what, unit=" images", leave=False, dynamic_ncols=True) if (tqdm := _tqdm()) else None
+    try:
+        for batch in batches:
+            yield batch
+            if bar is not None:
+                bar.update(len(batch[1]))
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def plot_curves(rows: list[dict[str, float]], path: Path) -> None:
@@ -63,12 +91,10 @@ class Display:
             (self._step if event == "step" else self._epoch)(values)
 
     def _step(self, values: dict[str, float]) -> None:
-        if not sys.stderr.isatty() or importlib.util.find_spec("tqdm") is None:
+        if (tqdm := _tqdm()) is None:
             return
         images, total = (int(values[key]) * self.batch for key in ("step", "steps"))
         if self.bar is None:
-            from tqdm import tqdm
-
             self.bar = tqdm(initial=images - self.batch, unit=" images", dynamic_ncols=True)
         self.bar.total = total  # a time limit changes it
         self.bar.set_postfix_str(f"loss {values['loss']:.3f}", refresh=False)

@@ -35,7 +35,7 @@ from ..run_identity import versions
 from . import checkpoint
 from .batches import FromFiles, InMemory, TrainingSet, validation_batches
 from .calibrate import calibration_error, fit_temperature, fold_temperature, scores_of
-from .display import Display
+from .display import Display, watched
 from .grow import grow_into
 from .head import Head, features_of, fit_head
 from .loop import BEST, Loop, accuracy, best_row, unreadable
@@ -310,6 +310,7 @@ class TrainingRun:
         chosen = np.random.default_rng(recipe.seed).permutation(len(self.train_images))[:MOST_FEATURES]
         batches = validation_batches(self.train_images.subset(np.sort(chosen)), recipe, 0, 1, self.workers)
         device = self.processes.device
+        batches = watched(batches, len(chosen), "features for the head")
         features = features_of(self.network.to(device), batches, device, recipe.flip)
         return fit_head(features, len(self.labels), prior=self.prior)
 
@@ -326,7 +327,8 @@ class TrainingRun:
         )
 
     def _validation(self, here: Processes) -> Iterator[tuple[Tensor, Tensor]]:
-        return validation_batches(self.val_images, self.recipe, here.rank, here.world, self.workers)
+        batches = validation_batches(self.val_images, self.recipe, here.rank, here.world, self.workers)
+        return watched(batches, len(self.val_images) // here.world, "validation") if here.first else batches
 
     @functools.cached_property
     def _class_weights(self) -> Tensor | None:

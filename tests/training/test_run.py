@@ -26,7 +26,7 @@ from resnext_hub.data.held_out import held_out_rows
 from resnext_hub.data.labels import list_images
 from resnext_hub.errors import SourceError
 from resnext_hub.models.manifest import find_checkpoint
-from resnext_hub.training.display import Display
+from resnext_hub.training.display import Display, watched
 
 from ..support.training_runs import curve, same, weights
 
@@ -342,13 +342,22 @@ def test_a_call_from_python(data: Path, tmp_path: Path) -> None:
     assert "epoch 1 of 1" in "\n".join(said)
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("terminal", "shown"), [(Terminal, True), (io.StringIO, False)])
+def test_a_bar_over_batches(terminal: type[io.StringIO], shown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr(sys, "stderr", terminal())
+    batches = [(torch.zeros(n, 3), torch.zeros(n)) for n in (4, 2)]
+    assert list(watched(iter(batches), 6, "validation")) == batches
+    assert ("validation:" in sys.stderr.getvalue()) == shown  # type: ignore[attr-defined]
+
+
 def test_the_progress_bar_is_of_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tqdm")
-
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     monkeypatch.setattr(sys, "stderr", Terminal())
     with Display(tmp_path, 16, shown=True) as display:
         for step, steps in ((1, 8), (2, 8), (4, 4)):  # a time limit halves it
