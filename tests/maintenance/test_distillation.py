@@ -11,7 +11,6 @@ import pytest
 import torch
 from resnext_hub.data.splits import open_images
 from resnext_hub.errors import EngineError, ImageError
-from resnext_hub.evaluation.metrics import expected_calibration_error
 from resnext_hub.maintenance.resnext_tiny.efficientnet import (
     _FeatureGrid,
     _in_pytorch,
@@ -157,15 +156,6 @@ def test_a_missing_teacher_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ModuleNotFoundError, match="pip install efficientnet_lite_pytorch"):
         load_teacher(1)
-
-
-def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
-    probs = torch.tensor([[0.9, 0.1]] * 10 + [[0.4, 0.6]] * 10)
-    labels = torch.tensor([0] * 7 + [1] * 3 + [1] * 6 + [0] * 4)
-    confidence, best = probs.max(1)
-    assert expected_calibration_error(confidence.numpy(), (best == labels).numpy()) == pytest.approx(
-        0.5 * 0.2 + 0.5 * 0.0, abs=1e-6
-    )
 
 
 def test_a_temperature_undoes_too_much_confidence() -> None:
