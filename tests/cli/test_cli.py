@@ -66,7 +66,7 @@ def test_info(capsys: Any) -> None:
     assert cli.main(["info", "resnext_tiny", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bytes"] == tiny.sources[0].bytes
     assert cli.main(["info", "runs/none"]) == 2
-    assert "No such folder: runs/none" in capsys.readouterr().err
+    assert "runs/none" in capsys.readouterr().err
     assert cli.main(["info", "xyzzy"]) == 2
     assert "no folder" in capsys.readouterr().err
 
@@ -331,7 +331,7 @@ def test_help_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> N
 @pytest.mark.parametrize("name", [".", "list.txt", "shards.tar", "shards.tar.gz", "table.parquet", "*.jpg"])
 def test_what_holds_many_images_asks_for_a_table(name: str, tmp_path: Path, capsys: Any) -> None:
     assert cli.main(["classify", str(tmp_path / name)]) == 2
-    assert "pass --out FILE.csv" in capsys.readouterr().err
+    assert "--out" in capsys.readouterr().err
 
 
 def test_engines_by_name(photo: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

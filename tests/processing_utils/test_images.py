@@ -197,8 +197,8 @@ def test_integers_of_more_than_eight_bits() -> None:
         assert open_image(Image.new("I", (2, 1), value)).getpixel((0, 0)) == (gray,) * 3
         assert open_image(encoded(Image.fromarray(np.full((4, 4), value, np.uint16)))).getpixel((1, 1)) == (gray,) * 3
     for value in (-1, 65536):
-        assert f"from {value} to {value} are not 16-bit" in refusal(Image.new("I", (2, 1), value))
-    assert "has no defined white" in refusal(Image.new("F", (2, 2)))
+        assert f"from {value} to {value}" in refusal(Image.new("I", (2, 1), value))
+    assert "white" in refusal(Image.new("F", (2, 2)))
 
 
 def test_an_animation_shows_its_first_frame(picture: Image.Image) -> None:
@@ -294,7 +294,7 @@ def test_large_images_together_take_little_more_memory_than_one() -> None:
 def test_limits_are_the_last_that_is_taken(tmp_path: Path) -> None:
     data = encoded(Image.new("RGB", (40, 30)))
     assert open_image(data, max_pixels=1200).size == (40, 30)
-    assert "40 x 30 pixels, more than the 1,199" in refusal(data, max_pixels=1199)
+    assert re.search("40 x 30 .*1,199", refusal(data, max_pixels=1199))
     assert open_image(data, max_bytes=len(data)).size == (40, 30)
     assert "1,000 bytes" in refusal(data * 20, max_bytes=1000)
     (tmp_path / "a.png").write_bytes(data)
@@ -320,7 +320,7 @@ def test_a_tiff_of_too_many_pieces(order: str, big: bool, monkeypatch: pytest.Mo
         data = directory(order, big, *entries)
         assert images._strips(data) == 700
         monkeypatch.setattr(images, "MAX_READS", 699)
-        assert "more than 699 pieces" in refusal(data)
+        assert "699 pieces" in refusal(data)
         monkeypatch.setattr(images, "MAX_READS", 700)
         assert "pieces" not in refusal(data)
 
