@@ -167,11 +167,10 @@ def test_bash_completes(line: str, expected: set[str], tmp_path: Path) -> None:
     assert {word.strip() for word in done.stdout.splitlines()} == expected, done.stderr
 
 
-@pytest.mark.parametrize("device", ["xpu", "mps", "cuda:99"])
-def test_a_device_that_is_not_here(device: str, photo: Path, capsys: Any) -> None:
+def test_a_device_that_is_not_here(photo: Path, capsys: Any) -> None:
     command = ["classify", str(photo), "--variant", "resnext_tiny", "--device"]
-    assert cli.main([*command, device]) == 2
-    assert device in capsys.readouterr().err
+    assert cli.main([*command, "xpu"]) == 2
+    assert "xpu" in capsys.readouterr().err
     assert cli.main([*command, "cpu"]) == 0
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from resnext_hub import hubconf
-from resnext_hub.errors import EngineError, ImageError, UnknownVariantError
+from resnext_hub.errors import ImageError, UnknownVariantError
 from resnext_hub.inference.classifier import Classifier, classifier
 from resnext_hub.inference.engines import TorchEngine
 from resnext_hub.models.manifest import ROOT, default_manifest
@@ -86,8 +86,6 @@ def test_one_or_many(classify: Classifier, image: Image.Image, tmp_path: Path) -
         (lambda classify: classify("x.jpg", top="3"), TypeError, "'3'"),
         (lambda classify: classify("x.jpg", top=0), ValueError, "from 1 to 200"),
         (lambda _: classifier(None), TypeError, "None"),
-        (lambda _: classifier("resnext_tiny", device="gpu"), EngineError, "'gpu'"),
-        (lambda _: classifier("resnext_tiny", device="cuda:99"), EngineError, "cuda:99"),
         (lambda _: classifier("resnext50_32x4"), UnknownVariantError, "resnext50_32x4d"),
         (lambda _: classifier("resnext_tiny", weights="x", max_byte=1), TypeError, r"'max_byte', 'weights'.*private"),
         (lambda classify: classify(b"no image"), ImageError, "Not an image"),
