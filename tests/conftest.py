@@ -15,17 +15,19 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import hypothesis
 import pytest
-import torch
 from resnext_hub.telemetry import SWITCHES, silence
 
 from .support import faulty_server
 from .support.faulty_server import FaultyServer
 from .support.processes import serving
 from .support.slow import SlowTests
+
+if TYPE_CHECKING:  # xdist's own process needs no torch: the workers start seconds earlier
+    import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -40,7 +42,6 @@ UNINSTALLED_COMPLETELY = UNINSTALLED + (
     "import importlib.metadata as m\ndef none(name): raise m.PackageNotFoundError(name)\nm.distribution = none\n"
 )
 
-torch.set_num_threads(1)
 for library in SWITCHES:  # for what the tests import themselves
     silence(library)
 hypothesis.settings.register_profile("untimed", deadline=None)  # a clock decides no test
@@ -52,8 +53,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("needs an NVIDIA GPU")
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs an NVIDIA GPU")
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +68,9 @@ def root() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def _home(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[None]:
     """A cache that all workers share and that is not the user's: an engine is built once for the whole suite."""
+    import torch
+
+    torch.set_num_threads(1)
     base = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_HOME", str((base if worker_id == "master" else base.parent) / "torch_home"))
@@ -231,6 +238,8 @@ def publish(served: Served) -> Callable[..., dict[str, Any]]:
 
     The hash stays as short as the real manifest's is (a prefix, or whole), and there is none where it has none.
     """
+    import torch
+
     folder, url = served.folder, served.url
 
     def publish_one(manifest: dict[str, Any], name: str, state: dict[str, Any], legacy: bool = True) -> dict[str, Any]:
@@ -324,6 +333,8 @@ def randomise(network: torch.nn.Module, seed: int = 0) -> None:
     A weight repeats a million normal values: as many as it has would take seconds in a large network. The million is a
     prime number, so that no two filters are alike, and each tensor starts at another of the values.
     """
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     noise = torch.empty(1_000_003).normal_(generator=generator)
     for name, tensor in network.state_dict().items():
