@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,10 +14,8 @@ from typing import TextIO
 from ..errors import EXIT_OK, EXIT_STOPPED, EXIT_USAGE, ResNeXtHubError, StoppedError
 
 #: The arguments that the library's messages ask for, and the options that stand for them on a command line.
-_SAME = (
-    "allow_private anonymous calibration column device engine label_column label_table labels max_classes memory name"
-)
-_SAME += " out overwrite resume spill split top val"
+_SAME = "allow_private anonymous calibration column device engine label_column label_separator label_table labels"
+_SAME += " max_classes memory name out overwrite resume spill split top val"
 OPTIONS = {name: f"--{name.replace('_', '-')}" for name in _SAME.split()} | {"version": "--model-version"}
 _ARGUMENT = re.compile(rf"(?<![\w/?&])({'|'.join(OPTIONS)})=(?:True\b|'([^']*)'|(?=[A-Z0-9]))")
 
@@ -25,7 +24,8 @@ def as_options(message: str) -> str:
     """Translate a library's message for a command line: ``top=5, overwrite=True`` -> ``--top 5, --overwrite``."""
 
     def option(found: re.Match[str]) -> str:
-        return OPTIONS[found[1]] + ("" if found[0].endswith("=True") else f" {found[2] or ''}")
+        value = shlex.quote(found[2]) if found[2] else ""
+        return OPTIONS[found[1]] + ("" if found[0].endswith("=True") else f" {value}")
 
     return _ARGUMENT.sub(option, message)
 

@@ -46,7 +46,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--expect", choices=("published", "measured"), help=expect)
     images = parser.add_argument_group("images and classes")
     images.add_argument("--labels", metavar="FILE", help="label file of a flat folder or archive")
-    add_reading_options(images, split=True)
+    add_reading_options(images, labelled=True)
     add_limits(images)
     images.add_argument("--dataset", metavar="NAME", help="name of the dataset, if it is not recognised")
     images.add_argument("--real", metavar="FILE", help="ImageNet-ReaL's real.json: also report accuracy on its labels")

@@ -70,19 +70,22 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_reading_options(parser: Any, *, split: bool = False) -> None:
-    """Add the options of every command that reads images."""
+def add_reading_options(parser: Any, *, labelled: bool = False) -> None:
+    """Add the options of every command that reads images, and of those that read classes too."""
     add = parser.add_argument
     add("--column", metavar="NAME", help="column of a table or list with the images or their paths")
-    add("--label-column", metavar="NAME", help="column of a table or list with the classes")
+    classes = "column of a table or list with the classes; or NAME,NAME,...: a column of 0 and 1 for each class"
+    add("--label-column", metavar="NAME", help=classes)
     add("--allow-private", action="store_true", help="also load URLs at private addresses")
     add("--anonymous", action="store_true", help="read public data in object stores without an account")
-    if split:
+    if labelled:
+        text = "what separates several classes in one text (default: | or ;); none: each text is one class"
+        add("--label-separator", metavar="TEXT", help=text)
         which = "split of the data to use; none: folders named train, val or test are classes"
         add("--split", metavar="NAME", choices=("train", "val", "test", "none"), help=which)
 
 
 def reading_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options that were passed, as keyword arguments of `data.labels.list_images`."""
-    options = {name: getattr(arguments, name, None) for name in ("column", "label_column", "split")}
+    options = {name: getattr(arguments, name, None) for name in ("column", "label_column", "label_separator", "split")}
     return options | {"private": arguments.allow_private, "anonymous": arguments.anonymous}

@@ -23,7 +23,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--data", nargs="+", required=True, metavar="DATA", help="labelled images, as for 'train'")
     parser.add_argument("--val", metavar="DIR", help="validation images, as for 'train'")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for train.scores.npy")
-    add_reading_options(parser, split=True)
+    add_reading_options(parser, labelled=True)
     add_device(parser)
     parser.set_defaults(run=_score)
 

@@ -44,7 +44,7 @@ def add_to(commands: Any) -> None:
     tables = "table of classes by image number, from 'select' or 'hashtags targets'"
     data.add_argument("--label-table", metavar="TABLE", help=tables)
     data.add_argument("--classes", metavar="FILE", help="order and names of the classes, such as a run's labels.tsv")
-    add_reading_options(data, split=True)
+    add_reading_options(data, labelled=True)
     network = parser.add_argument_group("network and recipe")
     add_variant(network, note=": start from its weights, with a new head")
     recipe = "name of a recipe, or a TOML file (default with --variant: finetune)"

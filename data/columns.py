@@ -37,10 +37,15 @@ def _label_named(usable: list[str], names: list[str]) -> str | None:
     return None if {"error", "probabilities"} <= set(names) else named(usable, LABEL_COLUMNS)
 
 
+def flag_columns(names: list[str], wanted: str | None) -> list[str]:
+    """The columns in "a,b,c", one of 0 and 1 for each class; none if this is the name of one column."""
+    return wanted.split(",") if wanted and "," in wanted and wanted not in names else []
+
+
 def list_columns(uri: str, names: list[str], column: str | None, label_column: str | None) -> tuple[str, str | None]:
     """The columns of paths and of labels of a list with these columns; SourceError if there is no column of paths."""
-    for wanted in (column, label_column):
-        if wanted is not None and wanted not in names:
+    for wanted in filter(None, [column, *(flag_columns(names, label_column) or [label_column])]):
+        if wanted not in names:
             raise SourceError(f"{uri} has no column {wanted!r}; choose from {', '.join(names)[:500]}.")
     image = column or named(names, IMAGE_COLUMNS)
     if image is None:
@@ -65,8 +70,9 @@ def image_column(uri: str, schema: Any, wanted: str | None, label: str | None = 
 
 def label_column(uri: str, schema: Any, image: str, wanted: str | None) -> str | None:
     """The column of classes; None if there is none and the images are paths, whose folders may be the classes."""
-    if wanted is not None and wanted not in schema.names:
-        raise SourceError(f"{uri} has no column {wanted!r}; choose from {', '.join(schema.names)}.")
+    for name in flag_columns(schema.names, wanted) or filter(None, [wanted]):
+        if name not in schema.names:
+            raise SourceError(f"{uri} has no column {name!r}; choose from {', '.join(schema.names)}.")
     usable = [f.name for f in schema if f.name != image and _holds_labels(f.type)]
     found = wanted or _label_named(usable, schema.names)
     if found is None and not is_text(schema.field(image).type):
@@ -78,5 +84,5 @@ def _holds_labels(kind: Any) -> bool:
     from pyarrow import types
 
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return types.is_integer(kind.value_type)
+        return types.is_integer(kind.value_type) or is_text(kind.value_type)
     return is_text(kind) or types.is_integer(kind) or types.is_floating(kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +32,9 @@ def write_held_out(images: LabelledImages, folder: Path) -> None:
     rows = csv.writer(table, "excel-tab")
     rows.writerow(("image", "class", "sha256"))
     for i, (row, label) in enumerate(zip(images.rows.tolist(), images.labels.tolist(), strict=True)):
-        rows.writerow((images.images.key(row), images.classes[label], _sha256(images.read, i) if i < CHECKED else ""))
+        digest = _sha256(images.read, i) if i < CHECKED else ""
+        names = [images.classes[label]] if isinstance(label, int) else itertools.compress(images.classes, label)
+        rows.writerow((images.images.key(row), "|".join(names), digest))
     write_atomically(folder / HELD_OUT, table.getvalue().encode("utf-8", "surrogateescape"))
 
 

@@ -21,7 +21,7 @@ from ..errors import SourceError
 from .file_names import Passed, split_of
 from .shards import Facts, Place, Subset, TableShard
 from .source import shards
-from .table_cells import NO_CLASS, Label
+from .table_cells import NO_CLASS, Label, parse_label
 
 #: A value of ``split``: all folders are classes, even those named like a split.
 NO_SPLIT = "none"
@@ -125,6 +125,7 @@ def list_images(
     split: str | None = None,
     column: str | None = None,
     label_column: str | None = None,
+    label_separator: str | None = None,
     private: bool = False,
     anonymous: bool = False,
     labelled: bool = True,
@@ -135,6 +136,7 @@ def list_images(
     Args:
         specs, rows, column, label_column, private, anonymous: see `data.source.shards`.
         split: train, val or test: list this one only; "none": no folder's name is a split; None: list all splits.
+        label_separator: what separates several classes in one text of a column; "none": each text is one class.
         labelled: False to read no labels.
         by_folder: False if the classes come from elsewhere: folders are no labels, and nothing is left out.
 
@@ -160,6 +162,8 @@ def list_images(
     if labelled:
         kept = [facts[i] for i in numbers]
         found_labels, layout, explicit = _labels(kept, [folders[i] if by_folder else () for i in numbers], what)
+        if explicit:
+            found_labels = _several(found_labels, label_separator, what)
         for i, label in zip(numbers, found_labels, strict=True):
             labels[i] = label
         names = {shard.class_names(label_column) for shard in found if isinstance(shard, TableShard)}
@@ -169,6 +173,37 @@ def list_images(
     all_names = [one.name for one in facts]
     everything = np.arange(len(facts)), labels, all_names, splits, next(iter(names), None), layout, explicit, passed
     return Listing(tuple(specs), found, starts, *everything).only(numbers)
+
+
+def _several(labels: Sequence[Label | None], separator: str | None, what: str) -> list[Label | None]:
+    """Labels in which texts with several classes are split. If one label has several classes, all are tuples."""
+    texts = {label for label in labels if isinstance(label, str)}
+    if separator is None:
+        found = [mark for mark in ("|", ";") if any(mark in text for text in texts)]
+        separator = found[0] if len(found) == 1 else None
+        unclear = found[:1] or [mark for mark in (",", " ") if _recombines(texts, mark)]
+        if separator is None and unclear:
+            example = next(text for text in sorted(texts) if unclear[0] in text)
+            raise SourceError(
+                f"Is {example[:80]!r} of {what} one class, or several? Pass label_separator='none' if it is one, else "
+                f"label_separator='{unclear[0]}'."
+            )
+    split = None if separator in (None, NO_SPLIT) else separator
+    if split is None and not any(isinstance(label, tuple) for label in labels):
+        return list(labels)
+
+    def several(label: Label | None) -> Label | None:
+        if isinstance(label, str):
+            parts = map(parse_label, label.split(split) if split else [label])
+            return tuple(part for part in parts if isinstance(part, str | int) and part != NO_CLASS)
+        return (label,) if isinstance(label, int) and label != NO_CLASS else label
+
+    return [several(label) for label in labels]
+
+
+def _recombines(texts: set[str], mark: str) -> bool:
+    """True if fewer parts than texts make all texts, as several classes do and the words of a name do not."""
+    return len({part.strip() for text in texts for part in text.split(mark)}) < len(texts)
 
 
 def _with_labels(numbers: list[int], labels: list[Label | None], explicit: bool, passed: Passed) -> list[int]:

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ..errors import SourceError
-from .columns import list_columns
+from .columns import flag_columns, list_columns
 from .stores import Access, is_remote, open_binary
-from .table_cells import Label, as_label, parse_label
+from .table_cells import Label, as_label, flags_label, parse_label
 
 LINE = 2**20  # characters
 MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -65,11 +65,14 @@ def _from_columns(uri: str, lines: Iterator[str], column: str | None, label_colu
     rows = csv.reader(lines, delimiter="\t" if _suffix(uri) == ".tsv" else ",")
     header = [name.strip() for name in next(rows, [])]
     image, label = list_columns(uri, header, column, label_column)
-    at, label_at = header.index(image), header.index(label) if label is not None else None
+    flags = flag_columns(header, label)
+    at, label_at = header.index(image), [header.index(name) for name in flags or [label] if name is not None]
     for row in rows:
         if len(row) > at and row[at].strip():
-            cell = row[label_at] if label_at is not None and label_at < len(row) else None
-            yield Row(row[at].strip(), None if cell is None else parse_label(cell))
+            cells = [row[i] for i in label_at if i < len(row)]
+            whole = len(cells) == len(label_at) > 0
+            found = None if not whole else flags_label(uri, flags, cells) if flags else parse_label(cells[0])
+            yield Row(row[at].strip(), found)
 
 
 def _from_json(uri: str, lines: Iterator[str], column: str | None, label_column: str | None) -> Iterator[Row]:
@@ -87,7 +90,9 @@ def _from_json(uri: str, lines: Iterator[str], column: str | None, label_column:
         image, label = columns
         if not isinstance(path := record.get(image), str) or not path:
             raise SourceError(f"{uri}, line {number:,}, has no path in {image!r}.")
-        yield Row(path, as_label(record.get(label)) if label is not None else None)
+        flags = flag_columns(list(record), label)
+        found = flags_label(uri, flags, map(record.get, flags)) if flags else label and as_label(record.get(label))
+        yield Row(path, found)
 
 
 def _resolved(uri: str, rows: Iterator[Row]) -> Iterator[Row]:

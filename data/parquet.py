@@ -17,9 +17,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..errors import SourceError
+from .columns import flag_columns
 from .parquet_footer import Chunk, Footer, read_footer, with_footer
 from .stores import Access, Spool, filesystem, is_remote, is_web, keep, read_range, readable, spooled, version_of
-from .table_cells import NO_CLASS, Label, as_label, is_bytes, is_text, text_of
+from .table_cells import NO_CLASS, Label, as_label, flags_label, is_bytes, is_text, text_of
 
 BATCH_BYTES = 2**26  # of a column, decoded at a time
 BATCH_ROWS = 4096
@@ -177,7 +178,8 @@ def _tail(uri: str, access: Access) -> bytes:
 def class_names(schema: Any, column: str) -> tuple[str, ...] | None:
     """The names of a column's numbers, from Hugging Face's metadata (ClassLabel)."""
     with contextlib.suppress(KeyError, TypeError, ValueError):
-        names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        names = features[column].get("feature", features[column])["names"]  # "feature": of lists
         if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
             return tuple(names)
     return None
@@ -185,6 +187,10 @@ def class_names(schema: Any, column: str) -> tuple[str, ...] | None:
 
 def labels_of(table: Table, column: str, first: int, length: int) -> Iterator[Label | None]:
     """The labels of some rows, each text held once."""
+    if flags := flag_columns(table.schema.names, column):
+        for _, cells in table.cells(flags, first, length):
+            yield flags_label(table.uri, flags, [cell.as_py() for cell in cells])
+        return
     known: dict[Any, Label | None] = {}
     for _, (cell,) in table.cells([column], first, length):
         if not cell.is_valid:

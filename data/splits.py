@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,9 @@ class LabelledImages:
     """Images and their classes."""
 
     classes: tuple[str, ...]  #: the name of every class, in the order of the logits
-    labels: np.ndarray  #: (N,) int64 class indices; or (N, K), several for an image, -1 where there are fewer
+    #: (N,) int64 class indices; or (N, classes) bool if an image may show several classes, or none; or, of a
+    #: `relabelled` source, (N, K) indices that share the target, -1 where there are fewer
+    labels: np.ndarray
     images: Images  #: reads them, by number in the source
     rows: np.ndarray  #: (N,) the number of each image in the source
     blocks: tuple[int, ...]  #: sizes of groups of consecutive images that are read fastest together; they add up to N
@@ -48,18 +51,27 @@ class LabelledImages:
         return replace(self, labels=labels, rows=self.rows[chosen], blocks=(len(chosen),), repeat_factors=None)
 
 
-def indexed(listing: Listing, classes: Sequence[str] | None = None) -> tuple[tuple[str, ...], np.ndarray]:
-    """(classes, the index of each image's label in them).
+def indexed(
+    listing: Listing, classes: Sequence[str] | None = None, several: bool = False
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """(classes, the index of each image's label in them), or with several labels (N, classes) bool.
 
     Labels that are numbers are used as indices. Labels that are names are indexed in ``classes``, or sorted. Raises
-    SourceError for an image without a class, or with one that is not among ``classes``.
+    SourceError for an image without a class, or with one that is not among ``classes``. ``several``: the second form,
+    even if each image has one label.
     """
     what, found = ", ".join(listing.specs), listing.labels
     if any(label is None for label in found):
         raise SourceError(f"{what} has no class folders with images (DIR/<class>/<image>), and no labels.")
-    if any(isinstance(label, tuple) for label in found):
-        labels = _several([label if isinstance(label, tuple) else (label,) for label in found])
-        return tuple(classes or listing.classes or map(str, range(int(labels.max()) + 1))), labels
+    if several or any(isinstance(label, tuple) for label in found):
+        lists = [label if isinstance(label, tuple) else (label,) for label in found]
+        flat = list(itertools.chain(*lists))
+        if not flat:
+            raise SourceError(f"No image of {what} has a class.")
+        names, columns = indexed(replace(listing, labels=flat), classes)
+        hot = np.zeros((len(lists), len(names)), bool)
+        hot[np.repeat(np.arange(len(lists)), [len(one) for one in lists]), columns] = True
+        return names, hot
     if all(isinstance(label, int) for label in found):
         labels = np.asarray(found, np.int64)
         count = int(labels.max()) + 1
@@ -97,8 +109,8 @@ def _blocks(listing: Listing) -> tuple[int, ...]:
     return tuple(n for n in np.diff(np.searchsorted(listing.numbers, begins)).tolist() if n)
 
 
-def _labelled(listing: Listing, classes: Sequence[str] | None) -> LabelledImages:
-    names, labels = indexed(listing, classes)
+def _labelled(listing: Listing, classes: Sequence[str] | None, several: bool = False) -> LabelledImages:
+    names, labels = indexed(listing, classes, several)
     return LabelledImages(names, labels, listing.images, listing.numbers, _blocks(listing))
 
 
@@ -146,6 +158,8 @@ def relabelled(listing: Listing, table: str, classes: Sequence[str] | None = Non
 def hold_out(images: LabelledImages, seed: int, *, share: float | None = None, count: int | None = None) -> np.ndarray:
     """Choose the images to hold out, (N,) bool: the same share of every class, and never a complete class.
 
+    An image with several classes counts for the rarest.
+
     Images are chosen by a digest of their paths below the data's root. So the choice stays the same when the data is
     moved, and changes little when other images are added. ``share`` is the part of each class to hold out; ``count``
     is the number of images instead.
@@ -153,6 +167,9 @@ def hold_out(images: LabelledImages, seed: int, *, share: float | None = None, c
     keys = (images.images.key(int(row)) for row in images.rows)
     digests = [hashlib.sha256(f"{seed} {key}".encode("utf-8", "surrogateescape")).digest() for key in keys]
     first = images.labels if images.labels.ndim == 1 else images.labels[:, 0]
+    if images.labels.dtype == bool:  # the rarest class of each image; -1 for none
+        counts = np.where(images.labels, images.labels.sum(0), len(images) + 1)
+        first = np.where(images.labels.any(1), counts.argmin(1), -1)
     ranks: list[tuple[float, bytes, int]] = []
     taken = np.zeros(len(images), bool)
     for label in np.unique(first):
@@ -198,7 +215,7 @@ def train_and_val(
         classes: a file of (index, class, name) as a trained folder's labels.tsv, for order and names. Without it
             ``data``'s ``classes.tsv`` has them (class, name); else they are sorted, and synsets of ImageNet are named.
         say: gets a line about what was left out and what was held out.
-        options: column, label_column, split, private, anonymous; see `list_images`.
+        options: column, label_column, label_separator, split, private, anonymous; see `list_images`.
 
     Raises:
         SourceError: as `list_images`, `indexed` and `relabelled`; no training or validation images.
@@ -231,10 +248,10 @@ def train_and_val(
             raise SourceError(f"{val} has {', '.join(found.present())}: pass the folder of one as val=DIR.")
         if found.passed:
             say(f"{val}: {found.passed}")
-        held = _labelled(found, train.classes)
+        held = _labelled(found, train.classes, train.labels.dtype == bool)
     elif label_table is None and "val" in present and options.get("split") is None:
         held = _labelled(listing.of("val"), train.classes)
-    elif label_table is not None or train.labels.ndim > 1:
+    elif label_table is not None:
         raise SourceError(f"{data} has no validation images with known classes: pass val=DIR.")
     else:
         too_few = len(train) < few * len(train.classes)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..errors import FetchError
+from ..errors import FetchError, SourceError
 from ..processing_utils.uris import MAX_BYTES
 
-#: A class: its name or synset, its number, or the numbers of several.
-Label = str | int | tuple[int, ...]
+#: A class: its name or synset, or its number; or several of them, or none.
+Label = str | int | tuple[str | int, ...]
 #: Stands for -1 and for an empty cell: this image has no class.
 NO_CLASS = -1
 TEXT = 2**16  # characters of a path, URI or name; a data: URI may be as long as an image
@@ -38,9 +39,21 @@ def as_label(value: Any) -> Label | None:
         value = int(value)
     if isinstance(value, int):
         return value if value >= 0 else NO_CLASS
-    if isinstance(value, list) and all(isinstance(v, int) and v >= 0 for v in value):
-        return tuple(value) or NO_CLASS
+    if isinstance(value, list) and all((isinstance(v, int) and v >= 0) or (isinstance(v, str) and v) for v in value):
+        return tuple(value)
     return None
+
+
+def flags_label(uri: str, names: Sequence[str], values: Iterable[Any]) -> Label:
+    """The classes that an image has by columns of 0 and 1, one for each class; ``NO_CLASS`` if all cells are empty."""
+    cells = ["" if value is None else str(value).strip() for value in values]
+    flags = [{"0": 0, "0.0": 0, "False": 0, "1": 1, "1.0": 1, "True": 1}.get(cell) for cell in cells]
+    if not any(cells):
+        return NO_CLASS
+    if None in flags:
+        wrong = flags.index(None)
+        raise SourceError(f"{uri}: {cells[wrong][:50]!r} in the column {names[wrong]!r} is not 0 or 1.")
+    return tuple(name for name, flag in zip(names, flags, strict=True) if flag)
 
 
 def _plain(kind: Any) -> Any:

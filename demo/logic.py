@@ -36,7 +36,7 @@ from ..inference.classifier import Classifier, classifier
 from ..models.manifest import Checkpoint, Preprocessing, find_checkpoint
 from ..models.store import Store
 from ..processing_utils.images import open_image
-from ..processing_utils.predictions import Prediction, top_predictions
+from ..processing_utils.predictions import Prediction
 from ..processing_utils.preprocessing import crop_pixels
 from ..processing_utils.uris import fetch, scheme_of
 
@@ -208,7 +208,7 @@ def classify(models: Models, name: str, data: bytes, top: object, limits: Limits
     logits, _ = model.engine(pixels[None])
     done = time.perf_counter()
     top = count_of(top, min(limits.top, len(model.labels)))
-    predictions = top_predictions(logits, top, from_logits=True, labels=model.labels)[0]
+    predictions = model.predictions_of(logits, top)[0]
     return Answer(name, predictions, prepared - start, done - prepared, model.engine.name)
 
 
@@ -340,7 +340,7 @@ def batch_rows(
                 except ImageError as error:
                     rows.append(Row(_name_of(info), str(error)))
             logits = model.engine(np.stack(pixels))[0] if pixels else np.empty((0, len(model.labels)))
-            found = iter(top_predictions(logits, top, from_logits=True, labels=model.labels))
+            found = iter(model.predictions_of(logits, top))
             yield from (row if row.error else dataclasses.replace(row, predictions=next(found)) for row in rows)
 
 

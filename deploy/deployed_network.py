@@ -69,7 +69,9 @@ class DeployedNetwork(nn.Module):
         # TensorRT accepts uint8 only if the first operation is a cast.
         logits = self.body(self.resize(x.float()))[0] if self.signature.preprocessing else self.body(x.to(self.dtype))
         logits = logits.float()
-        scores = logits.softmax(1) if self.signature.softmax else logits
+        scores = logits
+        if self.signature.softmax:
+            scores = logits.sigmoid() if self.signature.multi_label else logits.softmax(1)
         if self.signature.top is None:
             return scores
         best = scores.topk(self.signature.top)

@@ -227,9 +227,8 @@ def _check(
     if resize and (not kind.resizes or preset.interpolation != "bilinear"):
         raise ValueError(f"{to} cannot resize inside ({preset.interpolation}): leave out resize.")
     inside = {"preprocessing": chosen["preprocessing"] or resize, "resize": resize}
-    signature = Signature(
-        preset.crop_size, checkpoint.num_classes, **inside, softmax=chosen["softmax"], top=chosen["top"]
-    )
+    inside |= {"softmax": chosen["softmax"], "multi_label": checkpoint.multi_label, "top": chosen["top"]}
+    signature = Signature(preset.crop_size, checkpoint.num_classes, **inside)
     if lacking := missing(kind.needs):
         raise ExportError(f"{to} needs {', '.join(lacking)}: {install(kind.extra)}")
     if os.path.lexists(out) and not overwrite:

@@ -36,6 +36,7 @@ def describe(checkpoint: Checkpoint, signature: Signature, precision: str, sha25
         | {"normalised_inside": signature.preprocessing, "resized_inside": signature.resize},
         "input": dataclasses.asdict(signature.input),
         "outputs": [dataclasses.asdict(output) for output in signature.outputs],
+        "multi_label": checkpoint.multi_label,
         "label_set": checkpoint.labels.file.stem,
         "labels": [[label.synset, label.name] for label in read_labels(checkpoint.labels)],
         "exporter": {"resnext-hub": __version__, "torch": library_version("torch")},

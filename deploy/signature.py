@@ -33,6 +33,7 @@ class Signature:
     preprocessing: bool = False  #: take uint8 pixels (N, crop, crop, 3), resized and cropped, and normalise inside
     resize: bool = False  #: take uint8 pixels (N, height, width, 3) of any size; also resize and crop inside
     softmax: bool = False  #: return probabilities instead of logits
+    multi_label: bool = False  #: the probabilities are sigmoids, since an image may show several classes
     top: int | None = None  #: return so many scores, best first, and their classes (int64), instead of all scores
 
     def __post_init__(self) -> None:

@@ -142,6 +142,10 @@ def add_to_repository(
 def _check(checkpoint: Checkpoint, name: str, serving: Serving, out: Path) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise ValueError(f"A model name may have letters, digits, '_', '-' and '.', got {name!r}.")
+    if checkpoint.multi_label:
+        raise ExportError(
+            f"A Triton repository is for one class per image, and {checkpoint.name} for several: export it to onnx."
+        )
     if serving.top is not None and serving.top > checkpoint.num_classes:
         count = checkpoint.num_classes
         raise ValueError(f"top must be from 1 to {count}, the classes of {checkpoint.name}; got {serving.top}.")

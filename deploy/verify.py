@@ -66,18 +66,25 @@ def _differences(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the differences of the logits, and for every image whether the best class is the same.
 
-    Probabilities are converted to log-softmax, which differs from logits by a constant per image. Each of the best k is
-    compared with the network's logit of that class, and with the network's own k best.
+    Probabilities are compared by their logarithms: those of the softmax differ from logits by a constant per image.
+    Each of the best k is compared with the network's logit of that class, and with the network's own k best.
     """
     scores = got[0].astype(np.float64)
-    best = expected.argmax(1)
     if signature.softmax:
-        shifted = expected - expected.max(1, keepdims=True)
-        expected = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+        if signature.multi_label:
+            expected = -np.logaddexp(0, -expected)
+        else:
+            shifted = expected - expected.max(1, keepdims=True)
+            expected = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
         expected = np.maximum(expected, np.log(SMALLEST))
         scores = np.log(np.maximum(scores, SMALLEST))
     if signature.top is None:
-        return np.abs(scores - expected), got[0].argmax(1) == best
+        return np.abs(scores - expected), _same(expected, got[0].argmax(1))
     of_class = np.take_along_axis(expected, got[1], 1)
     of_rank = -np.sort(-expected, 1)[:, : signature.top]
-    return np.maximum(np.abs(scores - of_class), np.abs(scores - of_rank)), got[1][:, 0] == best
+    return np.maximum(np.abs(scores - of_class), np.abs(scores - of_rank)), _same(expected, got[1][:, 0])
+
+
+def _same(expected: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """True where ``first`` is the best class; of sigmoids, several may be 1 in float32."""
+    return expected.max(1) - expected[np.arange(len(first)), first] < 1e-7

@@ -182,10 +182,11 @@ def judge(metrics: Metrics, kind: str, figure: Accuracy) -> Comparison:
 class Options:
     """How an evaluation is made. ValueError or EngineError if a value is unknown or out of range."""
 
-    labels: str | Path | None = None  #: see `label_files.find_labelled`, as for the next five
+    labels: str | Path | None = None  #: see `label_files.find_labelled`, as for the next six
     split: str | None = None
     column: str | None = None
     label_column: str | None = None
+    label_separator: str | None = None
     allow_private: bool = False
     anonymous: bool = False
     dataset: str | None = None  #: the name of a known dataset (`targets.datasets`); None: recognised by its size
@@ -217,7 +218,8 @@ class Options:
     @property
     def source(self) -> dict[str, Any]:
         """The options that say how the images are found."""
-        return {name: getattr(self, name) for name in ("column", "label_column", "allow_private", "anonymous")}
+        names = ("column", "label_column", "label_separator", "allow_private", "anonymous")
+        return {name: getattr(self, name) for name in names}
 
 
 def evaluate(
@@ -295,22 +297,34 @@ def _targets(images: Listing, checkpoints: Sequence[Checkpoint]) -> tuple[dict[L
     """The targets in each label set of the checkpoints, and notes about them."""
     sets = list(dict.fromkeys(c.labels for c in checkpoints))
     if images.classes is not None:  # the tables have names for their numbers
-        names = [images.classes[label] if isinstance(label, int) else label for label in images.labels]
+        known = images.classes
+
+        def named(label: Any) -> Any:
+            if isinstance(label, tuple):
+                return tuple(map(named, label))
+            return known[label] if isinstance(label, int) else label
+
+        names = list(map(named, images.labels))
         try:
             return {of: targets_of(names, read_labels(of)) for of in sets}, []
         except SourceError:  # two classes have the same name; a network with as many classes has the same order
             if any(of.classes != len(images.classes) for of in sets):
                 raise
     keys = images.labels
-    named = {tuple(label.name for label in read_labels(of)) for of in sets}
-    numbered = any(not isinstance(key, str) or key.isdigit() for key in set(keys))
-    if numbered and len(named) > 1:
+    present = _present(images)
+    numbered = any(not isinstance(key, str) or key.isdigit() for key in present)
+    if numbered and len({tuple(label.name for label in read_labels(of)) for of in sets}) > 1:
         raise ValueError("The classes are numbers, which mean different classes to these variants: pass one variant.")
     targets = {of: targets_of(keys, read_labels(of)) for of in sets}
     if not numbered or len(target_classes(targets[sets[0]])) == sets[0].classes:
         return targets, []
-    some = f"The classes are numbers, {len(set(keys))} of the network's {sets[0].classes}"
+    some = f"The classes are numbers, {len(present)} of the network's {sets[0].classes}"
     return targets, [f"{some}: the result is right only if the network numbers them in the same order."]
+
+
+def _present(images: Listing) -> set[str | int | None]:
+    """The classes that images have."""
+    return set(itertools.chain(*(label if isinstance(label, tuple) else (label,) for label in set(images.labels))))
 
 
 def _report(
@@ -325,7 +339,7 @@ def _report(
 ) -> Report:
     names, errors = (predictions.table[column].to_pylist() for column in ("image", "error"))
     rows = [i for i, error in enumerate(errors) if error is None]
-    present = len(set(images.labels))
+    present = len(_present(images))
     notes = list(notes) + ([f"{images.passed}."] if images.passed else [])
     if known and known.images and (known.images, known.classes) != (len(rows), present):
         expected = f"{known.title} has {known.images:,} images in {known.classes} classes"
@@ -336,7 +350,8 @@ def _report(
         sets.append(("imagenet_real", dict.fromkeys(targets, read_real(options.real, names))))
     results = []
     for (dataset, right), one in itertools.product(sets, contenders):
-        metrics = measure(*predictions.of(one.name, rows), [right[one.checkpoint.labels][i] for i in rows])
+        wanted = [right[one.checkpoint.labels][i] for i in rows]
+        metrics = measure(*predictions.of(one.name, rows), wanted, predictions.scores(one.name, rows))
         network = (one.preset, one.views, one.engine.name, one.engine.precision, one.checkpoint.labels)
         compared = compare(metrics, one, dataset)
         results.append(Result(one.name, one.checkpoint.variant, dataset, *network, metrics, compared))

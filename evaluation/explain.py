@@ -101,9 +101,11 @@ def explain(
         ImageError, FileNotFoundError, FetchError: the image cannot be used.
         ValueError: no such class or layer; a network without a preset.
     """
+    several = isinstance(network, Classifier) and network.multi_label
     if isinstance(network, (str, Path)):
         checkpoint = find_checkpoint(network)
         preset, labels = preset or checkpoint.preprocessing, labels or read_labels(checkpoint.labels)
+        several = checkpoint.multi_label
         network = load(checkpoint).eval()
     elif isinstance(network, Classifier):
         preset, labels = preset or network.preset, labels or network.labels
@@ -125,7 +127,8 @@ def explain(
     if heat.max() > 0:
         heat /= heat.max()
     label = named[index].name if named else ""
-    return Explanation(index, label, float(logits[0].detach().float().softmax(0)[index]), heat, pixels)
+    scores = logits[0].detach().float()
+    return Explanation(index, label, float((scores.sigmoid() if several else scores.softmax(0))[index]), heat, pixels)
 
 
 def _network_of(classifier: Classifier) -> nn.Module:

@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ..data.held_out import held_out_rows
 from ..data.labels import Listing, list_images
@@ -40,6 +41,7 @@ def find_labelled(
     runs: Sequence[Path] = (),
     column: str | None = None,
     label_column: str | None = None,
+    label_separator: str | None = None,
     allow_private: bool = False,
     anonymous: bool = False,
 ) -> Listing:
@@ -51,14 +53,16 @@ def find_labelled(
         runs: folders of training runs. If this is the data that one was trained on and it held out a part, and neither
             ``split`` nor ``labels`` says otherwise, only that part is taken.
         column, label_column: a table's columns of images and of classes, if their names do not tell.
+        label_separator: see `data.labels.list_images`.
 
     Raises:
         SourceError: no images, an image without a class, a label file that cannot be read, several splits, or runs that
             held out different images.
     """
     specs = [data] if isinstance(data, str) else list(data)
-    options = {"column": column, "label_column": label_column, "private": allow_private, "anonymous": anonymous}
-    listing = list_images(specs, SHARD_ROWS, split=split, by_folder=labels is None, **options)
+    columns = {"column": column, "label_column": label_column, "label_separator": label_separator}
+    reading: Any = columns | {"private": allow_private, "anonymous": anonymous}
+    listing = list_images(specs, SHARD_ROWS, split=split, by_folder=labels is None, **reading)
     if split is None and labels is None and (held_out := _held_out(listing, runs)):
         return held_out
     if split is None and len(present := listing.present()) > 1:

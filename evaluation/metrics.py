@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..processing_utils.calibration import Bin, expected_calibration_error, reliability, wilson_interval
+from ..processing_utils.ranking import average_precisions
 from .targets import Target
 
 
@@ -31,7 +33,11 @@ class Rate:
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """A class in percent. ``top1`` is its recall; ``precision`` is NaN if it was never predicted."""
+    """A class in percent. ``top1`` is its recall; ``precision`` is NaN if it was never predicted.
+
+    Of a network for several classes per image, a class is predicted if its probability is at least a half; ``ap`` is
+    its average precision, and there is no ``top5``.
+    """
 
     index: int
     images: int
@@ -40,6 +46,7 @@ class ClassAccuracy:
     precision: float
     f1: float
     taken_for: int | None  #: the class that it is most often confused with
+    ap: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,13 +70,19 @@ class Metrics:
     bins: tuple[Bin, ...]
     classes: tuple[ClassAccuracy, ...]  #: of the images with exactly one right class
     confusions: tuple[Confusion, ...]  #: of the same images
+    #: The mean of the classes' average precisions in percent, of a network for several classes per image. Then ``ece``
+    #: and ``bins`` are of the probabilities of all classes, and ``classes`` of all images.
+    mean_ap: float | None = None
 
 
-def measure(classes: np.ndarray, confidence: np.ndarray, targets: Sequence[Target]) -> Metrics:
+def measure(
+    classes: np.ndarray, confidence: np.ndarray, targets: Sequence[Target], scores: np.ndarray | None = None
+) -> Metrics:
     """Compare the predicted classes (N, K), best first, -1 for none, with the right classes of N images.
 
     ``confidence`` (N,) is the probability of the first, 0..1. Top-1 counts if the first prediction is one of the
-    targets, top-5 if one of the first five is (as in Beyer et al. 2020).
+    targets, top-5 if one of the first five is (as in Beyer et al. 2020). ``scores`` (N, all classes) are the
+    probabilities of a network for several classes per image.
     """
     counted = [i for i, target in enumerate(targets) if target]
     best = classes[counted]
@@ -79,7 +92,7 @@ def measure(classes: np.ndarray, confidence: np.ndarray, targets: Sequence[Targe
     sure = np.asarray(confidence, np.float64)[counted]
     total = len(counted)
     by_class, confusions = _by_class(best[:, 0], first, any5, [targets[i] for i in counted])
-    return Metrics(
+    found = Metrics(
         top1=Rate.of(int(first.sum()), total),
         top5=Rate.of(int(any5.sum()), total),
         not_counted=len(targets) - total,
@@ -88,6 +101,29 @@ def measure(classes: np.ndarray, confidence: np.ndarray, targets: Sequence[Targe
         bins=reliability(sure, first),
         classes=by_class,
         confusions=confusions,
+    )
+    return found if scores is None else _with_scores(found, scores, targets)
+
+
+def _with_scores(metrics: Metrics, scores: np.ndarray, targets: Sequence[Target]) -> Metrics:
+    truth = np.zeros(scores.shape, bool)
+    for row, target in zip(truth, targets, strict=True):
+        row[list(target)] = True
+    precisions, predicted = 100 * average_precisions(scores, truth), scores >= 0.5
+    classes = []
+    for index in np.flatnonzero(truth.any(0)).tolist():
+        right = int((truth & predicted)[:, index].sum())
+        images, many = int(truth[:, index].sum()), int(predicted[:, index].sum())
+        shares = 100 * right / images, math.nan, 100 * right / many if many else math.nan, 200 * right / (images + many)
+        classes.append(ClassAccuracy(index, images, *shares, None, float(precisions[index])))
+    return dataclasses.replace(
+        metrics,
+        ece=expected_calibration_error(scores.ravel(), truth.ravel()),
+        confidence=float(scores.mean()) if scores.size else math.nan,
+        bins=reliability(scores.ravel(), truth.ravel()),
+        classes=tuple(classes),
+        confusions=(),
+        mean_ap=float(np.nanmean(precisions)) if classes else math.nan,
     )
 
 

@@ -2,8 +2,9 @@
 
 Each image is read and decoded once, made into pixels once for each distinct geometry, and passes every network. The
 table, ``predictions.parquet``, has the columns image, index, error, and for each contender ``NAME.classes`` (the five
-best of the classes that it may choose from), ``NAME.probabilities`` and ``NAME.targets`` (the right classes). The
-column ``target`` has the right class as the data name it.
+best of the classes that it may choose from), ``NAME.probabilities`` and ``NAME.targets`` (the right classes); of a
+network for several classes per image also ``NAME.scores`` (the probability of every class). The column ``target`` has
+the right class as the data name it.
 
 Under torchrun every rank takes each n-th shard and commits its parts into the one folder, which all must see; rank 0
 makes the table of them. A part exists once, whoever wrote it, so an image is counted once.
@@ -87,6 +88,14 @@ class Predictions:
                 confidence[at] = found[1][row][0]
         return classes, confidence
 
+    def scores(self, name: str, rows: Sequence[int]) -> np.ndarray | None:
+        """The probabilities (N, classes) of a network for several classes per image, 0 for NaN; None for others."""
+        if f"{name}.scores" not in self.table.column_names:
+            return None
+        found = self.table[f"{name}.scores"].to_pylist()
+        width = max((len(found[row]) for row in rows), default=0)
+        return np.array([found[row] or [0.0] * width for row in rows]).reshape(len(rows), width)
+
 
 @dataclass(frozen=True)
 class _LabelledItem(Item):
@@ -141,6 +150,8 @@ class _Predictor:
         for contender in self.contenders:
             for column, kind in (("classes", pa.int32()), ("probabilities", pa.float32()), ("targets", pa.int32())):
                 fields.append((f"{contender.name}.{column}", pa.list_(kind)))
+            if contender.checkpoint.multi_label:
+                fields.append((f"{contender.name}.scores", pa.list_(pa.float64())))
         return pa.schema(fields)
 
     def __call__(self, items: Sequence[Item]) -> pa.RecordBatch:
@@ -160,13 +171,13 @@ class _Predictor:
         for contender, classes in zip(self.contenders, self.classes, strict=True):
             at = self.geometries.index(contender.geometry)
             found = self._best(contender, classes, np.stack([image[at] for image in loaded])) if loaded else []
-            best: list[Any] = [None] * len(items)
-            sure: list[Any] = [None] * len(items)
-            for i, (which, probability) in zip(good, found, strict=True):
-                best[i], sure[i] = which, probability
+            best, sure, scores = ([None] * len(items) for _ in range(3))
+            for i, one in zip(good, found, strict=True):
+                best[i], sure[i], scores[i] = one
             columns += [pa.array(best, pa.list_(pa.int32())), pa.array(sure, pa.list_(pa.float32()))]
             right = self.targets[contender.checkpoint.labels]
             columns.append(pa.array([sorted(right[place]) for place in places], pa.list_(pa.int32())))
+            columns += [pa.array(scores, pa.list_(pa.float64()))] if contender.checkpoint.multi_label else []
         return pa.RecordBatch.from_arrays(columns, schema=self.columns)
 
     def _load(self, data: bytes) -> list[np.ndarray]:
@@ -183,19 +194,22 @@ class _Predictor:
 
     def _best(
         self, contender: Contender, classes: Sequence[int] | None, pixels: np.ndarray
-    ) -> list[tuple[list[int], list[float]]]:
-        """The best classes and their probabilities for pixels (N, views, crop, crop, 3); none for NaN scores."""
+    ) -> list[tuple[Any, Any, Any]]:
+        """The best classes, their probabilities and those of all for pixels (N, views, crop, crop, 3); none for NaN."""
         start = time.perf_counter()
         with self._turns.get(contender.name, contextlib.nullcontext()):
             logits = [contender.engine(np.ascontiguousarray(view))[0] for view in pixels.swapaxes(0, 1)]
         with self._count:
             self.seconds[contender.name] += time.perf_counter() - start
         choice = np.arange(logits[0].shape[1]) if classes is None else np.asarray(classes)
-        probabilities = np.mean([_softmax(view[:, choice]) for view in logits], axis=0)
+        activation = _sigmoid if contender.checkpoint.multi_label else _softmax
+        probabilities = np.mean([activation(view[:, choice]) for view in logits], axis=0)
+        every = np.zeros(logits[0].shape)
+        every[:, choice] = probabilities
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP]
         return [
-            (choice[best].tolist(), row[best].tolist()) if np.isfinite(row).all() else ([], [])
-            for best, row in zip(order, probabilities, strict=True)
+            (choice[best].tolist(), row[best].tolist(), all_.tolist()) if np.isfinite(row).all() else ([], [], [])
+            for best, row, all_ in zip(order, probabilities, every, strict=True)
         ]
 
 
@@ -203,8 +217,12 @@ def _label_text(images: Listing, place: int) -> str:
     """The class of an image as the data name it."""
     label = images.labels[place]
     if isinstance(label, tuple):
-        return " ".join(map(str, label))
+        return "|".join(map(str, label))
     return images.classes[label] if isinstance(label, int) and images.classes else str(label)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64)))
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -56,11 +56,10 @@ def _rows(report: Report) -> list[tuple[str, ...]]:
         ece = f"{100 * metrics.ece:.1f}" if metrics.top1.total else "-"
         verdicts = [f"{c.top1:.2f} / {c.top5:.2f} {c.kind}: {c.verdict}" for c in result.comparisons]
         compared = "; ".join(verdicts) or "no published figure for these images"
-        rows.append((name, _rate(metrics.top1), _rate(metrics.top5), ece, compared))
-    return rows
-
-
-HEADS = ("", "top-1 %", "top-5 %", "ECE %", "compared with")
+        mean_ap = "-" if metrics.mean_ap is None else f"{metrics.mean_ap:.2f}"
+        rows.append((name, mean_ap, _rate(metrics.top1), _rate(metrics.top5), ece, compared))
+    rows.insert(0, ("", "mAP %", "top-1 %", "top-5 %", "ECE %", "compared with"))
+    return rows if any(row[1] != "-" for row in rows[1:]) else [(row[0], *row[2:]) for row in rows]
 
 
 def _facts(report: Report) -> list[str]:
@@ -76,10 +75,10 @@ def _facts(report: Report) -> list[str]:
 
 def as_text(report: Report) -> str:
     """The text that the command prints, for 80 columns."""
-    rows = [row[:-1] for row in (HEADS, *_rows(report))]
+    rows = [row[:-1] for row in _rows(report)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
-    table += [textwrap.fill(f"{row[0]}: {row[-1]}", 80, subsequent_indent="  ") for row in _rows(report)]
+    table += [textwrap.fill(f"{row[0]}: {row[-1]}", 80, subsequent_indent="  ") for row in _rows(report)[1:]]
     facts = _facts(report)
     if report.computed and report.seconds:
         speed = report.computed / report.seconds
@@ -88,7 +87,8 @@ def as_text(report: Report) -> str:
 
 
 def _as_markdown(report: Report) -> str:
-    table = [f"| {' | '.join(row)} |" for row in (HEADS, ("---", *["--:"] * 3, "---"), *_rows(report))]
+    heads, *rows = _rows(report)
+    table = [f"| {' | '.join(row)} |" for row in (heads, ("---", *["--:"] * (len(heads) - 2), "---"), *rows)]
     sources = {c.source for result in report.results for c in result.comparisons}
     lines = ["# Evaluation", "", *_facts(report), "", *table, "", "Intervals: 95 % (Wilson)."]
     return "\n".join([*lines, *(f"- {source}" for source in sorted(sources)), ""])
@@ -96,7 +96,7 @@ def _as_markdown(report: Report) -> str:
 
 CLASSES = [
     "contender", "dataset", "class", "synset", "label", "images", "top1", "top5", "precision", "f1", "taken_for",
-    "taken_for_label",
+    "taken_for_label", "ap",
 ]  # fmt: skip
 CONFUSED = [
     "contender", "dataset", "images", "class", "synset", "label", "taken_for", "taken_for_synset", "taken_for_label",
@@ -111,7 +111,8 @@ def _class_rows(report: Report) -> list[Sequence[Any]]:
             label, other = labels[c.index], None if c.taken_for is None else labels[c.taken_for].name
             start = (result.name, result.dataset, c.index, label.synset, label.name)
             shares = [f"{share:.2f}" for share in (c.top1, c.top5, c.precision, c.f1)]
-            rows.append((*start, c.images, *shares, c.taken_for, other))
+            ap = None if c.ap is None else f"{c.ap:.2f}"
+            rows.append((*start, c.images, *shares, c.taken_for, other, ap))
     return rows
 
 
@@ -154,7 +155,8 @@ def write_report(report: Report, folder: str | Path) -> list[Path]:
     }
     if len({(r.preset.crop_size, r.preset.resize_size) for r in report.results}) > 1:
         contents["sizes.png"] = lambda p: plot_sizes(report.results).savefig(p, dpi=120, format="png")
-    if 1 < len(report.results[0].metrics.classes) <= MOST_CLASSES:
+    first = report.results[0].metrics
+    if 1 < len(first.classes) <= MOST_CLASSES and first.mean_ap is None:
         contents["confusion.png"] = lambda p: plot_confusion(report.results[0]).savefig(p, dpi=120, format="png")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -78,27 +78,26 @@ def targets_of(keys: Iterable[Key | None], labels: Sequence[Label], *, advice: s
     """The right classes of every image as indices of a network's classes.
 
     A key is a synset, a name or one of its synonyms (case, spaces, _ and - do not matter), the number of a class, or
-    several numbers. Raises SourceError if there is no such class, or if two classes have the name.
+    several of these. Raises SourceError if there is no such class, or if two classes have the name.
     """
     by_name = _index(labels)
-    known: dict[Key | None, Target] = {}
     wrong: list[str] = []
-    found: list[Target] = []
-    for key in keys:
-        if key not in known and isinstance(key, tuple):  # several classes
-            known[key] = frozenset(key)
-            wrong += [repr(key)] if max(key) >= len(labels) else []
-        elif key not in known:
-            numbers = by_name.get(_plain(key), set()) if isinstance(key, str) else set()
-            if not numbers and re.fullmatch(r"\d+", text := str(key)) and int(text) < len(labels):
-                numbers = {int(text)}
-            if len(numbers) > 1:
-                synsets = " and ".join(labels[i].synset or str(i) for i in sorted(numbers))
-                raise SourceError(f"{key!r} may mean {synsets}: use the synset or the class number instead.")
-            if not numbers:
-                wrong.append(repr(key))
-            known[key] = frozenset(numbers)
-        found.append(known[key])
+
+    @cache
+    def target(key: Key | None) -> Target:
+        if isinstance(key, tuple):  # several classes
+            return frozenset().union(*map(target, key))
+        numbers = by_name.get(_plain(key), set()) if isinstance(key, str) else set()
+        if not numbers and re.fullmatch(r"\d+", text := str(key)) and int(text) < len(labels):
+            numbers = {int(text)}
+        if len(numbers) > 1:
+            synsets = " and ".join(labels[i].synset or str(i) for i in sorted(numbers))
+            raise SourceError(f"{key!r} may mean {synsets}: use the synset or the class number instead.")
+        if not numbers:
+            wrong.append(repr(key))
+        return frozenset(numbers)
+
+    found = [target(key) for key in keys]
     if wrong:
         many = f"{', '.join(wrong[:3])}{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}"
         first, last = labels[0], len(labels) - 1

@@ -132,7 +132,8 @@ class Request:
         load = functools.partial(load_pixels, preset=checkpoint.preprocessing, **reading)
         width = checkpoint.architecture.num_features if self.options["features"] else None
         keep = self.options["truncated"] == "keep"
-        return Predictor(engine, load, read_labels(checkpoint.labels), self.options["top"], width, keep)
+        labels = read_labels(checkpoint.labels)
+        return Predictor(engine, load, labels, self.options["top"], width, keep, checkpoint.multi_label)
 
     def shards(self, passed: Passed) -> Iterator[Shard]:
         """Find the shards of the source, in order; ``passed`` counts what is left out."""
@@ -175,6 +176,7 @@ class Predictor:
     top: int
     num_features: int | None  #: width of the column of features; None for no such column
     keep: bool = False  #: take images that are cut off too, and mark their rows
+    multi_label: bool = False  #: see `models.manifest.Checkpoint`
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -207,7 +209,8 @@ class Predictor:
         finite = np.isfinite(logits).all(axis=1)
         for i in np.flatnonzero(~finite):
             errors[good[i]] = "The network's scores for this image hold NaN or infinity."
-        predictions = top_predictions(logits[finite], self.top, from_logits=True, labels=self.labels)
+        how: Any = {"from_logits": True, "multi_label": self.multi_label, "labels": self.labels}
+        predictions = top_predictions(logits[finite], self.top, **how)
         rows: list[Any] = [None] * len(items)
         vectors: list[Any] = [None] * len(items)
         for row, i in enumerate(np.flatnonzero(finite)):

@@ -42,7 +42,7 @@ class Classifier:
         preset: the preprocessing that the network was trained with.
         labels: a name for each class, in the order of the logits.
         device: where to run the network; by default the GPU if there is one. Ignored for an `Engine`.
-        checkpoint: the checkpoint that the engine runs, if any. Kept as an attribute only.
+        checkpoint: the checkpoint that the engine runs, if any. It says if an image may show several classes.
         image_options: grade ("reference", "close" or "fast", see `processing_utils.preprocessing`), allow_private,
             schemes, max_bytes, max_pixels, timeout, truncated; see `processing_utils.images.open_image`.
 
@@ -111,9 +111,18 @@ class Classifier:
         top = min(5, len(self.labels)) if top is None else check_count("top", top, len(self.labels))
         many, results = _is_many(images), list[Any]()
         for (logits, _), failed in self._outputs(images, batch_size, many and errors == "return"):
-            found = iter(top_predictions(logits, top, from_logits=True, labels=self.labels))
+            found = iter(self.predictions_of(logits, top))
             results += [next(found) if error is None else error for error in failed]
         return results if many else results[0]
+
+    def predictions_of(self, logits: np.ndarray, top: int) -> list[list[Prediction]]:
+        """The ``top`` predictions of each of N images with logits (N, classes)."""
+        return top_predictions(logits, top, from_logits=True, multi_label=self.multi_label, labels=self.labels)
+
+    @property
+    def multi_label(self) -> bool:
+        """True if an image may show several classes: their probabilities are then independent."""
+        return self.checkpoint is not None and self.checkpoint.multi_label
 
     def features(self, images: Any, *, batch_size: int = 16) -> np.ndarray:
         """Compute the pooled features, from which the last layer computes the logits.

@@ -99,7 +99,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 and top-5 in percent on the validation set of ``dataset`` (None: not measured), and their source."""
+    """Accuracies in percent on the validation set of ``dataset`` (None: not measured), and their source.
+
+    ``mean_ap`` is the mean of the classes' average precisions, of a network for several classes per image.
+    """
 
     dataset: str
     top1: float | None
@@ -107,6 +110,7 @@ class Accuracy:
     image_size: int | None
     crop_pct: float | None
     source: str
+    mean_ap: float | None = None
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,7 @@ class Checkpoint:
     preprocessing: Preprocessing
     known_issues: tuple[str, ...]
     made_by: str | None
+    multi_label: bool = False  #: an image may show several classes: the probability of each is the sigmoid of its logit
     home: Path | None = None  #: the folder that a user's training wrote; None for a published checkpoint
 
     @property

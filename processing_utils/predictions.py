@@ -77,7 +77,9 @@ def _as_array(scores: Any) -> np.ndarray:
     return values
 
 
-def _probabilities(values: np.ndarray, from_logits: bool) -> np.ndarray:
+def _probabilities(values: np.ndarray, from_logits: bool, multi_label: bool) -> np.ndarray:
+    if from_logits and multi_label:
+        return 0.5 * (1 + np.tanh(0.5 * values))  # the sigmoid, without overflow
     if from_logits:
         exp = np.exp(values - values.max(axis=1, keepdims=True))
         return exp / exp.sum(axis=1, keepdims=True)
@@ -95,12 +97,14 @@ def top_predictions(
     n: int = 5,
     *,
     from_logits: bool = False,
+    multi_label: bool = False,
     labels: str | Sequence[str] | Sequence[Label] = "imagenet-1k",
 ) -> list[list[Prediction]]:
     """The ``n`` most probable classes of each of N samples, the best first; of equals the lower index first.
 
     Args:
         scores: probabilities, or with ``from_logits`` logits: (N, classes).
+        multi_label: the logits are of classes of which a sample may have several, or none: each has its own sigmoid.
         labels: a label set's name, or a name for every class.
 
     Raises:
@@ -119,7 +123,7 @@ def top_predictions(
     n = check_count("n", n, classes)
     if len(values) == 0:
         return []
-    values = _probabilities(values, from_logits)
+    values = _probabilities(values, from_logits, multi_label)
 
     def prediction(i: int, probability: float) -> Prediction:
         label = named[i]

@@ -50,7 +50,7 @@ class Batch:
 
     Attributes:
         images: (N, 3, H, W) float32, normalised.
-        labels: (N,) classes, or (N, classes) shares of each.
+        labels: (N,) classes, or (N, classes) shares of each, or 0 and 1.
         teacher: (N, classes) logits, or None.
         broken: images that were replaced by others of the batch.
     """
@@ -120,6 +120,13 @@ def class_shares(labels: Tensor, classes: int) -> Tensor:
         .clamp(max=1.0)
     )
     return hot / hot.sum(1, keepdim=True).clamp(min=1.0)
+
+
+def _targets(labels: Tensor, classes: int) -> Tensor:
+    """The targets of the loss: classes (N,), or (N, classes) shares or, of (N, classes) bool, 0 and 1."""
+    if labels.dtype == torch.bool:
+        return labels.float()
+    return class_shares(labels, classes) if labels.ndim > 1 else labels
 
 
 class _Mixing:
@@ -222,8 +229,7 @@ class FromFiles:
                 )
             images, labels, broken = found
             torch.manual_seed(_step_seed(recipe, epoch, -1 - step))
-            wanted = class_shares(labels, len(self.classes)) if labels.ndim > 1 else labels
-            images, wanted = self.mix(self.prepare(images), wanted)
+            images, wanted = self.mix(self.prepare(images), _targets(labels, len(self.classes)))
             yield Batch(images, wanted, broken=tuple(broken))
 
 
@@ -270,8 +276,7 @@ class InMemory:
             rows = order[step * size : (step + 1) * size]
             boxes, mirrored, chosen = (x[rank::world].to(self.device) for x in (*drawn, rows))
             crops = resized_crops(self.table.images[chosen], boxes, mirrored, recipe.image_size(epoch))
-            labels = self.table.labels[chosen]
-            wanted = class_shares(labels, len(self.classes)) if labels.ndim > 1 else labels
+            wanted = _targets(self.table.labels[chosen], len(self.classes))
             teacher = None if self.scores is None else box_means(self.scores[chosen], boxes)
             torch.manual_seed(_step_seed(recipe, epoch, -1 - step))
             images, wanted = self.mix(self.normalise(crops / 255), wanted)
@@ -279,7 +284,7 @@ class InMemory:
 
 
 class _Validation(Dataset[tuple[Tensor, Tensor]]):
-    """Images as the published network will see them: uint8 (crop, crop, 3), and their class."""
+    """Images as the published network will see them: uint8 (crop, crop, 3), and their class, or 0 and 1 for each."""
 
     def __init__(self, images: LabelledImages, preset: Preprocessing) -> None:
         self.images, self.preset = images, preset
@@ -288,15 +293,15 @@ class _Validation(Dataset[tuple[Tensor, Tensor]]):
         return len(self.images)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        label = torch.as_tensor(self.images.labels[i])
+        label = label.to(torch.int8) if label.dtype == torch.bool else label
         try:
             pixels = load_pixels(self.images.read(i), self.preset, "close")
         except (ImageError, OSError, ValueError) as error:
             log.warning("Cannot read %s", with_name(self.images.name(i), error))
             crop = self.preset.crop_size
-            return torch.zeros(crop, crop, 3, dtype=torch.uint8), torch.full_like(
-                torch.as_tensor(self.images.labels[i]), -1
-            )
-        return torch.from_numpy(pixels), torch.as_tensor(self.images.labels[i])
+            return torch.zeros(crop, crop, 3, dtype=torch.uint8), torch.full_like(label, -1)
+        return torch.from_numpy(pixels), label
 
 
 def validation_batches(
@@ -313,6 +318,20 @@ def validation_batches(
     )
     for pixels, labels in loader:
         yield normalise(pixels.permute(0, 3, 1, 2).float() / 255), labels
+
+
+def known(labels: Tensor) -> Tensor:
+    """(N,) bool: False for the validation images that could not be read."""
+    return (labels if labels.ndim == 1 else labels[:, 0]) >= 0
+
+
+def binary_cross_entropy(scores: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Each class for itself, for images with several: the sum over the classes, averaged over the images.
+
+    The sum gives scores gradients as large as those of the softmax's cross-entropy. ``labels``: (N, classes), 0..1.
+    """
+    wanted = labels.to(scores.dtype) * (1 - label_smoothing) + label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(scores, wanted, reduction="sum") / max(1, len(scores))
 
 
 def soft_cross_entropy(scores: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -51,7 +52,8 @@ def plot_curves(rows: list[dict[str, float]], path: Path) -> None:
     losses, accuracies = figure.subplots(1, 2)
     for key, label in (("loss", "training"), ("val_loss", "validation")):
         losses.plot(epochs, [row[key] for row in rows], marker=".", label=label)
-    for key, label in (("val_top1", "top-1"), ("val_top5", "top-5")):
+    several = any(not math.isnan(row["val_map"]) for row in rows)
+    for key, label in [("val_map", "mAP")] if several else [("val_top1", "top-1"), ("val_top5", "top-5")]:
         accuracies.plot(epochs, [100 * row[key] for row in rows], marker=".", label=label)
     losses.set(xlabel="epoch", ylabel="cross-entropy")
     accuracies.set(xlabel="epoch", ylabel="validation accuracy (%)", ylim=(0, 100))

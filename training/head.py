@@ -1,5 +1,7 @@
 """The head that fine-tuning starts from: logistic regression on the network's features, fitted in seconds.
 
+It is multinomial or, for images with several classes, one for each class; the accuracy is then the mAP, not top-1.
+
 A new head with random weights sends large, meaningless gradients through the network and distorts its features before
 it has learned anything (Kumar et al. 2022, arXiv 2202.10054). So the head is fitted first, on fixed features, with a
 penalty chosen by cross-validation. It is also the baseline that fine-tuning has to beat on the validation images.
@@ -15,6 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..processing_utils.ranking import mean_average_precision
+from .batches import binary_cross_entropy, known
+
 PENALTIES = tuple(10.0 ** (e / 2) for e in range(1, -9, -1))  # of the squared weights; the strongest first
 DEFAULT_PENALTY = 0.03  # without two images of a class there is nothing to choose it by
 FOLDS = 5
@@ -28,7 +33,7 @@ class Features:
 
     Attributes:
         plain, mirrored: (N, num_features) float32.
-        labels: (N,) classes.
+        labels: (N,) classes, or (N, classes) 0 and 1.
     """
 
     plain: Tensor
@@ -72,9 +77,8 @@ def features_of(
         return network.forward_head(last, pre_logits=True).float().cpu()  # pyright: ignore[reportCallIssue]
 
     for images, labels in batches:
-        known = labels >= 0
-        more = (pooled(images[known].flip(3)),) if mirrored else ()
-        found.append((pooled(images[known]), labels[known], *more))
+        images, labels = images[known(labels)], labels[known(labels)]
+        found.append((pooled(images), labels, *((pooled(images.flip(3)),) if mirrored else ())))
     network.train(was_training)
     return Features(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
@@ -99,8 +103,6 @@ def fit_head(features: Features, classes: int, seed: int = 0, prior: Tensor | No
 
 def _cross_validated(features: Features, classes: int, seed: int, prior: Tensor) -> Head:
     labels, folds = features.labels, _folds(features.labels, seed)
-    share = prior.neg().exp()[labels].double()  # how much an image counts
-    share /= share.sum()
     plain, mirrored = features.plain.double(), features.mirrored
     centre, own = plain.mean(0), plain.std(0) + 1e-6
     least, best = float("inf"), (own.mean().expand_as(own), DEFAULT_PENALTY, float("nan"), float("nan"))
@@ -108,18 +110,17 @@ def _cross_validated(features: Features, classes: int, seed: int, prior: Tensor)
         x, mirror = (plain - centre) / scale, None if mirrored is None else (mirrored.double() - centre) / scale
         before, starts = float("inf"), {}
         for penalty in PENALTIES if folds.max() > 0 else ():
-            loss, right, right_mirrored = 0.0, 0.0, math.nan if mirror is None else 0.0
+            scores, mirrored_scores = torch.zeros(2, len(x), classes, dtype=torch.float64)
             for fold in range(int(folds.max()) + 1):
                 out = folds == fold
                 starts[fold] = _fit(x[~out], labels[~out], classes, penalty, starts.get(fold))
-                scores = _scores(x[out], starts[fold])
-                loss += F.cross_entropy(scores, labels[out], reduction="sum").item()
-                right += (share[out] * ((scores - prior).argmax(1) == labels[out])).sum().item()
+                scores[out] = _scores(x[out], starts[fold])
                 if mirror is not None:
-                    scores = _scores(mirror[out], starts[fold]) - prior
-                    right_mirrored += (share[out] * (scores.argmax(1) == labels[out])).sum().item()
+                    mirrored_scores[out] = _scores(mirror[out], starts[fold])
+            loss = _loss(scores, labels).item()
             if loss < least:
-                least, best = loss, (scale, penalty, right, right_mirrored)
+                found = [_accuracy(s - prior, labels, prior) for s in (scores, mirrored_scores)]
+                least, best = loss, (scale, penalty, found[0], math.nan if mirror is None else found[1])
             if loss > before:
                 break  # weaker penalties fit the training images only
             before = loss
@@ -132,11 +133,24 @@ def _cross_validated(features: Features, classes: int, seed: int, prior: Tensor)
 def _folds(labels: Tensor, seed: int) -> Tensor:
     """The number of each image's fold, with every class spread evenly; all 0 if no class has two images."""
     generator, folds = torch.Generator().manual_seed(seed), torch.zeros(len(labels), dtype=torch.long)
+    if labels.ndim > 1:
+        return torch.randperm(len(labels), generator=generator) % FOLDS
     for label in labels.unique():
         places = torch.where(labels == label)[0]
         places = places[torch.randperm(len(places), generator=generator)]
         folds[places] = torch.arange(len(places)) % FOLDS
     return folds
+
+
+def _loss(scores: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(scores, labels) if labels.ndim == 1 else binary_cross_entropy(scores, labels)
+
+
+def _accuracy(scores: Tensor, labels: Tensor, prior: Tensor) -> float:
+    if labels.ndim > 1:
+        return mean_average_precision(scores.numpy(), labels.bool().numpy())
+    share = prior.neg().exp()[labels].double()  # how much an image counts
+    return ((scores.argmax(1) == labels) * share / share.sum()).sum().item()
 
 
 def _scores(features: Tensor, weight: Tensor) -> Tensor:
@@ -153,7 +167,7 @@ def _fit(features: Tensor, labels: Tensor, classes: int, penalty: float, start: 
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(_scores(features, weight), labels) + penalty / 2 * weight[:, :-1].square().sum()
+        loss = _loss(_scores(features, weight), labels) + penalty / 2 * weight[:, :-1].square().sum()
         loss.backward()
         return loss
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import math
 import signal
@@ -21,16 +22,17 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, DivergedError, OutputError, StoppedError
 from ..processes import Processes
+from ..processing_utils.ranking import mean_average_precision
 from ..run_identity import differences
 from . import checkpoint
-from .batches import Broken, TrainingSet
+from .batches import Broken, TrainingSet, binary_cross_entropy, known
 from .optimisation import Optimisation
 from .recipe import Recipe
 
 BEST = "best.pt"  # the weights of the best epoch
 
 AGREE_EVERY = 8  # steps between the exchanges of stop signals among the processes
-COLUMNS = ("epoch", "image_size", "lr", "loss", "val_loss", "val_top1", "val_top5", "seconds", "broken")
+COLUMNS = ("epoch", "image_size", "lr", "loss", "val_loss", "val_top1", "val_top5", "val_map", "seconds", "broken")
 
 
 @torch.inference_mode()
@@ -39,15 +41,26 @@ def accuracy(
     batches: Iterator[tuple[Tensor, Tensor]],
     processes: Processes,
     weights: Tensor | None = None,
-) -> tuple[float, float, float]:
-    """(cross-entropy, top-1, top-5) over the (input, labels) of all processes; accuracies in 0..1, NaN without images.
+    multi_label: bool = False,
+) -> dict[str, float]:
+    """The columns val_loss, val_top1, val_top5 and val_map over the (input, labels) of all processes; accuracies 0..1.
 
     A label of -1 counts as wrong. For an image with several labels, one of them is enough. ``weights``: (classes,), how
-    much an image of each class counts.
+    much an image of each class counts. With ``multi_label``, the mAP is measured, else top-1 and top-5; NaN if not.
     """
+    found: dict[str, float] = dict.fromkeys(("val_loss", "val_top1", "val_top5", "val_map"), math.nan)
     was_training = network.training
     network.eval()
-    loss = top1 = top5 = seen = known = 0.0
+    if multi_label:
+        ours = [(network(images.to(processes.device)).float().cpu(), labels) for images, labels in batches]
+        network.train(was_training)
+        if not (every := list(itertools.chain(*processes.gather(ours)))):
+            return found
+        scores, labels = (torch.cat(x) for x in zip(*every, strict=True))
+        scores, labels = scores[known(labels)], labels[known(labels)]
+        found["val_loss"] = binary_cross_entropy(scores, labels).item()
+        return found | {"val_map": mean_average_precision(scores.numpy(), labels.bool().numpy())}
+    loss = top1 = top5 = seen = readable = 0.0
     for images, labels in batches:
         scores = network(images.to(processes.device)).float().cpu()
         several = labels if labels.ndim > 1 else labels[:, None]
@@ -57,13 +70,13 @@ def accuracy(
         top1 += (share * ranked[:, 0]).sum().item()
         top5 += (share * ranked.any(1)).sum().item()
         seen += share.sum().item()
-        known += (share * (first >= 0)).sum().item()
+        readable += (share * (first >= 0)).sum().item()
         loss += (share * F.cross_entropy(scores, first, ignore_index=-1, reduction="none")).sum().item()
     network.train(was_training)
-    loss, top1, top5, seen, known = processes.total(loss, top1, top5, seen, known)
+    loss, top1, top5, seen, readable = processes.total(loss, top1, top5, seen, readable)
     if not seen:
-        return math.nan, math.nan, math.nan
-    return loss / max(known, 1.0), top1 / seen, top5 / seen
+        return found
+    return found | {"val_loss": loss / max(readable, 1.0), "val_top1": top1 / seen, "val_top5": top5 / seen}
 
 
 @dataclasses.dataclass
@@ -120,6 +133,7 @@ class Loop:
         micro_batch: images per forward pass, to save memory; the gradients of a step are accumulated.
         checkpoint_seconds: at most this much work is lost to SIGKILL.
         prior, weights: of the classes, in the loss (`Optimisation`) and in the accuracy (`accuracy`).
+        multi_label: see `Optimisation` and `accuracy`.
         minutes: train for as many epochs as fit into this time; the learning rate falls over these.
         spent: seconds that were spent on a new run before it came here.
         watch: called with ("step" | "epoch", values), for progress bars and logs.
@@ -142,6 +156,7 @@ class Loop:
         checkpoint_seconds: float = 120.0,
         prior: Tensor | None = None,
         weights: Tensor | None = None,
+        multi_label: bool = False,
         minutes: float | None = None,
         spent: float = 0.0,
         watch: Callable[[str, dict[str, float]], None] = lambda event, values: None,
@@ -164,8 +179,8 @@ class Loop:
         self.about, self.watch, self.minutes = about or {}, watch, minutes
         self.checkpoint_seconds = checkpoint_seconds
         self.say = say if self.processes.first else lambda line: None
-        self.optimisation = Optimisation(network, recipe, self.processes, micro_batch, self.length, prior)
-        self.weights = weights
+        self.optimisation = Optimisation(network, recipe, self.processes, micro_batch, self.length, prior, multi_label)
+        self.weights, self.multi_label = weights, multi_label
         self.progress, self.first_step, self.begun = Progress(recipe.epochs, spent=spent), 0, time.monotonic()
         self.pending: Tensor | None = None
         self.loss = math.nan  # of the last step that is known
@@ -247,7 +262,8 @@ class Loop:
     def _validate(self, epoch: int) -> None:
         """Measure the accuracy, and write the epoch's row of the curve."""
         progress, recipe = self.progress, self.recipe
-        val_loss, top1, top5 = accuracy(self._agreed(), self.validation(self.processes), self.processes, self.weights)
+        batches = self.validation(self.processes)
+        found = accuracy(self._agreed(), batches, self.processes, self.weights, self.multi_label)
         self.mark = time.monotonic()  # validation does not count
         loss, broken = self.processes.total(progress.running / self.length, progress.broken)
         row = {
@@ -255,9 +271,7 @@ class Loop:
             "image_size": recipe.image_size(epoch),
             "lr": recipe.peak_lr * self.optimisation.lr_share(epoch + 1 - 1 / self.length),  # of the last step
             "loss": loss / self.processes.world,
-            "val_loss": val_loss,
-            "val_top1": top1,
-            "val_top5": top5,
+            **found,
             "seconds": round(progress.seconds, 1),
             "broken": int(broken),
         }
@@ -272,8 +286,9 @@ class Loop:
             writer.writerows(progress.rows)
             checkpoint.write_file(self.out / "log.csv", curve.getvalue())
         self.watch("epoch", progress.rows[-1])
-        measured = "" if math.isnan(top1) else f", top-1 {100 * top1:.2f}%, top-5 {100 * top5:.2f}%"
-        self.say(f"epoch {epoch + 1} of {progress.epochs}: loss {row['loss']:.3f}{measured}")
+        names = {"val_top1": "top-1", "val_top5": "top-5", "val_map": "mAP"}
+        measured = [f", {name} {100 * found[key]:.2f}%" for key, name in names.items() if not math.isnan(found[key])]
+        self.say(f"epoch {epoch + 1} of {progress.epochs}: loss {row['loss']:.3f}{''.join(measured)}")
 
     def _agreed(self) -> nn.Module:
         """The network to validate or publish, with the first process's BatchNorm statistics: each has its own."""
@@ -374,10 +389,15 @@ class Loop:
             )
 
 
+def figure_of(row: Mapping[str, float]) -> float:
+    """The accuracy in a row of the curve: top-1 or, of images with several classes, the mAP."""
+    return row["val_top1"] if math.isnan(row["val_map"]) else row["val_map"]
+
+
 def best_row(rows: list[dict[str, float]]) -> dict[str, float]:
     """The row of the highest accuracy; of several, that of the least loss. Without validation images, the last."""
-    measured = [row for row in rows if not math.isnan(row["val_top1"])]
-    return max(measured, key=lambda row: (row["val_top1"], -row["val_loss"])) if measured else rows[-1]
+    measured = [row for row in rows if not math.isnan(figure_of(row))]
+    return max(measured, key=lambda row: (figure_of(row), -row["val_loss"])) if measured else rows[-1]
 
 
 def _identity(state: dict[str, Any]) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..processes import Processes
-from .batches import Batch, soft_cross_entropy
+from .batches import Batch, binary_cross_entropy, soft_cross_entropy
 from .recipe import Recipe
 
 NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
@@ -61,6 +61,7 @@ class Optimisation:
         micro_batch: images per forward pass; None: all of this process's batch.
         length: steps per epoch.
         prior: (classes,) added to the logits in the loss, see the recipe's ``balance``.
+        multi_label: an image may show several classes, or none: the loss is the binary cross-entropy of each class.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Optimisation:
         micro_batch: int | None,
         length: int,
         prior: Tensor | None = None,
+        multi_label: bool = False,
     ) -> None:
         network = network.to(processes.device)
         if recipe.channels_last:
@@ -80,7 +82,7 @@ class Optimisation:
         if recipe.grad_checkpointing:
             network.set_grad_checkpointing()  # pyright: ignore[reportCallIssue]
         self.network, self.recipe, self.processes = network, recipe, processes
-        self.micro_batch, self.length = micro_batch, length
+        self.micro_batch, self.length, self.multi_label = micro_batch, length, multi_label
         self.prior = None if prior is None else prior.to(processes.device)
         self.epochs = recipe.epochs  #: over which the learning rate falls; a run with a time limit makes it fewer
         self.norms = [module for module in network.modules() if isinstance(module, NORMS)]
@@ -158,6 +160,8 @@ class Optimisation:
         recipe = self.recipe
         if self.prior is not None:
             scores = scores.float() + self.prior
+        if self.multi_label:
+            return binary_cross_entropy(scores.float(), labels, recipe.label_smoothing)
         if teacher is None:
             return soft_cross_entropy(scores, labels, recipe.label_smoothing)
         return distillation_loss(scores, labels, teacher, recipe.distillation_weight, recipe.distillation_temperature)

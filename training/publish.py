@@ -70,6 +70,7 @@ def publish_run(
     *,
     data: str,
     base: Checkpoint | None = None,
+    multi_label: bool = False,
 ) -> Path:
     """Make ``out`` a folder that `models.manifest.find_checkpoint` takes; return the weights' path.
 
@@ -79,6 +80,7 @@ def publish_run(
         row: the last one of the curve, for the accuracy; NaN: none is claimed.
         data: what the network was trained on, in words.
         base: the checkpoint that training started from; its licence applies to the result.
+        multi_label: see `models.manifest.Checkpoint`.
     """
     assert recipe.architecture is not None
     name = re.sub(r"\W", "_", out.resolve().name)[:50]  # a file's name may have 255 bytes
@@ -95,7 +97,8 @@ def publish_run(
     preset = asdict(recipe.preset)
     params = sum(v.numel() for k, v in state_dict.items() if not re.search(r"running_|num_batches", k))
     measured = "measured in training (log.csv)" if row["epoch"] else "measured of the head, fitted on fixed features"
-    if math.isnan(row["val_top1"]):
+    percent = {key: None if math.isnan(value) else round(100 * value, 2) for key, value in row.items()}
+    if percent["val_top1"] is percent["val_map"] is None:
         measured = "not measured"
     checkpoint: dict[str, Any] = {
         "entrypoint": name,
@@ -119,16 +122,18 @@ def publish_run(
         ],
         "published": {
             "dataset": data,
-            "top1": None if math.isnan(row["val_top1"]) else round(100 * row["val_top1"], 2),
-            "top5": None if math.isnan(row["val_top5"]) else round(100 * row["val_top5"], 2),
+            "top1": percent["val_top1"],
+            "top5": percent["val_top5"],
             "image_size": preset["crop_size"],
             "crop_pct": round(preset["crop_size"] / preset["resize_size"], 3),
             "source": measured,
+            **({"mean_ap": percent["val_map"]} if multi_label else {}),
         },
         "measured": [],
         "preprocessing": preset | {"source": "run.json"},
         "known_issues": [],
         "made_by": f"resnext-hub train (run.json){f', from {base.name}' if base else ''}",
+        **({"multi_label": True} if multi_label else {}),
     }
     manifest = {
         "$schema": published["$schema"],

@@ -38,7 +38,7 @@ from .calibrate import calibration_error, fit_temperature, fold_temperature, sco
 from .display import Display, watched
 from .grow import grow_into
 from .head import Head, features_of, fit_head
-from .loop import BEST, Loop, accuracy, best_row, unreadable
+from .loop import BEST, Loop, accuracy, best_row, figure_of, unreadable
 from .pixels import PixelTable
 from .publish import publish_run
 from .recipe import Recipe, load_recipe
@@ -63,7 +63,7 @@ class RunOptions:
         val: the validation images; None: the split val of ``data``, or a tenth of each class.
         label_table: a table of classes by image number, written by `curation`; needs ``val``.
         classes: a file with the order and names of the classes, such as a run's labels.tsv.
-        reading: column, label_column, split, private and anonymous; see `data.labels.list_images`.
+        reading: column, label_column, label_separator, split, private and anonymous; see `data.labels.list_images`.
         initial_weights: a state_dict of the recipe's network, or of a smaller one (`grow`), to start from.
         teacher_scores: a folder of scores to distil from (the module `teacher_scores`).
         micro_batch: images per forward pass, to save memory.
@@ -115,6 +115,7 @@ class FinishedRun:
         curve: a row for each epoch, as in log.csv.
         top1: accuracy of the published weights on the validation images, 0..1; without such images that of the fitted
             head by cross-validation, or None.
+        mean_ap: the same for images with several classes: the mean of the classes' average precisions.
     """
 
     folder: Path
@@ -124,8 +125,11 @@ class FinishedRun:
 
     @property
     def top1(self) -> float | None:
-        top1 = self.curve[-1]["val_top1"]
-        return None if math.isnan(top1) else top1
+        return _known(self.curve[-1]["val_top1"])
+
+    @property
+    def mean_ap(self) -> float | None:
+        return _known(self.curve[-1]["val_map"])
 
 
 class TrainingRun:
@@ -208,6 +212,16 @@ class TrainingRun:
             self.order = np.argsort(hold_out(train, recipe.seed, count=recipe.held_out), kind="stable")
             train = train.subset(self.order)
         self.train_images = train
+        self.multi_label = train.labels.dtype == bool
+        self.figure = "mAP" if self.multi_label else "top-1"
+        if self.multi_label:
+            several = train.labels.sum(1)
+            self.say(
+                f"Images have several classes, {several.mean():.1f} on average: each class has a probability of its own"
+            )
+            for key in ("balance", "held_out", "distillation_weight"):
+                if getattr(recipe, key):
+                    raise SourceError(f"{key} is for images of one class; these have several: leave it out.")
         world, available = self.processes.world, len(train) - recipe.held_out
         if train.repeat_factors is not None:
             available = int(train.repeat_factors.sum(dtype=np.float64))
@@ -263,7 +277,8 @@ class TrainingRun:
             "start_sha256": None if state is None else checkpoint.digest(dict(state)),
         }
         classes = [label.synset for label in self.labels]
-        if base is not None and [label.synset for label in read_labels(base.labels)] != classes:
+        same = base is not None and base.multi_label == self.multi_label
+        if base is not None and not (same and [label.synset for label in read_labels(base.labels)] == classes):
             self.network.reset_classifier(len(self.labels))  # pyright: ignore[reportCallIssue]
 
     @contextlib.contextmanager
@@ -280,7 +295,8 @@ class TrainingRun:
         ``head.pt`` keeps it, so that a resumed run starts from the same.
         """
         images, path = self.train_images, self.options.out / "head.pt"
-        if not self.recipe.fit_head or images.labels.ndim > 1 or images.repeat_factors is not None:
+        by_table = images.labels.ndim > 1 and not self.multi_label
+        if not self.recipe.fit_head or by_table or images.repeat_factors is not None:
             return
         wanted = checkpoint.digest({"identity": repr(self.identity), "recipe": repr(self.recipe)})
         kept = checkpoint.read_head(path) if self.processes.first else None
@@ -298,12 +314,12 @@ class TrainingRun:
             fc = self.network.get_submodule("fc")
             for parameter, value in zip(fc.parameters(), (self.head.weight, self.head.bias), strict=True):
                 parameter.copy_(value)
-        estimate = "" if math.isnan(self.head.top1) else f": {100 * self.head.top1:.2f}% top-1 by cross-validation"
+        top1 = self.head.top1
+        estimate = "" if math.isnan(top1) else f": {100 * top1:.2f}% {self.figure} by cross-validation"
         self.say(f"The head was fitted on the features of {_count(len(images), 'image')}{estimate}")
         if self.recipe.flip and not self.head.is_symmetric:
-            self.say(
-                f"Images are not mirrored in training: mirrored, {100 * self.head.mirrored_top1:.2f}% are recognised"
-            )
+            mirrored = f"{100 * self.head.mirrored_top1:.2f}% {self.figure}"
+            self.say(f"Images are not mirrored in training: their mirror images have {mirrored}")
             self.recipe = dataclasses.replace(self.recipe, flip=False)
 
     def _fitted_head(self, recipe: Recipe) -> Head:
@@ -322,8 +338,8 @@ class TrainingRun:
         same = {"eval_size": own.crop_size, "eval_resize": own.resize_size, "flip": False}
         other = self._fitted_head(dataclasses.replace(self.recipe, **same))
         self.say(
-            f"At {size} x {size} pixels, the fitted head has {100 * head.top1:.2f}% top-1 by cross-validation; at "
-            f"{own.crop_size} x {own.crop_size}, the size of these weights, {100 * other.top1:.2f}%"
+            f"At {size} x {size} pixels, the fitted head has {100 * head.top1:.2f}% {self.figure} by cross-validation; "
+            f"at {own.crop_size} x {own.crop_size}, the size of these weights, {100 * other.top1:.2f}%"
         )
 
     def _validation(self, here: Processes) -> Iterator[tuple[Tensor, Tensor]]:
@@ -342,8 +358,7 @@ class TrainingRun:
         """The accuracy of the network as it is now, as a row of the curve."""
         batches = self._validation(self.processes)
         network = self.network.to(self.processes.device)
-        loss, top1, top5 = accuracy(network, batches, self.processes, self._class_weights)
-        return {"epoch": 0, "val_loss": loss, "val_top1": top1, "val_top5": top5}
+        return {"epoch": 0} | accuracy(network, batches, self.processes, self._class_weights, self.multi_label)
 
     def train(self) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
         """Train the network to the end of the recipe; return the weights to publish and the curve.
@@ -384,6 +399,7 @@ class TrainingRun:
                 checkpoint_seconds=self.options.checkpoint_seconds,
                 prior=self.prior,
                 weights=self._class_weights,
+                multi_label=self.multi_label,
                 minutes=self.options.minutes,
                 spent=time.monotonic() - self.begun,
                 watch=display,
@@ -394,18 +410,20 @@ class TrainingRun:
             self.say(f"{_count(broken, 'training image')} could not be read: see {out / 'broken.csv'}")
         self.resumed_complete = loop.first_step == loop.steps > 0
         if head is not None and not recipe.epochs:
-            row = {"epoch": 0, "val_loss": math.nan, "val_top1": head.top1, "val_top5": math.nan}
-            return read_state_dict(weights), [row]
-        if not recipe.keep_best or math.isnan(curve[-1]["val_top1"]):
+            row = dict.fromkeys(("val_loss", "val_top1", "val_top5", "val_map"), math.nan)
+            return read_state_dict(weights), [
+                row | {"epoch": 0, "val_map" if self.multi_label else "val_top1": head.top1}
+            ]
+        if not recipe.keep_best or math.isnan(figure_of(curve[-1])):
             return read_state_dict(weights), curve
         best = best_row(curve)
         if start is not None:
             before, state = start
-            fine = f"{100 * best['val_top1']:.2f}% after epoch {best['epoch']:.0f}"
+            fine = f"{100 * figure_of(best):.2f}% after epoch {best['epoch']:.0f}"
             better = best_row([before, best]) is best
             self.say(
                 f"{'Fine-tuned' if better else 'Only the head is trained'}: on the validation images, the fitted head "
-                f"has {100 * before['val_top1']:.2f}% top-1, fine-tuning {fine}"
+                f"has {100 * figure_of(before):.2f}% {self.figure}, fine-tuning {fine}"
             )
             if not better:
                 return state, [*curve, before]
@@ -428,14 +446,14 @@ class TrainingRun:
             state = self._calibrated(state)
             if self.val_images.images is self.train_images.images and len(self.val_images) > 0:  # from the same source
                 write_held_out(self.val_images, options.out)
-            data = " ".join(options.data)
-            weights = publish_run(state, self.recipe, self.labels, curve[-1], options.out, data=data, base=self.base)
+            about: Any = {"data": " ".join(options.data), "base": self.base, "multi_label": self.multi_label}
+            weights = publish_run(state, self.recipe, self.labels, curve[-1], options.out, **about)
         finished = FinishedRun(options.out, self.processes.gather(weights)[0], self.labels, tuple(curve))
         accuracy = "there were no validation images, so no accuracy is known"
-        if finished.top1 is not None:
+        if not math.isnan(figure := figure_of(curve[-1])):
             how = f"on {_count(len(self.val_images), 'image')}" if len(self.val_images) else "by cross-validation"
             how += ", all classes counting the same" if self.prior is not None else ""
-            accuracy = f"{100 * finished.top1:.2f}% top-1 {how}"
+            accuracy = f"{100 * figure:.2f}% {self.figure} {how}"
         complete = self.resumed_complete
         self.say(f"This run is complete: {finished.weights}" if complete else f"Saved {finished.weights}: {accuracy}")
         return finished
@@ -483,6 +501,10 @@ def _recipe(options: RunOptions, base: Checkpoint | None) -> Recipe:
     if base is not None and base.architecture != known[recipe.architecture]:
         raise RecipeError(f"{base.variant} describes another {recipe.architecture} than this version's.")
     return recipe
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _count(number: int, noun: str) -> str:

@@ -52,6 +52,8 @@ def score_images(teacher: Checkpoint, table: PixelTable, batch: int = 16, device
         ValueError: the teacher does not know a class of the table.
         CheckpointError: its weights cannot be used.
     """
+    if teacher.multi_label:
+        raise ValueError(f"{teacher.name} is for several classes per image: a teacher has one class per image.")
     synsets = [label.synset for label in read_labels(teacher.labels)]
     if unknown := sorted(set(table.classes) - set(synsets)):
         raise ValueError(f"{teacher.name} does not know the class {unknown[0]} (in all: {len(unknown)}).")

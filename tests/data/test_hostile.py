@@ -304,9 +304,10 @@ def test_rows_are_not_held(tmp_path: Path) -> None:
 
 def test_labels_as_people_write_them() -> None:
     assert [parse_label(t) for t in ("3\n", " cat ", "-1", "", "n01440764")] == [3, "cat", -1, -1, "n01440764"]
-    assert [parse_label(t) for t in ("[1, 2]", '["cup", "espresso"]', "[x")] == [(1, 2), None, "[x"]
-    values = (3, -5, 2.0, 2.5, True, None, "", "7", [1, 2], [], {"a": 1})
-    assert [as_label(v) for v in values] == [3, -1, 2, None, None, -1, -1, "7", (1, 2), -1, None]
+    assert [parse_label(t) for t in ("[1, 2]", '["cup", "espresso"]', "[x")] == [(1, 2), ("cup", "espresso"), "[x"]
+    values = (3, -5, 2.0, 2.5, True, None, "", "7", [1, 2], [], {"a": 1}, [-1], [["a"]], ["a", ""])
+    expected = [3, -1, 2, None, None, -1, -1, "7", (1, 2), (), None, None, None, None]
+    assert [as_label(v) for v in values] == expected
 
 
 def test_suffixes_are_those_of_the_formats_that_are_read() -> None:
