@@ -42,6 +42,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             for i in range(2):
                 write(tmp_path / folder / name / f"{i}.png", picture(number))
     write(tmp_path / "photo.jpg", picture(0))
+    rows = [f"flowers/{name}/{i}.png,{name}|{CLASSES[i]}" for name in CLASSES for i in range(2)]
+    write(tmp_path / "photos.csv", "\n".join(["image,label", *rows]))
     for shard in range(2):
         tar(tmp_path / "images" / f"shards-{shard:05}.tar", {f"{i}.png": picture(i) for i in range(10)})
     tags = {"image": [f"{i}.png" for i in range(20)], "index": range(20), "hashtags": [["#goldfish", "#Tench"]] * 20}
@@ -73,7 +75,7 @@ def test_each_command_runs(here: Path) -> None:
     assert len(lines) >= 14
     for line in lines:
         assert run(line) == 0, line
-    for name in ("flowers", "nvidia", "weak-finetuned", "final", "distilled"):
+    for name in ("flowers", "photos", "nvidia", "weak-finetuned", "final", "distilled"):
         assert find_checkpoint(here / "runs" / name).num_classes == 10
     assert pq.read_table(here / "selected.parquet")["index"].null_count == 0
     assert pq.read_metadata(here / "simulated.parquet").num_rows > 0
