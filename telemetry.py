@@ -22,6 +22,10 @@ SWITCHES: dict[str, dict[str, str]] = {
     "openvino": {},
     # docs.ray.io/en/latest/cluster/usage-stats.html
     "ray": {"RAY_USAGE_STATS_ENABLED": "0"},
+    # mlflow.org/docs/latest/community/usage-tracking
+    "mlflow": {"MLFLOW_DISABLE_TELEMETRY": "true"},
+    # docs.wandb.ai/ref/environment-variables: crash reports
+    "wandb": {"WANDB_ERROR_REPORTING": "false"},
     # gradio.app/guides/environment-variables: usage statistics, and the check for a new version
     "gradio": {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"},
     # huggingface.co/docs/huggingface_hub/package_reference/environment_variables

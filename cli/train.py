@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EXIT_OK, EXIT_USAGE, FetchError, ImageError
+from ..training.loggers import LOGGERS
 from .console import fail
 from .options import add_reading_options, add_variant, reading_options
 
@@ -68,6 +69,8 @@ def add_to(commands: Any) -> None:
     running.add_argument("--workers", type=int, metavar="N", help=workers)
     running.add_argument("--threads", type=int, metavar="N", help="CPU threads of PyTorch")
     seconds = "time between checkpoints (default: 120)"
+    logs = f"where the figures of each epoch go: {', '.join(LOGGERS)} (default: tensorboard, if it is installed)"
+    running.add_argument("--log", nargs="+", choices=LOGGERS, metavar="NAME", dest="loggers", help=logs)
     running.add_argument("--checkpoint-seconds", type=float, default=120.0, metavar="SECONDS", help=seconds)
 
 
@@ -80,7 +83,7 @@ def _run(arguments: argparse.Namespace, manifest: Manifest) -> int:
     given = {key: getattr(arguments, key) for key, _ in SHORT.values()} | {"balance": arguments.balance or None}
     changes |= {key: str(value).lower() for key, value in given.items() if value is not None}
     same = ("out", "variant", "recipe", "val", "label_table", "classes", "initial_weights", "teacher_scores")
-    same += ("micro_batch", "minutes", "workers", "threads", "checkpoint_seconds")
+    same += ("micro_batch", "minutes", "workers", "threads", "checkpoint_seconds", "loggers")
     options = RunOptions(
         data=tuple(arguments.data),
         changes=changes,

@@ -5,10 +5,12 @@ A child gets an empty HOME, an environment without CI (which silences some libra
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -23,7 +25,7 @@ from .conftest import ROOT, tracked_files
 SOURCE = ROOT / "tests" / "support" / "recorder.c"
 
 #: What may be in HOME afterwards (docs/privacy.md says it of each).
-DOCUMENTED = (".cache/torch/hub/", ".cache/matplotlib/", ".ray/auth_token")
+DOCUMENTED = (".cache/torch/hub/", ".cache/matplotlib/", ".cache/wandb/", ".ray/auth_token")
 
 COMMAND = "import sys; from resnext_hub import cli; sys.exit(cli.main())"
 
@@ -199,6 +201,22 @@ def test_training_and_evaluation(outside: Outside, colours: Path) -> None:
     )
     assert list((outside.home.parent / "run" / "tensorboard").iterdir())
     outside.run(COMMAND, *f"evaluate --variant run --data {small} --out report --engine torch".split())
+    assert (outside.seen, outside.undocumented) == (set(), [])
+
+
+@needs("mlflow", "sqlalchemy", "wandb")
+def test_loggers(outside: Outside, colours: Path) -> None:
+    """Without a server or an account of the user's, MLflow writes a database and Weights & Biases files."""
+    small = colours / "val.parquet"
+    words = f"train --variant resnext_tiny --data {small} --val {small} --out run --epochs 2 --batch 16 --workers 0"
+    outside.run(COMMAND, *f"{words} --log mlflow wandb".split())
+    with contextlib.closing(sqlite3.connect(outside.home.parent / "mlflow.db")) as database:
+        found = database.execute("SELECT step FROM metrics WHERE key = 'val_top1' ORDER BY step").fetchall()
+        assert found == [(1,), (2,)]
+        assert database.execute("SELECT value FROM params WHERE key = 'optimizer'").fetchone() == ("adamw",)
+        assert database.execute("SELECT name, status FROM runs").fetchall() == [("run", "FINISHED")]
+    assert len(list((outside.home.parent / "run" / "wandb").glob("offline-run-*/*.wandb"))) == 1
+    assert not (outside.home.parent / "run" / "tensorboard").exists()
     assert (outside.seen, outside.undocumented) == (set(), [])
 
 

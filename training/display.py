@@ -1,22 +1,27 @@
-"""Show a run while it trains: a progress bar, learning curves and TensorBoard."""
+"""Show a run while it trains: a progress bar, learning curves and loggers."""
 
 from __future__ import annotations
 
 import csv
 import importlib.util
+import logging
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..files import write_atomically
+from .loggers import LOGGERS, Logger
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     Batch = tuple[Tensor, Tensor]
+
+log = logging.getLogger("resnext_hub")
 
 DRAW_EVERY = 60  # seconds: drawing takes as long as training on a hundred small images
 
@@ -65,27 +70,42 @@ def plot_curves(rows: list[dict[str, float]], path: Path) -> None:
 
 
 class Display:
-    """Shows a `Loop`: a progress bar on a terminal, TensorBoard if it is installed, and curves.png.
+    """Shows a `Loop`: a progress bar on a terminal, curves.png, and the loggers.
 
     Args:
         batch: images per step.
+        loggers: names in `loggers.LOGGERS`.
+        recipe: the values of the recipe, for the loggers.
     """
 
-    def __init__(self, out: Path, batch: int, *, shown: bool) -> None:
-        self.out, self.batch, self.shown = out, batch, shown
+    def __init__(
+        self,
+        out: Path,
+        batch: int,
+        *,
+        shown: bool,
+        loggers: Iterable[str] = (),
+        recipe: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self.out, self.batch, self.shown, self.recipe = out, batch, shown, recipe
+        self.wanted = list(loggers)
+        self.loggers: dict[str, Logger] = {}
         self.rows: list[dict[str, float]] = []  # of the learning curves that were not drawn yet
         self.drawn = 0.0
         self.bar: Any = None
-        self.board: Any = None
 
     def __enter__(self) -> Display:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._draw()
-        for opened in (self.bar, self.board):
-            if opened is not None:
-                opened.close()
+        if self.bar is not None:
+            self.bar.close()
+        for name, logger in self.loggers.items():
+            try:
+                logger.close(failed=error[0] is not None)
+            except Exception as failure:
+                log.warning("%s: %s", name, failure)
 
     def __call__(self, event: str, values: dict[str, float]) -> None:
         """Show a step or an epoch."""
@@ -111,15 +131,17 @@ class Display:
         if self.bar is not None:
             self.bar.clear()  # a line is printed now
         with open(self.out / "log.csv", newline="", encoding="utf-8") as file:
-            self.rows = [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]
+            rows = self.rows = [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]
         if time.monotonic() - self.drawn > DRAW_EVERY:
             self._draw()
-        if self.board is None and importlib.util.find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(str(self.out / "tensorboard"))  # now: a run that cannot start leaves no files
-        if self.board is not None:
-            for key, value in row.items():
-                if key != "epoch":
-                    self.board.add_scalar(key, value, int(row["epoch"]))
-            self.board.flush()
+        for name in list(self.wanted):
+            try:
+                new = rows[-1:]
+                if name not in self.loggers:  # only now: a run that cannot start leaves no files
+                    self.loggers[name], new = LOGGERS[name](self.out, self.recipe), rows  # of a resumed run, all
+                for each in new:
+                    values = {key: value for key, value in each.items() if key != "epoch" and not math.isnan(value)}
+                    self.loggers[name].log(values, int(each["epoch"]))
+            except Exception as error:  # training continues without it
+                log.warning("%s gets no more epochs: %s", name, error)
+                self.wanted.remove(name)

@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from ..data.held_out import write_held_out
 from ..data.outputs import check_folder
 from ..data.splits import LabelledImages, hold_out, train_and_val
-from ..errors import CheckpointError, RecipeError, SourceError
+from ..errors import CheckpointError, MissingPackageError, RecipeError, SourceError
 from ..models.checkpoints import read_state_dict
 from ..models.entrypoints import build, load
 from ..models.manifest import Checkpoint, default_manifest, find_checkpoint
+from ..packages import install, missing
 from ..processes import Processes
 from ..processing_utils.labels import Label, labels_table, read_labels
 from ..run_identity import versions
@@ -38,6 +39,7 @@ from .calibrate import calibration_error, fit_temperature, fold_temperature, sco
 from .display import Display, watched
 from .grow import grow_into
 from .head import Head, features_of, fit_head
+from .loggers import LOGGERS
 from .loop import BEST, Loop, accuracy, best_row, figure_of, unreadable
 from .pixels import PixelTable
 from .publish import publish_run
@@ -71,9 +73,11 @@ class RunOptions:
         workers: processes that read images; None: the number of cores, at most 8.
         threads: CPU threads of PyTorch; None: PyTorch's default.
         checkpoint_seconds: at most this much work is lost to SIGKILL.
+        loggers: names in `loggers.LOGGERS`; None: TensorBoard, if it is installed.
 
     Raises:
         ValueError: an option makes no sense.
+        MissingPackageError: a logger is not installed.
     """
 
     data: tuple[str, ...]
@@ -92,12 +96,18 @@ class RunOptions:
     workers: int | None = None
     threads: int | None = None
     checkpoint_seconds: float = 120.0
+    loggers: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if self.recipe is None and self.variant is None:
             raise ValueError("Pass a variant to start from its weights, or a recipe to train from scratch.")
         if self.variant is not None and self.initial_weights is not None:
             raise ValueError("Pass either a variant or initial_weights: a run starts from one of them.")
+        for name in self.loggers or ():
+            if name not in LOGGERS:
+                raise ValueError(f"Unknown logger {name!r}; choose from {', '.join(LOGGERS)}.")
+            if missing([name]):
+                raise MissingPackageError(f"The logger {name} is not installed: {install(name)}", name=name)
         least_values = {"micro_batch": 1, "minutes": 0, "workers": 0, "threads": 1, "checkpoint_seconds": 0}
         for name, least in least_values.items():
             value = getattr(self, name)
@@ -381,7 +391,11 @@ class TrainingRun:
         sizes = f"{_count(len(train_set), 'image')} for training, {len(self.val_images):,} for validation"
         where = f"{_count(recipe.epochs, 'epoch')} on {self.processes.world} x {self.processes.device.type}"
         self.say(f"{len(self.labels)} classes, {sizes}; {where}")
-        with Display(out, recipe.batch_size, shown=self.processes.first) as display:
+        loggers = self.options.loggers
+        if loggers is None:
+            loggers = [name for name in ("tensorboard",) if not missing([name])]
+        how: Any = {"shown": self.processes.first, "loggers": loggers, "recipe": recipe.as_dict()}
+        with Display(out, recipe.batch_size, **how) as display:
             loop = Loop(
                 self.network,
                 recipe,
