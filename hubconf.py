@@ -488,7 +488,19 @@ def resnext101_32x8d(pretrained=None, progress=True, *, weights=None, num_classe
     - Licence of the weights: BSD-3-Clause, https://spdx.org/licenses/BSD-3-Clause.html.
     - Paper: Aggregated Residual Transformations for Deep Neural Networks, https://arxiv.org/abs/1611.05431
     - Original: https://github.com/pytorch/vision
-    - Arguments and errors: those of `resnext50_32x4d`.
+
+    Args:
+        pretrained: True means weights="IMAGENET1K_V1". It also takes what weights takes. By default, random weights.
+        progress: show a progress bar on stderr while the weights are downloaded.
+        weights: "IMAGENET1K_V1", "IMAGENET1K_V2" or "DEFAULT" (the newest); or a member of torchvision's enum for this
+            network.
+        num_classes: any other number than 1000 replaces the head by a new one with random weights; 0 removes it.
+        network_options: zero_init_residual, replace_stride_with_dilation, norm_layer (as in torchvision); in_chans.
+
+    Raises:
+        TypeError: an unknown network option, or one that would make it another variant.
+        CheckpointError: the weights cannot be downloaded, verified or loaded.
+        ValueError: no such weights, or arguments that contradict each other.
     """
     return _models().torchvision_network(
         "resnext101_32x8d", pretrained, progress, weights, num_classes, network_options
