@@ -502,7 +502,7 @@ def test_what_is_written(command: Callable[..., int], capsys: Any, tmp_path: Pat
     assert sorted(p.name for p in out.iterdir()) == [*names, "report.json", "report.md", "speed.json"]
     # A line of the table that is printed for each, and what it holds can be taken up again.
     assert command("--variant", "good", "--variant", "bad", "--out", str(out), "--resume") == 0
-    assert len([line for line in capsys.readouterr().out.splitlines() if re.match("good|bad", line)]) == 2
+    assert len([line for line in capsys.readouterr().out.splitlines() if re.match("(good|bad) ", line)]) == 2
 
 
 def test_an_image_that_cannot_be_read_is_an_exit_status(command: Callable[..., int], folders: str, capsys: Any) -> None:
