@@ -158,6 +158,8 @@ class TrainingRun:
     network: nn.Module
     head: Head | None = None  # fitted on the features
     prior: Tensor | None = None  # logarithms of the frequencies of the classes, if the recipe balances them
+    multi_label = False  # images may show several classes
+    figure = "top-1"  # the accuracy that decides, or "mAP"
     resumed_complete = False  # the run in the folder was finished already
 
     def __init__(self, options: RunOptions, say: Callable[[str], object] = lambda line: None) -> None:
