@@ -15,11 +15,12 @@ from ..models.manifest import Manifest
 from .console import counted
 from .options import add_reading_options, add_variant
 
+HUGGINGFACE = "huggingface"  # a training run as a folder for the Hugging Face Hub
 TRITON = "triton"  # not a format of its own: a model repository with files of the other formats
 
 
 def add_to(commands: Any) -> None:
-    names = ", ".join([*FORMATS, TRITON])
+    names = ", ".join([*FORMATS, TRITON, HUGGINGFACE])
     parser: argparse.ArgumentParser = commands.add_parser(
         "export",
         help=f"write a network for production: {names}",
@@ -28,7 +29,7 @@ def add_to(commands: Any) -> None:
         "report.json has the measured differences.",
     )
     add_variant(parser, required=True)
-    parser.add_argument("--to", required=True, choices=[*FORMATS, TRITON], metavar="FORMAT", help=names)
+    parser.add_argument("--to", required=True, choices=[*FORMATS, TRITON, HUGGINGFACE], metavar="FORMAT", help=names)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
     precisions = list(dict.fromkeys(p for kind in FORMATS.values() for p in kind.precisions))
     numbers = "number format in which the network computes (default: %(default)s)"
@@ -111,6 +112,14 @@ def _export(arguments: argparse.Namespace, manifest: Manifest) -> int:
     from ..deploy.export import export
 
     said = {k: v for k, v in vars(arguments).items() if k not in ("command", "run", "variant", "to", "out")}
+    if arguments.to == HUGGINGFACE:
+        from ..deploy.huggingface import write_repository
+
+        overwrite = said.pop("overwrite")
+        if given := [name for name, value in said.items() if value not in (None, False, "fp32")]:
+            raise ExportError(f"--{given[0].replace('_', '-')} is not for --to {HUGGINGFACE}.")
+        print(f"Saved {write_repository(arguments.variant, arguments.out, overwrite=overwrite)}")
+        return EXIT_OK
     print("Converting and verifying (seconds, or minutes for the largest variants)", file=sys.stderr, flush=True)
     if arguments.to == TRITON:
         report = _to_triton(arguments.variant, arguments.out, said)

@@ -60,6 +60,8 @@ def add_to(commands: Any) -> None:
     network.add_argument("--initial-weights", type=Path, metavar="FILE", help=weights)
     scores = "distil from these scores of a teacher, written by 'score'"
     network.add_argument("--teacher-scores", type=Path, metavar="DIR", help=scores)
+    hub = "when the run is finished, upload it to this repository of the Hugging Face Hub, which is made public"
+    data.add_argument("--push-to-hub", metavar="OWNER/NAME", help=hub)
     running = parser.add_argument_group("the run")
     micro = "images per forward pass, to save memory; gradients are accumulated over the batch"
     running.add_argument("--micro-batch", type=int, metavar="N", help=micro)
@@ -75,6 +77,7 @@ def add_to(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace, manifest: Manifest) -> int:
+    from ..deploy.huggingface import check_upload, upload, write_repository
     from ..training.run import RunOptions, TrainingRun
 
     if any("=" not in entry for entry in arguments.set):
@@ -90,11 +93,16 @@ def _run(arguments: argparse.Namespace, manifest: Manifest) -> int:
         reading=reading_options(arguments),
         **{name: getattr(arguments, name) for name in same},
     )
+    if arguments.push_to_hub is not None:
+        check_upload(arguments.push_to_hub)
     try:
         run = TrainingRun(options, say=_print)
         run.run()
     except (ImageError, FetchError) as error:  # the whole data set cannot be used
         return fail(str(error), EXIT_USAGE)
+    if arguments.push_to_hub is not None and run.processes.first:
+        folder = write_repository(arguments.out, arguments.out / "huggingface", overwrite=True)
+        run.say(f"Uploaded {folder} to {upload(folder, arguments.push_to_hub)}")
     for line in _next_commands(arguments, tested=len(run.val_images) > 0):
         run.say(line)
     return EXIT_OK
