@@ -161,7 +161,7 @@ PAGE := page
 check: lint types docs notebooks package $(PAGE) test
 
 # Versions stay as they are where pyproject.toml allows; UPGRADE=--upgrade takes the newest, UPGRADE='-P NAME' one package's.
-LOCK = .venv-tools/bin/uv pip compile --quiet --universal --python-version 3.11.5 --generate-hashes $(UPGRADE) \
+LOCK = .venv-tools/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(UPGRADE) \
   --custom-compile-command 'make lock'
 lock: tools
 	$(LOCK) pyproject.toml --extra dev --output-file locks/dev.txt
