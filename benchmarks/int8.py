@@ -200,7 +200,9 @@ def measure_speed(name: str, batches: Sequence[int], rounds: int) -> None:
         pixels = np.random.default_rng(0).integers(0, 256, (max(batches), crop, crop, 3), dtype=np.uint8)
         (folder / "engine").mkdir()
         OnnxRuntimeEngine.build(network, checkpoint.preprocessing, folder / "engine", "fp32", None)
-        (folder / "engine" / "engine.json").write_text(json.dumps({"build_seconds": 0, "precision": "fp32"}))
+        (folder / "engine" / "engine.json").write_text(
+            json.dumps({"build_seconds": 0, "precision": "fp32", "calibration": None})
+        )
         engine = OnnxRuntimeEngine(folder / "engine", threads=1)
         fp32 = export_network(random_network(name)[0], checkpoint, "onnx", folder / "fp32", preprocessing=True)
         int8 = export_network(

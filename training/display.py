@@ -11,41 +11,26 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
+from torch.hub import tqdm  # pyright: ignore[reportPrivateImportUsage]  # without tqdm, torch's plain bar
 
 from ..files import write_atomically
 from .loggers import LOGGERS, Logger
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    Batch = tuple[Tensor, Tensor]
-
+Batch = tuple[Tensor, Tensor]
 log = logging.getLogger("resnext_hub")
-
 DRAW_EVERY = 60  # seconds: drawing takes as long as training on a hundred small images
-
-
-def _tqdm() -> Any:
-    """tqdm if stderr is a terminal and it is installed, else None."""
-    if not sys.stderr.isatty() or importlib.util.find_spec("tqdm") is None:
-        return None
-    from tqdm import tqdm
-
-    return tqdm
 
 
 def watched(batches: Iterable[Batch], images: int, what: str) -> Iterator[Batch]:
     """Pass on (input, labels) under a bar on a terminal, which goes when they end."""
-    bar = tqdm(total=images, desc=what, unit=" images", leave=False, dynamic_ncols=True) if (tqdm := _tqdm()) else None
-    try:
+    options: dict[str, Any] = {"desc": what, "unit": " images", "leave": False, "dynamic_ncols": True}
+    with tqdm(total=images, disable=not sys.stderr.isatty(), **options) as bar:
         for batch in batches:
             yield batch
-            if bar is not None:
-                bar.update(len(batch[1]))
-    finally:
-        if bar is not None:
-            bar.close()
+            bar.update(len(batch[1]))
 
 
 def plot_curves(rows: list[dict[str, float]], path: Path) -> None:
@@ -113,7 +98,7 @@ class Display:
             (self._step if event == "step" else self._epoch)(values)
 
     def _step(self, values: dict[str, float]) -> None:
-        if (tqdm := _tqdm()) is None:
+        if not sys.stderr.isatty() or importlib.util.find_spec("tqdm") is None:
             return
         images, total = (int(values[key]) * self.batch for key in ("step", "steps"))
         if self.bar is None:
