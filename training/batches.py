@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -298,7 +299,8 @@ class _Validation(Dataset[tuple[Tensor, Tensor]]):
         try:
             pixels = load_pixels(self.images.read(i), self.preset, "close")
         except (ImageError, OSError, ValueError) as error:
-            log.warning("Cannot read %s", with_name(self.images.name(i), error))
+            clear = "\r\033[K" * sys.stderr.isatty()  # a bar of `display.watched`, perhaps of another process
+            log.warning("%sCannot read %s", clear, with_name(self.images.name(i), error))
             crop = self.preset.crop_size
             return torch.zeros(crop, crop, 3, dtype=torch.uint8), torch.full_like(label, -1)
         return torch.from_numpy(pixels), label
