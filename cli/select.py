@@ -45,7 +45,7 @@ def table_options(arguments: argparse.Namespace) -> dict[str, Any]:
     from ..curation.duckdb_tables import Limits, Reading
 
     reading = reading_options(arguments)
-    del reading["split"]  # a table of scores or hashtags has no splits
+    del reading["split"], reading["label_separator"]  # a table of scores or hashtags has neither
     limits = Limits(arguments.memory, arguments.spill, arguments.threads)
     return {"reading": Reading(**reading), "limits": limits, "overwrite": arguments.overwrite}
 
