@@ -37,10 +37,15 @@ def export_onnx(
     from .graph import rewrite
 
     folder.mkdir()
+    module = rewrite(network, preset, lanes or _lanes())
+    if calibration is not None:
+        from .int8 import equalise, quantise
+
+        equalise(module, calibration)
     pixels = torch.zeros(2, preset.crop_size, preset.crop_size, 3, dtype=torch.uint8, device="cpu")
     with exporters_silenced():
         torch.onnx.export(
-            rewrite(network, preset, lanes or _lanes()),
+            module,
             (pixels,),
             folder / "model.onnx",
             dynamo=True,
@@ -53,10 +58,9 @@ def export_onnx(
         )
     if calibration is None:
         return folder / "model.onnx"
-    from .int8 import quantise
-
-    quantise(folder / "model.onnx", folder / "int8.onnx", calibration, not computes_int8(), external=True)
-    return folder / "int8.onnx"
+    exact, int8 = folder / "model.onnx", folder / "int8.onnx"
+    quantise(exact, int8, calibration, not computes_int8(), external=True, everything=True)
+    return int8
 
 
 @contextlib.contextmanager

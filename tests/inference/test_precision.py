@@ -159,3 +159,19 @@ def test_a_table_in_int8_is_calibrated_with_its_own_images(photos: Path, capsys:
     photo = ["classify", str(photos / "00.png"), "--variant", "resnext_tiny", "--precision", "int8"]
     assert cli.main(photo) == 2
     assert "--calibration SOURCE" in capsys.readouterr().err
+
+
+@onnxruntime
+def test_equalising_changes_ranges_but_not_the_network() -> None:
+    from resnext_hub.inference.engines.graph import rewrite
+    from resnext_hub.inference.engines.int8 import equalise
+    from resnext_hub.models.entrypoints import load
+
+    module: Any = rewrite(load(TINY), TINY.preprocessing, 1)
+    pixels = pixels_of(3)
+    before, weight = module(torch.from_numpy(pixels))[0], module.network.conv1.weight.clone()
+    equalise(module, pixels)
+    after = module(torch.from_numpy(pixels))[0]
+    assert (after - before).abs().max() < 1e-4 * (before.max() - before.min())
+    assert (module.network.conv1.weight.abs() >= weight.abs()).all()  # no channel's range shrinks
+    assert not torch.equal(module.network.conv1.weight, weight)
