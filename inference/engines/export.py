@@ -39,7 +39,7 @@ def export_onnx(
     folder.mkdir()
     module = rewrite(network, preset, lanes or _lanes())
     if calibration is not None:
-        from .int8 import equalise, quantise
+        from .int8 import equalise
 
         equalise(module, calibration)
     pixels = torch.zeros(2, preset.crop_size, preset.crop_size, 3, dtype=torch.uint8, device="cpu")
@@ -58,6 +58,8 @@ def export_onnx(
         )
     if calibration is None:
         return folder / "model.onnx"
+    from .int8 import quantise
+
     exact, int8 = folder / "model.onnx", folder / "int8.onnx"
     quantise(exact, int8, calibration, not computes_int8(), external=True, everything=True)
     return int8

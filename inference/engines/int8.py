@@ -99,7 +99,7 @@ def equalise(module: PixelNetwork, pixels: np.ndarray) -> None:
 
     def note(conv: Any, inputs: tuple[Any, ...]) -> None:
         found = inputs[0].amax((0, 2, 3))
-        largest[conv] = torch.maximum(found, largest.get(conv, found))
+        largest[conv] = torch.maximum(found, largest[conv]) if conv in largest else found
 
     hooks = [convs[0].register_forward_pre_hook(note) for convs in readers.values()]
     for images in torch.from_numpy(pixels[:: -(-len(pixels) // EQUALISED)]).split(BATCH):
