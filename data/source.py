@@ -43,6 +43,8 @@ class _Reader:
         entries = {"file": self._file, "folder": self._folder, "pattern": self._pattern}[found.how](spec, found)
         if (first := next(entries, None)) is None:
             left = f" {self.passed}." if self.passed else ""
+            if ".arrow" in left:
+                left += " Write a data set of save_to_disk as a table: load_from_disk(DIR).to_parquet('x.parquet')."
             raise SourceError(f"No images in {spec}.{left}")
         yield from itertools.chain([first], entries)
 

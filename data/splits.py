@@ -33,6 +33,7 @@ class LabelledImages:
     blocks: tuple[int, ...]  #: sizes of groups of consecutive images that are read fastest together; they add up to N
     #: (N,) how often an epoch has each image, on average (`curation.hashtags.repeat_factors`); None: once.
     repeat_factors: np.ndarray | None = None
+    held_out: bool = False  #: they were taken from the training images
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -202,6 +203,7 @@ def train_and_val(
     seed: int = 0,
     share: float = 0.1,
     few: int = 0,
+    least: int = 0,
     say: Callable[[str], object] = lambda line: None,
     **options: Any,
 ) -> tuple[LabelledImages, LabelledImages, tuple[Label, ...]]:
@@ -211,7 +213,7 @@ def train_and_val(
         data: one or several sources, see `docs/data.md`; its splits train and val are used if it has them.
         val: the validation images; None: the split val of ``data``, or ``share`` of each class of it, held out.
         label_table: classes for the images of ``data`` by number (`relabelled`); needs ``val``.
-        few: images per class, on average, below which none is held out.
+        few, least: images per class, on average, and in all, below which none is held out.
         classes: a file of (index, class, name) as a trained folder's labels.tsv, for order and names. Without it
             ``data``'s ``classes.tsv`` has them (class, name); else they are sorted, and synsets of ImageNet are named.
         say: gets a line about what was left out and what was held out.
@@ -254,14 +256,15 @@ def train_and_val(
     elif label_table is not None:
         raise SourceError(f"{data} has no validation images with known classes: pass val=DIR.")
     else:
-        too_few = len(train) < few * len(train.classes)
+        too_few = len(train) < max(least, few * len(train.classes))
         taken = np.zeros(len(train), bool) if too_few else hold_out(train, seed, share=share)
         why = f", and {data} has no validation split" if present else ""
         if too_few:
-            say(f"No image is held out: {data} has fewer than {few} per class")
+            say(f"No image is held out: {data} has fewer than {few} per class, or than {least} in all")
         else:
             say(f"{taken.sum():,} of {len(taken):,} images are held out for validation{why}")
-        train, held = train.subset(np.flatnonzero(~taken)), train.subset(np.flatnonzero(taken))
+        held = replace(train.subset(np.flatnonzero(taken)), held_out=not too_few)
+        train = train.subset(np.flatnonzero(~taken))
     synsets = {label.synset: label.name for name in default_manifest().label_sets for label in read_labels(name)}
     return train, held, tuple(Label(i, c, names.get(c) or synsets.get(c, c)) for i, c in enumerate(train.classes))
 

@@ -9,6 +9,7 @@ penalty chosen by cross-validation. It is also the baseline that fine-tuning has
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from ..processing_utils.ranking import mean_average_precision
 from .batches import binary_cross_entropy, known
+from .calibrate import calibration
 
 PENALTIES = tuple(10.0 ** (e / 2) for e in range(1, -9, -1))  # of the squared weights; the strongest first
 DEFAULT_PENALTY = 0.03  # without two images of a class there is nothing to choose it by
@@ -40,23 +42,32 @@ class Features:
     labels: Tensor
     mirrored: Tensor | None = None
 
+    def followed_by(self, more: Features) -> Features:
+        both = zip(dataclasses.astuple(self), dataclasses.astuple(more), strict=True)
+        return Features(*(None if a is None else torch.cat((a, b)) for a, b in both))  # pyright: ignore[reportArgumentType]
+
 
 @dataclass(frozen=True)
 class Head:
-    """A fitted linear head, and what cross-validation says of it.
+    """A linear head fitted on all images, one that has not seen the held-out ones, and what cross-validation says.
 
     Attributes:
         weight, bias: (classes, num_features) and (classes,) float32, of features as the network gives them.
+        start_weight, start_bias: the same, fitted without the held-out images.
         penalty: the chosen one of `PENALTIES`.
         top1, mirrored_top1: accuracy on the images of the folds, in 0..1, and on their mirror images; NaN if unknown:
             each class has one image, or there are no mirror images.
+        calibration: a `Calibration` on the images of the folds; None if unknown.
     """
 
     weight: Tensor
     bias: Tensor
+    start_weight: Tensor
+    start_bias: Tensor
     penalty: float
     top1: float
     mirrored_top1: float
+    calibration: tuple[float, ...] | None
 
     @property
     def is_symmetric(self) -> bool:
@@ -83,7 +94,7 @@ def features_of(
     return Features(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
-def fit_head(features: Features, classes: int, seed: int = 0, prior: Tensor | None = None) -> Head:
+def fit_head(features: Features, classes: int, seed: int = 0, prior: Tensor | None = None, held_out: int = 0) -> Head:
     """Fit multinomial logistic regression: of all penalties and scales, the least cross-entropy in cross-validation.
 
     The penalty is of weights for features in units of their standard deviation: each feature's own, which suits images
@@ -91,21 +102,22 @@ def fit_head(features: Features, classes: int, seed: int = 0, prior: Tensor | No
 
     Args:
         prior: (classes,) logarithms of frequencies that the head shall not learn; each class counts as much as another.
+        held_out: the number of images, the last ones, that the head at the start of fine-tuning must not have seen.
     """
     threads = torch.get_num_threads()
     if features.plain.numel() * classes < SMALL:  # then threads wait for each other longer than they calculate
         torch.set_num_threads(1)
     try:
-        return _cross_validated(features, classes, seed, torch.zeros(classes) if prior is None else prior)
+        return _cross_validated(features, classes, seed, torch.zeros(classes) if prior is None else prior, held_out)
     finally:
         torch.set_num_threads(threads)
 
 
-def _cross_validated(features: Features, classes: int, seed: int, prior: Tensor) -> Head:
+def _cross_validated(features: Features, classes: int, seed: int, prior: Tensor, held_out: int) -> Head:
     labels, folds = features.labels, _folds(features.labels, seed)
     plain, mirrored = features.plain.double(), features.mirrored
     centre, own = plain.mean(0), plain.std(0) + 1e-6
-    least, best = float("inf"), (own.mean().expand_as(own), DEFAULT_PENALTY, float("nan"), float("nan"))
+    least, best = math.inf, (own.mean().expand_as(own), DEFAULT_PENALTY, math.nan, math.nan, None)
     for scale in (own.mean().expand_as(own), own):
         x, mirror = (plain - centre) / scale, None if mirrored is None else (mirrored.double() - centre) / scale
         before, starts = float("inf"), {}
@@ -120,14 +132,18 @@ def _cross_validated(features: Features, classes: int, seed: int, prior: Tensor)
             loss = _loss(scores, labels).item()
             if loss < least:
                 found = [_accuracy(s - prior, labels, prior) for s in (scores, mirrored_scores)]
-                least, best = loss, (scale, penalty, found[0], math.nan if mirror is None else found[1])
+                calibrated = tuple(calibration(scores - prior, labels, bool(prior.any()))) if labels.ndim == 1 else None
+                least, best = loss, (scale, penalty, found[0], math.nan if mirror is None else found[1], calibrated)
             if loss > before:
                 break  # weaker penalties fit the training images only
             before = loss
-    scale, penalty, top1, mirrored_top1 = best
-    weight = _fit((plain - centre) / scale, labels, classes, penalty)
-    weights = weight[:, :-1] / scale
-    return Head(weights.float(), (weight[:, -1] - weights @ centre - prior).float(), penalty, top1, mirrored_top1)
+    scale, penalty, top1, mirrored_top1, calibrated = best
+    x, fitted = (plain - centre) / scale, list[tuple[Tensor, Tensor]]()
+    for count in (len(x), len(x) - held_out) if held_out else (len(x),):
+        weight = _fit(x[:count], labels[:count], classes, penalty)
+        weights = weight[:, :-1] / scale
+        fitted.append((weights.float(), (weight[:, -1] - weights @ centre - prior).float()))
+    return Head(*fitted[0], *fitted[-1], penalty, top1, mirrored_top1, calibrated)
 
 
 def _folds(labels: Tensor, seed: int) -> Tensor:
@@ -162,7 +178,7 @@ def _fit(features: Tensor, labels: Tensor, classes: int, penalty: float, start: 
     shape = classes, features.shape[1] + 1
     weight = (torch.zeros(shape, dtype=torch.float64) if start is None else start.clone()).requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [weight], max_iter=300, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"
+        [weight], max_iter=300, tolerance_grad=1e-5, tolerance_change=1e-10, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -118,6 +119,17 @@ class Signals:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def _measured_convolutions() -> Iterator[None]:
+    """On GPUs, let cuDNN try its algorithms for each size of a batch: in training, sizes repeat."""
+    cudnn: Any = torch.backends.cudnn
+    before, cudnn.benchmark = cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
+
+
 class Loop:
     """Trains a network; `run` does it all. A loop with the same folder and identity resumes the run there.
 
@@ -204,7 +216,7 @@ class Loop:
         if self.processes.first:
             checkpoint.write_file(self.out / "run.json", json.dumps({**self.identity, **self.about}, indent=1) + "\n")
         self.saved = self.mark = self.begun = time.monotonic()
-        with Signals() as self.signals:
+        with Signals() as self.signals, _measured_convolutions():
             while (epoch := len(self.progress.rows)) < self.progress.epochs:
                 self._train(epoch)
                 self._validate(epoch)

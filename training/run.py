@@ -35,10 +35,10 @@ from ..processing_utils.labels import Label, labels_table, read_labels
 from ..run_identity import versions
 from . import checkpoint
 from .batches import FromFiles, InMemory, TrainingSet, validation_batches
-from .calibrate import calibration_error, fit_temperature, fold_temperature, scores_of
+from .calibrate import Calibration, calibration, fold_temperature, scores_of
 from .display import Display, watched
 from .grow import grow_into
-from .head import Head, features_of, fit_head
+from .head import Features, Head, features_of, fit_head
 from .loggers import LOGGERS
 from .loop import BEST, Loop, accuracy, best_row, figure_of, unreadable
 from .pixels import PixelTable
@@ -49,7 +49,8 @@ from .teacher_scores import read_scores
 FEW = 20  # images per class: of fewer, a held-out tenth would say little and be missed in training
 UNEVEN = 5  # times as many images in the largest class as in the smallest
 MOST_FEATURES = 20_000  # images that a head is fitted on
-LEAST_CALIBRATION = 50  # images that a temperature is fitted on
+LEAST_VALIDATION = 50  # images: fewer show neither that fine-tuning helps nor how sure the network should be
+NOISE = 0.05  # share of labels that seem to be wrong, from which on a line says so
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,13 +204,15 @@ class TrainingRun:
             SourceError: they cannot be used; there are fewer than two classes.
         """
         options, recipe = self.options, self.recipe
+        folds = recipe.fit_head and options.teacher_scores is None  # `score` always holds out a tenth
         train, self.val_images, self.labels = train_and_val(
             options.data,
             options.val,
             label_table=options.label_table,
             classes=options.classes,
             seed=recipe.seed,
-            few=FEW if recipe.fit_head and options.teacher_scores is None else 0,  # `score` holds out a tenth
+            few=FEW if folds else 0,
+            least=10 * LEAST_VALIDATION if folds else 0,
             say=self.say,
             **options.reading,
         )
@@ -245,7 +248,8 @@ class TrainingRun:
             self.recipe = dataclasses.replace(recipe, batch_size=largest)
         recipe = self.recipe
         length = max(1, available // recipe.batch_size)
-        if recipe.epochs * length < recipe.least_steps and "epochs" not in options.changes and len(recipe.phases) == 1:
+        chosen = options.changes.keys() & {"epochs", "phases"} or len(recipe.phases) > 1
+        if recipe.epochs * length < recipe.least_steps and not chosen:
             self.recipe = recipe.with_epochs(math.ceil(recipe.least_steps / length))
         counts = np.ones(1)
         if train.labels.ndim == 1:
@@ -324,11 +328,11 @@ class TrainingRun:
         self.head = Head(**state)
         with torch.no_grad():
             fc = self.network.get_submodule("fc")
-            for parameter, value in zip(fc.parameters(), (self.head.weight, self.head.bias), strict=True):
+            for parameter, value in zip(fc.parameters(), (self.head.start_weight, self.head.start_bias), strict=True):
                 parameter.copy_(value)
         top1 = self.head.top1
         estimate = "" if math.isnan(top1) else f": {100 * top1:.2f}% {self.figure} by cross-validation"
-        self.say(f"The head was fitted on the features of {_count(len(images), 'image')}{estimate}")
+        self.say(f"The head was fitted on the features of {_count(self._all_images, 'image')}{estimate}")
         if self.recipe.flip and not self.head.is_symmetric:
             mirrored = f"{100 * self.head.mirrored_top1:.2f}% {self.figure}"
             self.say(f"Images are not mirrored in training: their mirror images have {mirrored}")
@@ -336,11 +340,21 @@ class TrainingRun:
 
     def _fitted_head(self, recipe: Recipe) -> Head:
         chosen = np.random.default_rng(recipe.seed).permutation(len(self.train_images))[:MOST_FEATURES]
-        batches = validation_batches(self.train_images.subset(np.sort(chosen)), recipe, 0, 1, self.workers)
-        device = self.processes.device
-        batches = watched(batches, len(chosen), "features for the head")
-        features = features_of(self.network.to(device), batches, device, recipe.flip)
-        return fit_head(features, len(self.labels), prior=self.prior)
+        features, held = self._features(self.train_images.subset(np.sort(chosen)), recipe), 0
+        if self.val_images.held_out and recipe.keep_best:
+            more = self._features(self.val_images, recipe)
+            features, held = features.followed_by(more), len(more.labels)
+        return fit_head(features, len(self.labels), prior=self.prior, held_out=held)
+
+    def _features(self, images: LabelledImages, recipe: Recipe) -> Features:
+        device, batches = self.processes.device, validation_batches(images, recipe, 0, 1, self.workers)
+        batches = watched(batches, len(images), "features for the head")
+        return features_of(self.network.to(device), batches, device, recipe.flip)
+
+    @property
+    def _all_images(self) -> int:
+        """The number of images, with those that were held out of them."""
+        return len(self.train_images) + len(self.val_images) * self.val_images.held_out
 
     def _compare_sizes(self, head: Head) -> None:
         """Report what another image size than that of the weights is worth: they may not know images of that size."""
@@ -376,8 +390,9 @@ class TrainingRun:
         """Train the network to the end of the recipe; return the weights to publish and the curve.
 
         Of a recipe with ``keep_best``, the weights are the best ones on the validation images: of the fitted head, of
-        an epoch, or the last. Without validation images, a fitted head is not trained further: nothing could show
-        that it helps.
+        an epoch, or the last. An epoch has to beat the head by more than one standard error (Breiman et al. 1984):
+        otherwise the head is published, fitted on all images, those that were held out of them too. Without
+        validation images, a fitted head is not trained further: nothing could show that it helps.
 
         Raises:
             DivergedError, StoppedError, OutputError, CheckpointError: see `Loop.run`.
@@ -426,24 +441,47 @@ class TrainingRun:
             self.say(f"{_count(broken, 'training image')} could not be read: see {out / 'broken.csv'}")
         self.resumed_complete = loop.first_step == loop.steps > 0
         if head is not None and not recipe.epochs:
-            row = dict.fromkeys(("val_loss", "val_top1", "val_top5", "val_map"), math.nan)
-            return read_state_dict(weights), [
-                row | {"epoch": 0, "val_map" if self.multi_label else "val_top1": head.top1}
-            ]
+            return self._with_head(read_state_dict(weights), head), [self._head_row(head)]
         if not recipe.keep_best or math.isnan(figure_of(curve[-1])):
             return read_state_dict(weights), curve
         best = best_row(curve)
-        if start is not None:
-            before, state = start
-            fine = f"{100 * figure_of(best):.2f}% after epoch {best['epoch']:.0f}"
-            better = best_row([before, best]) is best
-            self.say(
-                f"{'Fine-tuned' if better else 'Only the head is trained'}: on the validation images, the fitted head "
-                f"has {100 * figure_of(before):.2f}% {self.figure}, fine-tuning {fine}"
-            )
-            if not better:
-                return state, [*curve, before]
-        return read_state_dict(out / BEST), [*curve, best]
+        if start is None or head is None:
+            return read_state_dict(out / BEST), [*curve, best]
+        before, state = start
+        figure = figure_of(before)
+        error = math.sqrt(figure * (1 - figure) / len(self.val_images))
+        said = f"on the validation images, the fitted head has {100 * figure:.2f}% {self.figure}, fine-tuning "
+        said += f"{100 * figure_of(best):.2f}% after epoch {best['epoch']:.0f}"
+        if figure_of(best) > figure + error:
+            self.say(f"Fine-tuned: {said}")
+            return read_state_dict(out / BEST), [*curve, best]
+        self.say(f"Only the head is trained: {said}; more than {100 * (figure + error):.2f}% would be beyond chance")
+        if self.val_images.held_out:
+            self.val_images = self.val_images.subset(np.zeros(0, int))  # the published head has seen them
+            before = self._head_row(head)
+        return self._with_head(state, head), [*curve, before]
+
+    def _with_head(self, state: dict[str, Tensor], head: Head) -> dict[str, Tensor]:
+        """The weights with the head that was fitted on all images; with its temperature, if no others can show one."""
+        weight, bias, found = head.weight, head.bias, head.calibration
+        if not len(self.val_images) and found is not None and self._all_images >= LEAST_VALIDATION:
+            self._say_calibration(Calibration(*found), "by cross-validation")
+            weight, bias = weight / found[0], bias / found[0]
+        return state | {"fc.weight": weight, "fc.bias": bias}
+
+    def _head_row(self, head: Head) -> dict[str, float]:
+        """A row of the curve with the head's accuracy by cross-validation."""
+        row = dict.fromkeys(("val_loss", "val_top1", "val_top5", "val_map"), math.nan)
+        return row | {"epoch": 0, "val_map" if self.multi_label else "val_top1": head.top1}
+
+    def _say_calibration(self, found: Calibration, how: str) -> None:
+        wrong = ""
+        if found.wrong >= NOISE:
+            wrong = f". About {100 * found.wrong:.0f}% of the labels seem to be wrong, which these figures allow for"
+        self.say(
+            f"Calibrated {how}: the logits are divided by {found.temperature:.3f}; the expected calibration error goes "
+            f"from {100 * found.before:.1f}% to {100 * found.after:.1f}%{wrong}"
+        )
 
     def _train_set(self) -> TrainingSet:
         if not self.recipe.in_memory:
@@ -478,28 +516,16 @@ class TrainingRun:
         """Fold a temperature into the head, fitted on held-out images, so that probabilities mean what they say."""
         if self.recipe.held_out:
             images, first = self.train_images, len(self.train_images) - self.recipe.held_out
-        elif self.recipe.fit_head and len(self.val_images) >= LEAST_CALIBRATION and self.val_images.labels.ndim == 1:
+        elif self.recipe.fit_head and len(self.val_images) >= LEAST_VALIDATION and self.val_images.labels.ndim == 1:
             images, first = self.val_images, 0
         else:
             return state
         self.network.load_state_dict(state)
         held = images.subset(np.arange(first, len(images)))
         scores, labels = scores_of(self.network.cpu(), self.recipe, held)
-        if (scores.argmax(1) == labels).all():  # the best temperature would be 0
-            self.say("All held-out images are right: they cannot show how sure the network should be")
-            return state
-        said = f"Calibrated on {_count(len(labels), 'held-out image')}"
-        if self.prior is not None:  # images of rare classes count as often as others
-            counts = torch.bincount(labels)
-            again = (counts.max() / counts.clamp(min=1)).round().long()[labels]
-            scores, labels = scores.repeat_interleave(again, 0), labels.repeat_interleave(again)
-        temperature = fit_temperature(scores, labels)
-        fold_temperature(self.network.get_submodule("fc"), temperature)
-        before, after = calibration_error(scores, labels), calibration_error(scores / temperature, labels)
-        self.say(
-            f"{said}: the logits are divided by {temperature:.3f}; the expected calibration error goes from "
-            f"{100 * before:.1f}% to {100 * after:.1f}%"
-        )
+        found = calibration(scores, labels, self.prior is not None, noisy=not self.recipe.held_out)
+        fold_temperature(self.network.get_submodule("fc"), found.temperature)
+        self._say_calibration(found, f"on {_count(len(labels), 'held-out image')}")
         return self.network.state_dict()
 
 

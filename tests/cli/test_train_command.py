@@ -91,27 +91,55 @@ def test_few_images_train_the_head_only(flowers: Path, tmp_path: Path, capsys: p
     assert "training_images" in capsys.readouterr().err
 
 
-def test_the_better_of_head_and_fine_tuning_is_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    random = np.random.default_rng(0)
+def test_the_better_of_head_and_fine_tuning_is_published(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random, data, out = np.random.default_rng(0), tmp_path / "data", tmp_path / "run"
     for name, low in (("dark", 0), ("light", 40)):
-        (tmp_path / "data" / name).mkdir(parents=True)
+        (data / name).mkdir(parents=True)
         for i in range(30):
             pixels = random.integers(low, low + 150, (80, 80, 3), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{i}.png")
+            Image.fromarray(pixels).save(data / name / f"{i}.png")
     destroyed = ["--set", "lr=1.0", "--epochs", "1"]  # such steps destroy the features
-    out = tmp_path / "run"
-    assert train(tmp_path / "data", out, *destroyed) == 0
+    assert train(data, tmp_path / "few", *destroyed) == 0
+    assert "No image is held out" in capsys.readouterr().err
+    monkeypatch.setattr("resnext_hub.training.run.LEAST_VALIDATION", 6)
+    assert train(data, out, *destroyed) == 0
     said = capsys.readouterr().err
     assert "6 of 60 images" in said
     assert "the head is" in said
-    state, start = load(find_checkpoint(out)).state_dict(), load(TINY).state_dict()
+    assert "features of 60 images" in said  # the published head has seen all
+    assert f"--data {data}" not in said  # no image is left to evaluate it
+    assert not (out / "held_out.tsv").exists()
+    state, start, few = (
+        load(at).state_dict() for at in (find_checkpoint(out), TINY, find_checkpoint(tmp_path / "few"))
+    )
     assert {key for key in state if not torch.equal(state[key], start[key])} == {"fc.weight", "fc.bias"}
+    cosine = torch.nn.functional.cosine_similarity(state["fc.weight"].flatten(), few["fc.weight"].flatten(), 0)
+    assert cosine > 0.99  # as that of a run that held out none
     head = (out / "head.pt").read_bytes()
-    assert train(tmp_path / "data", out, *destroyed) == 0
+    assert train(data, out, *destroyed) == 0
     assert "This run is complete" in capsys.readouterr().err
     assert (out / "head.pt").read_bytes() == head
-    assert train(tmp_path / "data", tmp_path / "gentle", "--set", "lr=1e-9", "--epochs", "1") == 0
-    assert "fine-tuning" in capsys.readouterr().err.lower()
+
+    gentle = ["--set", "lr=1e-9", "--epochs", "1"]
+    assert train(data, tmp_path / "gentle", *gentle) == 0
+    assert "Only the head is trained" in capsys.readouterr().err  # no better, so the simpler one
+    measure = TrainingRun._measure
+    monkeypatch.setattr(TrainingRun, "_measure", lambda run: measure(run) | {"val_top1": 0.1})
+    assert train(data, tmp_path / "fine", *gentle) == 0
+    said = capsys.readouterr().err
+    assert "Fine-tuned" in said
+    assert f"--data {data}" in said
+    assert len((tmp_path / "fine" / "held_out.tsv").read_text().splitlines()) == 7
+
+
+def test_epochs_that_are_set_are_those_of_the_run(flowers: Path, tmp_path: Path) -> None:
+    data = str(flowers)
+    for changes, epochs in (({}, 100), ({"epochs": "3"}, 3), ({"phases": "[{epochs = 2}]"}, 2)):
+        run = TrainingRun(RunOptions(data=(data,), out=tmp_path, variant="resnext_tiny", val=data, changes=changes))
+        run.open_data()
+        assert run.recipe.epochs == epochs  # of 1 step each
 
 
 def test_a_folder_of_other_files_is_refused(flowers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

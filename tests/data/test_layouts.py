@@ -370,13 +370,17 @@ def test_relative_paths_of_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_test_split_without_labels(tmp_path: Path) -> None:
-    """As Hugging Face keeps ImageNet's: each label of the test split is -1."""
+    """As the Hugging Face Hub keeps ImageNet: each label of the test split is -1."""
+    write(tmp_path / "README.md", "about it")
     for split, labels in (("train", list(range(6))), ("validation", list(range(6))), ("test", [-1] * 6)):
-        table(tmp_path / f"{split}-00000-of-00001.parquet", {"image": images(), "label": labels})
+        table(tmp_path / "data" / f"{split}-00000-of-00001.parquet", {"image": images(), "label": labels})
     assert find_labelled(str(tmp_path)).labels == list(range(6))
     train, held, _ = train_and_val(str(tmp_path))
     assert (len(train), len(held)) == (6, 6)
     with pytest.raises(SourceError, match="label -1"):
         find_labelled(str(tmp_path), split="test")
     with pytest.raises(SourceError, match="no split 'val'"):
-        find_labelled(str(tmp_path / "train-00000-of-00001.parquet"), split="val")
+        find_labelled(str(tmp_path / "data" / "train-00000-of-00001.parquet"), split="val")
+    write(tmp_path / "saved" / "data-00000-of-00001.arrow", "as save_to_disk writes it")
+    with pytest.raises(SourceError, match="to_parquet"):
+        find_labelled(str(tmp_path / "saved"))

@@ -162,7 +162,7 @@ def test_a_temperature_undoes_too_much_confidence() -> None:
     generator = torch.Generator().manual_seed(0)
     scores = 2 * torch.randn(4000, 5, generator=generator)
     labels = torch.multinomial(scores.softmax(1), 1, generator=generator)[:, 0]
-    temperature = fit_temperature(3 * scores, labels)
+    temperature, _ = fit_temperature(3 * scores, labels)
     assert temperature == pytest.approx(3, rel=0.1)
     head, x = torch.nn.Linear(4, 5), torch.randn(2, 4)
     expected = head(x) / temperature

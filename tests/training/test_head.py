@@ -6,7 +6,8 @@ import math
 
 import pytest
 import torch
-from resnext_hub.training.head import Features, Head, fit_head
+from resnext_hub.training.calibrate import calibration
+from resnext_hub.training.head import PENALTIES, Features, Head, fit_head
 
 
 def made(images: int, noise: float = 1.0) -> Features:
@@ -55,6 +56,36 @@ def test_a_prior_is_not_learned() -> None:
     assert torch.allclose(balanced.bias, plain.bias - prior, atol=1e-4)
     assert torch.equal(balanced.weight, plain.weight)
     assert accuracy(balanced, part(features, slice(200, None))) > accuracy(plain, part(features, slice(200, None)))
+
+
+def test_the_head_at_the_start_has_not_seen_the_images_held_out() -> None:
+    features = made(90, noise=5.0)
+    head = fit_head(features, 4, held_out=10)
+    assert torch.equal(fit_head(features, 4).weight, head.weight)
+    assert not torch.allclose(head.start_weight, head.weight, rtol=0.01)
+    alone, own = Features(features.plain[:80], features.labels[:80]), PENALTIES.index(head.penalty)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("resnext_hub.training.head.PENALTIES", PENALTIES[own : own + 1])
+        without = fit_head(alone, 4)
+    cosine = torch.nn.functional.cosine_similarity
+    assert cosine(without.weight.flatten(), head.start_weight.flatten(), 0) > 0.999
+
+
+def test_wrong_labels_do_not_make_probabilities_too_small() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = 3 * torch.randn(3000, 5, generator=generator)
+    labels = torch.multinomial(scores.softmax(1), 1, generator=generator)[:, 0]
+    clean = calibration(scores, labels)
+    assert clean.temperature == pytest.approx(1, abs=0.08)
+    assert clean.wrong < 0.02
+    chance = torch.rand(3000, generator=generator) < 0.2
+    labels[chance] = torch.randint(5, (3000,), generator=generator)[chance]
+    noisy = calibration(scores, labels)
+    assert noisy.temperature == pytest.approx(1, abs=0.1)
+    assert noisy.wrong == pytest.approx(0.2, abs=0.04)
+    assert noisy.after < 0.03 < noisy.before
+    assert calibration(scores, labels, noisy=False).temperature > 1.5
+    assert calibration(scores, scores.argmax(1))[:2] == (1.0, 0.0)  # all are right: no temperature can be told
 
 
 def test_mirror_images_that_are_not_recognised() -> None:

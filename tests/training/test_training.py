@@ -41,7 +41,10 @@ DISTILLED = dataclasses.replace(RECIPE, in_memory=True, distillation_weight=0.5,
 
 
 def test_it_learns_and_keeps_a_record(colours: Path, tmp_path: Path) -> None:
-    run(colours, tmp_path / "out", about={"torch": torch.__version__})
+    measured = set[bool]()  # whether cuDNN may try its algorithms
+    watch = lambda *_: measured.add(torch.backends.cudnn.benchmark)  # noqa: E731
+    run(colours, tmp_path / "out", about={"torch": torch.__version__}, watch=watch)
+    assert (measured, torch.backends.cudnn.benchmark) == ({True}, False)
     rows = curve(tmp_path / "out")
     assert [row["image_size"] for row in rows] == ["16", "16", "24", "24"]
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
