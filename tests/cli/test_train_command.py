@@ -70,7 +70,7 @@ def test_a_fine_tuned_network_is_a_variant(flowers: Path, tmp_path: Path, capsys
     found = json.loads(capsys.readouterr().out)["predictions"]
     assert [p["label"] for p in found] == ["rose", "daisy"]
     assert main(["classify", str(flowers), "--variant", str(out), "--out", str(tmp_path / "t.csv")]) == 0
-    rows = list(csv.DictReader((tmp_path / "t.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
     assert {len(json.loads(row["labels"])) for row in rows} == {2}  # as many as there are classes
     assert [row["label"] for row in rows if "rose" in row["image"]].count("rose") >= 12
     assert classifier(str(out), engine="torch")(photo, 1)[0].label == "rose"

@@ -56,7 +56,9 @@ def data(tmp_path_factory: Any) -> Path:
 @pytest.fixture(scope="module")
 def folder(data: Path) -> Path:
     """A finished run with validation images."""
-    arguments = ["train", "--variant", "resnext_tiny", "--data", str(data), "--out", str(data.parent / "run")]
+    val = made(data.parent / "val", 20)
+    arguments = ["train", "--variant", "resnext_tiny", "--data", str(data), "--val", str(val)]
+    arguments += ["--out", str(data.parent / "run")]
     assert main([*arguments, "--epochs", "2", "--image-size", "40", "--workers", "0", "--threads", "1"]) == 0
     return data.parent / "run"
 
