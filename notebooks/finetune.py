@@ -56,7 +56,8 @@ plt.show()
 # %% [markdown]
 # ## Training
 #
-# The recipe is `finetune`: it trains the whole network, the early stages with lower learning rates, and leaves BatchNorm's statistics
+# The recipe is `finetune`. It fits the last layer first. From there it trains the whole network, the early stages with lower learning
+# rates, and publishes what is better on the validation images. BatchNorm's statistics stay
 # unchanged. The same command resumes a run that was stopped. For so few images `--workers 0` is fastest: the main process
 # reads them.
 

@@ -455,7 +455,7 @@ class TrainingRun:
         if figure_of(best) > figure + error:
             self.say(f"Fine-tuned: {said}")
             return read_state_dict(out / BEST), [*curve, best]
-        self.say(f"Only the head is trained: {said}; more than {100 * (figure + error):.2f}% would be beyond chance")
+        self.say(f"Only the head is trained: {said}; one standard error is {100 * error:.2f} points")
         if self.val_images.held_out:
             self.val_images = self.val_images.subset(np.zeros(0, int))  # the published head has seen them
             before = self._head_row(head)
@@ -475,6 +475,9 @@ class TrainingRun:
         return row | {"epoch": 0, "val_map" if self.multi_label else "val_top1": head.top1}
 
     def _say_calibration(self, found: Calibration, how: str) -> None:
+        if found.temperature == 1:  # of `calibration`, nothing else is exactly 1
+            self.say(f"Not calibrated {how}: every image is right, which does not show how sure the network should be")
+            return
         wrong = ""
         if found.wrong >= NOISE:
             wrong = f". About {100 * found.wrong:.0f}% of the labels seem to be wrong, which these figures allow for"
