@@ -29,7 +29,7 @@ from ..processes import Processes
 from ..processing_utils.images import check_truncated
 from ..processing_utils.labels import read_labels
 from ..processing_utils.preprocessing import GRADES, VIEWS
-from .label_files import find_labelled
+from .label_files import HELD_OUT_BY, find_labelled
 from .metrics import Metrics, measure
 from .targets import Dataset, Target, datasets, read_real, recognise, target_classes, targets_of
 
@@ -260,6 +260,7 @@ def evaluate(
     runs = [path.parent for c in checkpoints if (path := c.sources[0].path) is not None]
     images = find_labelled(data, labels=options.labels, split=options.split, runs=runs, **options.source)
     targets, notes = _targets(images, checkpoints)
+    notes += _seen_in_training(images, checkpoints, data)
     known = datasets()[options.dataset] if options.dataset else recognise(images)
     restricted = (known is not None and known.restrict) if options.restrict is None else options.restrict
     if options.real is not None:
@@ -320,6 +321,15 @@ def _targets(images: Listing, checkpoints: Sequence[Checkpoint]) -> tuple[dict[L
         return targets, []
     some = f"The classes are numbers, {len(present)} of the network's {sets[0].classes}"
     return targets, [f"{some}: the result is right only if the network numbers them in the same order."]
+
+
+def _seen_in_training(images: Listing, checkpoints: Sequence[Checkpoint], data: str | Sequence[str]) -> list[str]:
+    """A note for each run that was trained on all of these images, as far as the name of its data tells."""
+    specs = data if isinstance(data, str) else " ".join(data)
+    if images.present() == ["val"] or HELD_OUT_BY in images.layout:
+        return []
+    seen = [c.name for c in checkpoints if c.sources[0].path is not None and c.published.dataset == specs]
+    return [f"{name} was trained on these images: this accuracy says nothing of others." for name in seen]
 
 
 def _present(images: Listing) -> set[str | int | None]:

@@ -30,6 +30,7 @@ LABEL_FILES = (
     "val_annotations.txt",
 )
 LEVELS = 5
+HELD_OUT_BY = ", held out by "  # in the layout of such a listing
 SYNSET = re.compile(r"n\d{8}")
 
 
@@ -100,7 +101,7 @@ def _held_out(listing: Listing, runs: Sequence[Path]) -> Listing | None:
         both = " and ".join(map(str, found.values()))
         raise SourceError(f"{both} held out different images: evaluate one at a time.")
     for rows, run in found.items():
-        return replace(listing.only(rows), layout=f"{listing.layout}, held out by {run}")
+        return replace(listing.only(rows), layout=f"{listing.layout}{HELD_OUT_BY}{run}")
     return None
 
 

@@ -86,6 +86,9 @@ def test_few_images_train_the_head_only(flowers: Path, tmp_path: Path, capsys: p
     published = (out / "weights_manifest.json").read_bytes()
     assert train(flowers, out) == 0
     assert (out / "weights_manifest.json").read_bytes() == published
+    capsys.readouterr()
+    assert main(["evaluate", "--variant", str(out), "--data", str(flowers)]) == 0
+    assert "run was trained on these images" in capsys.readouterr().out
     (flowers / "rose" / "0.jpg").unlink()
     assert train(flowers, out) == 2  # another run than the one in the folder
     assert "training_images" in capsys.readouterr().err
